@@ -1,0 +1,172 @@
+"""Small real models for tests: random weights, a tokenizer trained on a few sentences. Each is built once a process."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from toolchain.core.data import Dataset, Split
+from toolchain.core.registry import get
+from toolchain.core.stage import Context
+
+SENTENCES = (
+    "a warm and funny film that earns every laugh",
+    "the plot is thin and the jokes are old",
+    "not bad at all , but far too long",
+    "an honest story told with great care",
+    "i wanted to like it and could not",
+    "dull",
+    "one of the finest films of the year , and one of the shortest",
+    "it never finds its feet",
+)
+LABELS = ("negative", "positive")
+MAX_LENGTH = 32
+
+#: Architecture to (config class, model class, settings of its own).
+ARCHITECTURES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "bert": ("BertConfig", "BertForSequenceClassification", {}),
+    "albert": ("AlbertConfig", "AlbertForSequenceClassification", {"embedding_size": 32}),
+    "roberta": ("RobertaConfig", "RobertaForSequenceClassification", {"type_vocab_size": 1}),
+}
+
+
+def checkpoint_folder(architecture: str = "bert", *, pair: bool = False) -> Path:
+    """A checkpoint with 2 layers, 64 wide; the same folder at every call, never to be written to."""
+    return _checkpoint(architecture, pair)
+
+
+def onnx_folder(architecture: str = "bert", *, pair: bool = False) -> Path:
+    """The same model as ``model.onnx`` from PyTorch's exporter; never to be written to."""
+    return _onnx(architecture, pair)
+
+
+def tiny_onnx_folder(path: Path, architecture: str = "bert", *, pair: bool = False) -> Path:
+    """A copy of the ONNX folder that a test may change."""
+    return Path(shutil.copytree(onnx_folder(architecture, pair=pair), path / "onnx"))
+
+
+def context(work: Path, dataset: Dataset | None = None) -> Context:
+    """A context of one thread."""
+    found = dataset if dataset is not None else sentences()
+    return Context(work=work, seed=17, threads=1, dataset=lambda: found)
+
+
+def sentences(*, pair: bool = False, copies: int = 4) -> Dataset:
+    """A data set of ``8 * copies`` examples in every split, of different lengths, labelled in turn."""
+    texts = [(text, SENTENCES[0]) if pair else (text,) for text in SENTENCES] * copies
+    split = Split(texts, [index % len(LABELS) for index in range(len(texts))])
+    return Dataset(split, split, split, LABELS)
+
+
+def engine_folder(out: Path, engine: str = "onnxruntime", *, pair: bool = False, **settings: Any) -> Path:
+    """Builds an engine of the tiny BERT and adds what the build stage adds: interface and tokenizer."""
+    module = get("engines", engine).module
+    checkpoint = module.ACCEPTS == ("checkpoint",)
+    source = checkpoint_folder(pair=pair) if checkpoint else onnx_folder(pair=pair)
+    out.mkdir(parents=True, exist_ok=True)
+    module.build(source, out, module.Config(**settings), context(out))
+    for name in ("interface.json", "tokenizer.json"):
+        shutil.copyfile(source / name, out / name)
+    return out
+
+
+def dynamic_int8(source: Path) -> None:
+    """Quantizes the ``model.onnx`` of a folder in place, as ONNX Runtime's own dynamic quantizer does."""
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    model = onnx.load(source / "model.onnx")
+    del model.graph.value_info[:]
+    quantize_dynamic(model, source / "model.onnx", per_channel=True, weight_type=QuantType.QInt8)
+
+
+@functools.cache
+def _root() -> Path:
+    root = Path(tempfile.mkdtemp(prefix="toolchain-tests-"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    return root
+
+
+@functools.cache
+def _checkpoint(architecture: str, pair: bool) -> Path:
+    import torch
+    import transformers
+
+    folder = _root() / f"checkpoint-{architecture}-{pair}"
+    folder.mkdir()
+    tokenizer = _tokenizer()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config_class, model_class, own = ARCHITECTURES[architecture]
+    size = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
+    common = {"vocab_size": tokenizer.get_vocab_size(), "max_position_embeddings": 64, "pad_token_id": 0, **size}
+    config = getattr(transformers, config_class)(**{**common, **own})
+    torch.manual_seed(0)
+    model = getattr(transformers, model_class)(config).eval()
+    # The default start, 0.02, gives every text the same logits to three digits; this one tells texts apart.
+    for name, weight in model.named_parameters():
+        if weight.ndim == 2 and "embeddings" not in name:
+            torch.nn.init.normal_(weight, std=0.15)
+    model.save_pretrained(folder)
+    interface = {"labels": list(LABELS), "max_length": MAX_LENGTH, "pad_id": 0, "pad_type_id": 0, "pair": pair}
+    _write(folder / "interface.json", interface)
+    _write(folder / "history.json", [])
+    return folder
+
+
+@functools.cache
+def _onnx(architecture: str, pair: bool) -> Path:
+    import torch
+    import transformers
+
+    source = _checkpoint(architecture, pair)
+    folder = _root() / f"onnx-{architecture}-{pair}"
+    folder.mkdir()
+    names = ["input_ids", "attention_mask", "token_type_ids"][: 2 if architecture == "roberta" else 3]
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(source).eval()
+
+    class Logits(torch.nn.Module):  # type: ignore[misc]
+        def forward(self, *inputs: Any) -> Any:
+            return model(**dict(zip(names, inputs, strict=True))).logits
+
+    example = torch.ones((2, 7), dtype=torch.int64)
+    torch.onnx.export(
+        Logits().eval(),
+        (example,) if len(names) == 1 else tuple(example.clone() for _ in names),
+        str(folder / "model.onnx"),
+        dynamo=True,
+        input_names=names,
+        output_names=["logits"],
+        dynamic_shapes=(tuple({0: "batch", 1: "seq"} for _ in names),),
+        external_data=False,
+        verbose=False,
+    )
+    for name in ("tokenizer.json", "config.json", "history.json"):
+        shutil.copyfile(source / name, folder / name)
+    interface = json.loads((source / "interface.json").read_text())
+    _write(folder / "interface.json", {**interface, "inputs": names, "dialect": "standard"})
+    return folder
+
+
+def _tokenizer() -> Any:
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    tokenizer.train_from_iterator(SENTENCES, trainers.WordPieceTrainer(vocab_size=200, special_tokens=special))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")],
+    )
+    return tokenizer
+
+
+def _write(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value), encoding="utf-8")

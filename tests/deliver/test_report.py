@@ -1,0 +1,396 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from toolchain.core.errors import RecipeError, StoreError
+from toolchain.deliver.report import Report, Row, build_report, csv_text, markdown, terminal, to_json, write
+from toolchain.deliver.report.figures import quantity, ratio, show
+
+EXAMPLES = 200
+EQUAL = {"accuracy": 1.0, "compression": 1.0, "speedup": 1.0}
+
+
+def evaluation(folder: Path, wrong: Sequence[int], size_mb: float) -> Path:
+    """An evaluation of 200 examples, alternating classes, with these positions wrong."""
+    folder.mkdir(parents=True)
+    gold = np.arange(EXAMPLES) % 2
+    predicted = gold.copy()
+    predicted[list(wrong)] = 1 - predicted[list(wrong)]
+    np.save(folder / "probabilities_test.npy", np.eye(2, dtype=np.float32)[predicted] * 0.8 + 0.1)
+    record = {
+        "splits": {"test": {"examples": EXAMPLES, "correct": EXAMPLES - len(wrong)}},
+        "labels": {"test": gold.tolist()},
+        "size_bytes": int(size_mb * 1e6),
+        "zstd_bytes": int(size_mb * 0.9e6),
+        "parameters": 22_713_602,
+        "flops_per_example": None,
+        "placement": {"CPUExecutionProvider": 120},
+    }
+    (folder / "evaluation.json").write_text(json.dumps(record))
+    return folder
+
+
+def timing(ms: Sequence[float], per_s: Sequence[float], *, unstable: bool = False) -> dict[str, Any]:
+    """An engine's entry of timing.json; with the tokenizer everything takes twice as long."""
+    middle, rate = float(np.median(ms)), float(np.median(per_s))
+
+    def latency(factor: float) -> dict[str, Any]:
+        percentiles = {"p50_ms": middle * factor, "p90_ms": middle * 2 * factor, "p99_ms": middle * 3 * factor}
+        return {"rounds_ms": [value * factor for value in ms], **percentiles, "spread": 0.01, "unstable": unstable}
+
+    def throughput(factor: float) -> dict[str, Any]:
+        rounds = [value * factor for value in per_s]
+        return {"rounds_per_s": rounds, "median_per_s": rate * factor, "spread": 0.02, "unstable": False}
+
+    orders = {"sorted": 1.0, "data_order": 0.5}
+    batches = {order: {"engine": throughput(f), "end_to_end": throughput(f / 2)} for order, f in orders.items()}
+    settings = {"latency": {"engine": latency(1), "end_to_end": latency(2)}, "throughput": {"32": batches}}
+    return {"load_s": 0.25, "peak_memory_bytes": 300_000_000, "energy_j": None, "settings": settings}
+
+
+def row(folder: Path, variant: str, wrong: Sequence[int], size_mb: float, timed: dict[str, Any], **more: Any) -> Row:
+    settings: dict[str, Any] = {
+        "model": "bert",
+        "engine": "ort",
+        "seed": 17,
+        "techniques": ["finetune", "export"],
+        **more,
+    }
+    name = "-".join([settings["model"], variant, str(settings["seed"])])
+    return Row(
+        variant=variant, engine_key=name, evaluation=evaluation(folder / name, wrong, size_mb), timing=timed, **settings
+    )
+
+
+def three(folder: Path) -> list[Row]:
+    """A baseline; int8: 4 x smaller, 2 x and 3 x faster, 4 more wrong; zeros: same bytes, same time, 2 more wrong."""
+    int8, zeros = ["finetune", "export", "dynamic_int8"], ["finetune", "sparsify", "export"]
+    return [
+        row(folder, "zeros", range(22), 100, timing([10.1, 9.9, 10, 10.2], [99, 101, 100, 98]), techniques=zeros),
+        row(folder, "int8", range(24), 25, timing([5, 5.1, 4.9, 5], [300, 303, 297, 300]), techniques=int8),
+        row(folder, "base", range(20), 100, timing([10, 10.2, 9.8, 10], [100, 101, 99, 100]), baseline=True),
+    ]
+
+
+def report(rows: Sequence[Row], **more: Any) -> Report:
+    settings: dict[str, Any] = {"weights": EQUAL, "speedup": "batch 1", "split": "test", **more}
+    return build_report(rows, **settings)
+
+
+def shown(found: Report, width: int) -> str:
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    console.print(terminal(found))
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]
+    return text
+
+
+def lines_of(found: Report) -> dict[str, dict[str, Any]]:
+    return {line["name"]: line for line in to_json(found)["lines"]}
+
+
+def test_engines_are_ranked_by_the_weighted_score(tmp_path: Path) -> None:
+    lines = lines_of(report(three(tmp_path)))
+    assert list(lines) == ["int8/ort", "base/ort", "zeros/ort"]
+    assert [line["rank"] for line in lines.values()] == [1, 2, 3]
+    # 88 % + CR 100/25 + IS 10/5, and the baseline's 90 % + 1 + 1.
+    assert lines["int8/ort"]["score"] == pytest.approx(88 + 4 + 2)
+    assert lines["base/ort"]["score"] == pytest.approx(90 + 1 + 1)
+
+
+def test_ratios_are_formed_against_the_baseline_at_every_setting(tmp_path: Path) -> None:
+    line = lines_of(report(three(tmp_path)))["int8/ort"]
+    assert line["compression"] == pytest.approx(4)
+    assert line["speedup_batch_1"] == pytest.approx(2)
+    assert line["speedup_batch_32"] == pytest.approx(3)
+    # Every round's ratio is 2, in all four rounds.
+    assert line["speedup_batch_1_low"] == pytest.approx(2)
+    assert line["speedup_batch_1_high"] == pytest.approx(2)
+
+
+def test_the_recipe_chooses_weights_and_setting_of_the_score(tmp_path: Path) -> None:
+    weights = {"accuracy": 0.5, "compression": 2.0, "speedup": 10.0}
+    lines = lines_of(report(three(tmp_path), weights=weights, speedup="batch 32"))
+    assert lines["int8/ort"]["score"] == pytest.approx(0.5 * 88 + 2 * 4 + 10 * 3)
+
+
+def test_accuracy_is_compared_on_the_same_examples(tmp_path: Path) -> None:
+    line = lines_of(report(three(tmp_path)))["int8/ort"]
+    assert line["accuracy_percent"] == 88
+    # Wilson's interval of 176 in 200 by its formula: (0.88 + 0.0096 ± 1.96 · 0.02494) / 1.0192.
+    assert line["accuracy_percent_low"] == pytest.approx(82.77, abs=0.02)
+    assert line["accuracy_percent_high"] == pytest.approx(91.80, abs=0.02)
+    assert line["accuracy_change_points"] == pytest.approx(-2)
+    assert line["accuracy_change_points_low"] < -2 < line["accuracy_change_points_high"] <= 0
+    # Four examples lost and none won: 2 · (1/2)^4.
+    assert line["mcnemar_p"] == pytest.approx(0.125)
+    assert line["label_flips"] == 4
+
+
+def test_compressed_but_no_faster_is_size_only(tmp_path: Path) -> None:
+    lines = lines_of(report(three(tmp_path)))
+    assert {name: line["marks"] for name, line in lines.items()} == {
+        "int8/ort": [],
+        "base/ort": ["baseline"],
+        "zeros/ort": ["size only"],
+    }
+    (gate,) = lines["zeros/ort"]["gates"]
+    assert gate["gate"] == "never slower"
+    assert not gate["passed"]
+    assert gate["evidence"].startswith("batch 1: ")
+
+
+def test_an_uncompressed_engine_that_is_slow_is_not_size_only(tmp_path: Path) -> None:
+    slow = row(tmp_path, "slow", range(20), 100, timing([20] * 4, [50] * 4), techniques=["finetune"])
+    assert lines_of(report([*three(tmp_path), slow]))["slow/ort"]["marks"] == []
+
+
+def test_faster_at_one_setting_and_slower_at_another_is_said(tmp_path: Path) -> None:
+    mixed = row(tmp_path, "mixed", range(20), 50, timing([20] * 4, [150] * 4), techniques=["finetune", "dynamic_int8"])
+    found = report([*three(tmp_path), mixed])
+    assert lines_of(found)["mixed/ort"]["marks"] == ["slower at batch 1"]
+    assert "slower @1" in shown(found, 120)
+
+
+def test_an_unstable_setting_is_marked(tmp_path: Path) -> None:
+    shaky = row(tmp_path, "shaky", range(20), 100, timing([9, 10, 11, 12], [100] * 4, unstable=True))
+    assert lines_of(report([*three(tmp_path), shaky]))["shaky/ort"]["marks"] == ["unstable"]
+
+
+def test_nodes_on_another_provider_are_marked(tmp_path: Path) -> None:
+    cuda = row(tmp_path, "gpu", range(20), 100, timing([1] * 4, [900] * 4), provider="CUDAExecutionProvider")
+    assert lines_of(report([*three(tmp_path), cuda]))["gpu/ort"]["marks"] == ["misplaced"]
+
+
+def test_recommendations_come_from_the_data_and_never_from_size_only(tmp_path: Path) -> None:
+    rows = three(tmp_path)
+    # 1 MB, and 45 % wrong: smallest of all, and no recommendation, for it keeps less than 99 % of the accuracy.
+    rows.append(
+        row(tmp_path, "broken", range(90), 1, timing([1] * 4, [999] * 4), techniques=["finetune", "dynamic_int8"])
+    )
+    # Keeps its accuracy, 20 MB, and 1 % slower at both settings.
+    rows.append(row(tmp_path, "small", range(21), 20, timing([10.1] * 4, [99] * 4), techniques=["x"]))
+    chosen = {item["goal"]: item for item in to_json(report(rows))["recommendations"]}
+    assert chosen["smallest"]["name"] == "small/ort"
+    assert chosen["smallest"]["reason"] == "20.0 MB, 5.00x smaller, -0.50 points"
+    assert chosen["fastest, batch 1"]["name"] == "base/ort"
+    assert chosen["fastest, batch 32"]["name"] == "base/ort"
+    assert chosen["best score"]["name"] == "broken/ort"
+
+
+def test_the_fastest_is_named_with_its_gain(tmp_path: Path) -> None:
+    rows = [
+        row(tmp_path, "base", range(20), 100, timing([10] * 4, [100] * 4), baseline=True),
+        row(tmp_path, "int8", range(21), 25, timing([5] * 4, [300] * 4), techniques=["dynamic_int8"]),
+    ]
+    chosen = {item["goal"]: item["reason"] for item in to_json(report(rows))["recommendations"]}
+    assert chosen["fastest, batch 1"] == "5.00 ms, 2.00x as fast, -0.50 points"
+    assert chosen["fastest, batch 32"] == "300/s, 3.00x as fast, -0.50 points"
+    assert chosen["best score"] == "WS 95.50: 4.00x smaller, 2.00x as fast at batch 1, -0.50 points"
+
+
+def test_each_model_is_ranked_against_its_own_baseline_in_one_table(tmp_path: Path) -> None:
+    rows = three(tmp_path)
+    rows.append(
+        row(tmp_path, "base", range(30), 40, timing([4] * 4, [400] * 4), model="albert", baseline=True),
+    )
+    rows.append(row(tmp_path, "int8", range(30), 10, timing([1] * 4, [500] * 4), model="albert", techniques=["int8"]))
+    lines = lines_of(report(rows))
+    assert list(lines) == ["bert/int8/ort", "albert/int8/ort", "bert/base/ort", "bert/zeros/ort", "albert/base/ort"]
+    assert lines["albert/int8/ort"]["compression"] == pytest.approx(4)
+    assert lines["albert/int8/ort"]["speedup_batch_1"] == pytest.approx(4)
+    assert lines["albert/base/ort"]["score"] == pytest.approx(85 + 2)
+
+
+def test_each_seed_has_its_own_baseline_and_is_named(tmp_path: Path) -> None:
+    rows = three(tmp_path)
+    rows.append(row(tmp_path, "base", range(10), 100, timing([10] * 4, [100] * 4), seed=18, baseline=True))
+    lines = lines_of(report(rows))
+    assert lines["base/ort #18"]["accuracy_change_points"] == 0
+    assert lines["int8/ort #17"]["accuracy_change_points"] == pytest.approx(-2)
+
+
+def test_what_was_not_timed_stands_at_the_end_with_its_error(tmp_path: Path) -> None:
+    failed = row(tmp_path, "compiled", range(0), 100, {"error": "no compiler\n  hint: install g++"})
+    found = report([failed, *three(tmp_path)])
+    line = to_json(found)["lines"][-1]
+    assert (line["name"], line["rank"], line["score"], line["error"]) == (
+        "compiled/ort",
+        None,
+        None,
+        "no compiler\n  hint: install g++",
+    )
+    assert line["accuracy_percent"] == 100
+    assert "- **not timed**: compiled/ort: no compiler hint: install g++" in markdown(found)
+    assert "no compiler" in shown(found, 100)
+
+
+def test_without_a_baseline_there_is_no_ratio_and_no_rank(tmp_path: Path) -> None:
+    (line,) = to_json(report([row(tmp_path, "int8", range(24), 25, timing([5] * 4, [300] * 4), techniques=["q"])]))[
+        "lines"
+    ]
+    assert line["rank"] is line["score"] is line["compression"] is line["speedup_batch_1"] is None
+    assert line["marks"] == []
+
+
+def test_a_baseline_without_a_time_leaves_no_speedup_and_no_verdict(tmp_path: Path) -> None:
+    rows = [
+        row(tmp_path, "base", range(20), 100, {"error": "out of memory"}, baseline=True),
+        row(tmp_path, "int8", range(24), 25, timing([5] * 4, [300] * 4), techniques=["dynamic_int8"]),
+    ]
+    line = lines_of(report(rows))["int8/ort"]
+    assert line["compression"] == pytest.approx(4)
+    assert line["score"] is line["speedup_batch_1"] is None
+    assert line["marks"] == []
+
+
+def test_neighbours_within_noise_are_marked_and_clear_ones_are_not(tmp_path: Path) -> None:
+    rows = three(tmp_path)
+    # One example more wrong than the baseline and the same bytes: 0.5 points apart, within the paired interval.
+    rows.append(row(tmp_path, "twin", range(21), 100, timing([10, 10.2, 9.8, 10], [100] * 4)))
+    lines = lines_of(report(rows))
+    assert {name: line["tied_with_previous"] for name, line in lines.items()} == {
+        "int8/ort": False,
+        "base/ort": False,
+        "twin/ort": True,
+        "zeros/ort": True,
+    }
+    assert "≈ 3" in shown(report(rows), 100)
+
+
+def test_one_round_of_timing_claims_no_speed(tmp_path: Path) -> None:
+    rows = [
+        row(tmp_path, "base", range(20), 100, timing([10], [100]), baseline=True),
+        row(tmp_path, "int8", range(20), 25, timing([5], [300]), techniques=["dynamic_int8"]),
+    ]
+    line = lines_of(report(rows))["int8/ort"]
+    assert line["speedup_batch_1"] == pytest.approx(2)
+    assert line["speedup_batch_1_high"] is None
+    assert line["marks"] == ["size only"]
+
+
+def test_every_rendering_says_the_same(tmp_path: Path) -> None:
+    found = report(three(tmp_path), name="r")
+    lines = lines_of(found)
+    rows = {line["name"]: line for line in csv.DictReader(io.StringIO(csv_text(found)))}
+    text, screen = markdown(found), shown(found, 120)
+    assert list(rows) == list(lines)
+    for name, line in lines.items():
+        assert set(rows[name]) <= set(line)
+        for key, value in line.items():
+            if isinstance(value, float):
+                assert float(rows[name][key]) == value
+        cells = [
+            show(line["accuracy_percent"], 2),
+            quantity(line["size_mb"]),
+            ratio(line["compression"]),
+            quantity(line["latency_engine_p50_ms"]),
+            ratio(line["speedup_batch_1"]),
+            show(line["per_s_sorted_engine_batch_32"]),
+            ratio(line["speedup_batch_32"]),
+            show(line["score"], 2),
+        ]
+        printed = next(text.split() for text in screen.splitlines() if text.lstrip(" ≈123").startswith(f"{name} "))
+        ranked = next(printed for printed in text.splitlines() if printed.startswith("|") and name in printed)
+        assert [cell for cell in cells if cell not in printed] == []
+        assert [cell for cell in cells if f"{cell} " not in ranked] == []
+
+
+def test_a_markdown_row_holds_the_figures_in_reading_order(tmp_path: Path) -> None:
+    ranked = next(line for line in markdown(report(three(tmp_path))).splitlines() if "int8/ort" in line)
+    assert ranked == "| 1 | int8/ort | 88.00 [82.77, 91.80] | 25.0 | 4.00 | 5.00 | 2.00 | 300 | 3.00 | 94.00 |  |"
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 160])
+def test_the_terminal_table_fits_its_width(tmp_path: Path, width: int) -> None:
+    long = row(tmp_path, "movement-pruned-50-static-int8-entropy", range(20), 30, timing([4] * 4, [200] * 4))
+    text = shown(report([*three(tmp_path), long]), width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
+    assert "88.00" in text
+    assert "94.00" in text
+
+
+def test_what_is_missing_and_noted_is_said_in_every_text(tmp_path: Path) -> None:
+    found = report(
+        three(tmp_path),
+        machine={"cpu": "Zx81", "physical_cores": 2, "memory_gib": 8},
+        settings={"threads": 2, "rounds": 4, "sample": 512},
+        not_applicable=[("qdq/pytorch", "takes a checkpoint")],
+        failed=[("qat/ort", "no texts")],
+        notes=["6 test sentences also stand in train"],
+    )
+    for text in (markdown(found), shown(found, 160)):
+        for said in (
+            "1·A + 1·CR + 1·IS at batch 1",
+            "Zx81, 2 cores, 8 GiB",
+            "4 interleaved rounds on 512 texts, 2 threads",
+            "qdq/pytorch: takes a checkpoint",
+            "qat/ort: no texts",
+            "6 test sentences also stand in train",
+            "accuracy on 200 test examples",
+        ):
+            assert said in text
+
+
+def test_energy_is_reported_where_it_was_counted_and_absent_elsewhere(tmp_path: Path) -> None:
+    counted = {
+        "latency": {"engine": {"gpu-0": 0.5, "package-0": 0.25}},
+        "throughput": {"32": {"sorted": {"engine": {}}}},
+    }
+    timed = {**timing([10] * 4, [100] * 4), "energy_j": counted}
+    found = report([row(tmp_path, "base", range(20), 100, timed, baseline=True)])
+    (line,) = to_json(found)["lines"]
+    assert line["energy_j_batch_1"] == 0.75
+    assert line["energy_j_batch_32"] is None
+    assert "| base/ort | 0.750 | - |" in markdown(found)
+    assert "Energy" not in markdown(report(three(tmp_path / "without")))
+
+
+def test_written_files_are_the_renderings_and_do_not_change(tmp_path: Path) -> None:
+    rows = three(tmp_path)
+    write(report(rows), tmp_path / "a")
+    write(report(rows), tmp_path / "b")
+    names = ["report.csv", "report.json", "report.md"]
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == names
+    for name in names:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    assert json.loads((tmp_path / "a" / "report.json").read_text()) == to_json(report(rows))
+
+
+def test_a_report_of_nothing_is_still_a_report() -> None:
+    found = report([], failed=[("base/ort", "no data")])
+    assert to_json(found)["lines"] == []
+    assert csv_text(found) == ""
+    assert "base/ort: no data" in shown(found, 100)
+
+
+def test_a_setting_that_was_not_timed_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"'batch 8'; timed: batch 1, batch 32"):
+        report(three(tmp_path), speedup="batch 8")
+
+
+def test_a_missing_weight_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="lacks speedup"):
+        report(three(tmp_path), weights={"accuracy": 1.0, "compression": 1.0})
+
+
+def test_an_evaluation_without_the_split_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="no readable 'dev' split"):
+        report(three(tmp_path), split="dev")
+
+
+def test_probabilities_that_contradict_the_evaluation_are_refused(tmp_path: Path) -> None:
+    rows = three(tmp_path)
+    path = rows[0].evaluation / "probabilities_test.npy"
+    np.save(path, np.load(path)[:, ::-1])
+    with pytest.raises(StoreError, match="contradicts itself"):
+        report(rows)

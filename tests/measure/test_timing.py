@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.builders import LABELS, context, engine_folder, sentences
+from toolchain.core.data import Dataset, Split
+from toolchain.core.errors import DataError, EngineError
+from toolchain.measure.timing import (
+    Config,
+    Setting,
+    percentile,
+    sample_sizes,
+    settings_of,
+    spread,
+    time_engines,
+)
+
+QUICK = Config(batch_sizes=(1, 4), threads=1, seconds=0.1, rounds=3, sample=16, warmup=2)
+
+
+@pytest.fixture(scope="module")
+def timed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Two engines timed together, and what was written."""
+    path = tmp_path_factory.mktemp("timed")
+    engines = {"k1": engine_folder(path / "ort"), "k2": engine_folder(path / "plain", optimization="disabled")}
+    metrics = time_engines(engines, path, QUICK, context(path))
+    return {"metrics": metrics, **json.loads((path / "timing.json").read_text())}
+
+
+def test_every_engine_has_every_setting_with_a_value_of_every_round(timed: dict[str, Any]) -> None:
+    assert list(timed["engines"]) == timed["keys"] == ["k1", "k2"]
+    for engine in timed["engines"].values():
+        assert set(engine["settings"]) == {"latency", "throughput"}
+        for clock in ("engine", "end_to_end"):
+            latency = engine["settings"]["latency"][clock]
+            assert len(latency["rounds_ms"]) == 3
+            assert 0 < latency["p50_ms"] <= latency["p90_ms"] <= latency["p99_ms"]
+            assert latency["calls"] >= 3 * 16
+            for order in ("data_order", "sorted"):
+                throughput = engine["settings"]["throughput"]["4"][order][clock]
+                assert len(throughput["rounds_per_s"]) == 3
+                assert min(throughput["rounds_per_s"]) <= throughput["median_per_s"] <= max(throughput["rounds_per_s"])
+                assert throughput["unstable"] is (throughput["spread"] > QUICK.spread_bound)
+
+
+def test_load_time_and_peak_memory_are_the_engines_own(timed: dict[str, Any]) -> None:
+    for engine in timed["engines"].values():
+        assert engine["load_s"] > 0
+        # An interpreter with ONNX Runtime takes tens of megabytes; this one, with torch loaded, several hundred.
+        assert 20e6 < engine["peak_memory_bytes"] < 300e6
+
+
+def test_the_order_of_every_round_is_recorded_and_follows_from_the_seed(timed: dict[str, Any], tmp_path: Path) -> None:
+    assert [sorted(order) for order in timed["order"]] == [[0, 1]] * 3
+    engines = {key: engine_folder(tmp_path / key) for key in ("a", "b")}
+    time_engines(engines, tmp_path, QUICK, context(tmp_path))
+    assert json.loads((tmp_path / "timing.json").read_text())["order"] == timed["order"]
+
+
+def test_threads_machine_and_settings_are_recorded(timed: dict[str, Any]) -> None:
+    from toolchain.measure.machine import machine
+
+    assert timed["machine"] == machine()
+    assert (timed["threads"], timed["rounds"], timed["warmup"], timed["sample"]) == (1, 3, 2, 16)
+    assert timed["metrics"]["engines"] == 2
+    assert timed["metrics"]["failed"] == {}
+
+
+@pytest.mark.skipif(os.path.exists("/sys/class/powercap/intel-rapl:0"), reason="this machine counts energy")  # noqa: PTH110 - evaluated at import
+def test_energy_is_absent_where_the_machine_does_not_count_it(timed: dict[str, Any]) -> None:
+    assert {engine["energy_j"] for engine in timed["engines"].values()} == {None}
+
+
+def test_an_engine_that_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None:
+    broken = engine_folder(tmp_path / "broken")
+    (broken / "model.onnx").write_bytes(b"no model")
+    engines = {"good": engine_folder(tmp_path / "good"), "bad": broken}
+    metrics = time_engines(engines, tmp_path, QUICK, context(tmp_path))
+    record = json.loads((tmp_path / "timing.json").read_text())["engines"]
+    assert list(metrics["failed"]) == ["bad"]
+    assert "broken" in record["bad"]["error"]
+    assert len(record["good"]["settings"]["latency"]["engine"]["rounds_ms"]) == 3
+
+
+def test_a_set_that_fails_whole_is_an_error(tmp_path: Path) -> None:
+    broken = engine_folder(tmp_path / "broken")
+    (broken / "model.onnx").unlink()
+    with pytest.raises(EngineError, match=r"no engine could be timed.*model\.onnx"):
+        time_engines({"bad": broken}, tmp_path, QUICK, context(tmp_path))
+
+
+def test_a_task_without_test_texts_is_an_error(tmp_path: Path) -> None:
+    empty = Dataset(sentences().train, sentences().dev, Split([], []), LABELS)
+    with pytest.raises(DataError, match="test split is empty"):
+        time_engines({}, tmp_path, QUICK, context(tmp_path, empty))
+
+
+def test_settings_are_two_at_batch_1_and_four_at_every_other_batch_size() -> None:
+    settings = settings_of(Config(batch_sizes=(32, 8, 32)))
+    assert len(settings) == len(set(settings)) == 2 + 4 * 2
+    assert settings[:2] == [Setting(1, False, False), Setting(1, False, True)]
+    assert Setting(8, True, True).path == ("throughput", "8", "sorted", "end_to_end")
+
+
+def test_the_sample_is_what_the_slowest_engine_gets_through_in_a_slice() -> None:
+    # Slices of 10 s / 5 = 2 s; at 10 ms an example 200 fit at batch 1, at 8 ms 250 fit, which is 7 batches of 32.
+    speeds = [{1: 0.001, 32: 0.001}, {1: 0.010, 32: 0.008}]
+    assert sample_sizes(speeds, Config(), 512) == {1: 200, 32: 224}
+    assert sample_sizes(speeds, Config(), 100) == {1: 100, 32: 100}
+    # At 1 s an example, 32 texts at batch 1 and 4 batches of 32 are the least.
+    assert sample_sizes([{1: 1.0, 32: 1.0}], Config(), 512) == {1: 32, 32: 128}
+
+
+def test_spread_and_percentiles_are_those_of_the_textbook() -> None:
+    # Quartiles of 1…5 are 2 and 4, the median is 3.
+    assert spread([5, 1, 4, 2, 3]) == pytest.approx(2 / 3)
+    assert spread([10.0, 10.0, 10.0]) == 0
+    assert percentile([4, 1, 3, 2, 5], 0.5) == 3
+    assert percentile([0, 10], 0.9) == pytest.approx(9)
+    assert percentile([7], 0.99) == 7
+
+
+def test_nothing_but_the_result_is_left_behind(tmp_path: Path) -> None:
+    out, work = tmp_path / "out", tmp_path / "work"
+    out.mkdir()
+    time_engines({"k": engine_folder(tmp_path / "engine")}, out, QUICK, context(work))
+    assert [path.name for path in out.iterdir()] == ["timing.json"]
+    assert list(work.iterdir()) == []

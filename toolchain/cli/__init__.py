@@ -1,0 +1,116 @@
+"""The command line: one command per stage, and run, validate, list, show, explain, doctor, report, verify, gc."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Any
+
+import click
+
+from toolchain import __version__
+from toolchain.core.errors import ToolchainError
+
+#: Command → module that defines it as ``command`` or under its own name; nothing is imported before it is needed.
+COMMANDS = {
+    "run": "recipes", "validate": "recipes", "explain": "recipes", "report": "recipes",
+    "finetune": "stages", "compress": "stages", "export": "stages", "optimize": "stages", "build": "stages",
+    "benchmark": "stages",
+    "list": "inspect", "show": "inspect", "verify": "inspect", "gc": "inspect", "doctor": "inspect",
+    "completion": "inspect",
+}  # fmt: skip
+
+_ORDER = {
+    "Recipes": ("run", "validate", "explain", "report"),
+    "Stages": ("finetune", "compress", "export", "optimize", "build", "benchmark"),
+    "Look": ("list", "show", "doctor", "verify", "gc", "completion"),
+}
+
+
+class _Lazy(click.Group):
+    """Imports a command's module when the command is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"toolchain.cli.{COMMANDS[cmd_name]}")
+        found: click.Command = getattr(module, f"{cmd_name}_command")
+        return found
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        from toolchain.core.registry import suggest
+
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            ctx.fail(f"no such command {args[0]!r}: {suggest(args[0], COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, names in _ORDER.items():
+            rows = [
+                (name, (self.get_command(ctx, name) or click.Command(name)).get_short_help_str(90)) for name in names
+            ]
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(__version__, "--version", prog_name="toolchain")
+def cli() -> None:
+    """From a transformer encoder to the engine you should ship.
+
+    Fine-tunes, compresses, exports, quantizes, builds and measures real engines, and ranks them. Start with
+
+        toolchain run recipes/quickstart.yaml
+    """
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point: errors become one message and an exit code.
+
+    Exit codes: 0 done, 1 an error that the message explains, 2 usage, 3 finished but a gate was missed, 130 stopped.
+    """
+    _default_environment()
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        result = cli.main(args=argv, standalone_mode=False)
+    except click.exceptions.Abort:
+        _fail("stopped: what is finished stays, the same command goes on from here", 130)
+    except KeyboardInterrupt:
+        _fail("stopped: what is finished stays, the same command goes on from here", 130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except ToolchainError as error:
+        _fail(f"error: {error}", error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    sys.exit(result if isinstance(result, int) else 0)
+
+
+def _default_environment() -> None:
+    """Settings that libraries read when they are imported; what the user has set stays."""
+    for name, value in {
+        "TOKENIZERS_PARALLELISM": "false",  # forking workers after its threads have started would warn, and may hang
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _fail(message: str, code: int) -> Any:
+    click.echo(message, err=True)
+    sys.exit(code)

@@ -1,0 +1,115 @@
+"""Options that commands share, and what they have in common."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from toolchain.core import log
+
+if TYPE_CHECKING:
+    from toolchain.core.store import Store
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+RECIPE = click.Path(exists=False, dir_okay=False, path_type=Path)
+
+
+def verbosity(function: F) -> F:
+    """Adds ``-v`` and ``-q``, and sets the log up."""
+
+    @click.option("-v", "--verbose", is_flag=True, help="Say more: hits, keys, details.")
+    @click.option("-q", "--quiet", is_flag=True, help="Say nothing but warnings, errors and results.")
+    @functools.wraps(function)
+    def wrapper(*args: Any, verbose: bool, quiet: bool, **kwargs: Any) -> Any:
+        log.setup(1 if verbose else -1 if quiet else 0)
+        return function(*args, **kwargs)
+
+    return wrapper  # type: ignore[return-value]
+
+
+def store_option(function: F) -> F:
+    """Adds ``--store``."""
+    return click.option(
+        "--store", "store", envvar="TOOLCHAIN_STORE", default="artifacts", show_default=True, show_envvar=True,
+        callback=lambda ctx, param, value: _store(value), help="Folder of the artifacts.",
+    )(function)  # fmt: skip
+
+
+def json_option(function: F) -> F:
+    """Adds ``--json``."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
+
+
+def recipe_options(function: F) -> F:
+    """Adds what changes a recipe from the command line: ``--set``, ``--model``, ``--data``."""
+    for option in (
+        click.option("--data", metavar="PATH", help="Take the task's data from this local folder."),
+        click.option("--model", "models", multiple=True, metavar="[NAME=]SOURCE", help="Take this model instead."),
+        click.option(
+            "--set", "sets", multiple=True, metavar="KEY=VALUE",
+            help="Change a setting, e.g. finetune.epochs=1 or benchmark.threads=2.",
+        ),
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def run_options(function: F) -> F:
+    """Adds what a command that does work takes."""
+    for option in (
+        click.option("--threads", type=click.IntRange(0), default=0, help="Threads to compute with; 0: every core."),
+        click.option(
+            "--force", is_flag=False, flag_value="*", default=None, metavar="[STAGE]",
+            help="Do it again although the store has it: everything, or one stage.",
+        ),
+        click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing."),
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def forced(value: str | None) -> Sequence[str]:
+    """The stages that ``--force`` names.
+
+    Raises:
+        click.BadParameter: It names no stage.
+    """
+    from toolchain.core.registry import suggest
+    from toolchain.pipeline.plan import STAGES
+
+    if value is None:
+        return ()
+    if value == "*":
+        return STAGES
+    stages = {"benchmark": ("evaluate", "time")}.get(value, (value,))
+    if not set(stages) <= set(STAGES):
+        raise click.BadParameter(f"{value!r} is no stage: {suggest(value, STAGES)}", param_hint="--force")
+    return stages
+
+
+def echo_json(value: Any) -> None:
+    """Prints a value as JSON on stdout."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def print_rich(*renderables: Any) -> None:
+    """Prints to stdout, in colour on a terminal."""
+    from rich.console import Console
+
+    console = Console(soft_wrap=False)
+    if not console.is_terminal:
+        console = Console(width=120)
+    for renderable in renderables:
+        console.print(renderable)
+
+
+def _store(value: str) -> Store:
+    from toolchain.core.store import Store
+
+    return Store(Path(value).expanduser())

@@ -1,0 +1,207 @@
+"""Commands on recipes: run, validate, explain, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from toolchain.cli import options
+from toolchain.core.errors import ToolchainError
+from toolchain.core.log import logger
+
+if TYPE_CHECKING:
+    from toolchain.core.store import Store
+    from toolchain.deliver.report import Report
+    from toolchain.pipeline.plan import Plan
+    from toolchain.pipeline.run import Outcome
+
+
+@click.command("run")
+@click.argument("recipe", type=options.RECIPE)
+@options.recipe_options
+@options.run_options
+@options.store_option
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the report here too.")
+@options.json_option
+@options.verbosity
+def run_command(
+    recipe: Path, sets: tuple[str, ...], models: tuple[str, ...], data: str | None, store: Store, threads: int,
+    force: str | None, dry_run: bool, output: Path | None, as_json: bool,
+) -> int:  # fmt: skip
+    """Run a whole RECIPE and print the ranked table of its engines.
+
+    What the store has is not done again; what was interrupted goes on where it stopped.
+    """
+    from toolchain.pipeline import plan, run
+    from toolchain.pipeline import recipe as recipes
+
+    made = plan.make(recipes.load(recipe, sets, models, data))
+    if dry_run:
+        return print_preview(made, store, as_json)
+    run.quiet_libraries()
+    outcome = run.execute(made, store, force=options.forced(force), threads=threads)
+    return finish(outcome, store, output, as_json)
+
+
+@click.command("validate")
+@click.argument("recipes", type=options.RECIPE, nargs=-1, required=True)
+@options.recipe_options
+@options.json_option
+@options.verbosity
+def validate_command(
+    recipes: tuple[Path, ...], sets: tuple[str, ...], models: tuple[str, ...], data: str | None, as_json: bool
+) -> int:
+    """Check RECIPES: every problem at once, each with its place. Nothing is loaded or run."""
+    from toolchain.pipeline import plan
+    from toolchain.pipeline import recipe as loader
+
+    results = []
+    for path in recipes:
+        try:
+            made = plan.make(loader.load(path, sets, models, data))
+        except ToolchainError as error:
+            results.append({"recipe": str(path), "valid": False, "problems": str(error).splitlines()})
+            continue
+        results.append(
+            {
+                "recipe": str(path), "valid": True, "steps": len(made.steps),
+                "engines": [row.name for row in made.rows], "not_applicable": dict(made.not_applicable),
+            }
+        )  # fmt: skip
+    if as_json:
+        options.echo_json(results)
+    for found in results if not as_json else ():
+        if found["valid"]:
+            click.echo(f"{found['recipe']}: valid, {found['steps']} steps, {len(found['engines'])} engines")  # type: ignore[arg-type]
+            for name, reason in found["not_applicable"].items():  # type: ignore[attr-defined]
+                click.echo(f"  {name}: not applicable: {reason}")
+        else:
+            click.echo("\n".join(found["problems"]), err=True)  # type: ignore[arg-type]
+    return 0 if all(found["valid"] for found in results) else 1
+
+
+@click.command("report")
+@click.argument("recipe", type=options.RECIPE)
+@options.recipe_options
+@options.store_option
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write report.md, .csv and .json here too.")
+@options.json_option
+@options.verbosity
+def report_command(
+    recipe: Path, sets: tuple[str, ...], models: tuple[str, ...], data: str | None, store: Store,
+    output: Path | None, as_json: bool,
+) -> int:  # fmt: skip
+    """Print the ranked table of a RECIPE from what the store has; nothing is run."""
+    from toolchain.pipeline import plan, run
+    from toolchain.pipeline import recipe as recipes
+
+    made = plan.make(recipes.load(recipe, sets, models, data))
+    outcome, status = run.preview(made, store)
+    missing = [made.steps[step].label for step, found in status.items() if found != "hit"]
+    if made.time not in outcome.artifacts:
+        raise ToolchainError(
+            f"{recipe}: {len(missing)} of {len(made.steps)} steps have not been run on this machine: "
+            f"{', '.join(missing[:4])}",
+            f"toolchain run {recipe}",
+        )
+    return finish(outcome, store, output, as_json)
+
+
+@click.command("explain")
+@click.argument("target")
+@options.recipe_options
+@options.store_option
+@options.json_option
+@options.verbosity
+def explain_command(
+    target: str, sets: tuple[str, ...], models: tuple[str, ...], data: str | None, store: Store, as_json: bool
+) -> int:
+    """Explain a recipe's plan, or how an artifact came to be.
+
+    TARGET is a recipe (each engine's steps, what the store has of them, what cannot be combined and why), or an
+    artifact's key or folder (its history, what it was made from, and what its checks found).
+    """
+    if Path(target).suffix in (".yaml", ".yml"):
+        from toolchain.pipeline import plan
+        from toolchain.pipeline import recipe as recipes
+
+        return print_preview(plan.make(recipes.load(Path(target), sets, models, data)), store, as_json)
+    from toolchain.cli.inspect import describe
+
+    artifact = store.resolve(target)
+    lineage = [artifact]
+    for current in lineage:
+        for parent in current.manifest["parents"]:
+            lineage += [store.resolve(parent)] if parent not in {a.key for a in lineage} else []
+    if as_json:
+        options.echo_json([a.manifest for a in reversed(lineage)])
+    else:
+        for item in reversed(lineage):
+            options.print_rich(*describe(item), "")
+    return 0
+
+
+def print_preview(plan: Plan, store: Store, as_json: bool) -> int:
+    """Prints what a run of the plan would find and do."""
+    from toolchain.pipeline import run
+
+    outcome, status = run.preview(plan, store)
+    steps = [
+        {
+            "stage": step.stage, "label": step.label, "technique": step.technique.name, "status": status[step.id],
+            "key": outcome.artifacts[step.id].key if step.id in outcome.artifacts else None,
+        }
+        for step in plan.steps.values()
+    ]  # fmt: skip
+    if as_json:
+        options.echo_json({"steps": steps, "not_applicable": dict(plan.not_applicable)})
+        return 0
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold")
+    for column in ("stage", "what", "status", "key"):
+        table.add_column(column, no_wrap=column != "what")
+    for step in steps:
+        table.add_row(step["stage"], step["label"], step["status"], (step["key"] or "")[:12])
+    options.print_rich(table)
+    hits = sum(found == "hit" for found in status.values())
+    click.echo(f"\n{len(steps)} steps: {hits} in the store, {len(steps) - hits} to run")
+    for name, reason in plan.not_applicable:
+        click.echo(f"not applicable: {name}: {reason}")
+    return 0
+
+
+def finish(outcome: Outcome, store: Store, output: Path | None, as_json: bool) -> int:
+    """Prints and writes the report of a run, and gives the exit code."""
+    from toolchain.deliver import ranking, report
+
+    ranked = ranking.rank(outcome)
+    folder = store.root / "reports" / outcome.plan.recipe.name
+    for where in [folder, *([output] if output else [])]:
+        with store.errors():
+            where.mkdir(parents=True, exist_ok=True)
+            report.write(ranked, where)
+    if as_json:
+        options.echo_json(report.to_json(ranked))
+    else:
+        options.print_rich(report.terminal(ranked))
+    logger.info("%s", _closing(outcome, output or folder))
+    for reason in dict.fromkeys(outcome.failed.values()):
+        logger.error("failed: %s", reason)
+    return outcome.exit_code or _missed(ranked)
+
+
+def _closing(outcome: Outcome, folder: Path) -> str:
+    ran, hits = len(outcome.made), outcome.hits
+    return f"{ran} steps run, {hits} from the store, {outcome.seconds:.1f} s; report: {folder}/report.md"
+
+
+def _missed(ranked: Report) -> int:
+    """3 when an engine did not run where it was asked to; slower engines are labelled, which is no failure."""
+    lines: list[Any] = list(ranked.lines)
+    missed = [gate for line in lines for gate in line.gates if gate.gate == "placement" and not gate.passed]
+    for gate in missed:
+        logger.error("gate missed: %s: %s", gate.gate, gate.evidence)
+    return 3 if missed else 0

@@ -1,0 +1,231 @@
+"""One command per stage: on a recipe, up to and including that stage, or directly on what a user holds."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from toolchain.cli import options
+from toolchain.core.errors import RecipeError, ToolchainError
+from toolchain.core.log import logger
+
+if TYPE_CHECKING:
+    from toolchain.core.store import Store
+    from toolchain.pipeline.recipe import Recipe
+    from toolchain.pipeline.run import Outcome
+
+_TASK = click.option("--task", default=None, help="Task of a direct run: sst2, reviews, glue, or a YAML mapping.")
+_OUTPUT = click.option("-o", "--output", type=click.Path(path_type=Path), help="Copy the result here.")
+_TOKENIZER = click.option("--tokenizer", help="Folder with tokenizer.json, when it is not beside the ONNX file.")
+
+
+def _shared(function: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        options.verbosity, options.json_option, _OUTPUT, options.store_option, options.run_options,
+        options.recipe_options, _TOKENIZER, _TASK,
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+@click.command("finetune")
+@click.argument("target")
+@_shared
+def finetune_command(target: str, **settings: Any) -> int:
+    """Fine-tune a model on a task.
+
+    TARGET is a recipe, or a model: a folder, a hub id, package:MODULE/FOLDER, or scratch:bert-2x128.
+    """
+    return _stage("finetune", [target], ["finetune"], settings)
+
+
+@click.command("compress")
+@click.argument("target")
+@click.option("-t", "--technique", help="Technique of a direct run; 'toolchain list techniques' shows them.")
+@_shared
+def compress_command(target: str, technique: str | None, **settings: Any) -> int:
+    """Compress a fine-tuned checkpoint in PyTorch.
+
+    TARGET is a recipe, or a checkpoint folder; then --technique says what to do.
+    """
+    return _stage("compress", [target], _needed("compress", target, technique), settings)
+
+
+@click.command("export")
+@click.argument("target")
+@_shared
+def export_command(target: str, **settings: Any) -> int:
+    """Export a checkpoint to ONNX and compare it with PyTorch.
+
+    TARGET is a recipe, or a checkpoint folder.
+    """
+    return _stage("export", [target], ["export"], settings)
+
+
+@click.command("optimize")
+@click.argument("target")
+@click.option("-t", "--technique", help="Technique of a direct run; 'toolchain list techniques' shows them.")
+@_shared
+def optimize_command(target: str, technique: str | None, **settings: Any) -> int:
+    """Quantize or transform an ONNX graph.
+
+    TARGET is a recipe, or an ONNX file or folder, or a checkpoint folder; then --technique says what to do.
+    """
+    return _stage("optimize", [target], _needed("optimize", target, technique), settings)
+
+
+@click.command("build")
+@click.argument("target")
+@click.option("-e", "--engine", "engines", multiple=True, help="Engine of a direct run. [default: onnxruntime]")
+@_shared
+def build_command(target: str, engines: tuple[str, ...], **settings: Any) -> int:
+    """Build the engine that a runtime loads.
+
+    TARGET is a recipe, or an ONNX file or folder, or a checkpoint folder.
+    """
+    return _stage("build", [target], [], settings, engines)
+
+
+@click.command("benchmark")
+@click.argument("targets", nargs=-1, required=True)
+@click.option("-e", "--engine", "engines", multiple=True, help="Engine of a direct run. [default: onnxruntime]")
+@_shared
+def benchmark_command(targets: tuple[str, ...], engines: tuple[str, ...], **settings: Any) -> int:
+    """Measure accuracy, size and speed of engines, and rank them.
+
+    TARGETS is a recipe, or ONNX files or folders, engine folders, checkpoint folders: the first one is the baseline.
+    """
+    return _stage("time", list(targets), [], settings, engines)
+
+
+def _stage(
+    stage: str, targets: Sequence[str], items: Sequence[str], settings: dict[str, Any], engines: Sequence[str] = ()
+) -> int:
+    """Runs a plan up to a stage and shows what it has made."""
+    from toolchain.cli.recipes import finish, print_preview
+    from toolchain.pipeline import plan, run
+    from toolchain.pipeline import recipe as recipes
+
+    store: Store = settings["store"]
+    if len(targets) == 1 and Path(targets[0]).suffix in (".yaml", ".yml"):
+        given = [name for name in ("task", "tokenizer") if settings[name]]
+        if given or engines:
+            raise click.UsageError(f"--{(given or ['engine'])[0]} is for direct runs; use --set with a recipe")
+        recipe = recipes.load(Path(targets[0]), settings["sets"], settings["models"], settings["data"])
+    else:
+        recipe = _direct(targets, items, settings, engines)
+    made = plan.make(recipe, stage)
+    if settings["dry_run"]:
+        return print_preview(made, store, settings["as_json"])
+    if settings["output"] and stage != "time":
+        _check_output(settings["output"])
+    run.quiet_libraries()
+    outcome = run.execute(made, store, force=options.forced(settings["force"]), threads=settings["threads"])
+    if stage == "time":
+        return finish(outcome, store, settings["output"], settings["as_json"])
+    return _show(outcome, stage, settings["output"], settings["as_json"])
+
+
+def _direct(targets: Sequence[str], items: Sequence[str], settings: dict[str, Any], engines: Sequence[str]) -> Recipe:
+    """The recipe that a direct command stands for."""
+    from toolchain.model import adopt
+    from toolchain.pipeline import document
+    from toolchain.pipeline import recipe as recipes
+
+    if settings["models"]:
+        raise click.UsageError("--model is for recipes; a direct run's model is its TARGET")
+    root: dict[str, Any] = {
+        "name": Path(targets[0]).name,
+        "engines": [document.parse_value(e) for e in engines or ["onnxruntime"]],
+    }
+    root["task"] = document.parse_value(settings["task"]) if settings["task"] else "reviews"
+    if items == ["finetune"]:
+        root |= {"model": targets[0], "variants": {"model": ["finetune", "export"]}}
+    else:
+        root["variants"] = {}
+        for target in targets:
+            kind = adopt.kind_of(target)
+            if kind == "engine" and items:
+                raise RecipeError(
+                    f"{target} is an engine: nothing more can be done to it", "give the ONNX file or checkpoint"
+                )
+            first = {
+                "adopt": {"path": target} | ({"tokenizer": settings["tokenizer"]} if settings["tokenizer"] else {})
+            }
+            rest = [item for item in items if kind == "checkpoint" or item != "export"]
+            if kind == "checkpoint" and "export" not in rest:
+                rest = [*rest, "export"] if "compress" in _stages(rest) else ["export", *rest]
+            name = Path(target).stem if len(targets) == len({Path(t).stem for t in targets}) else target
+            root["variants"][name] = [first, *rest]
+    made = document.Document(root, None)
+    known = {*recipes.KEYS, *document.mentioned(root)}
+    prefix = items[0] if items else ""
+    sets = [
+        s if s.partition("=")[0].split(".")[0] in known or not prefix else f"{prefix}.{s}" for s in settings["sets"]
+    ]
+    return recipes.parse(made, sets, (), settings["data"])
+
+
+def _stages(items: Sequence[str]) -> set[str]:
+    from toolchain.core import registry
+
+    return {folder for item in items if (folder := registry.folder_of(item))}
+
+
+def _needed(stage: str, target: str, technique: str | None) -> list[str]:
+    """The technique of a direct run.
+
+    Raises:
+        click.UsageError: None is given, or it belongs to another stage.
+    """
+    from toolchain.core import registry
+
+    if Path(target).suffix in (".yaml", ".yml"):
+        if technique:
+            raise click.UsageError("--technique is for direct runs; a recipe names its own")
+        return []
+    known = registry.names(stage)
+    if technique is None:
+        raise click.UsageError(f"--technique is missing: {', '.join(known)}")
+    if technique not in known:
+        raise click.UsageError(f"--technique {technique}: {registry.suggest(technique, known)}")
+    return [technique]
+
+
+def _check_output(output: Path) -> None:
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ToolchainError(f"-o {output}: it exists and is not an empty folder", "choose another, or remove it")
+
+
+def _show(outcome: Outcome, stage: str, output: Path | None, as_json: bool) -> int:
+    """Prints the artifacts that end their chain, and copies them."""
+    steps = outcome.plan.steps
+    read = {i for step in steps.values() for i in step.inputs}
+    ends = [step for step in steps.values() if step.id not in read]
+    found = []
+    for step in ends:
+        artifact = outcome.artifacts.get(step.id)
+        if artifact is None:
+            continue
+        where = artifact.path
+        if output:
+            where = output if len(ends) == 1 else output / step.label.replace(" · ", "/")
+            shutil.copytree(artifact.path, where, dirs_exist_ok=True)
+        found.append(
+            {
+                "label": step.label, "kind": artifact.kind, "key": artifact.key, "path": str(where),
+                "made": step.id in outcome.made, "metrics": artifact.metrics,
+            }
+        )  # fmt: skip
+    if as_json:
+        options.echo_json(found)
+    else:
+        for item in found:
+            click.echo(f"{item['kind']:10s} {item['label']:30s} {str(item['key'])[:12]}  {item['path']}")
+    for reason in dict.fromkeys(outcome.failed.values()):
+        logger.error("failed: %s", reason)
+    return outcome.exit_code

@@ -1,0 +1,1 @@
+"""One file per technique: checkpoint to checkpoint, in PyTorch."""

@@ -1,0 +1,1 @@
+"""The ground floor: errors, logging, the registry, the store. It knows nothing of models."""

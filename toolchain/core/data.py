@@ -1,0 +1,55 @@
+"""Labelled text, as tasks give it and techniques take it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Split:
+    """Labelled examples.
+
+    Attributes:
+        texts: One tuple per example: one string, or two for sentence pairs.
+        labels: Class indices, as many as texts.
+    """
+
+    texts: Sequence[tuple[str, ...]]
+    labels: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def take(self, indices: Sequence[int]) -> Split:
+        """The examples at these positions, in this order."""
+        return Split([self.texts[i] for i in indices], [self.labels[i] for i in indices])
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A task's data: what to learn from, what to choose by, and what to be judged on.
+
+    Attributes:
+        train: Examples to learn and to calibrate from.
+        dev: Examples that selection reads.
+        test: Examples opened for the finalists.
+        labels: Class names; a label index points into it.
+        notes: What the loader found worth saying (overlaps between splits, rows left out).
+    """
+
+    train: Split
+    dev: Split
+    test: Split
+    labels: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def pairs(self) -> bool:
+        """Whether examples are sentence pairs."""
+        return bool(self.train.texts) and len(self.train.texts[0]) == 2
+
+    def split(self, name: str) -> Split:
+        """The split called ``train``, ``dev`` or ``test``."""
+        found: Split = {"train": self.train, "dev": self.dev, "test": self.test}[name]
+        return found

@@ -1,0 +1,74 @@
+"""The one exception tree. Whoever raises says what is wrong, the value, what is allowed, and what to do next."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+
+class ToolchainError(Exception):
+    """An error that the user can act on; the CLI prints it without a traceback.
+
+    Args:
+        message: What is wrong, with the value received and what is allowed.
+        hint: What to do next; may be empty.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
+
+
+class RecipeError(ToolchainError):
+    """A recipe, or a setting given on the command line, is not valid."""
+
+
+class DataError(ToolchainError):
+    """A data set cannot be read as what it claims to be."""
+
+
+class ModelError(ToolchainError):
+    """A model folder, checkpoint or ONNX file cannot be used."""
+
+
+class StoreError(ToolchainError):
+    """The artifact store cannot be read or written, or what it holds is damaged."""
+
+
+class EngineError(ToolchainError):
+    """A runtime cannot build or run what it was given."""
+
+
+class GateError(ToolchainError):
+    """The work was done, and a check that guards its result failed."""
+
+    exit_code = 3
+
+
+class MissingPackageError(ToolchainError):
+    """An optional package is needed and not installed."""
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Imports an optional package, or says how to install it.
+
+    Args:
+        module: The module's dotted name, e.g. ``onnxruntime``.
+        extra: The extra of this package that brings it, e.g. ``cpu``.
+
+    Raises:
+        MissingPackageError: The module, or one that it needs, is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingPackageError(
+            f"{module} cannot be imported: {error}",
+            f"pip install 'toolchain[{extra}]'   ('toolchain doctor' lists what is missing)",
+        ) from error

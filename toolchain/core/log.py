@@ -1,0 +1,75 @@
+"""Everything that is not data goes to stderr through here: messages, and progress with an ETA."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+logger = logging.getLogger("toolchain")
+
+#: Off a terminal, progress is a log line this often, in seconds.
+QUIET_INTERVAL_S = 15.0
+
+
+def setup(verbosity: int) -> None:
+    """Sends messages to stderr: warnings only (-1), what is being done (0), or details as well (1)."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.handlers[:] = [handler]
+    logger.propagate = False
+    logger.setLevel({-1: logging.WARNING, 0: logging.INFO}.get(verbosity, logging.DEBUG))
+
+
+class Progress(Protocol):
+    """Counts work done."""
+
+    def advance(self, count: float = 1, note: str = "") -> None:
+        """Adds work done, and shows a short note such as the current loss."""
+        ...
+
+
+class _LineProgress:
+    """A log line now and then, for logs and CI."""
+
+    def __init__(self, label: str, total: float) -> None:
+        self.label, self.total, self.done = label, total, 0.0
+        self.started = self.printed = time.monotonic()
+
+    def advance(self, count: float = 1, note: str = "") -> None:
+        self.done += count
+        now = time.monotonic()
+        if now - self.printed < QUIET_INTERVAL_S:
+            return
+        self.printed = now
+        left = (now - self.started) * (self.total - self.done) / max(self.done, 1e-9)
+        logger.info("    %s: %.0f of %.0f, about %.0f s left  %s", self.label, self.done, self.total, left, note)
+
+
+@contextmanager
+def progress(label: str, total: float) -> Iterator[Progress]:
+    """Shows progress of one piece of work: a bar on a terminal, a line now and then elsewhere.
+
+    Args:
+        label: What is being done.
+        total: How many units it takes.
+    """
+    if not sys.stderr.isatty() or logger.level > logging.INFO:
+        yield _LineProgress(label, total)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("    {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bars(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True), transient=True) as bars:
+        bar = bars.add_task(label, total=total, note="")
+
+        class _BarProgress:
+            def advance(self, count: float = 1, note: str = "") -> None:
+                bars.update(bar, advance=count, note=note)
+
+        yield _BarProgress()

@@ -1,0 +1,112 @@
+"""The files in a folder ARE the registry: a technique is added by adding its file.
+
+A file whose name starts with an underscore is shared by the techniques beside it and is no technique.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from toolchain.core.errors import RecipeError
+
+PACKAGE = Path(__file__).parent.parent
+
+#: Folders whose files are techniques, and the stage that runs them.
+FOLDERS = {"compress": "compress", "optimize": "optimize", "engines": "build", "tasks": ""}
+
+#: Stages with one way to do them: their module is named here.
+SINGLE = {
+    "adopt": "model.adopt",
+    "finetune": "model.finetune",
+    "export": "model.export",
+    "evaluate": "measure.evaluate",
+    "time": "measure.timing",
+}
+
+
+@dataclass(frozen=True)
+class Technique:
+    """A technique's module and what it declares.
+
+    Attributes:
+        name: Its file name, which is its name in recipes.
+        folder: The package folder that holds it.
+        module: The loaded module.
+    """
+
+    name: str
+    folder: str
+    module: ModuleType
+
+    @property
+    def version(self) -> int:
+        """Raised when a change alters results; part of the store's key."""
+        return int(self.module.VERSION)
+
+    @property
+    def config(self) -> type[Any]:
+        """The technique's settings: a frozen dataclass."""
+        return self.module.Config  # type: ignore[no-any-return]
+
+    @property
+    def libraries(self) -> tuple[str, ...]:
+        """Distributions whose versions decide the result."""
+        return tuple(getattr(self.module, "LIBRARIES", ()))
+
+    @property
+    def summary(self) -> str:
+        """First line of the docstring."""
+        return (self.module.__doc__ or "").strip().splitlines()[0]
+
+    @property
+    def source_digest(self) -> str:
+        """SHA-256 of the technique's source text, recorded so that a forgotten VERSION bump is noticed."""
+        return hashlib.sha256(Path(str(self.module.__file__)).read_bytes()).hexdigest()
+
+
+@cache
+def names(folder: str) -> tuple[str, ...]:
+    """Names of the techniques in a package folder, sorted; nothing is imported."""
+    found = (PACKAGE / folder).glob("*.py")
+    return tuple(sorted(path.stem for path in found if not path.stem.startswith("_")))
+
+
+@cache
+def get(folder: str, name: str) -> Technique:
+    """Loads one technique.
+
+    Raises:
+        RecipeError: No file of that name is in the folder.
+    """
+    if name not in names(folder):
+        kind = {"engines": "engine", "tasks": "task"}.get(folder, "technique")
+        raise RecipeError(f"unknown {kind} {name!r}", suggest(name, names(folder)))
+    return Technique(name, folder, importlib.import_module(f"toolchain.{folder}.{name}"))
+
+
+@cache
+def stage(name: str) -> Technique:
+    """The module of a stage that has one way to do it (finetune, export, evaluate, time)."""
+    dotted = SINGLE[name]
+    return Technique(name, dotted.split(".")[0], importlib.import_module(f"toolchain.{dotted}"))
+
+
+def folder_of(name: str) -> str | None:
+    """The folder of the technique with this name among compress and optimize, or None."""
+    return next((f for f in ("compress", "optimize") if name in names(f)), None)
+
+
+def suggest(name: str, allowed: Iterable[str]) -> str:
+    """``did you mean …?`` when something is close, and what is allowed."""
+    options = sorted(allowed)
+    close = difflib.get_close_matches(name, options, n=1)
+    listed = f"known: {', '.join(options) or 'none'}"
+    return f"did you mean {close[0]!r}? {listed}" if close else listed

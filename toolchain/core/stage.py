@@ -1,0 +1,79 @@
+"""The stages, what each takes and gives, and what a technique is handed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from annotated_types import Ge, Gt, Le, Lt, MinLen
+
+from toolchain.core.data import Dataset
+
+__all__ = ["DIALECTS", "STAGES", "Context", "Ge", "Gt", "Le", "Lt", "MinLen", "Stage", "StageConfig"]
+
+Kind = Literal["source", "checkpoint", "onnx", "engine", "evaluation", "timing"]
+
+#: ONNX dialects, from the one that every engine takes to the one that only ONNX Runtime takes.
+DIALECTS = ("standard", "qdq", "ort")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of the one-way street from a model source to a measured engine.
+
+    Attributes:
+        takes: Kind of artifact that it reads.
+        gives: Kind of artifact that it writes.
+        folder: Package folder of its techniques.
+    """
+
+    takes: Kind
+    gives: Kind
+    folder: str
+
+
+STAGES: dict[str, Stage] = {
+    "adopt": Stage("source", "checkpoint", "model"),
+    "finetune": Stage("source", "checkpoint", "model"),
+    "compress": Stage("checkpoint", "checkpoint", "compress"),
+    "export": Stage("checkpoint", "onnx", "model"),
+    "optimize": Stage("onnx", "onnx", "optimize"),
+    "build": Stage("onnx", "engine", "engines"),
+    "evaluate": Stage("engine", "evaluation", "measure"),
+    "time": Stage("engine", "timing", "measure"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """Base of every technique's ``Config``: a frozen dataclass whose fields carry their ranges.
+
+    A range is an annotation, ``sparsity: Annotated[float, Gt(0), Lt(1)] = 0.5``; a comment line ``#:`` above
+    the field, or the class docstring's ``Attributes``, is what ``toolchain show`` prints for it.
+    """
+
+    #: Read by pydantic: an unknown setting is an error, and so is a number that is none.
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "allow_inf_nan": False}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What a technique is handed besides its input and its settings.
+
+    Attributes:
+        work: A folder that survives a kill; state to resume from belongs here.
+        seed: Seed of every random choice.
+        threads: Threads to compute with.
+        dataset: Loads the task's data (cached).
+    """
+
+    work: Path
+    seed: int
+    threads: int
+    dataset: Callable[[], Dataset]
+
+
+#: What a technique reports of its work, kept in the manifest: plain JSON values.
+Metrics = dict[str, Any]

@@ -1,0 +1,73 @@
+"""From what a run has made to the report: which evaluation, which timing, which failure belongs to which row."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from toolchain.core.errors import ToolchainError
+from toolchain.deliver import report
+from toolchain.pipeline.settings import plain
+
+if TYPE_CHECKING:
+    from toolchain.pipeline.run import Outcome
+
+
+def rank(outcome: Outcome) -> report.Report:
+    """Builds the report of a run.
+
+    Args:
+        outcome: A run, or a preview in which everything was a hit.
+
+    Raises:
+        ToolchainError: No engine was evaluated.
+    """
+    plan = outcome.plan
+    timing = outcome.artifacts.get(plan.time)
+    record = json.loads((timing.path / "timing.json").read_text("utf-8")) if timing else {}
+    rows, failed = [], []
+    for row in plan.rows:
+        why = outcome.failed.get(row.build) or outcome.failed.get(row.evaluate)
+        if why or row.evaluate not in outcome.artifacts:
+            failed.append((row.name, why or "not run yet"))
+            continue
+        key = outcome.artifacts[row.build].key
+        rows.append(
+            report.Row(
+                model=row.model,
+                variant=row.variant,
+                engine=row.engine,
+                seed=row.seed,
+                engine_key=key,
+                evaluation=outcome.artifacts[row.evaluate].path,
+                timing=record.get("engines", {}).get(key),
+                techniques=row.techniques,
+                baseline=row.baseline,
+                provider=row.provider,
+            )
+        )
+    if not rows:
+        reasons = "; ".join(dict.fromkeys(reason for _, reason in failed)) or "the recipe names no engine that can run"
+        raise ToolchainError(f"{plan.recipe.name}: no engine was evaluated: {reasons}")
+    if plan.time in outcome.failed:
+        failed.append(("timing", outcome.failed[plan.time]))
+    return report.build_report(
+        rows,
+        weights=plain(plan.recipe.report.weights),
+        speedup=plan.recipe.report.speedup,
+        split=plan.recipe.report.split,
+        name=plan.recipe.name,
+        machine=record.get("machine"),
+        settings=record or None,
+        not_applicable=plan.not_applicable,
+        failed=failed,
+        notes=_notes(outcome),
+    )
+
+
+def _notes(outcome: Outcome) -> list[str]:
+    """What the task said of its data; kept with the training so that an all-hit run need not load the data."""
+    found: dict[str, None] = {}
+    for artifact in outcome.artifacts.values():
+        found |= dict.fromkeys(artifact.manifest.get("notes", ()))
+    return list(found)

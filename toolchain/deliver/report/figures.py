@@ -1,0 +1,124 @@
+"""The numbers of a line, in one place: every rendering reads them here, so that none says otherwise than another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from toolchain.deliver.report.line import SCOPES, Line
+from toolchain.measure.statistics import Interval
+
+#: A figure of a line; None where there is none.
+Figure = str | int | float | bool | None
+Figures = dict[str, Figure]
+
+
+def figures(line: Line, batches: Sequence[str]) -> Figures:
+    """Every figure of a line under its name, with its unit in the name; the same names for every line.
+
+    Args:
+        line: The engine.
+        batches: Every setting of the report, ``batch 1`` first.
+    """
+    row, evaluation, timing = line.row, line.evaluation, line.row.timing or {}
+    found: Figures = {
+        "rank": line.rank,
+        "tied_with_previous": line.tied,
+        "name": line.name,
+        "model": row.model,
+        "variant": row.variant,
+        "engine": row.engine,
+        "seed": row.seed,
+        "baseline": row.baseline,
+        "score": line.score,
+        "examples": len(line.correct),
+        **_interval("accuracy_percent", line.accuracy, 100),
+        **_interval("accuracy_change_points", line.difference, 100),
+        "mcnemar_p": line.p_value,
+        "label_flips": line.flips,
+        "size_mb": line.size_mb,
+        "zstd_mb": _millions(evaluation.get("zstd_bytes")),
+        "parameters_m": _millions(evaluation.get("parameters")),
+        "flops_per_example_m": _millions(evaluation.get("flops_per_example")),
+        "compression": line.compression,
+        "load_s": timing.get("load_s"),
+        "peak_memory_mb": _millions(timing.get("peak_memory_bytes")),
+    }
+    for setting in batches:
+        found |= _latency(line) if setting == "batch 1" else _throughput(line, setting)
+        for scope in SCOPES:
+            name = f"speedup_{_key(setting)}" if scope == "engine" else f"speedup_{scope}_{_key(setting)}"
+            found |= _interval(name, line.speedup_of(scope).get(setting), 1)
+        found[f"energy_j_{_key(setting)}"] = _joules(timing, setting)
+    return {**found, "size_only": line.size_only, "marks": ", ".join(line.marks), "error": line.error}
+
+
+def _latency(line: Line) -> Figures:
+    """Batch 1: percentiles of the time of one text."""
+    found: Figures = {}
+    for scope in SCOPES:
+        timed = line.measured("batch 1", scope)
+        found |= {f"latency_{scope}_{p}_ms": timed.get(f"{p}_ms") for p in ("p50", "p90", "p99")}
+        found[f"latency_{scope}_spread"] = timed.get("spread")
+    return found
+
+
+def _throughput(line: Line, setting: str) -> Figures:
+    """A batch size: sentences per second, sorted by length and in the data's order."""
+    found: Figures = {}
+    for order in ("sorted", "data_order"):
+        for scope in SCOPES:
+            timed = line.measured(setting, scope, order)
+            found[f"per_s_{order}_{scope}_{_key(setting)}"] = timed.get("median_per_s")
+            found[f"spread_{order}_{scope}_{_key(setting)}"] = timed.get("spread")
+    return found
+
+
+def _joules(timing: Mapping[str, Any], setting: str) -> float | None:
+    """Energy of one example, of all packages and GPUs together; None where the machine has no counters."""
+    energy = timing.get("energy_j")
+    if not energy:
+        return None
+    timed = energy["latency"] if setting == "batch 1" else energy["throughput"][setting.split()[1]]["sorted"]
+    counters = timed["engine"].values()
+    return sum(counters) if counters else None
+
+
+def _key(setting: str) -> str:
+    return setting.replace(" ", "_")
+
+
+def _interval(name: str, interval: Interval | None, scale: float) -> Figures:
+    """An estimate and its two ends; an end without a bound is None."""
+    if interval is None:
+        return {name: None, f"{name}_low": None, f"{name}_high": None}
+    ends = {"": interval.estimate, "_low": interval.low, "_high": interval.high}
+    return {f"{name}{end}": scale * value if math.isfinite(value) else None for end, value in ends.items()}
+
+
+def _millions(value: float | None) -> float | None:
+    return None if value is None else value / 1e6
+
+
+def show(value: Figure, digits: int = 0, *, sign: bool = False) -> str:
+    """A figure as text: rounded, with thousands separated, and a dash where there is none."""
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, (str, bool)):
+        return str(value)
+    text = f"{value:{'+' if sign else ''},.{digits}f}"
+    # Rounding leaves a sign on what has become nothing.
+    return text.lstrip("+-") if not text.strip("+-0.") else text
+
+
+def ratio(value: Figure) -> str:
+    """A ratio as text, with three digits that count."""
+    return show(value, 2 if isinstance(value, (int, float)) and abs(value) < 10 else 1)
+
+
+def quantity(value: Figure) -> str:
+    """A time or a size as text, with about three digits that count, at most three of them decimals."""
+    if not isinstance(value, (int, float)):
+        return show(value)
+    return show(value, 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3)

@@ -1,0 +1,257 @@
+"""One engine's numbers, and what they are against its own baseline."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolchain.core.errors import StoreError
+from toolchain.measure.gates import Verdict, never_slower, placement
+from toolchain.measure.statistics import Interval, accuracy_difference, discordant, flips, mcnemar, speedup, wilson
+
+#: Techniques of a model's history that do not make it smaller or faster.
+NOT_COMPRESSION = frozenset({"finetune", "export"})
+
+#: Both ways of timing: the engine alone, and with the tokenizer before it.
+SCOPES = ("engine", "end_to_end")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What was measured of one engine, as the store holds it.
+
+    Attributes:
+        model: The model's name in the recipe.
+        variant: The variant's name.
+        engine: The engine's name.
+        seed: The seed it was made with.
+        engine_key: Key of the engine in the store.
+        evaluation: Folder of its evaluation artifact.
+        timing: Its entry of ``timing.json``; a mapping with ``error``, or None, where it could not be timed.
+        techniques: Techniques applied, in order.
+        baseline: Whether its model's ratios are formed against this one.
+        provider: The provider it was asked to run on, whose placement is then judged; may be empty.
+    """
+
+    model: str
+    variant: str
+    engine: str
+    seed: int
+    engine_key: str
+    evaluation: Path
+    timing: Mapping[str, Any] | None
+    techniques: Sequence[str] = ()
+    baseline: bool = False
+    provider: str = ""
+
+    @property
+    def compressed(self) -> bool:
+        """Whether a technique was applied that is meant to make the engine smaller or faster."""
+        return any(name not in NOT_COMPRESSION for name in self.techniques)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One engine's line of the report.
+
+    Attributes:
+        row: What it was made from.
+        name: How the report calls it.
+        predicted: Its predicted classes, ``[examples]``.
+        correct: Which of them are right, ``[examples]``.
+        accuracy: Share of right labels, 0 to 1, with its Wilson interval.
+        evaluation: The rest of ``evaluation.json``.
+        difference: Accuracy against its baseline's, -1 to 1; None without one.
+        p_value: McNemar's p-value of that difference.
+        flips: Examples labelled otherwise than by the baseline.
+        compression: CR, bytes of the baseline over bytes of this engine.
+        speedups: IS per setting (``batch 1``, ``batch 32``…) and scope: time of the baseline over time of this engine.
+        score: WS; None where a part of it is missing.
+        rank: Its place by WS, from 1; None without a WS.
+        tied: Whether noise alone could have put it behind the line above.
+        gates: Verdicts of the gates that were judged.
+    """
+
+    row: Row
+    name: str
+    predicted: NDArray[np.int64]
+    correct: NDArray[np.bool_]
+    accuracy: Interval
+    evaluation: Mapping[str, Any]
+    difference: Interval | None = None
+    p_value: float | None = None
+    flips: int | None = None
+    compression: float | None = None
+    speedups: Mapping[str, Mapping[str, Interval]] = field(default_factory=dict)
+    score: float | None = None
+    rank: int | None = None
+    tied: bool = False
+    gates: tuple[Verdict, ...] = ()
+
+    @property
+    def error(self) -> str:
+        """Why it was not timed; empty when it was."""
+        if not self.row.timing:
+            return "not timed"
+        return str(self.row.timing.get("error") or ("" if self.row.timing.get("settings") else "not timed"))
+
+    @property
+    def size_mb(self) -> float:
+        """Bytes of the engine's files, in 10^6."""
+        return float(self.evaluation["size_bytes"]) / 1e6
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """The settings it was timed at: ``batch 1``, then the others by batch size."""
+        if self.error or not self.row.timing:
+            return ()
+        throughput = self.row.timing["settings"].get("throughput", {})
+        return ("batch 1", *(f"batch {size}" for size in sorted(map(int, throughput))))
+
+    @property
+    def size_only(self) -> bool:
+        """Whether it is compressed and not measurably faster than its baseline anywhere (gate 5)."""
+        return any(verdict.gate == "never slower" and not verdict.passed for verdict in self.gates)
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """What a reader must know beside the numbers."""
+        found = ["baseline"] if self.row.baseline else []
+        if self.size_only:
+            found.append("size only")
+        elif self.row.compressed:
+            found += [f"slower at {setting}" for setting, ratio in self.speedup_of("engine").items() if ratio.high < 1]
+        if any(verdict.gate == "placement" and not verdict.passed for verdict in self.gates):
+            found.append("misplaced")
+        if any(self.unstable(setting) for setting in self.settings):
+            found.append("unstable")
+        return tuple(found)
+
+    def speedup_of(self, scope: str) -> dict[str, Interval]:
+        """IS per setting, of ``engine`` or ``end_to_end``."""
+        return {setting: ratios[scope] for setting, ratios in self.speedups.items() if scope in ratios}
+
+    def measured(self, setting: str, scope: str = "engine", order: str = "sorted") -> Mapping[str, Any]:
+        """What was timed at a setting; empty when it was not.
+
+        Args:
+            setting: ``batch 1`` (latency) or ``batch N`` (throughput).
+            scope: ``engine`` or ``end_to_end``.
+            order: ``sorted`` or ``data_order``; latency has only the latter.
+        """
+        if setting not in self.settings or not self.row.timing:
+            return {}
+        timed = self.row.timing["settings"]
+        found = timed["latency"] if setting == "batch 1" else timed["throughput"][setting.split()[1]].get(order, {})
+        measured: Mapping[str, Any] = found.get(scope) or {}
+        return measured
+
+    def unstable(self, setting: str) -> bool:
+        """Whether the rounds at a setting, in the order and scope that ratios are formed from, spread too far."""
+        return bool(self.measured(setting).get("unstable"))
+
+    def rounds(self, setting: str, scope: str) -> list[float]:
+        """Time per round at a setting, in a unit that is the same for every engine."""
+        timed = self.measured(setting, scope)
+        if setting == "batch 1":
+            return [float(value) for value in timed.get("rounds_ms", ())]
+        return [1 / float(value) for value in timed.get("rounds_per_s", ())]
+
+
+def read_line(row: Row, name: str, split: str) -> Line:
+    """Reads one engine's evaluation.
+
+    Args:
+        row: The engine.
+        name: How the report calls it.
+        split: ``dev`` or ``test``.
+
+    Raises:
+        StoreError: The evaluation lacks that split, or contradicts itself.
+    """
+    try:
+        evaluation = json.loads((row.evaluation / "evaluation.json").read_text(encoding="utf-8"))
+        probabilities = np.load(row.evaluation / f"probabilities_{split}.npy", allow_pickle=False)
+        gold = np.asarray(evaluation["labels"][split])
+        claimed = int(evaluation["splits"][split]["correct"])
+    except (OSError, ValueError, KeyError) as error:
+        raise StoreError(
+            f"the evaluation of {name} ({row.evaluation}) has no readable {split!r} split: {error!r}",
+            "measure it again: 'toolchain run' with --force, or report on the split that it has",
+        ) from error
+    predicted = np.argmax(probabilities, axis=1).astype(np.int64)
+    if predicted.shape != gold.shape or int(np.sum(predicted == gold)) != claimed:
+        raise StoreError(
+            f"the evaluation of {name} ({row.evaluation}) contradicts itself: its {split} probabilities do not give "
+            f"the {claimed} right labels of {len(gold)} that it states",
+            "'toolchain verify' finds what was changed; measure it again with --force",
+        )
+    correct = predicted == gold
+    accuracy = wilson(claimed, len(gold))
+    return Line(row=row, name=name, predicted=predicted, correct=correct, accuracy=accuracy, evaluation=evaluation)
+
+
+def against(line: Line, base: Line) -> dict[str, Any]:
+    """The fields of a line that compare it with its baseline.
+
+    Args:
+        line: The engine.
+        base: Its baseline: of the same model, on the same examples, timed in the same rounds.
+
+    Raises:
+        StoreError: The two were not evaluated on the same number of examples.
+    """
+    if len(line.correct) != len(base.correct):
+        raise StoreError(
+            f"{line.name} was evaluated on {len(line.correct)} examples and its baseline {base.name} on "
+            f"{len(base.correct)}: they cannot be paired",
+            "evaluate both on the same data: 'toolchain run' with --force",
+        )
+    speedups: dict[str, dict[str, Interval]] = {}
+    for setting in line.settings:
+        for scope in SCOPES:
+            ours, theirs = line.rounds(setting, scope), base.rounds(setting, scope)
+            if ours and len(ours) == len(theirs):
+                ratio = Interval(1.0, 1.0, 1.0) if line is base else speedup(theirs, ours)
+                speedups.setdefault(setting, {})[scope] = ratio
+    engine_only = {setting: ratios["engine"] for setting, ratios in speedups.items() if "engine" in ratios}
+    gates = [never_slower(engine_only)] if line.row.compressed and line is not base and engine_only else []
+    return {
+        "difference": accuracy_difference(base.correct, line.correct),
+        "p_value": mcnemar(*discordant(base.correct, line.correct)),
+        "flips": flips(base.predicted, line.predicted),
+        "compression": base.size_mb / line.size_mb,
+        "speedups": speedups,
+        "gates": (*gates, *placed(line)),
+    }
+
+
+def placed(line: Line) -> tuple[Verdict, ...]:
+    """The verdict on where the nodes ran, when the row says where they should."""
+    counts = line.evaluation.get("placement") or {}
+    return (placement(counts, line.row.provider),) if line.row.provider else ()
+
+
+def score(line: Line, weights: Mapping[str, float], setting: str) -> float | None:
+    """WS = w_A·A + w_CR·CR + w_IS·IS, with A in percent; None where CR or IS is missing.
+
+    Args:
+        line: The engine, compared with its baseline.
+        weights: ``accuracy``, ``compression`` and ``speedup``.
+        setting: Which IS counts, e.g. ``batch 1``.
+    """
+    ratio = line.speedup_of("engine").get(setting)
+    if ratio is None or line.compression is None:
+        return None
+    parts = {
+        "accuracy": 100 * line.accuracy.estimate,
+        "compression": line.compression,
+        "speedup": ratio.estimate,
+    }
+    return sum(weights[part] * value for part, value in parts.items())

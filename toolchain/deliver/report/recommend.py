@@ -1,0 +1,98 @@
+"""What to ship, computed from the lines, with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from toolchain.deliver.report.figures import quantity, ratio, show
+from toolchain.deliver.report.line import Line
+from toolchain.measure.gates import measurably_faster
+
+#: Size and speed are worth naming only where accuracy holds: 99 % of the reference's, as MLPerf Inference asks for.
+KEPT_ACCURACY = 0.99
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """An engine to ship for one goal.
+
+    Attributes:
+        goal: What it is best at.
+        name: The engine, as the report calls it.
+        reason: The numbers that made the choice.
+    """
+
+    goal: str
+    name: str
+    reason: str
+
+
+def recommend(lines: Sequence[Line], batches: Sequence[str], speedup: str) -> tuple[Recommendation, ...]:
+    """The best engine by score, by size, and by speed at every timed setting.
+
+    Smallest and fastest are sought among engines that keep 99 % of their baseline's accuracy. For speed an engine must
+    also be the baseline itself or measurably faster than it at that setting: one that is "size only" never is.
+
+    Args:
+        lines: The report's lines, ranked.
+        batches: Settings that were timed.
+        speedup: The setting whose IS is in the score.
+    """
+    found = []
+    best = next((line for line in lines if line.rank == 1), None)
+    if best:
+        gains = f"{ratio(best.compression)}x smaller, {_speed(best, speedup)} at {speedup}"
+        warning = "; size only: not for speed" if best.size_only else ""
+        found.append(_told("best score", best, f"WS {show(best.score, 2)}: {gains}{warning}"))
+    kept = [line for line in lines if _keeps_accuracy(line)]
+    if kept:
+        smallest = min(kept, key=lambda line: (line.size_mb, line.name))
+        found.append(
+            _told("smallest", smallest, f"{quantity(smallest.size_mb)} MB, {ratio(smallest.compression)}x smaller")
+        )
+    for setting in batches:
+        fast = [line for line in kept if _is_fast(line, setting)]
+        if fast:
+            fastest = min(fast, key=lambda line: (_time(line, setting), line.name))
+            pace = f"{quantity(_time(fastest, setting))} ms" if setting == "batch 1" else f"{_pace(fastest, setting)}/s"
+            shaky = ", unstable" if fastest.unstable(setting) else ""
+            found.append(_told(f"fastest, {setting}", fastest, f"{pace}, {_speed(fastest, setting)}{shaky}"))
+    return tuple(found)
+
+
+def _told(goal: str, line: Line, gains: str) -> Recommendation:
+    """A choice with its reason; the baseline has gained nothing over itself."""
+    if line.row.baseline:
+        return Recommendation(goal, line.name, "the baseline itself: nothing that keeps its accuracy beats it")
+    points = show(100 * line.difference.estimate, 2, sign=True) if line.difference else "-"
+    return Recommendation(goal, line.name, f"{gains}, {points} points")
+
+
+def _keeps_accuracy(line: Line) -> bool:
+    """Whether a line holds 99 % of its baseline's accuracy."""
+    if line.difference is None:
+        return False
+    accuracy = line.accuracy.estimate
+    return accuracy >= KEPT_ACCURACY * (accuracy - line.difference.estimate)
+
+
+def _is_fast(line: Line, setting: str) -> bool:
+    """Whether a line may be recommended for speed at a setting."""
+    ratio_there = line.speedup_of("engine").get(setting)
+    return ratio_there is not None and (line.row.baseline or measurably_faster(ratio_there))
+
+
+def _time(line: Line, setting: str) -> float:
+    """Time at a setting, by which engines of one set are ordered: milliseconds, or seconds a sentence."""
+    timed = line.measured(setting)
+    return float(timed["p50_ms"]) if setting == "batch 1" else 1 / float(timed["median_per_s"])
+
+
+def _pace(line: Line, setting: str) -> str:
+    return show(float(line.measured(setting)["median_per_s"]))
+
+
+def _speed(line: Line, setting: str) -> str:
+    found = line.speedup_of("engine").get(setting)
+    return f"{ratio(found.estimate)}x as fast" if found else "not timed"

@@ -1,0 +1,204 @@
+"""A report as files: Markdown for people, CSV and JSON for programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from toolchain.deliver.report.build import Report
+from toolchain.deliver.report.figures import Figures, figures, quantity, ratio, show
+from toolchain.deliver.report.footnotes import footnotes, title
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    """The report as plain JSON values: every figure of every line, and what was timed, round by round."""
+    lines = [
+        {
+            **figures(line, report.batches),
+            "marks": list(line.marks),
+            "engine_key": line.row.engine_key,
+            "techniques": list(line.row.techniques),
+            "gates": [{"gate": v.gate, "passed": v.passed, "evidence": v.evidence} for v in line.gates],
+            "timing": line.row.timing,
+        }
+        for line in report.lines
+    ]
+    told: dict[str, Any] = _finite(
+        {
+            "name": report.name,
+            "split": report.split,
+            "weights": dict(report.weights),
+            "speedup": report.speedup,
+            "machine": dict(report.machine),
+            "settings": dict(report.settings),
+            "lines": lines,
+            "recommendations": [
+                {"goal": found.goal, "name": found.name, "reason": found.reason} for found in report.recommendations
+            ],
+            "not_applicable": [{"name": name, "reason": reason} for name, reason in report.not_applicable],
+            "failed": [{"name": name, "error": error} for name, error in report.failed],
+            "notes": list(report.notes),
+        }
+    )
+    return told
+
+
+def csv_text(report: Report) -> str:
+    """One row per engine with every figure, unrounded; an empty cell is a figure that there is not."""
+    rows = [figures(line, report.batches) for line in report.lines]
+    text = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return text.getvalue()
+
+
+def markdown(report: Report) -> str:
+    """The ranked table, one table each on accuracy, size and time, and what is to be known about them."""
+    found = [figures(line, report.batches) for line in report.lines]
+    blocks = [f"# {title(report)}", _ranking(report, found)]
+    if report.recommendations:
+        chosen = [f"- **{item.goal}**: `{item.name}` ({item.reason})" for item in report.recommendations]
+        blocks += ["## What to ship", "\n".join(chosen)]
+    blocks += ["## Accuracy against the baseline", _accuracy(found)]
+    blocks += ["## Size and memory", _size(found)]
+    for setting in report.batches:
+        if setting == "batch 1":
+            blocks += ["## Latency at batch 1, ms", _latency(found)]
+        else:
+            blocks += [f"## Sentences per second at {setting}", _throughput(found, setting)]
+    if any(row[f"energy_j_{setting.replace(' ', '_')}"] is not None for row in found for setting in report.batches):
+        blocks += ["## Energy per example, J", _energy(report, found)]
+    told = (f"- **{label}**: {' '.join(text.split())}" for label, text in footnotes(report))
+    blocks += ["## How to read this", "\n".join(told)]
+    return "\n\n".join(blocks) + "\n"
+
+
+def write(report: Report, folder: Path) -> None:
+    """Writes ``report.md``, ``report.csv`` and ``report.json`` into a folder, which is made when it is missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.md").write_text(markdown(report), encoding="utf-8")
+    (folder / "report.csv").write_text(csv_text(report), encoding="utf-8")
+    text = json.dumps(to_json(report), indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / "report.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _ranking(report: Report, rows: Sequence[Figures]) -> str:
+    batches = [setting for setting in report.batches if setting != "batch 1"]
+    heads = ["#", "engine", "accuracy %", "size MB", "CR", "p50 ms", "IS batch 1"]
+    heads += [head for setting in batches for head in (f"sentences/s {setting}", f"IS {setting}")]
+    cells = []
+    for row in rows:
+        name = f"**{row['name']}**" if row["baseline"] else str(row["name"])
+        speeds = [quantity(row.get("latency_engine_p50_ms")), ratio(row.get("speedup_batch_1"))]
+        for setting in batches:
+            key = setting.replace(" ", "_")
+            speeds += [show(row[f"per_s_sorted_engine_{key}"]), ratio(row[f"speedup_{key}"])]
+        rank = ("≈ " if row["tied_with_previous"] else "") + show(row["rank"])
+        marks = ", ".join(filter(None, (str(row["marks"]), "not timed" if row["error"] else "")))
+        size = [quantity(row["size_mb"]), ratio(row["compression"])]
+        cells.append([rank, name, _ranged(row, "accuracy_percent"), *size, *speeds, show(row["score"], 2), marks])
+    return _table([*heads, "WS", "marks"], cells)
+
+
+def _accuracy(rows: Sequence[Figures]) -> str:
+    heads = ["engine", "accuracy %", "change, points", "McNemar p", "label flips", "examples"]
+    cells = [
+        [
+            str(row["name"]),
+            _ranged(row, "accuracy_percent"),
+            _ranged(row, "accuracy_change_points", sign=True),
+            _p_value(row),
+            show(row["label_flips"]),
+            show(row["examples"]),
+        ]
+        for row in rows
+    ]
+    return _table(heads, cells)
+
+
+def _size(rows: Sequence[Figures]) -> str:
+    heads = ["engine", "size MB", "zstd MB", "parameters M", "MFLOP/example", "load s", "peak memory MB"]
+    names = ("size_mb", "zstd_mb", "parameters_m", "flops_per_example_m", "load_s", "peak_memory_mb")
+    return _table(heads, [[str(row["name"]), *(quantity(row[name]) for name in names)] for row in rows])
+
+
+def _latency(rows: Sequence[Figures]) -> str:
+    heads = ["engine", "p50", "p90", "p99", "with tokenizer: p50", "p90", "p99", "IS", "IS with tokenizer"]
+    names = [f"latency_{scope}_{p}_ms" for scope in ("engine", "end_to_end") for p in ("p50", "p90", "p99")]
+    cells = [
+        [
+            str(row["name"]),
+            *(quantity(row[name]) for name in names),
+            _ranged(row, "speedup_batch_1"),
+            _ranged(row, "speedup_end_to_end_batch_1"),
+        ]
+        for row in rows
+    ]
+    return _table(heads, cells)
+
+
+def _throughput(rows: Sequence[Figures], setting: str) -> str:
+    heads = [
+        "engine",
+        "sorted by length",
+        "data order",
+        "with tokenizer: sorted",
+        "data order",
+        "IS",
+        "IS with tokenizer",
+    ]
+    key = setting.replace(" ", "_")
+    names = [f"per_s_{order}_{scope}_{key}" for scope in ("engine", "end_to_end") for order in ("sorted", "data_order")]
+    cells = [
+        [
+            str(row["name"]),
+            *(show(row[name]) for name in names),
+            _ranged(row, f"speedup_{key}"),
+            _ranged(row, f"speedup_end_to_end_{key}"),
+        ]
+        for row in rows
+    ]
+    return _table(heads, cells)
+
+
+def _energy(report: Report, rows: Sequence[Figures]) -> str:
+    keys = [f"energy_j_{setting.replace(' ', '_')}" for setting in report.batches]
+    cells = [[str(row["name"]), *(quantity(row[key]) for key in keys)] for row in rows]
+    return _table(["engine", *report.batches], cells)
+
+
+def _ranged(row: Figures, name: str, *, sign: bool = False) -> str:
+    """An estimate with its interval in brackets."""
+    if row.get(name) is None:
+        return "-"
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return f"{show(row[name], 2, sign=sign)} [{show(low, 2, sign=sign)}, {show(high, 2, sign=sign)}]"
+
+
+def _p_value(row: Figures) -> str:
+    value = row["mcnemar_p"]
+    return "< 0.001" if isinstance(value, float) and value < 0.001 else show(value, 3)
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table: names to the left, numbers to the right."""
+    left = {"engine", "marks"}
+    ruler = ["---" if head in left else "---:" for head in heads]
+    body = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, ruler, *body))
+
+
+def _finite(value: Any) -> Any:
+    """The same value with None for numbers that JSON cannot hold."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,111 @@
+"""``engine.json``: which engine a folder is for, its files, and the options that a session is opened with."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from toolchain.core.errors import EngineError, ModelError, StoreError
+
+ENGINE_FILE = "engine.json"
+
+
+@dataclass(frozen=True)
+class EngineFile:
+    """What ``engine.json`` holds.
+
+    Attributes:
+        engine: Name of the engine, a file of ``engines/``.
+        files: The engine's own files, names inside the folder; their bytes are its size.
+        options: What ``open_session`` needs to know.
+        extra: Everything else in the file, such as ``parameters`` and ``flops``.
+    """
+
+    engine: str
+    files: tuple[str, ...]
+    options: Mapping[str, Any]
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+def write_engine(out: Path, engine: str, files: Sequence[str], options: Mapping[str, Any]) -> None:
+    """Writes ``engine.json`` into an engine folder.
+
+    Args:
+        out: The engine folder.
+        engine: Name of the engine.
+        files: Names of the engine's own files.
+        options: JSON values that ``open_session`` needs.
+    """
+    record = {"engine": engine, "files": list(files), "options": dict(options)}
+    (out / ENGINE_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def read_engine(folder: Path) -> EngineFile:
+    """Reads ``engine.json`` and checks that the files it names are there, inside the folder.
+
+    Raises:
+        EngineError: The file is missing or damaged, or names a file that is missing or outside of the folder.
+    """
+    path = folder / ENGINE_FILE
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        engine, files, options = record["engine"], record["files"], record["options"]
+    except FileNotFoundError as error:
+        raise EngineError(f"{path} is missing", "an engine folder is what 'toolchain build' writes") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EngineError(f"{path} cannot be read: {error}", "build the engine again") from error
+    if not (isinstance(engine, str) and isinstance(options, dict) and isinstance(files, list) and files):
+        raise EngineError(f"{path} needs 'engine' (text), 'files' (a list) and 'options'", "build the engine again")
+    for name in files:
+        if not isinstance(name, str) or not _is_inside(name):
+            raise EngineError(f"{path} names the file {name!r}; allowed are files inside of its folder")
+        if not (folder / name).is_file():
+            raise EngineError(f"{folder / name} is missing, and {path} names it", "build the engine again")
+    extra = {key: value for key, value in record.items() if key not in ("engine", "files", "options")}
+    return EngineFile(engine, tuple(files), options, extra)
+
+
+def place(source: Path, target: Path) -> None:
+    """Gives a file a second home: a hard link where that is safe, else a copy.
+
+    Only an artifact of the store, which is never edited, is linked to; what a user holds is copied.
+
+    Raises:
+        ModelError: The source is missing or cannot be read.
+    """
+    try:
+        real = source.resolve(strict=True)
+        with real.open("rb"):
+            pass
+    except OSError as error:
+        raise ModelError(f"{source} cannot be read: {error.strerror or error}") from error
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if (source.parent / "manifest.json").is_file():
+        with contextlib.suppress(OSError):  # another file system, or one without links
+            os.link(real, target)
+            return
+    shutil.copyfile(real, target)
+
+
+def need_space(folder: Path, size_bytes: int) -> None:
+    """Asks for room before a library writes that would leave a cut file behind without saying so.
+
+    Raises:
+        StoreError: The file system of the folder has less room than that.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < size_bytes:
+        raise StoreError(
+            f"{folder} has {free} bytes free, and {size_bytes} are needed", "free some space, or see 'toolchain gc'"
+        )
+
+
+def _is_inside(name: str) -> bool:
+    parts = PurePosixPath(name).parts
+    return bool(parts) and not name.startswith("/") and ".." not in parts and "\\" not in name and ":" not in name

@@ -1,0 +1,284 @@
+"""Times a set of engines together: one process each, in interleaved, shuffled rounds, one of them active at a time.
+
+Every engine reads the same texts, a fixed random sample of the task's test split. A setting is a batch size, an order
+of the texts (as they come, or by length) and where the clock starts (at padded batches, or at raw text). Every round
+gives each engine a slice of every setting, the engines one after another in that round's order, so that a machine that
+drifts drifts for all. A slice is as many passes over the sample as fit into ``seconds / rounds``, so that timing takes
+about ``seconds`` for each engine in each setting.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from toolchain.core.errors import DataError, EngineError, ToolchainError
+from toolchain.core.log import logger, progress
+from toolchain.core.stage import Context, Ge, Gt, Le, Metrics, MinLen, StageConfig
+from toolchain.measure.machine import machine, physical_cores
+from toolchain.measure.process import WorkerProcess, texts_file, write_texts
+
+VERSION = 1
+LIBRARIES = ("tokenizers", "numpy")
+
+TIMING_FILE = "timing.json"
+
+#: Compute threads of a runtime go on spinning for some milliseconds after their last batch; the next engine waits.
+SETTLE_S = 0.05
+
+#: The fewest texts of a pass, in batches, however slow the slowest engine is.
+LEAST_BATCHES = {1: 32}
+LEAST_BATCHES_ELSE = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(StageConfig):
+    """What is timed, and for how long."""
+
+    #: Examples per call; batch 1 is always timed.
+    batch_sizes: Annotated[tuple[Annotated[int, Ge(1), Le(1024)], ...], MinLen(1)] = (1, 32)
+    #: Threads that compute a batch, the same for all engines; 0 is every physical core that may be used.
+    threads: Annotated[int, Ge(0), Le(1024)] = 0
+    #: Seconds per engine and setting, over all rounds.
+    seconds: Annotated[float, Gt(0), Le(3600)] = 10.0
+    #: Rounds; each gives one value of every engine and setting.
+    rounds: Annotated[int, Ge(3), Le(200)] = 5
+    #: The most test texts that are timed; fewer where the slowest engine would not get through them in a slice.
+    sample: Annotated[int, Ge(1), Le(100_000)] = 512
+    #: Untimed calls per engine and batch size before the first round.
+    warmup: Annotated[int, Ge(1), Le(1000)] = 8
+    #: The spread of rounds, (third - first quartile) / median, above which a figure is marked unstable.
+    spread_bound: Annotated[float, Gt(0), Le(1)] = 0.10
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way in which engines are timed.
+
+    Attributes:
+        batch_size: Examples per call.
+        sort: Whether batches hold examples of like length.
+        tokenize: Whether the clock starts at raw text.
+    """
+
+    batch_size: int
+    sort: bool
+    tokenize: bool
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """Where its result stands in ``settings`` of ``timing.json``."""
+        clock = "end_to_end" if self.tokenize else "engine"
+        if self.batch_size == 1:
+            return ("latency", clock)
+        return ("throughput", str(self.batch_size), "sorted" if self.sort else "data_order", clock)
+
+
+@dataclass
+class _Engine:
+    """An engine's process and what was measured of it so far."""
+
+    key: str
+    folder: Path
+    process: WorkerProcess
+    opened: dict[str, Any] = field(default_factory=dict)
+    speeds: dict[int, float] = field(default_factory=dict)
+    slices: dict[Setting, list[dict[str, Any]]] = field(default_factory=dict)
+    peak_memory_bytes: int = 0
+    has_energy: bool = False
+    error: str = ""
+
+
+def time_engines(engines: Mapping[str, Path], out: Path, config: Config, context: Context) -> Metrics:
+    """Times engines against each other.
+
+    Args:
+        engines: Engine folders, by key.
+        out: Gets ``timing.json``.
+        config: What is timed, and for how long.
+        context: The task's data, and the seed of the sample and of the order of the engines.
+
+    Returns:
+        Wall time, and which engines failed or have an unstable figure.
+
+    Raises:
+        DataError: The task has no test texts.
+        EngineError: Every engine failed. One that fails beside others gets ``{"error": …}`` in ``timing.json``.
+    """
+    started = time.monotonic()
+    test = context.dataset().test
+    if not len(test):
+        raise DataError("the task's test split is empty", "timing needs its texts; labels are not read")
+    random_order = random.Random(context.seed)
+    texts = [test.texts[i] for i in random_order.sample(range(len(test)), min(config.sample, len(test)))]
+    threads = config.threads or physical_cores()
+    settings = settings_of(config)
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(texts_file(context.work))
+        write_texts(file, texts)
+        running = [
+            _Engine(key, path, stack.enter_context(WorkerProcess(path.name, threads))) for key, path in engines.items()
+        ]
+        bar = stack.enter_context(progress("time", len(running) * (1 + len(settings) * config.rounds)))
+        for engine in running:
+            with _failing_alone(engine):
+                _prepare(engine, file, threads, config)
+            bar.advance(note=engine.folder.name)
+        counts = sample_sizes([e.speeds for e in running if not e.error], config, len(texts))
+        order = []
+        for _ in range(config.rounds):
+            order.append(random_order.sample(range(len(running)), len(running)))
+            for setting in settings:
+                for engine in (running[index] for index in order[-1]):
+                    if not engine.error:
+                        with _failing_alone(engine):
+                            _measure(engine, setting, counts[setting.batch_size], config)
+                    bar.advance(note=engine.folder.name)
+        for engine in (e for e in running if not e.error):
+            with _failing_alone(engine):
+                engine.peak_memory_bytes = engine.process.call("memory")["peak_memory_bytes"]
+    failed = [engine for engine in running if engine.error]
+    if failed and len(failed) == len(running):
+        raise EngineError(f"no engine could be timed; the first of {len(failed)}: {failed[0].error}")
+    summaries = {engine.key: _summary(engine, settings, config) for engine in running}
+    record = {
+        "machine": machine(),
+        "threads": threads,
+        "sample": len(texts),
+        "samples": {str(size): count for size, count in counts.items()},
+        "rounds": config.rounds,
+        "warmup": config.warmup,
+        "seconds": config.seconds,
+        "seed": context.seed,
+        "keys": list(engines),
+        "order": order,
+        "engines": summaries,
+    }
+    (out / TIMING_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    unstable = [key for key, summary in summaries.items() if '"unstable": true' in json.dumps(summary)]
+    return {
+        "engines": len(running),
+        "failed": {engine.key: engine.error for engine in failed},
+        "unstable": unstable,
+        "wall_s": time.monotonic() - started,
+    }
+
+
+def settings_of(config: Config) -> list[Setting]:
+    """Everything that is timed of one engine: two settings at batch 1, four at every other batch size."""
+    settings = [Setting(1, False, tokenize) for tokenize in (False, True)]
+    for size in sorted(set(config.batch_sizes) - {1}):
+        settings += [Setting(size, sort, tokenize) for sort in (False, True) for tokenize in (False, True)]
+    return settings
+
+
+def sample_sizes(speeds: Sequence[Mapping[int, float]], config: Config, available: int) -> dict[int, int]:
+    """How many texts a pass has at each batch size: what the slowest engine gets through in a slice.
+
+    Args:
+        speeds: For each engine, seconds per example by batch size.
+        config: What is timed.
+        available: Texts in the sample.
+    """
+    counts = {}
+    for size in sorted({1, *config.batch_sizes}):
+        slowest = max((engine[size] for engine in speeds), default=0.0)
+        fits = int(config.seconds / config.rounds / slowest) if slowest else available
+        least = size * LEAST_BATCHES.get(size, LEAST_BATCHES_ELSE)
+        # Whole batches, so that no engine is judged by a small rest.
+        counts[size] = min(max(fits // size * size, least), available)
+    return counts
+
+
+def spread(values: Sequence[float]) -> float:
+    """(third quartile - first quartile) / median, which a single disturbed round moves little."""
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return (high - low) / middle if middle else 0.0
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value below which a share of the values lies, between neighbours by distance."""
+    ordered = sorted(values)
+    position = share * (len(ordered) - 1)
+    low = int(position)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
+
+
+@contextlib.contextmanager
+def _failing_alone(engine: _Engine) -> Iterator[None]:
+    """Lets the other engines go on where one fails."""
+    try:
+        yield
+    except ToolchainError as error:
+        engine.error = str(error)
+        engine.process.close(at_once=True)
+        logger.warning("    %s cannot be timed: %s", engine.folder.name, error.message)
+
+
+def _prepare(engine: _Engine, texts: Path, threads: int, config: Config) -> None:
+    engine.opened = engine.process.call("open", folder=str(engine.folder.resolve()), threads=threads)
+    engine.has_energy = bool(engine.process.call("sample", texts=str(texts))["energy_sources"])
+    for size in sorted({1, *config.batch_sizes}):
+        share = config.seconds / config.rounds
+        answer = engine.process.call("probe", batch_size=size, calls=config.warmup, seconds=share)
+        engine.speeds[size] = answer["seconds_per_example"]
+
+
+def _measure(engine: _Engine, setting: Setting, count: int, config: Config) -> None:
+    time.sleep(SETTLE_S)
+    taken = engine.process.call(
+        "measure",
+        batch_size=setting.batch_size,
+        sort=setting.sort,
+        tokenize=setting.tokenize,
+        count=count,
+        seconds=config.seconds / config.rounds,
+    )
+    engine.slices.setdefault(setting, []).append(taken)
+
+
+def _summary(engine: _Engine, settings: Sequence[Setting], config: Config) -> dict[str, Any]:
+    if engine.error:
+        return {"error": engine.error}
+    results: dict[str, Any] = {}
+    energy: dict[str, Any] = {}
+    for setting in settings:
+        _put(results, setting.path, _result(setting, engine.slices[setting], config.spread_bound))
+        _put(energy, setting.path, _joules(engine.slices[setting]))
+    times = {name: engine.opened[name] for name in ("import_s", "load_s", "first_s")}
+    memory = {"peak_memory_bytes": engine.peak_memory_bytes, "energy_j": energy if engine.has_energy else None}
+    return {**times, **memory, "settings": results}
+
+
+def _result(setting: Setting, slices: Sequence[Mapping[str, Any]], bound: float) -> dict[str, Any]:
+    if setting.batch_size == 1:
+        rounds = [statistics.median(taken["calls_ms"]) for taken in slices]
+        calls = [call for taken in slices for call in taken["calls_ms"]]
+        shares = {f"p{share}_ms": percentile(calls, share / 100) for share in (50, 90, 99)}
+        result = {"rounds_ms": rounds, "median_ms": statistics.median(rounds), **shares, "calls": len(calls)}
+    else:
+        rounds = [taken["examples"] / taken["seconds"] for taken in slices]
+        result = {"rounds_per_s": rounds, "median_per_s": statistics.median(rounds)}
+    apart = spread(rounds)
+    return {**result, "spread": apart, "unstable": apart > bound}
+
+
+def _joules(slices: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Joules per example by counter; a counter measures its whole package or GPU, idle power included."""
+    examples = sum(taken["examples"] for taken in slices)
+    counters = sorted({name for taken in slices for name in taken["joules"]})
+    return {name: sum(taken["joules"].get(name, 0.0) for taken in slices) / examples for name in counters}
+
+
+def _put(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    for name in path[:-1]:
+        tree = tree.setdefault(name, {})
+    tree[path[-1]] = value

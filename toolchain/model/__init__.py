@@ -1,0 +1,1 @@
+"""What every technique needs: checkpoints, the training loop, the exporter."""

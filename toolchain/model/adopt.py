@@ -1,0 +1,169 @@
+"""Takes in what a user holds: a model folder, an ONNX file or folder, or an engine, as an artifact like any other."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from toolchain.core.errors import ModelError
+from toolchain.core.stage import Context, Kind, Metrics, MinLen, StageConfig
+from toolchain.model import checkpoint, graph, source
+
+VERSION = 1
+LIBRARIES = ("transformers",)
+
+#: ONNX Runtime's and OpenVINO's names for the same inputs.
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(StageConfig):
+    """What to take in.
+
+    Attributes:
+        path: Model folder, package: or hub source, ``.onnx`` file or folder with one, or an engine folder.
+        tokenizer: Folder with the tokenizer, when it does not lie beside the ONNX file.
+    """
+
+    path: Annotated[str, MinLen(1)]
+    tokenizer: str | None = None
+
+
+def kind_of(path: str) -> Kind:
+    """What a path holds: ``engine``, ``onnx``, or else a ``checkpoint`` (a folder, a package, a hub id)."""
+    local = Path(path).expanduser()
+    if (local / "engine.json").is_file():
+        return "engine"
+    if local.suffix == ".onnx" or any(local.glob("*.onnx")) or any(local.glob("onnx/*.onnx")):
+        return "onnx"
+    return "checkpoint"
+
+
+def files(config: Config) -> list[Path]:
+    """The local files that decide the result.
+
+    Raises:
+        ModelError: Nothing usable is there.
+    """
+    kind = kind_of(config.path)
+    local = Path(config.path).expanduser()
+    beside = Path(config.tokenizer).expanduser() if config.tokenizer else None
+    extra = [path for path in source.model_files(beside) if path.suffix != ".safetensors"] if beside else []
+    if kind == "engine":
+        return sorted(path for path in local.iterdir() if path.is_file() and path.name != "manifest.json")
+    if kind == "onnx":
+        model = _onnx_file(local)
+        folders = {model.parent, local if local.is_dir() else model.parent}
+        found = [path for folder in folders for path in source.model_files(folder) if path.suffix != ".safetensors"]
+        return sorted({model, *found, *extra, *(model.parent / n for n in graph_data(model))})
+    folder = source.resolve(config.path).folder
+    return [*(source.model_files(folder) if folder else []), *extra]
+
+
+def graph_data(model: Path) -> list[str]:
+    """Names of the files with the graph's external data: ONNX Runtime's and the exporters' usual names."""
+    names = (f"{model.name}.data", f"{model.name}_data", "weights.pb")
+    return [name for name in names if (model.parent / name).is_file()]
+
+
+def apply(config: Config, out: Path, context: Context) -> Metrics:
+    """Copies the artifact's files and writes the interface it lacks.
+
+    Raises:
+        ModelError: A part that is needed is missing: weights, tokenizer, class names.
+    """
+    kind = kind_of(config.path)
+    if kind == "engine":
+        for path in files(config):
+            shutil.copyfile(path, out / path.name)
+        checkpoint.read_json(out / "interface.json")
+        return {}
+    if kind == "onnx":
+        return _adopt_onnx(config, out, context)
+    return _adopt_checkpoint(config, out, context)
+
+
+def _adopt_checkpoint(config: Config, out: Path, context: Context) -> Metrics:
+    folder = source.fetch(source.resolve(config.path))
+    model = checkpoint.load_model(folder)
+    tokenizer = checkpoint.load_tokenizer(Path(config.tokenizer).expanduser() if config.tokenizer else folder)
+    labels = [str(model.config.id2label[i]) for i in range(model.config.num_labels)]
+    known = checkpoint.read_json(folder / "interface.json") if (folder / "interface.json").is_file() else {}
+    # Another tool's folder says LABEL_0: the task's names are meant when there are as many.
+    names = context.dataset().labels
+    if all(label.startswith("LABEL_") for label in labels) and len(names) == len(labels):
+        labels = list(names)
+    longest = int(known.get("max_length", min(128, checkpoint.longest_input(model.config, tokenizer))))
+    checkpoint.save(model, tokenizer, out, max_length=longest, labels=labels, pair=context.dataset().pairs)
+    if (folder / "history.json").is_file():
+        shutil.copyfile(folder / "history.json", out / "history.json")
+    return {"parameters": checkpoint.count_parameters(model)}
+
+
+def _adopt_onnx(config: Config, out: Path, context: Context) -> Metrics:
+    local = Path(config.path).expanduser()
+    path = _onnx_file(local)
+    proto = graph.load(path)
+    names = [value.name for value in proto.graph.input]
+    unknown = [name for name in names if name not in INPUTS and name not in {t.name for t in proto.graph.initializer}]
+    if unknown or "input_ids" not in names:
+        raise ModelError(
+            f"{path}: inputs are {', '.join(names)}; a text classifier has {', '.join(INPUTS)}",
+            "export it with those input names",
+        )
+    where = _tokenizer_folder(config, path, local)
+    checkpoint.copy_tokenizer(where, out)
+    known = next((f / "interface.json" for f in (path.parent, where) if (f / "interface.json").is_file()), None)
+    if known:
+        interface = checkpoint.read_json(known)
+    else:
+        tokenizer = checkpoint.load_tokenizer(where)
+        labels = context.dataset().labels
+        width = proto.graph.output[0].type.tensor_type.shape.dim
+        if width and width[-1].dim_value and width[-1].dim_value != len(labels):
+            raise ModelError(
+                f"{path} gives {width[-1].dim_value} logits, and the task has {len(labels)} labels: "
+                f"{', '.join(labels)}",
+                "name the task that the model was trained on: --task",
+            )
+        longest = min(128, int(tokenizer.model_max_length))
+        checkpoint.save_tokenizer(tokenizer, out, max_length=longest, labels=labels, pair=context.dataset().pairs)
+        interface = checkpoint.read_json(out / "interface.json")
+    dialect = graph.dialect(proto)
+    order = [name for name in INPUTS if name in names]
+    checkpoint.write_json(out / "interface.json", interface | {"inputs": order, "dialect": dialect})
+    graph.save(proto, out / "model.onnx")
+    if (path.parent / "history.json").is_file():
+        shutil.copyfile(path.parent / "history.json", out / "history.json")
+    return {"dialect": dialect, "parameters": graph.parameters(proto), "nodes": len(proto.graph.node)}
+
+
+def _onnx_file(local: Path) -> Path:
+    if local.suffix == ".onnx":
+        if not local.is_file():
+            raise ModelError(f"{local}: no such file")
+        return local
+    found = sorted([*local.glob("*.onnx"), *local.glob("onnx/*.onnx")])
+    named = [path for path in found if path.name == "model.onnx"]
+    if len(found) > 1 and len(named) != 1:
+        raise ModelError(f"{local} holds {len(found)} ONNX files", "name the one that is meant")
+    return (named or found)[0]
+
+
+def _tokenizer_folder(config: Config, path: Path, local: Path) -> Path:
+    def candidates() -> Iterator[Path]:
+        if config.tokenizer:
+            yield Path(config.tokenizer).expanduser()
+        else:
+            yield path.parent
+            yield local
+            yield path.parent.parent
+
+    for folder in candidates():
+        if (folder / "tokenizer.json").is_file():
+            return folder
+    where = config.tokenizer or str(path.parent)
+    raise ModelError(f"no tokenizer.json in {where}", "name the folder that holds it: --tokenizer FOLDER")

@@ -1,0 +1,243 @@
+"""Checkpoints: a Hugging Face model folder plus what was done to it.
+
+``history.json`` lists the techniques applied, in order, with their settings; ``interface.json`` is what whoever runs
+the model must know of it (labels, longest input, padding).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from toolchain.core.errors import ModelError, require
+from toolchain.core.log import logger
+from toolchain.model.source import check_folder
+
+#: Files of a model folder that belong to its tokenizer.
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "chat_template.jinja",
+)
+
+
+def load_model(folder: Path, attention: str = "sdpa") -> Any:
+    """Loads a checkpoint's sequence classifier, in fp32 and evaluation mode.
+
+    Args:
+        folder: A model folder.
+        attention: ``sdpa``, the fastest in PyTorch, or ``eager``, plain products and softmax; an architecture
+            without the first computes the second.
+
+    Raises:
+        ModelError: The folder is no classifier, or its weights do not fit its config.
+    """
+    check_folder(folder)
+    model, missing = _load(folder)
+    if attention == "eager":
+        model.set_attn_implementation("eager")
+    if missing:
+        raise ModelError(
+            f"{folder} is no fine-tuned classifier: its file lacks {', '.join(sorted(missing)[:3])}",
+            "fine-tune it first: toolchain finetune FOLDER --task TASK",
+        )
+    return model.eval()
+
+
+def load_for_training(folder: Path, labels: Sequence[str], seed: int) -> Any:
+    """Loads an encoder with a classifier for these labels; a head that does not fit is made anew.
+
+    Args:
+        folder: A model folder, an encoder alone or a classifier of another task.
+        labels: Class names.
+        seed: Seed of a new head's weights.
+
+    Raises:
+        ModelError: The architecture has no sequence classifier, or encoder weights are missing from the file.
+    """
+    torch = require("torch", "torch")
+    torch.manual_seed(seed)
+    names = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
+    model, missing = _load(folder, num_labels=len(labels), ignore_mismatched_sizes=True, **names)
+    encoder = [name for name in missing if name.startswith(f"{model.base_model_prefix}.") and "pooler" not in name]
+    if encoder:
+        raise ModelError(f"{folder}: the file lacks encoder weights: {', '.join(sorted(encoder)[:3])}")
+    if missing:
+        logger.debug("    new weights for: %s", ", ".join(sorted(missing)))
+    return model
+
+
+def _load(folder: Path, **settings: Any) -> tuple[Any, set[str]]:
+    torch, transformers = require("torch", "torch"), require("transformers", "torch")
+    config = read_json(folder / "config.json")
+    try:
+        with quiet():
+            model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
+                folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **settings
+            )
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+        known = f"architecture {config.get('model_type', 'unknown')!r}"
+        raise ModelError(f"{folder} ({known}) cannot be loaded: {first_line(error)}") from error
+    except Exception as error:  # safetensors has an exception of its own, outside these
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise ModelError(
+            f"{folder}: the weights are damaged: {first_line(error)}", "copy or download it again"
+        ) from error
+    mismatched = {name if isinstance(name, str) else name[0] for name in info["mismatched_keys"]}
+    return model, set(info["missing_keys"]) | mismatched
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Loads the model's own fast tokenizer.
+
+    Raises:
+        ModelError: There is none in the folder, or it has no fast version.
+    """
+    transformers = require("transformers", "torch")
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise ModelError(
+            f"{folder} holds no tokenizer", "it needs tokenizer.json, as the tokenizer's save_pretrained() writes"
+        )
+    try:
+        with quiet():
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, use_fast=True)
+    except Exception as error:  # tokenizer files fail in as many ways as there are formats
+        raise ModelError(f"{folder}: the tokenizer cannot be loaded: {first_line(error)}") from error
+    if not tokenizer.is_fast:
+        raise ModelError(f"{folder}: {type(tokenizer).__name__} has no fast version (tokenizer.json)")
+    if tokenizer.pad_token_id is None:
+        raise ModelError(f"{folder}: the tokenizer has no padding token", "set pad_token in tokenizer_config.json")
+    return tokenizer
+
+
+def save(model: Any, tokenizer: Any, out: Path, *, max_length: int, labels: Sequence[str], pair: bool) -> None:
+    """Writes a checkpoint: weights as safetensors, config, tokenizer and interface.
+
+    Args:
+        model: A sequence classifier.
+        tokenizer: Its fast tokenizer.
+        out: Folder to write into.
+        max_length: Longest input in tokens.
+        labels: Class names, by index.
+        pair: Whether it reads sentence pairs.
+    """
+    with quiet():
+        model.save_pretrained(out)
+        save_tokenizer(tokenizer, out, max_length=max_length, labels=labels, pair=pair)
+
+
+def save_tokenizer(tokenizer: Any, out: Path, *, max_length: int, labels: Sequence[str], pair: bool) -> None:
+    """Writes the tokenizer's files and ``interface.json``."""
+    # A truncation or padding set while training must not travel in the file: whoever runs it goes by the interface.
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.save_pretrained(out)
+    write_json(
+        out / "interface.json",
+        {
+            "labels": list(labels),
+            "max_length": max_length,
+            "pad_id": tokenizer.pad_token_id,
+            "pad_type_id": tokenizer.pad_token_type_id,
+            "pair": pair,
+        },
+    )
+
+
+def longest_input(config: Any, tokenizer: Any) -> int:
+    """How many tokens an input may have: what the positions and the tokenizer allow."""
+    positions = int(getattr(config, "max_position_embeddings", 512))
+    offset = (
+        int(getattr(config, "pad_token_id", 0) or 0) + 1
+        if config.model_type in ("roberta", "xlm-roberta", "camembert")
+        else 0
+    )
+    return min(positions - offset, int(tokenizer.model_max_length))
+
+
+def model_inputs(model: Any, tokenizer: Any) -> tuple[str, ...]:
+    """Names of the inputs that this model reads, in the order of its signature."""
+    import inspect
+
+    accepted = inspect.signature(model.forward).parameters
+    wanted = set(tokenizer.model_input_names)
+    if getattr(model.config, "type_vocab_size", 0) < 2:
+        wanted.discard("token_type_ids")
+    return tuple(
+        name for name in ("input_ids", "attention_mask", "token_type_ids") if name in wanted and name in accepted
+    )
+
+
+def copy_tokenizer(source: Path, out: Path) -> None:
+    """Copies tokenizer files and config from one artifact folder to the next."""
+    for name in (*TOKENIZER_FILES, "config.json"):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, out / name)
+
+
+def count_parameters(model: Any) -> int:
+    """Parameters of a PyTorch model, shared ones once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+        ModelError: The file is missing or is no JSON object.
+    """
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise ModelError(f"{path} is missing") from error
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} holds {type(value).__name__}, not a JSON object")
+    return value
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON, keys sorted, so that equal values are equal bytes."""
+    path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's text, or its type when it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps a vendor's warnings and progress bars off the user's terminal."""
+    transformers = require("transformers", "torch")
+    before = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    noisy = [logging.getLogger(name) for name in ("torch", "onnxscript", "onnx_ir", "onnxruntime")]
+    levels = [log.level for log in noisy]
+    for log in noisy:
+        log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        transformers.logging.set_verbosity(before)
+        for log, level in zip(noisy, levels, strict=True):
+            log.setLevel(level)

@@ -1,0 +1,278 @@
+"""Exports a checkpoint to ONNX in dialect ``standard`` and proves that the two agree.
+
+The graph comes from PyTorch's current exporter (``torch.export``) with dynamic batch and sequence. It is checked by
+``onnx.checker`` and compared with PyTorch on real text at shapes that were not traced; when they differ, the error
+names the first node that diverges. Weights stand in the file as the matrix products read them, ``[in, out]``, and
+weights that layers share (ALBERT) stand there once.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from toolchain.core.errors import GateError, ModelError, require
+from toolchain.core.stage import Context, Ge, Gt, Le, Metrics, StageConfig
+from toolchain.model import checkpoint, graph
+
+VERSION = 1
+LIBRARIES = ("torch", "transformers", "onnx", "onnxscript")
+
+#: Protobuf cannot hold more in one file; above it the weights lie beside the graph.
+ONE_FILE_BYTES = 1_900_000_000
+
+#: Node attributes and names that only serve debugging; they hold source paths of the machine that exported.
+_KEPT_METADATA = ("pkg.torch.onnx.fx_node",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(StageConfig):
+    """Settings of the export.
+
+    Attributes:
+        opset: ONNX operator set; from 22 on TensorRT does not take it.
+        tolerance: Largest |Δlogit| to PyTorch that is accepted, in fp32.
+    """
+
+    opset: Annotated[int, Ge(18), Le(21)] = 20
+    tolerance: Annotated[float, Gt(0), Le(0.1)] = 1e-4
+
+
+def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
+    """Writes ``model.onnx`` and the interface that names its inputs.
+
+    Args:
+        source: Checkpoint folder.
+        out: Folder to write.
+        config: Settings.
+        context: Gives the real text to compare on.
+
+    Returns:
+        max_difference per shape, parameters, nodes, opset.
+
+    Raises:
+        ModelError: The architecture cannot be exported.
+        GateError: The graph and PyTorch disagree.
+    """
+    torch, onnx = require("torch", "torch"), require("onnx", "torch")
+    require("onnxscript", "torch")
+    torch.set_num_threads(context.threads)
+    # Attention as plain products and softmax: every quantizer, fusion and runtime knows that shape of it.
+    model = checkpoint.load_model(source, attention="eager")
+    tokenizer = checkpoint.load_tokenizer(source)
+    interface = checkpoint.read_json(source / "interface.json")
+    names = checkpoint.model_inputs(model, tokenizer)
+    batches = list(example_batches(tokenizer, context, interface["max_length"], names))
+    wrapper = _logits_only(model, names).eval()
+    program = _export(wrapper, batches[0][1], names, config.opset, source)
+    _store_transposed(program.model)
+    _strip(program.model)
+    path = out / "model.onnx"
+    program.save(str(path), external_data=checkpoint.count_parameters(model) * 4 > ONE_FILE_BYTES)
+    onnx.checker.check_model(str(path), full_check=False)
+    differences = parity(path, wrapper, batches[1:], config.tolerance, context.threads, program)
+    checkpoint.copy_tokenizer(source, out)
+    checkpoint.write_json(out / "interface.json", interface | {"inputs": list(names), "dialect": "standard"})
+    proto = graph.load(path, weights=False)
+    tokens = mean_tokens(tokenizer, context, interface["max_length"])
+    return {
+        "max_difference": max(differences.values()),
+        "differences": differences,
+        "opset": config.opset,
+        "nodes": len(proto.graph.node),
+        "mean_tokens": tokens,
+        "flops": operations(model, round(tokens)),
+        "parameters": checkpoint.count_parameters(model),
+    }
+
+
+def example_batches(
+    tokenizer: Any, context: Context, max_length: int, names: Sequence[str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Real text at several shapes: the first batch is traced, the rest are compared.
+
+    Yields:
+        A name such as ``1x3``, and the inputs, each ``[batch, tokens]`` int64.
+    """
+    train = context.dataset().train
+    columns = [list(part) for part in zip(*train.texts[:32], strict=True)]
+    long = [" ".join(column) for column in columns]
+    separators = tokenizer.num_special_tokens_to_add(pair=len(columns) > 1)
+    shortest = separators + len(columns)
+
+    def batch(texts: Sequence[Sequence[str]], length: int) -> tuple[str, dict[str, Any]]:
+        made = tokenizer(
+            *[list(part) for part in texts],
+            truncation=True, max_length=length, padding=True, return_tensors="pt",
+        )  # fmt: skip
+        inputs = {name: made[name] for name in names}
+        rows, tokens = inputs["input_ids"].shape
+        return f"{rows}x{tokens}", inputs
+
+    few = [column[:2] for column in columns]
+    yield batch(few, max_length)
+    one = [[text] for text in long]
+    yield batch(one, shortest)
+    yield batch([[column[0]] for column in columns], max_length)
+    yield batch([[text, *column[1:5]] for text, column in zip(long, columns, strict=True)], max_length)
+    yield batch(columns, min(max_length, 48))
+    yield batch(one, max_length)
+
+
+def mean_tokens(tokenizer: Any, context: Context, max_length: int) -> float:
+    """Mean length of the task's dev examples in tokens."""
+    columns = [list(part) for part in zip(*context.dataset().dev.texts, strict=True)]
+    encoded = tokenizer(*columns, truncation=True, max_length=max_length)["input_ids"]
+    return sum(map(len, encoded)) / len(encoded)
+
+
+def parity(
+    path: Path,
+    wrapper: Any,
+    batches: Sequence[tuple[str, dict[str, Any]]],
+    tolerance: float,
+    threads: int,
+    program: Any = None,
+) -> dict[str, float]:
+    """Largest |Δlogit| between the file and PyTorch for every batch.
+
+    Args:
+        path: The ONNX file, as it is on disk.
+        wrapper: PyTorch module that takes the inputs in order and gives logits.
+        batches: Shapes with their inputs.
+        tolerance: Largest difference accepted.
+        threads: Threads of both.
+        program: The exporter's program, to find the first diverging node with.
+
+    Raises:
+        GateError: A difference is above the tolerance; it names the shape and the first diverging node.
+    """
+    import numpy as np
+
+    torch, ort = require("torch", "torch"), require("onnxruntime", "cpu")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    differences = {}
+    for shape, inputs in batches:
+        with torch.inference_mode():
+            expected = wrapper(*inputs.values()).numpy()
+        found = session.run(None, {name: value.numpy() for name, value in inputs.items()})[0]
+        differences[shape] = float(np.abs(found - expected).max())
+        if found.shape != expected.shape or not differences[shape] <= tolerance:
+            first = first_diverging(program, tuple(inputs.values()), tolerance) if program is not None else None
+            raise GateError(
+                f"export: at shape {shape} the ONNX graph differs from PyTorch by {differences[shape]:.3g} in a logit "
+                f"(allowed {tolerance:g}); first diverging node: {first or 'not found, every node agrees alone'}",
+                "if this model computes in low precision by design, raise export: {tolerance: …}; otherwise report it",
+            )
+    return differences
+
+
+def first_diverging(program: Any, inputs: tuple[Any, ...], tolerance: float) -> str | None:
+    """Name of the first value whose ONNX result leaves PyTorch's, in topological order.
+
+    Args:
+        program: The exporter's ONNX program, which still holds the PyTorch graph.
+        inputs: One batch, in the order of the inputs.
+        tolerance: Largest absolute difference accepted.
+    """
+    verification = require("torch.onnx.verification", "torch")
+    with checkpoint.quiet():
+        found = verification.verify_onnx_program(program, args=inputs, compare_intermediates=True)
+    for item in found:
+        if not item.max_abs_diff <= max(tolerance, 1e-5 * float(item.expected_dtype.is_floating_point)):
+            return f"{item.name} (|Δ| {item.max_abs_diff:.3g})"
+    return None
+
+
+def _logits_only(model: Any, names: Sequence[str]) -> Any:
+    """A module that takes the named inputs in order and returns the logits alone."""
+    torch = require("torch", "torch")
+
+    class Logits(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, *inputs: Any) -> Any:
+            return self.model(**dict(zip(names, inputs, strict=True))).logits
+
+    return Logits()
+
+
+def _export(wrapper: Any, inputs: dict[str, Any], names: Sequence[str], opset: int, source: Path) -> Any:
+    torch = require("torch", "torch")
+    axes = {0: "batch", 1: "tokens"}
+    try:
+        with checkpoint.quiet():
+            return torch.onnx.export(
+                wrapper,
+                tuple(inputs.values()),
+                dynamo=True,
+                input_names=list(names),
+                output_names=["logits"],
+                dynamic_shapes=(tuple(axes for _ in names),),
+                opset_version=opset,
+                verbose=False,
+            )
+    except Exception as error:  # the exporter wraps whatever the model's own code raised
+        cause = inspect.cleandoc(str(error.__cause__ or error)).splitlines()[0]
+        raise ModelError(
+            f"{source}: this architecture cannot be exported by torch {torch.__version__}: {cause}",
+            "see the whole message with -v; report the architecture, or use a transformers version that exports it",
+        ) from error
+
+
+def _store_transposed(model: Any) -> None:
+    """Stores each weight as its matrix product reads it, and equal weights once.
+
+    1. ``Transpose(weight)`` becomes the transposed weight: quantizers look for a constant there.
+    2. Initializers of equal bytes become one: folding has made a copy for every layer that shares the weight.
+    """
+    passes = require("onnx_ir.passes.common", "torch")
+    ir = require("onnx_ir", "torch")
+    for node in list(model.graph):
+        source = node.inputs[0] if node.op_type == "Transpose" else None
+        if source is None or source.const_value is None or len(source.const_value.shape) != 2:
+            continue
+        weight = ir.tensor(source.const_value.numpy().T.copy(), name=f"{source.name}.transposed")
+        value = ir.Value(name=weight.name, type=source.type, shape=weight.shape, const_value=weight)
+        if weight.name in model.graph.initializers:
+            value = model.graph.initializers[weight.name]
+        else:
+            model.graph.register_initializer(value)
+        ir.convenience.replace_all_uses_with(node.outputs[0], value)
+        model.graph.remove(node, safe=True)
+    passes.RemoveUnusedNodesPass()(model)
+    for value in model.graph.initializers.values():
+        array = value.const_value.numpy()
+        if not array.flags.c_contiguous:  # folded as a transposed view, which the next pass cannot hash
+            value.const_value = ir.tensor(array.copy(order="C"), name=value.name)
+    passes.DeduplicateHashedInitializersPass(size_limit=2**40)(model)
+
+
+def _strip(model: Any) -> None:
+    """Drops notes that hold paths of the machine that exported, and would make equal models unequal files."""
+    for node in model.graph:
+        for name in list(node.metadata_props):
+            if name not in _KEPT_METADATA:
+                del node.metadata_props[name]
+        for value in node.outputs:
+            value.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    model.metadata_props.clear()
+
+
+def operations(model: Any, tokens: int) -> int:
+    """Floating-point operations of one example of so many tokens, as PyTorch's own counter counts them."""
+    torch = require("torch", "torch")
+    counter = require("torch.utils.flop_counter", "torch").FlopCounterMode(display=False)
+    ids = torch.ones((1, tokens), dtype=torch.long)
+    with counter, torch.inference_mode():
+        model(input_ids=ids, attention_mask=ids)
+    return int(counter.get_total_flops())

@@ -1,0 +1,61 @@
+"""Fine-tunes an encoder with a classifier on the task (Devlin et al., arXiv 1810.04805)."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from toolchain.core.errors import ModelError
+from toolchain.core.log import logger
+from toolchain.core.stage import Context, Metrics
+from toolchain.model import checkpoint, scratch
+from toolchain.model.train import TrainConfig, encode, train
+
+VERSION = 1
+LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(TrainConfig):
+    """Settings of the training loop."""
+
+
+def apply(source: Path | str, out: Path, config: Config, context: Context) -> Metrics:
+    """Trains and writes a checkpoint.
+
+    Args:
+        source: Model folder, or a ``scratch:…`` specification.
+        out: Folder to write.
+        config: Training settings.
+        context: Seed, threads, data, and where training state survives a kill.
+
+    Returns:
+        What the training loop reports, and the number of parameters.
+    """
+    data = context.dataset()
+    if isinstance(source, str):
+        with tempfile.TemporaryDirectory() as folder:
+            scratch.create(source, data.train.texts, context.seed, Path(folder))
+            return _finetune(Path(folder), out, config, context)
+    return _finetune(source, out, config, context)
+
+
+def _finetune(source: Path, out: Path, config: Config, context: Context) -> Metrics:
+    data = context.dataset()
+    tokenizer = checkpoint.load_tokenizer(source)
+    model = checkpoint.load_for_training(source, data.labels, context.seed)
+    longest = checkpoint.longest_input(model.config, tokenizer)
+    if config.max_length > longest:
+        raise ModelError(
+            f"finetune: max_length {config.max_length} is more than the {longest} tokens that this model reads",
+            f"set max_length to {longest} or less",
+        )
+    names = checkpoint.model_inputs(model, tokenizer)
+    encoded = {name: encode(tokenizer, data.split(name), config.max_length, names) for name in ("train", "dev")}
+    cut = sum(len(row["input_ids"]) == config.max_length for row in encoded["train"].inputs)
+    if cut:
+        logger.debug("    %d of %d training examples reach max_length %d", cut, len(data.train), config.max_length)
+    metrics = train(model, encoded["train"], encoded["dev"], config, context)
+    checkpoint.save(model, tokenizer, out, max_length=config.max_length, labels=data.labels, pair=data.pairs)
+    return metrics | {"parameters": checkpoint.count_parameters(model)}

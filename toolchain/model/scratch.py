@@ -1,0 +1,137 @@
+"""New models with random weights and a tokenizer trained on the task's text.
+
+They make the whole path run with no download: tests, smoke runs, and a floor to compare pretrained models with. Each
+architecture gets the kind of tokenizer that its family uses: WordPiece (BERT and kin), byte-level BPE (RoBERTa),
+SentencePiece-style unigram (ALBERT, DeBERTa).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from toolchain.core.errors import ModelError, require
+from toolchain.model.source import SCRATCH
+
+VOCABULARY = 2000
+POSITIONS = 512
+
+#: transformers' model types that can be made here, with the kind of tokenizer of each family.
+ARCHITECTURES = {
+    "bert": "wordpiece",
+    "distilbert": "wordpiece",
+    "electra": "wordpiece",
+    "mobilebert": "wordpiece",
+    "roberta": "bpe",
+    "albert": "unigram",
+    "deberta-v2": "unigram",
+}
+
+
+def create(spec: str, texts: Sequence[tuple[str, ...]], seed: int, out: Path) -> None:
+    """Writes a new model folder.
+
+    Args:
+        spec: ``scratch:ARCHITECTURE-LAYERSxWIDTH``; the width is a multiple of 32, one head for each 32.
+        texts: What the tokenizer is trained on.
+        seed: Seed of the random weights.
+        out: Folder to write.
+
+    Raises:
+        ModelError: An architecture that cannot be made here, or a width that does not divide into heads.
+    """
+    match = SCRATCH.fullmatch(spec)
+    architecture, layers, hidden = (
+        (match["architecture"], int(match["layers"]), int(match["hidden"])) if match else ("",) * 3
+    )
+    if architecture not in ARCHITECTURES:
+        raise ModelError(f"{spec!r}: no such architecture to make from scratch", f"known: {', '.join(ARCHITECTURES)}")
+    if not isinstance(layers, int) or not isinstance(hidden, int) or layers < 1 or hidden < 32 or hidden % 32:
+        raise ModelError(f"{spec!r}: layers must be 1 or more and the width a multiple of 32", "for example 2x128")
+    torch, transformers = require("torch", "torch"), require("transformers", "torch")
+    kind = ARCHITECTURES[architecture]
+    tokenizer = train_tokenizer(kind, texts)
+    pad, positions = (1, POSITIONS + 2) if kind == "bpe" else (0, POSITIONS)
+    sizes: dict[str, Any] = {
+        "vocab_size": tokenizer.get_vocab_size(),
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": hidden // 32,
+        "intermediate_size": 4 * hidden,
+        "max_position_embeddings": positions,
+        "pad_token_id": pad,
+    }
+    if architecture == "distilbert":
+        sizes |= {"dim": hidden, "n_layers": layers, "n_heads": hidden // 32, "hidden_dim": 4 * hidden}
+    if architecture in ("albert", "electra"):
+        sizes["embedding_size"] = max(32, hidden // 2)
+    if architecture == "mobilebert":
+        sizes |= {"intra_bottleneck_size": hidden // 4, "embedding_size": hidden // 2, "true_hidden_size": hidden // 4}
+    config = transformers.AutoConfig.for_model(architecture, **sizes)
+    torch.manual_seed(seed)
+    model = transformers.AutoModel.from_config(config, dtype=torch.float32)
+    out.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(out)
+    names = (
+        ("<pad>", "<unk>", "<s>", "</s>", "<mask>")
+        if kind != "wordpiece"
+        else ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+    )
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=POSITIONS,
+        **dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), names, strict=True)),
+        model_input_names=["input_ids", *([] if kind == "bpe" else ["token_type_ids"]), "attention_mask"],
+    )
+    fast.save_pretrained(out)
+
+
+def train_tokenizer(kind: str, texts: Sequence[tuple[str, ...]]) -> Any:
+    """Trains a ``tokenizers.Tokenizer`` on at most 5,000 texts, with its family's template for one and two sentences.
+
+    Args:
+        kind: ``wordpiece``, ``bpe`` or ``unigram``.
+        texts: Training texts; the same texts in the same order give the same tokenizer.
+    """
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+    lines = [part for text in texts for part in text]
+    if len(lines) > 5000:
+        lines = random.Random(0).sample(lines, 5000)
+    if kind == "wordpiece":
+        special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+        tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        tokenizer.decoder = decoders.WordPiece()
+        trainer: Any = trainers.WordPieceTrainer(vocab_size=VOCABULARY, special_tokens=special, show_progress=False)
+        first, last = "[CLS]", "[SEP]"
+    elif kind == "bpe":
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+        tokenizer.decoder = decoders.ByteLevel()
+        special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        trainer = trainers.BpeTrainer(
+            vocab_size=VOCABULARY, special_tokens=special, initial_alphabet=sorted(alphabet), show_progress=False
+        )
+        first, last = "<s>", "</s>"
+    else:
+        special = ["<pad>", "<unk>", "<s>", "</s>", "<mask>"]
+        tokenizer = Tokenizer(models.Unigram())
+        tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+        tokenizer.decoder = decoders.Metaspace()
+        trainer = trainers.UnigramTrainer(
+            vocab_size=VOCABULARY, special_tokens=special, unk_token="<unk>", show_progress=False
+        )
+        first, last = "<s>", "</s>"
+    tokenizer.train_from_iterator(lines, trainer)
+    single, pair = f"{first} $A {last}", f"{first} $A {last} $B:1 {last}:1"
+    if kind == "bpe":  # RoBERTa has two separators and no token types
+        pair = f"{first} $A {last} {last} $B {last}"
+    ends = [(token, tokenizer.token_to_id(token)) for token in (first, last)]
+    tokenizer.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=ends)
+    return tokenizer

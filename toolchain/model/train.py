@@ -1,0 +1,378 @@
+"""The one training loop: fine-tuning, distillation, pruning and quantization in training pass it a loss and hooks.
+
+AdamW (Loshchilov and Hutter, arXiv 1711.05101) with linear warm-up and decay, gradient clipping, mixed precision on a
+GPU, the best epoch on dev, early stopping. It survives a kill: state is written to ``Context.work`` now and then, and a
+resumed run ends with the same weights as one that was never stopped, because the order of the data depends on (seed,
+epoch) alone and every step seeds its own dropout.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from toolchain.core.data import Split
+from toolchain.core.errors import ModelError, require
+from toolchain.core.log import logger, progress
+from toolchain.core.stage import Context, Ge, Gt, Le, Lt, StageConfig
+
+#: loss(model, batch) → scalar; a batch holds the model's inputs and ``labels``, tensors on the model's device.
+Loss = Callable[[Any, dict[str, Any]], Any]
+
+#: State is written at most this often, in seconds, and never takes more than about 1/50 of the time.
+CHECKPOINT_EVERY_S = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(StageConfig):
+    """Settings of the training loop.
+
+    Attributes:
+        epochs: Passes over the training examples.
+        learning_rate: Peak learning rate of AdamW.
+        batch_size: Examples in a step, over all processes.
+        warmup: Part of all steps in which the learning rate rises; it falls linearly to 0 in the rest.
+        weight_decay: Decoupled decay; biases and layer norms are left out.
+        max_grad_norm: Gradients are clipped to this norm.
+        max_length: Longest input in tokens; what is longer is cut.
+        early_stopping: Stop after this many epochs without a better dev accuracy; 0 never stops.
+        precision: ``auto`` is bf16 on a GPU that has it, fp16 on another, fp32 on a CPU.
+    """
+
+    epochs: Annotated[int, Ge(1), Le(1000)] = 3
+    learning_rate: Annotated[float, Gt(0), Le(1)] = 5e-5
+    batch_size: Annotated[int, Ge(1), Le(4096)] = 32
+    warmup: Annotated[float, Ge(0), Lt(1)] = 0.1
+    weight_decay: Annotated[float, Ge(0), Lt(1)] = 0.01
+    max_grad_norm: Annotated[float, Gt(0)] = 1.0
+    max_length: Annotated[int, Ge(8), Le(4096)] = 128
+    early_stopping: Annotated[int, Ge(0)] = 0
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+
+
+@dataclass
+class Hooks:
+    """What a technique does while the loop runs.
+
+    Attributes:
+        before_step: Called with (step, total steps) before each step: a sparsity schedule.
+        after_step: Called with (step, total steps) after the optimizer's step: a mask put back on.
+        extra_parameters: More parameters to train: scores, projections, step sizes. Saved with the state.
+    """
+
+    before_step: Callable[[int, int], None] | None = None
+    after_step: Callable[[int, int], None] | None = None
+    extra_parameters: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class _Progress:
+    """Where the training stands: what is resumed besides the tensors."""
+
+    step: int = 0
+    best_accuracy: float = -1.0
+    best_loss: float = float("inf")
+    best_epoch: int = 0
+    stopped: bool = False
+    epochs: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Tokenized examples: per example the model's inputs as lists of ints, and the label."""
+
+    inputs: list[dict[str, list[int]]]
+    labels: list[int]
+    pad: dict[str, int]
+
+
+def encode(tokenizer: Any, split: Split, max_length: int, names: Sequence[str]) -> Encoded:
+    """Tokenizes with the model's own tokenizer, without padding.
+
+    Args:
+        tokenizer: A fast tokenizer.
+        split: Examples, single sentences or pairs.
+        max_length: Longest input in tokens.
+        names: The inputs that the model reads.
+    """
+    columns = [list(column) for column in zip(*split.texts, strict=True)]
+    output = tokenizer(*columns, truncation=True, max_length=max_length, padding=False)
+    rows = [{name: output[name][i] for name in names if name in output} for i in range(len(split))]
+    pad = {"input_ids": tokenizer.pad_token_id, "attention_mask": 0, "token_type_ids": tokenizer.pad_token_type_id}
+    return Encoded(rows, list(split.labels), {name: pad[name] for name in rows[0]})
+
+
+def collate(data: Encoded, indices: Sequence[int], device: Any) -> dict[str, Any]:
+    """One batch, padded to its longest example: each input ``[batch, tokens]`` int64, ``labels`` ``[batch]``."""
+    import torch
+
+    longest = max(len(data.inputs[i]["input_ids"]) for i in indices)
+    batch = {
+        name: torch.tensor(
+            [row + [pad] * (longest - len(row)) for row in (data.inputs[i][name] for i in indices)], device=device
+        )
+        for name, pad in data.pad.items()
+    }
+    batch["labels"] = torch.tensor([data.labels[i] for i in indices], device=device)
+    return batch
+
+
+def batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    """Shuffled batches of examples of similar length; they depend on (seed, epoch) and on nothing else.
+
+    Args:
+        lengths: Tokens of every example.
+        batch_size: Examples per batch; the last one may be smaller.
+        seed: Training seed.
+        epoch: Epoch number, from 0.
+    """
+    import random
+
+    rng = random.Random(seed * 1_000_003 + epoch)
+    order = list(range(len(lengths)))
+    rng.shuffle(order)
+    window = 50 * batch_size
+    made = []
+    for start in range(0, len(order), window):
+        part = sorted(order[start : start + window], key=lengths.__getitem__)
+        made += [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
+    rng.shuffle(made)
+    return made
+
+
+def cross_entropy(model: Any, batch: dict[str, Any]) -> Any:
+    """The classifier's own loss."""
+    import torch
+
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    return torch.nn.functional.cross_entropy(model(**inputs).logits.float(), batch["labels"])
+
+
+def train(
+    model: Any,
+    data: Encoded,
+    dev: Encoded,
+    config: TrainConfig,
+    context: Context,
+    *,
+    loss: Loss = cross_entropy,
+    hooks: Hooks | None = None,
+) -> dict[str, Any]:
+    """Trains in place and leaves the weights of the best epoch on dev in the model.
+
+    Args:
+        model: A sequence classifier, fp32.
+        data: Training examples.
+        dev: Examples to choose the epoch by.
+        config: Settings.
+        context: Seed, threads, and the folder whose state is resumed from and written to.
+        loss: loss(model, batch) → scalar.
+        hooks: What a technique adds.
+
+    Returns:
+        dev_accuracy, best_epoch, epochs (loss and dev accuracy of each), steps, resumed_at.
+
+    Raises:
+        ModelError: The loss became NaN or infinite.
+    """
+    torch, accelerate = require("torch", "torch"), require("accelerate", "torch")
+    hooks = hooks or Hooks()
+    torch.set_num_threads(context.threads)
+    accelerator = accelerate.Accelerator(mixed_precision=_precision(config.precision))
+    world, rank, device = accelerator.num_processes, accelerator.process_index, accelerator.device
+    model.to(device)
+    named = dict(model.named_parameters()) | hooks.extra_parameters
+    optimizer = torch.optim.AdamW(_groups(named, config.weight_decay), lr=config.learning_rate)
+    per_process = -(-config.batch_size // world)
+    lengths = [len(row["input_ids"]) for row in data.inputs]
+    per_epoch = -(-len(batches(lengths, per_process, context.seed, 0)) // world)
+    total = per_epoch * config.epochs
+    warm = max(1, round(total * config.warmup))
+
+    def rate(step: int) -> float:
+        return float(min((step + 1) / warm, max(0.0, (total - step) / max(1, total - warm))))
+
+    state = _State(context.work, model, hooks.extra_parameters, optimizer)
+    where = state.load() or _Progress()
+    resumed_at = where.step
+    prepared, stepper = accelerator.prepare(model, optimizer)
+    with progress("training", total) as bar:
+        bar.advance(where.step)
+        try:
+            while where.step < total and not where.stopped:
+                epoch, done = divmod(where.step, per_epoch)
+                order = batches(lengths, per_process, context.seed, epoch)
+                order += order[: per_epoch * world - len(order)]
+                model.train()
+                summed = 0.0
+                for index in range(done, per_epoch):
+                    torch.manual_seed((context.seed * 1_000_003 + where.step) * world + rank)
+                    for group in optimizer.param_groups:
+                        group["lr"] = config.learning_rate * rate(where.step)
+                    if hooks.before_step:
+                        hooks.before_step(where.step, total)
+                    with accelerator.autocast():
+                        value = loss(prepared, collate(data, order[index * world + rank], device))
+                    if not torch.isfinite(value):
+                        raise ModelError(
+                            f"the loss became {value.item()} at step {where.step + 1} of {total}",
+                            f"lower learning_rate (now {config.learning_rate:g}), or use precision: fp32",
+                        )
+                    accelerator.backward(value)
+                    accelerator.clip_grad_norm_(named.values(), config.max_grad_norm)
+                    stepper.step()
+                    stepper.zero_grad()
+                    where.step += 1
+                    if hooks.after_step:
+                        hooks.after_step(where.step, total)
+                    summed += value.item()
+                    bar.advance(1, f"loss {summed / (index - done + 1):.3f}")
+                    if accelerator.is_main_process and index + 1 < per_epoch:
+                        state.save_if_due(where)
+                _finish_epoch(model, dev, epoch, summed / max(1, per_epoch - done), where, state, config)
+                if accelerator.is_main_process:
+                    state.save_if_due(where)
+        except KeyboardInterrupt:
+            if accelerator.is_main_process:
+                state.save(where)
+            raise
+    state.restore_best()
+    model.to("cpu").eval()
+    return {
+        "dev_accuracy": where.best_accuracy,
+        "best_epoch": where.best_epoch,
+        "epochs": where.epochs,
+        "steps": where.step,
+        "resumed_at": resumed_at,
+    }
+
+
+def accuracy(model: Any, data: Encoded, batch_size: int = 64) -> tuple[float, float]:
+    """Accuracy and mean cross-entropy of a model on encoded examples."""
+    import torch
+
+    device = next(model.parameters()).device
+    order = sorted(range(len(data.labels)), key=lambda i: len(data.inputs[i]["input_ids"]))
+    model.eval()
+    correct, summed = 0, 0.0
+    with torch.inference_mode():
+        for start in range(0, len(order), batch_size):
+            batch = collate(data, order[start : start + batch_size], device)
+            labels = batch.pop("labels")
+            logits = model(**batch).logits.float()
+            correct += int((logits.argmax(-1) == labels).sum())
+            summed += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
+    return correct / len(order), summed / len(order)
+
+
+def _finish_epoch(
+    model: Any, dev: Encoded, epoch: int, loss: float, where: _Progress, state: _State, config: TrainConfig
+) -> None:
+    """Judges the epoch on dev, keeps it when it is the best, and decides whether to stop."""
+    found, dev_loss = accuracy(model, dev)
+    where.epochs.append({"loss": round(loss, 6), "dev_accuracy": found, "dev_loss": round(dev_loss, 6)})
+    logger.info("    epoch %d: loss %.4f, dev accuracy %.2f %%", epoch + 1, loss, 100 * found)
+    if (found, -dev_loss) > (where.best_accuracy, -where.best_loss):
+        where.best_accuracy, where.best_loss, where.best_epoch = found, dev_loss, epoch + 1
+        state.keep_best()
+    elif config.early_stopping and epoch + 1 - where.best_epoch >= config.early_stopping:
+        where.stopped = True
+        logger.info("    no better dev accuracy for %d epochs: stopping", config.early_stopping)
+
+
+def _groups(named: dict[str, Any], weight_decay: float) -> list[dict[str, Any]]:
+    decayed = [p for p in named.values() if p.requires_grad and p.ndim >= 2]
+    kept = [p for p in named.values() if p.requires_grad and p.ndim < 2]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
+
+
+def _precision(asked: str) -> str:
+    import torch
+
+    if asked == "auto":
+        if not torch.cuda.is_available():
+            return "no"
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    if asked == "fp16" and not torch.cuda.is_available():
+        raise ModelError("precision fp16 needs a GPU, and PyTorch sees none", "use precision: auto, fp32 or bf16")
+    return "no" if asked == "fp32" else asked
+
+
+class _State:
+    """Training state on disk: safetensors and JSON, replaced atomically, so that a kill leaves the one before."""
+
+    def __init__(self, folder: Path, model: Any, extra: dict[str, Any], optimizer: Any) -> None:
+        self.path = folder / "training.safetensors"
+        self.model, self.optimizer = model, optimizer
+        self.named = dict(model.named_parameters()) | extra
+        self.best: dict[str, Any] = {}
+        self.saved_at, self.cost = time.monotonic(), 0.0
+
+    def keep_best(self) -> None:
+        self.best = {name: parameter.detach().clone() for name, parameter in self.named.items()}
+
+    def restore_best(self) -> None:
+        import torch
+
+        with torch.no_grad():
+            for name, value in self.best.items():
+                self.named[name].copy_(value)
+
+    def save_if_due(self, where: _Progress) -> None:
+        if time.monotonic() - self.saved_at > max(CHECKPOINT_EVERY_S, 50 * self.cost):
+            self.save(where)
+
+    def save(self, where: _Progress) -> None:
+        from safetensors.torch import save_file
+
+        started = time.monotonic()
+        tensors = {f"model/{name}": p.detach().contiguous().clone() for name, p in self.named.items()}
+        tensors |= {f"best/{name}": value for name, value in self.best.items()}
+        for name, parameter in self.named.items():
+            for part, value in self.optimizer.state.get(parameter, {}).items():
+                tensors[f"optimizer/{part}/{name}"] = value.detach().clone()
+        partial = self.path.with_suffix(".new")
+        save_file(tensors, str(partial), metadata={"progress": json.dumps(asdict(where))})
+        partial.replace(self.path)
+        self.saved_at = time.monotonic()
+        self.cost = self.saved_at - started
+
+    def load(self) -> _Progress | None:
+        """Puts the state on disk back into model and optimizer; None when there is none."""
+        import torch
+        from safetensors import SafetensorError, safe_open
+
+        if not self.path.is_file():
+            return None
+        try:
+            with safe_open(str(self.path), framework="pt") as file:
+                where = _Progress(**json.loads(file.metadata()["progress"]))
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            logger.warning("    the training state in %s is damaged (%s): starting over", self.path.parent, error)
+            return None
+        with torch.no_grad():
+            for name, parameter in self.named.items():
+                parameter.copy_(tensors[f"model/{name}"])
+                parts = {
+                    p: tensors[f"optimizer/{p}/{name}"]
+                    for p in ("step", "exp_avg", "exp_avg_sq")
+                    if f"optimizer/{p}/{name}" in tensors
+                }
+                if parts:
+                    device = parameter.device
+                    self.optimizer.state[parameter] = {p: v if p == "step" else v.to(device) for p, v in parts.items()}
+                if f"best/{name}" in tensors:
+                    self.best[name] = tensors[f"best/{name}"].to(parameter.device)
+        logger.info("    resuming at step %d", where.step)
+        return where
+
+
+def processes() -> tuple[int, int]:
+    """(rank, number of processes) as a launcher set them; (0, 1) without one."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))

@@ -1,0 +1,1 @@
+"""One file per graph pass: ONNX to ONNX."""

@@ -1,0 +1,223 @@
+"""A YAML document that knows where each value stands, and the list of its problems."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from toolchain.core.errors import RecipeError
+from toolchain.core.registry import suggest
+
+
+@dataclass
+class Document:
+    """A recipe as written.
+
+    Attributes:
+        value: The mapping, as ruamel.yaml's round-trip loader gives it, positions included.
+        path: The file, or None.
+        sets: Paths that ``--set`` has changed, and the text that did.
+    """
+
+    value: dict[str, Any]
+    path: Path | None
+    sets: dict[tuple[Any, ...], str] = field(default_factory=dict)
+
+    def place(self, path: tuple[Any, ...]) -> str:
+        """``file:line:column`` of a value, or the ``--set`` that gave it; the nearest one above when it is absent."""
+        for length in range(len(path), 0, -1):
+            if path[:length] in self.sets:
+                return f"--set {self.sets[path[:length]]}"
+        node: Any = self.value
+        line, column = 0, 0
+        for part in path:
+            marks = getattr(node, "lc", None)
+            try:
+                at = marks.item(part) if isinstance(node, list) else marks.key(part)  # type: ignore[union-attr]
+                line, column = at
+                node = node[part]
+            except (AttributeError, KeyError, IndexError, TypeError):
+                break
+        return f"{self.path}:{line + 1}:{column + 1}" if self.path else "command line"
+
+
+@dataclass
+class Problems:
+    """Problems of one document, gathered so that all come at once."""
+
+    document: Document
+    found: list[str] = field(default_factory=list)
+
+    def add(self, path: tuple[Any, ...], message: str, hint: str = "") -> None:
+        """Notes a problem.
+
+        Args:
+            path: Keys and indices that lead to the value.
+            message: What is wrong, with the value.
+            hint: What is allowed, or what to do.
+        """
+        subject = message.partition(":")[0]
+        shown = path[: path.index(subject)] if subject in path else path
+        spoken = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in shown).lstrip(".")
+        text = f"{self.document.place(path)}: {spoken + ' ' if spoken else ''}{message}"
+        text = f"{text} ({hint})" if hint else text
+        if text not in self.found:
+            self.found.append(text)
+
+    def raise_if_any(self) -> None:
+        """Raises one error with every problem.
+
+        Raises:
+            RecipeError: When there are any.
+        """
+        if self.found:
+            count = f"{len(self.found)} problems\n" if len(self.found) > 1 else ""
+            raise RecipeError(count + "\n".join(self.found))
+
+
+def read(path: Path) -> Document:
+    """Reads a YAML 1.2 file.
+
+    Raises:
+        RecipeError: The file is missing, unreadable, no YAML, or no mapping.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    try:
+        text = path.read_text("utf-8")
+    except OSError as error:
+        hint = f"recipes here: {', '.join(map(str, sorted(Path('recipes').glob('*.yaml')))) or 'none'}"
+        raise RecipeError(f"{path}: {error.strerror}", hint) from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path} is not UTF-8 text (byte {error.start})", "save it as UTF-8") from error
+    try:
+        value = YAML(typ="rt", pure=True).load(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+        lines = text.splitlines()
+        source = f"\n  {lines[mark.line]}" if mark and mark.line < len(lines) else ""
+        raise RecipeError(f"{place}: {(error.problem or 'not valid YAML').splitlines()[0]}{source}") from error
+    except (YAMLError, ValueError) as error:
+        raise RecipeError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(value, Mapping):
+        raise RecipeError(f"{path}: a recipe is a mapping, not {type(value).__name__}", "see recipes/README.md")
+    return Document(value, path)  # type: ignore[arg-type]
+
+
+def override(document: Document, text: str) -> None:
+    """Applies ``key=value``: a dotted path into the document, or TECHNIQUE.SETTING wherever the technique stands.
+
+    Raises:
+        RecipeError: The path leads nowhere, or the value is no YAML.
+    """
+    key, equals, raw = text.partition("=")
+    if not equals or not key:
+        raise RecipeError(f"--set {text}: not of the form key=value", "for example --set finetune.epochs=1")
+    value = parse_value(raw) if raw else ""
+    parts = tuple(key.split("."))
+    from toolchain.pipeline.recipe import KEYS
+
+    if parts[0] in KEYS:
+        _assign(document, parts, value, text)
+        return
+    places = list(_mentions(document.value, parts[0], ()))
+    if not places or len(parts) < 2:
+        names = sorted({*KEYS, *mentioned(document.value)})
+        raise RecipeError(
+            f"--set {text}: {parts[0]!r} is no key of this recipe and no technique in it", suggest(parts[0], names)
+        )
+    for place in places:
+        _assign(document, (*place, *parts[1:]), value, text)
+
+
+def parse_value(text: str) -> Any:
+    """A YAML value given on the command line.
+
+    Raises:
+        RecipeError: It is no YAML.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        return YAML(typ="safe", pure=True).load(StringIO(text))
+    except YAMLError as error:
+        raise RecipeError(f"{text!r} is no YAML value: {str(error).splitlines()[0]}") from error
+
+
+def _assign(document: Document, parts: tuple[Any, ...], value: Any, text: str) -> None:
+    node: Any = document.value
+    walked: list[Any] = []
+    for position, part in enumerate(parts):
+        last = position == len(parts) - 1
+        if isinstance(node, list):
+            index = _index(node, part)
+            if index is None:
+                raise RecipeError(f"--set {text}: {'.'.join(map(str, walked))} has no item {part!r}", _listed(node))
+            if isinstance(node[index], str) and not last and part == node[index]:
+                node[index] = {part: {}}  # a bare name gets settings
+            walked.append(index)
+            if last:
+                node[index] = value
+            elif isinstance(node[index], Mapping) and not str(part).isdigit():
+                node = node[index]
+                node[part] = {} if node[part] is None else node[part]
+                walked.append(part)
+                node = node[part]
+            else:
+                node = node[index]
+            continue
+        if not isinstance(node, Mapping):
+            raise RecipeError(f"--set {text}: {'.'.join(map(str, walked))} is {node!r}, which holds no {part!r}")
+        walked.append(part)
+        if last:
+            node[part] = value  # type: ignore[index]
+        else:
+            inner = node.get(part)
+            if inner is None or (isinstance(inner, str) and walked == ["task"]):
+                node[part] = {} if inner is None else {inner: {}}  # type: ignore[index]
+            node = node[part]
+    document.sets[tuple(walked)] = text
+
+
+def _index(items: list[Any], part: Any) -> int | None:
+    if str(part).isdigit():
+        return int(part) if int(part) < len(items) else None
+    return next(
+        (i for i, item in enumerate(items) if item == part or (isinstance(item, Mapping) and part in item)), None
+    )
+
+
+def _listed(items: list[Any]) -> str:
+    return "items: " + ", ".join(next(iter(i)) if isinstance(i, Mapping) and i else str(i) for i in items)
+
+
+def _lists(value: Mapping[str, Any]) -> list[tuple[tuple[Any, ...], list[Any]]]:
+    """Every list of stages or engines in the document, with its path."""
+    variants = value.get("variants")
+    named = variants.items() if isinstance(variants, Mapping) else ()
+    found: list[tuple[tuple[Any, ...], Any]] = [(("variants", name), items) for name, items in named]
+    found += [((key,), value.get(key)) for key in ("stages", "engines")]
+    return [(path, items) for path, items in found if isinstance(items, list)]
+
+
+def _mentions(value: Mapping[str, Any], name: str, path: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+    """Paths of the settings of every technique with this name."""
+    places = [(*path, *where, name) for where, items in _lists(value) if _index(items, name) is not None]
+    task = value.get("task")
+    if task == name or (isinstance(task, Mapping) and name in task and name != "files"):
+        places.append(("task", name))
+    return places
+
+
+def mentioned(value: Mapping[str, Any]) -> list[str]:
+    """Names of the techniques and engines that a document names."""
+    names = []
+    for _, items in _lists(value):
+        names += [str(next(iter(item))) if isinstance(item, Mapping) and item else str(item) for item in items]
+    return names

@@ -1,0 +1,159 @@
+"""What stands in a variant and under engines: each item's technique and settings, and the order that they may have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from toolchain.core import registry
+from toolchain.core.stage import DIALECTS
+from toolchain.pipeline.document import Problems
+from toolchain.pipeline.settings import validate
+
+#: Stages of a variant, in the only order they may stand in.
+ORDER = ("adopt", "finetune", "compress", "export", "optimize")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing to do: a stage, the technique that does it, and its settings.
+
+    Attributes:
+        stage: adopt, finetune, compress, export, optimize or build.
+        technique: The technique; for stages with one way to do it, the stage's own name.
+        config: Its validated ``Config``.
+        label: What the user calls it; an engine's name in the table.
+    """
+
+    stage: str
+    technique: registry.Technique
+    config: Any
+    label: str
+
+
+def gives(item: Item) -> str:
+    """The dialect that a graph pass writes under its settings."""
+    module = item.technique.module
+    return str(module.gives(item.config)) if hasattr(module, "gives") else str(module.GIVES)
+
+
+def stage_items(problems: Problems, value: Any, path: tuple[Any, ...]) -> list[Item]:
+    """The items of a list of stages; what is wrong with them goes to the problems."""
+    if value is None:
+        value = []
+    if not isinstance(value, list):
+        problems.add(path, f"{value!r} is not a list of stages", "for example [export, dynamic_int8]")
+        return []
+    found = []
+    for index, item in enumerate(value):
+        name, settings, where = named(problems, item, (*path, index), "stage or technique")
+        if name is None:
+            continue
+        stage, technique = _technique(name)
+        if technique is None:
+            message = f"unknown stage or technique {name!r}"
+            if name in registry.names("engines"):
+                message = f"{name} is an engine: name it under engines, not in a variant"
+            problems.add((*path, index), message, registry.suggest(name, names()))
+            continue
+        config = validate(problems, technique.config, settings, where, name)
+        if config is not None:
+            found.append(Item(stage, technique, config, name))
+    return found
+
+
+def _technique(name: str) -> tuple[str, registry.Technique | None]:
+    if name in ("adopt", "finetune", "export"):
+        return name, registry.stage(name)
+    folder = registry.folder_of(name)
+    return (registry.FOLDERS[folder], registry.get(folder, name)) if folder else ("", None)
+
+
+def names() -> list[str]:
+    """Every name that may stand in a list of stages."""
+    return ["adopt", "finetune", "export", *(n for f in ("compress", "optimize") for n in registry.names(f))]
+
+
+def engine_items(problems: Problems, value: Any) -> list[Item]:
+    """The engines of a recipe, each under a name of its own."""
+    value = value if isinstance(value, list) else [value]
+    found: list[Item] = []
+    for index, item in enumerate(value):
+        name, settings, where = named(problems, item, ("engines", index), "engine")
+        if name is None:
+            continue
+        if name not in registry.names("engines"):
+            problems.add(
+                ("engines", index), f"unknown engine {name!r}", registry.suggest(name, registry.names("engines"))
+            )
+            continue
+        technique = registry.get("engines", name)
+        settings = dict(settings) if isinstance(settings, Mapping) else settings
+        label = settings.pop("as", name) if isinstance(settings, dict) else name
+        if any(engine.label == label for engine in found):
+            problems.add(
+                ("engines", index), f"two engines are called {label!r}", f"name one: {{{name}: {{as: NAME, …}}}}"
+            )
+        config = validate(problems, technique.config, settings, where, name)
+        if config is not None:
+            found.append(Item("build", technique, config, str(label)))
+    if not value:
+        problems.add(("engines",), "the list is empty", f"known: {', '.join(registry.names('engines'))}")
+    return found
+
+
+def named(problems: Problems, value: Any, path: tuple[Any, ...], what: str) -> tuple[str | None, Any, tuple[Any, ...]]:
+    """``name`` or ``{name: settings}`` → name, settings, and where the settings stand."""
+    if isinstance(value, str):
+        return value, {}, path
+    if isinstance(value, Mapping) and len(value) == 1:
+        name, settings = next(iter(value.items()))
+        return str(name), {} if settings is None else settings, (*path, name)
+    problems.add(path, f"{value!r} is no {what}", "write NAME, or {NAME: {setting: value}}")
+    return None, {}, path
+
+
+def check_order(problems: Problems, items: Sequence[Item], path: tuple[Any, ...]) -> None:
+    """One direction, no way back; every pass gets a dialect that it takes, every technique a history that it allows."""
+    history: list[str] = []
+    dialect, reached = "", -1
+    for item in items:
+        place = ORDER.index(item.stage)
+        if place < reached:
+            before = history[-1] if history else ""
+            problems.add(path, f"{item.label} cannot come after {before}", f"the order is {' → '.join(ORDER)}")
+            return
+        if item.stage in ("adopt", "finetune", "export") and place == reached:
+            problems.add(path, f"{item.label} stands there twice")
+            return
+        reached = place
+        requires = getattr(item.technique.module, "requires", None)
+        refusal = requires(history) if requires else None
+        if refusal:
+            problems.add(path, f"{item.label}: {refusal}")
+        if item.stage == "export":
+            dialect = DIALECTS[0]
+        if item.stage == "optimize":
+            takes = item.technique.module.TAKES
+            if dialect and dialect not in takes:
+                problems.add(
+                    path, f"{item.label} takes dialect {' or '.join(takes)}, and gets {dialect} from {history[-1]}",
+                    "one quantizer is enough: take one of them out",
+                )  # fmt: skip
+            dialect = gives(item)
+        history.append(item.label)
+    if items and items[0].stage != "adopt" and not any(item.stage == "export" for item in items):
+        problems.add(path, "the variant is never exported", "add export: [export]")
+    if not items:
+        problems.add(path, "the variant is empty", "for example [export]")
+
+
+def mapping(problems: Problems, value: Any, path: tuple[Any, ...]) -> Mapping[str, Any]:
+    """The value when it is a mapping; else a problem, and an empty one."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        problems.add(path, f"{value!r} is not a mapping of names to values")
+        return {}
+    return value

@@ -1,0 +1,121 @@
+"""What a step's result depends on, and so its key."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import metadata
+from typing import Any
+
+from toolchain.core.data import Dataset
+from toolchain.core.store import Artifact, digest
+from toolchain.measure.machine import machine
+from toolchain.model import adopt, source
+from toolchain.pipeline.plan import Step
+from toolchain.pipeline.recipe import Recipe
+from toolchain.pipeline.settings import plain
+
+#: Another distribution that brings the same library.
+_SAME = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu")}
+
+
+class Task:
+    """The recipe's task: its identity at once, its data when first needed."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.item = recipe.task
+        self._data: Dataset | None = None
+        self._identity: dict[str, Any] | None = None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Name, version and what decides the data."""
+        if self._identity is None:
+            found = self.item.technique.module.identity(self.item.config)
+            self._identity = {"name": self.item.label, "version": self.item.technique.version, "data": found}
+        return self._identity
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the loader said of the data, once it is loaded."""
+        return self._data.notes if self._data else ()
+
+    def data(self) -> Dataset:
+        """The data, loaded once."""
+        if self._data is None:
+            self._data = self.item.technique.module.load(self.item.config)
+        return self._data
+
+
+def parts(step: Step, inputs: list[Artifact], task: Task, recipe: Recipe) -> dict[str, Any]:
+    """Everything that decides a step's result, as JSON values.
+
+    Args:
+        step: The step.
+        inputs: Its inputs' artifacts, in order.
+        task: The recipe's task.
+        recipe: The recipe, for the folder that model paths are relative to.
+    """
+    found: dict[str, Any] = {
+        "stage": step.stage,
+        "technique": step.technique.name,
+        "version": step.technique.version,
+        "config": plain(step.config),
+        "inputs": [artifact.digest for artifact in inputs],
+        "libraries": {name: installed(name) for name in step.technique.libraries},
+    }
+    if step.seed is not None:
+        found["seed"] = step.seed
+    if step.stage != "build":
+        found["task"] = task.identity
+    if step.stage == "finetune":
+        found["source"] = source.resolve(step.source or "", recipe.base).identity
+    if step.stage == "adopt":
+        # What is adopted is known by its content: where it lies plays no part.
+        found["config"] = {"files": {path.name: digest(path) for path in adopt.files(step.config)}}
+        if not found["config"]["files"]:
+            found["source"] = source.resolve(step.source or "", recipe.base).identity
+    if step.stage == "build":
+        found["fingerprint"] = step.technique.module.fingerprint(step.config)
+    if step.stage in ("evaluate", "time"):
+        found["machine"] = machine()
+    return found
+
+
+@cache
+def installed(distribution: str) -> str:
+    """The version of an installed distribution, or ``missing``."""
+    for name in _SAME.get(distribution, (distribution,)):
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return "missing"
+
+
+def changed_source(step: Step, artifact: Artifact) -> bool:
+    """Whether the technique's source differs from the one that made this artifact, under the same VERSION."""
+    made: str | None = artifact.manifest.get("source_digest")
+    return made is not None and made != step.technique.source_digest
+
+
+def manifest(
+    step: Step, key_parts: Mapping[str, Any], inputs: list[Artifact], metrics: Mapping[str, Any], *,
+    started: float, environment: Mapping[str, Any], commit: str | None,
+    notes: Sequence[str],
+) -> dict[str, Any]:  # fmt: skip
+    """What an artifact's manifest records besides its files."""
+    return {
+        "parts": dict(key_parts),
+        "parents": [artifact.key for artifact in inputs],
+        "label": step.label,
+        "seed": step.seed,
+        "environment": dict(environment),
+        "commit": commit,
+        "notes": list(notes),
+        "source_digest": step.technique.source_digest,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+        "duration_s": round(time.time() - started, 3),
+        "metrics": dict(metrics),
+    }

@@ -1,0 +1,228 @@
+"""Recipe → Steps: models × seeds × variants × engines, shared prefixes merged, pairs that cannot meet marked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from toolchain.core import registry
+from toolchain.core.store import key_of
+from toolchain.pipeline.items import Item, gives
+from toolchain.pipeline.recipe import Recipe
+from toolchain.pipeline.settings import plain
+
+#: Stages in the order in which they run.
+STAGES = ("adopt", "finetune", "compress", "export", "optimize", "build", "evaluate", "time")
+
+#: Stages whose result depends on the training seed.
+SEEDED = ("finetune", "compress", "optimize", "time")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One artifact to make.
+
+    Attributes:
+        id: Digest of everything below: equal steps are one step.
+        stage: Its stage.
+        technique: Who does it.
+        config: With which settings.
+        inputs: Ids of the steps whose artifacts it reads.
+        source: Model source, for finetune and adopt.
+        seed: Training seed, or None where it plays no part.
+        label: What a person calls it.
+        kind: Kind of artifact that it gives.
+    """
+
+    id: str
+    stage: str
+    technique: registry.Technique
+    config: Any
+    inputs: tuple[str, ...]
+    source: str | None
+    seed: int | None
+    label: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One engine of the table.
+
+    Attributes:
+        model: Name of the model.
+        seed: Training seed.
+        variant: Name of the variant.
+        engine: Name of the engine.
+        build: Id of the step that builds it.
+        evaluate: Id of the step that evaluates it.
+        techniques: What was done to the model, in order.
+        provider: Where it must run, in the engine's own words; empty when the engine has no such choice.
+        baseline: Whether the others of its model and seed are measured against it.
+    """
+
+    model: str
+    seed: int
+    variant: str
+    engine: str
+    build: str
+    evaluate: str
+    techniques: tuple[str, ...]
+    provider: str
+    baseline: bool
+
+    @property
+    def name(self) -> str:
+        """model/variant/engine."""
+        return f"{self.model}/{self.variant}/{self.engine}"
+
+
+@dataclass
+class Plan:
+    """Everything that a recipe needs, each thing once.
+
+    Attributes:
+        recipe: The recipe.
+        steps: By id, each after its inputs.
+        rows: Engines to be ranked.
+        not_applicable: Pairs that cannot meet, and why.
+        time: Id of the step that times all engines together; empty when the plan ends before it.
+    """
+
+    recipe: Recipe
+    steps: dict[str, Step] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+    not_applicable: list[tuple[str, str]] = field(default_factory=list)
+    time: str = ""
+
+
+def make(recipe: Recipe, until: str = "time") -> Plan:
+    """Plans a recipe.
+
+    Args:
+        recipe: A validated recipe.
+        until: Last stage to plan.
+
+    Returns:
+        The plan; its keys are computed while it runs, from the content of what each step reads.
+    """
+    plan = Plan(recipe)
+    last = STAGES.index(until)
+    builds: list[str] = []
+    for seed in recipe.seeds:
+        for (model, variant), items in recipe.variants.items():
+            chain = _chain(plan, items, model, seed, variant, last)
+            if last < STAGES.index("build"):
+                continue
+            for engine in recipe.engines:
+                row = _engine(plan, engine, chain, items, model, seed, variant, last)
+                if row:
+                    plan.rows.append(row)
+                    builds.append(row.build)
+    if last >= STAGES.index("time") and builds:
+        plan.time = _add(
+            plan, "time", registry.stage("time"), recipe.benchmark, tuple(dict.fromkeys(builds)),
+            label="time all engines together", seed=recipe.seeds[0], kind="timing",
+        )  # fmt: skip
+    return plan
+
+
+def _chain(plan: Plan, items: Iterable[Item], model: str, seed: int, variant: str, last: int) -> list[Step]:
+    """The steps from the model's source to the graph of one variant."""
+    chain: list[Step] = []
+    items = list(items)
+    source = plan.recipe.models.get(model, "")
+    if not items or items[0].stage not in ("adopt", "finetune"):
+        adopt = registry.stage("adopt")
+        items.insert(0, Item("adopt", adopt, adopt.config(path=source), "adopt"))
+    shared = f"{model} · " if len(plan.recipe.models) > 1 else ""
+    where = f" · seed {seed}" if len(plan.recipe.seeds) > 1 else ""
+    for item in items:
+        if STAGES.index(item.stage) > last:
+            break
+        step = _add(
+            plan, item.stage, item.technique, item.config, tuple(step.id for step in chain[-1:]),
+            source=_source(item, source), seed=seed,
+            label=f"{shared}{variant} · {item.label}{where}" if item.stage in ("compress", "optimize") else
+            f"{shared}{item.label}{where}",
+            kind=_kind(item),
+        )  # fmt: skip
+        chain.append(plan.steps[step])
+    return chain
+
+
+def _source(item: Item, source: str) -> str | None:
+    if item.stage == "adopt":
+        return str(item.config.path)
+    return source if item.stage == "finetune" else None
+
+
+def _kind(item: Item) -> str:
+    if item.stage == "adopt":
+        return str(item.technique.module.kind_of(item.config.path))
+    return {"finetune": "checkpoint", "compress": "checkpoint", "export": "onnx", "optimize": "onnx"}[item.stage]
+
+
+def _engine(
+    plan: Plan, engine: Item, chain: list[Step], items: tuple[Item, ...], model: str, seed: int, variant: str, last: int
+) -> Row | None:
+    """The steps that build and evaluate one engine, or None with the reason noted."""
+    name = f"{model}/{variant}/{engine.label}"
+    accepts = engine.technique.module.ACCEPTS
+    source = chain[-1]
+    if source.kind == "engine":
+        build = source.id
+    else:
+        if "checkpoint" in accepts:
+            passes = [step.label.rpartition(" · ")[2] for step in chain if step.stage == "optimize"]
+            checkpoints = [step for step in chain if step.kind == "checkpoint"]
+            if passes or not checkpoints:
+                what = f"{passes[0]} works on the ONNX graph" if passes else "only an ONNX graph was given"
+                plan.not_applicable.append((name, f"{what}, and {engine.label} runs the checkpoint"))
+                return None
+            source = checkpoints[-1]
+        else:
+            dialect = next((gives(item) for item in reversed(items) if item.stage == "optimize"), None)
+            if dialect and dialect not in accepts:
+                reason = f"the graph is of dialect {dialect}, and {engine.label} takes {', '.join(accepts)}"
+                plan.not_applicable.append((name, reason))
+                return None
+        build = _add(
+            plan, "build", engine.technique, engine.config, (source.id,), label=_named(plan, model, variant, engine),
+            kind="engine",
+        )  # fmt: skip
+    evaluate = ""
+    if last >= STAGES.index("evaluate"):
+        stage = registry.stage("evaluate")
+        evaluate = _add(
+            plan, "evaluate", stage, stage.config(), (build,), kind="evaluation",
+            label=_named(plan, model, variant, engine),
+        )  # fmt: skip
+    provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(
+        getattr(engine.config, "provider", ""), ""
+    )
+    techniques = tuple(
+        step.technique.name for step in chain if step.stage in ("finetune", "compress", "export", "optimize")
+    )
+    baseline = (variant, engine.label) == plan.recipe.baseline
+    return Row(model, seed, variant, engine.label, build, evaluate, techniques, provider, baseline)
+
+
+def _named(plan: Plan, model: str, variant: str, engine: Item) -> str:
+    return " · ".join([*([model] if len(plan.recipe.models) > 1 else []), variant, engine.label])
+
+
+def _add(
+    plan: Plan, stage: str, technique: registry.Technique, config: Any, inputs: tuple[str, ...],
+    *, label: str, kind: str, source: str | None = None, seed: int | None = None,
+) -> str:  # fmt: skip
+    """Adds a step unless an equal one is there, and gives its id."""
+    used = seed if stage in SEEDED else None
+    identity = {
+        "stage": stage, "technique": technique.name, "config": plain(config), "inputs": inputs, "source": source,
+        "seed": used,
+    }  # fmt: skip
+    found = key_of(identity)
+    plan.steps.setdefault(found, Step(found, stage, technique, config, inputs, source, used, label, kind))
+    return found

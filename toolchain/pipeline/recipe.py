@@ -1,0 +1,244 @@
+"""YAML → Recipe: every key known or explained, every problem found at once, each with file:line:column."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toolchain.core import registry
+from toolchain.pipeline.document import Document, Problems, override, read
+from toolchain.pipeline.items import Item, check_order, engine_items, mapping, named, names, stage_items
+from toolchain.pipeline.settings import Benchmark, Report, validate
+from toolchain.pipeline.sources import point_data, point_models
+
+#: Top-level keys of a recipe.
+KEYS = (
+    "name", "description", "task", "model", "models", "seeds", "stages", "variants", "engines", "baseline", "benchmark",
+    "report", "test",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A validated recipe.
+
+    Attributes:
+        name: Its name.
+        path: Its file; None when it was made from a command line.
+        task: The task and its settings.
+        models: Name → source.
+        seeds: Training seeds; everything is done once for each.
+        variants: (model, variant) → what is done, stages first.
+        engines: What every variant is built for.
+        baseline: (variant, engine) that CR and IS are against, of the same model and seed.
+        benchmark: How to measure.
+        report: How to rank.
+        test: Settings under which a test runs the recipe in seconds.
+    """
+
+    name: str
+    path: Path | None
+    task: Item
+    models: dict[str, str]
+    seeds: tuple[int, ...]
+    variants: dict[tuple[str, str], tuple[Item, ...]]
+    engines: tuple[Item, ...]
+    baseline: tuple[str, str]
+    benchmark: Benchmark
+    report: Report
+    test: dict[str, Any]
+
+    @property
+    def base(self) -> Path | None:
+        """Folder that relative paths in the recipe are relative to."""
+        return self.path.parent if self.path else None
+
+
+def load(path: Path, sets: Sequence[str] = (), models: Sequence[str] = (), data: str | None = None) -> Recipe:
+    """Reads and validates a recipe file.
+
+    Args:
+        path: The file.
+        sets: ``key=value`` overrides, keys dotted, values YAML.
+        models: ``SOURCE``, or ``NAME=SOURCE`` where the recipe has several models.
+        data: Local folder or file to take the task's data from.
+
+    Raises:
+        RecipeError: With every problem found.
+    """
+    document = read(path)
+    return parse(document, sets, models, data)
+
+
+def parse(document: Document, sets: Sequence[str] = (), models: Sequence[str] = (), data: str | None = None) -> Recipe:
+    """Validates a document.
+
+    Raises:
+        RecipeError: With every problem found.
+    """
+    point_models(document, models)
+    if data is not None:
+        point_data(document, data)
+    for text in sets:
+        override(document, text)
+    problems = Problems(document)
+    root = document.value
+    _check_keys(problems, root)
+    task = _task(problems, root.get("task", "reviews"))
+    sources, settings = _models(problems, root)
+    seeds = _seeds(problems, root.get("seeds", [17]))
+    stages = stage_items(problems, root.get("stages", []), ("stages",))
+    written = mapping(problems, root.get("variants"), ("variants",))
+    if not written:
+        problems.add(("variants",), "missing: at least one variant is needed", "for example {base: [export]}")
+    parsed = {str(name): stage_items(problems, items, ("variants", name)) for name, items in written.items()}
+    engines = engine_items(problems, root.get("engines", ["onnxruntime"]))
+    variants: dict[tuple[str, str], tuple[Item, ...]] = {}
+    for name, items in parsed.items():
+        check_order(problems, [*stages, *items], ("variants", name))
+        for model in sources or {"": ""}:
+            variants[model, name] = tuple(
+                _with_model_settings(problems, item, settings.get(model, {}), model) for item in [*stages, *items]
+            )
+    baseline = _baseline(problems, root.get("baseline"), list(parsed), engines)
+    benchmark = validate(problems, Benchmark, root.get("benchmark", {}), ("benchmark",), "benchmark")
+    report = validate(problems, Report, root.get("report", {}), ("report",), "report")
+    if report and benchmark:
+        _check_speedup(problems, report, benchmark)
+    if sources == {} and any(not items or items[0].stage != "adopt" for items in parsed.values()):
+        problems.add(("models",), "missing: where the model comes from", "model: FOLDER or hub id, or --model SOURCE")
+    test = mapping(problems, root.get("test", {}), ("test",))
+    problems.raise_if_any()
+    if task is None or benchmark is None or report is None:
+        raise AssertionError("a part that is absent has left a problem")
+    name = str(root.get("name") or (document.path.stem if document.path else "recipe"))
+    return Recipe(
+        name,
+        document.path,
+        task,
+        sources,
+        tuple(seeds),
+        variants,
+        tuple(engines),
+        baseline,
+        benchmark,
+        report,
+        dict(test),
+    )
+
+
+def _check_keys(problems: Problems, root: Mapping[str, Any]) -> None:
+    for key in root:
+        if key not in KEYS:
+            problems.add((key,), f"{key}: unknown key", registry.suggest(str(key), KEYS))
+    if "model" in root and "models" in root:
+        problems.add(("models",), "both model and models are given", "keep one of them")
+
+
+def _models(problems: Problems, root: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
+    """Sources by name, and the settings that a model has of its own."""
+    if "model" in root:
+        written: Mapping[str, Any] = {"model": root["model"]}
+        path: tuple[Any, ...] = ()
+    else:
+        written, path = mapping(problems, root.get("models", {}), ("models",)), ("models",)
+    sources, settings = {}, {}
+    for name, value in written.items():
+        where = (*path, name)
+        if isinstance(value, Mapping):
+            source = value.get("source")
+            for key in value:
+                if key != "source" and key not in names():
+                    problems.add((*where, key), f"unknown key {key!r}", registry.suggest(key, ["source", *names()]))
+            settings[str(name)] = {key: dict(item or {}) for key, item in value.items() if key != "source"}
+        else:
+            source = value
+        if not isinstance(source, str) or not source:
+            problems.add(
+                where, f"a model's source is text, not {source!r}", "a folder, a hub id, or package:MODULE/FOLDER"
+            )
+        else:
+            sources[str(name)] = source
+    return sources, settings
+
+
+def _seeds(problems: Problems, value: Any) -> list[int]:
+    seeds = value if isinstance(value, list) else [value]
+    if not seeds or any(not isinstance(s, int) or isinstance(s, bool) or not 0 <= s < 2**31 for s in seeds):
+        problems.add(("seeds",), f"{value!r} is no list of whole numbers from 0", "for example [17, 42, 1234]")
+        return []
+    if len(set(seeds)) < len(seeds):
+        problems.add(("seeds",), f"{value!r} holds a seed twice")
+    return list(seeds)
+
+
+def _task(problems: Problems, value: Any) -> Item | None:
+    """``name``, ``{name: settings}``, or the settings of ``files`` as they are."""
+    if isinstance(value, Mapping) and "files" in value:
+        name: str | None = "files"
+        settings, path = value, ("task",)
+    else:
+        name, settings, path = named(problems, value, ("task",), "task")
+    if name is None:
+        return None
+    if name not in registry.names("tasks"):
+        problems.add(
+            path[:1] if path else ("task",), f"unknown task {name!r}", registry.suggest(name, registry.names("tasks"))
+        )
+        return None
+    technique = registry.get("tasks", name)
+    settings = _relative_to(problems.document.path, settings)
+    config = validate(problems, technique.config, settings, path, name)
+    return Item("task", technique, config, name) if config is not None else None
+
+
+def _relative_to(recipe: Path | None, settings: Any) -> Any:
+    """Makes paths that exist beside the recipe independent of the current folder."""
+    if recipe is None or not isinstance(settings, Mapping):
+        return settings
+
+    def settle(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: settle(item) for key, item in value.items()}
+        beside = recipe.parent / value if isinstance(value, str) and value else None
+        return str(beside.resolve()) if beside and not Path(value).is_absolute() and beside.exists() else value
+
+    return {key: settle(item) if key in ("folder", "files", "dataset") else item for key, item in settings.items()}
+
+
+def _with_model_settings(problems: Problems, item: Item, settings: dict[str, dict[str, Any]], model: str) -> Item:
+    """The item with the settings that this model has of its own."""
+    own = settings.get(item.label)
+    if not own:
+        return item
+    merged = {f.name: getattr(item.config, f.name) for f in dataclasses.fields(item.config)} | own
+    config = validate(problems, item.technique.config, merged, ("models", model, item.label), item.label)
+    return dataclasses.replace(item, config=config) if config is not None else item
+
+
+def _baseline(problems: Problems, value: Any, variants: list[str], engines: Sequence[Item]) -> tuple[str, str]:
+    labels = [engine.label for engine in engines]
+    first = (variants[0] if variants else "", labels[0] if labels else "")
+    if value is None:
+        return first
+    if not isinstance(value, Mapping) or set(value) - {"variant", "engine"}:
+        problems.add(("baseline",), f"{value!r} is not {{variant: NAME, engine: NAME}}")
+        return first
+    found = (str(value.get("variant", first[0])), str(value.get("engine", first[1])))
+    for key, name, allowed in (("variant", found[0], variants), ("engine", found[1], labels)):
+        if name not in allowed and allowed:
+            problems.add(("baseline", key), f"no {key} is called {name!r}", registry.suggest(name, allowed))
+    return found
+
+
+def _check_speedup(problems: Problems, report: Report, benchmark: Benchmark) -> None:
+    timed = [f"batch {size}" for size in sorted({1, *benchmark.batch_sizes})]
+    if report.speedup not in timed:
+        problems.add(
+            ("report", "speedup"),
+            f"{report.speedup!r} is not measured: benchmark.batch_sizes gives {', '.join(timed)}",
+            registry.suggest(report.speedup, timed),
+        )  # fmt: skip

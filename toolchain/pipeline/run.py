@@ -1,0 +1,292 @@
+"""Executes a plan: each step is a hit, or is run and published; stops cleanly, and resumes where it stopped."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import subprocess
+import tempfile
+import time
+import traceback
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from toolchain.core.errors import StoreError, ToolchainError
+from toolchain.core.log import logger
+from toolchain.core.stage import Context
+from toolchain.core.store import Artifact, Store, key_of
+from toolchain.measure.machine import environment, physical_cores
+from toolchain.model import source as model_source
+from toolchain.model.checkpoint import copy_tokenizer, read_json, write_json
+from toolchain.model.train import processes
+from toolchain.pipeline import keys
+from toolchain.pipeline.items import gives
+from toolchain.pipeline.plan import Plan, Step
+from toolchain.pipeline.settings import plain
+
+#: How long a process waits for another process of the same launch to publish, in seconds.
+WAIT_S = 24 * 3600
+
+
+@dataclass
+class Outcome:
+    """What became of a plan.
+
+    Attributes:
+        plan: The plan.
+        artifacts: By step id.
+        made: Ids of the steps that were run now.
+        failed: Step id → why it, or what it needs, failed.
+        task: The task, data loaded if anything needed it.
+        seconds: Wall time.
+    """
+
+    plan: Plan
+    task: keys.Task
+    artifacts: dict[str, Artifact] = field(default_factory=dict)
+    made: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def hits(self) -> int:
+        """How many steps were in the store already."""
+        return len(self.artifacts) - len(self.made)
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 1 when something failed."""
+        return 1 if self.failed else 0
+
+
+def execute(plan: Plan, store: Store, *, force: Collection[str] = (), threads: int = 0) -> Outcome:
+    """Runs a plan.
+
+    Args:
+        plan: The plan.
+        store: Where artifacts are looked up and published.
+        force: Stages to do again although the store has their result.
+        threads: Threads to compute with; 0 is every physical core.
+
+    Returns:
+        Artifacts and failures; a step that fails stops only what needs it.
+
+    Raises:
+        StoreError: The store cannot be used: nothing more can be done.
+        KeyboardInterrupt: Ctrl-C; what was published stays, training state is kept.
+    """
+    started = time.monotonic()
+    outcome = Outcome(plan, keys.Task(plan.recipe))
+    rank, world = processes()
+    threads = threads or plan.recipe.benchmark.threads or max(1, physical_cores() // world)
+    for number, step in enumerate(plan.steps.values(), 1):
+        blocked = next((outcome.failed[i] for i in step.inputs if i in outcome.failed), None)
+        inputs = [outcome.artifacts[i] for i in step.inputs if i in outcome.artifacts]
+        if step.stage == "time" and inputs:
+            blocked = None  # the engines that were built are timed; the others are named
+        if blocked:
+            outcome.failed[step.id] = blocked
+            continue
+        try:
+            if rank:
+                outcome.artifacts[step.id] = _assist(step, inputs, store, outcome.task, plan, threads)
+            else:
+                title = f"[{number}/{len(plan.steps)}] {step.stage:8s} {step.label}"
+                artifact, made = _one(step, inputs, store, outcome.task, plan, threads, step.stage in force, title)
+                outcome.artifacts[step.id] = artifact
+                outcome.made += [step.id] if made else []
+        except StoreError:
+            raise
+        except ToolchainError as error:
+            outcome.failed[step.id] = f"{step.stage} {step.label}: {error}"
+            logger.error("    failed: %s", error)
+        except Exception as error:
+            explained = store.explains(error)
+            if explained:
+                raise explained from error
+            logger.error("    failed with a bug of ours:\n%s", traceback.format_exc())
+            outcome.failed[step.id] = f"{step.stage} {step.label}: {type(error).__name__}: {error}"
+    if not rank:
+        store.sweep()
+    outcome.seconds = time.monotonic() - started
+    return outcome
+
+
+def preview(plan: Plan, store: Store) -> tuple[Outcome, dict[str, str]]:
+    """What a run would find and do, without doing it.
+
+    Returns:
+        An outcome with the hits, and for every step ``hit``, ``run``, or ``run (its key depends on a step before)``.
+    """
+    outcome = Outcome(plan, keys.Task(plan.recipe))
+    status = {}
+    for step in plan.steps.values():
+        if any(i not in outcome.artifacts for i in step.inputs):
+            status[step.id] = "run (after its inputs)"
+            continue
+        inputs = [outcome.artifacts[i] for i in step.inputs]
+        found = store.find(step.kind, key_of(keys.parts(step, inputs, outcome.task, plan.recipe)))
+        status[step.id] = "hit" if found else "run"
+        if found:
+            outcome.artifacts[step.id] = found
+    return outcome, status
+
+
+def _one(
+    step: Step, inputs: list[Artifact], store: Store, task: keys.Task, plan: Plan, threads: int, force: bool, title: str
+) -> tuple[Artifact, bool]:
+    """The step's artifact, and whether it was made now."""
+    _fetch(step, plan)
+    parts = keys.parts(step, inputs, task, plan.recipe)
+    key = key_of(parts)
+    found = store.find(step.kind, key)
+    if found and not force:
+        if keys.changed_source(step, found):
+            logger.warning(
+                "%s: made by another version of %s's source under the same VERSION; --force %s makes it again",
+                title, step.technique.name, step.stage,
+            )  # fmt: skip
+        logger.debug("%s  hit %s", title, key[:12])
+        if step.kind in ("evaluation", "timing"):
+            store.check(found)
+        return found, False
+    for artifact in inputs:
+        store.check(artifact)
+    logger.info("%s", title)
+    if found:
+        store.remove(found)
+    with store.claim(step.kind, key) as claim:
+        if claim is None:
+            again = store.find(step.kind, key)
+            if again is None:
+                raise StoreError(f"{step.kind} {key[:12]} vanished while another process published it", "run again")
+            return again, False
+        started = time.time()
+        context = Context(work=claim.work, seed=step.seed or 0, threads=threads, dataset=task.data)
+        metrics = perform(step, inputs, claim.out, context, plan)
+        made = keys.manifest(
+            step, parts, inputs, metrics, started=started, environment=environment(), commit=_commit(), notes=task.notes
+        )
+        artifact = store.publish(claim, made)
+    logger.info("    done in %.1f s  %s", made["duration_s"], key[:12])
+    return artifact, True
+
+
+def perform(step: Step, inputs: list[Artifact], out: Path, context: Context, plan: Plan) -> dict[str, Any]:
+    """Does the work of one step, and writes what every artifact of its kind holds.
+
+    Args:
+        step: The step.
+        inputs: Its inputs.
+        out: Empty folder to write.
+        context: What the technique is handed.
+        plan: The plan, for model paths and engine names.
+
+    Returns:
+        The technique's metrics.
+    """
+    module, config = step.technique.module, step.config
+    if step.stage == "adopt":
+        metrics: dict[str, Any] = module.apply(config, out, context)
+        _write_history(out, read_history(out))
+        return metrics
+    if step.stage == "finetune":
+        resolved = model_source.resolve(step.source or "", plan.recipe.base)
+        source = resolved.spec if resolved.kind == "scratch" else model_source.fetch(resolved)
+        metrics = module.apply(source, out, config, context)
+        _write_history(out, [_entry(step)])
+        return metrics
+    if step.stage == "time":
+        engines = {artifact.key: artifact.path for artifact in inputs}
+        return dict(module.time_engines(engines, out, config, context))
+    parent = inputs[0]
+    if step.stage == "evaluate":
+        return dict(module.evaluate(parent.path, out, config, context))
+    if step.stage == "build":
+        metrics = module.build(parent.path, out, config, context)
+        shutil.copyfile(parent.path / "tokenizer.json", out / "tokenizer.json")
+        shutil.copyfile(parent.path / "interface.json", out / "interface.json")
+        known = {name: parent.metrics[name] for name in ("parameters", "flops") if name in parent.metrics}
+        write_json(out / "engine.json", read_json(out / "engine.json") | known)
+        _write_history(out, read_history(parent.path))
+        return known | metrics
+    metrics = module.apply(parent.path, out, config, context)
+    if step.stage == "optimize":
+        copy_tokenizer(parent.path, out)
+        interface = read_json(parent.path / "interface.json")
+        item = next(i for items in plan.recipe.variants.values() for i in items if i.technique is step.technique)
+        given = gives(type(item)(item.stage, item.technique, config, item.label))
+        write_json(out / "interface.json", interface | {"dialect": given})
+        metrics = {name: parent.metrics[name] for name in ("flops", "mean_tokens") if name in parent.metrics} | metrics
+    _write_history(out, [*read_history(parent.path), _entry(step)])
+    return metrics
+
+
+def read_history(folder: Path) -> list[dict[str, Any]]:
+    """Techniques applied, in order, with their settings; empty when none is recorded."""
+    path = folder / "history.json"
+    return list(read_json(path)["techniques"]) if path.is_file() else []
+
+
+def _write_history(folder: Path, entries: list[dict[str, Any]]) -> None:
+    write_json(folder / "history.json", {"techniques": entries})
+
+
+def _entry(step: Step) -> dict[str, Any]:
+    found = {
+        "stage": step.stage, "technique": step.technique.name, "version": step.technique.version,
+        "config": plain(step.config),
+    }  # fmt: skip
+    return found | ({"seed": step.seed} if step.seed is not None else {})
+
+
+def _fetch(step: Step, plan: Plan) -> None:
+    """Downloads a hub model before its key is computed, so that the key holds its files."""
+    if step.stage in ("finetune", "adopt") and step.source:
+        if step.stage == "adopt" and step.kind != "checkpoint":
+            return
+        resolved = model_source.resolve(step.source, plan.recipe.base)
+        if resolved.kind == "hub" and resolved.folder is None:
+            logger.info("    downloading %s", step.source)
+            model_source.fetch(resolved)
+
+
+def _assist(step: Step, inputs: list[Artifact], store: Store, task: keys.Task, plan: Plan, threads: int) -> Artifact:
+    """What a process of a launch does besides the first: its share of the training, and waiting for the rest."""
+    key = key_of(keys.parts(step, inputs, task, plan.recipe))
+    found = store.find(step.kind, key)
+    if found is None and step.stage in ("finetune", "compress"):
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "out").mkdir()
+            work = store.root / ".partial" / key / "work"
+            context = Context(work=work, seed=step.seed or 0, threads=threads, dataset=task.data)
+            perform(step, inputs, Path(folder) / "out", context, plan)
+    deadline = time.monotonic() + WAIT_S
+    while found is None:
+        if time.monotonic() > deadline:
+            raise StoreError(f"the first process has not published {step.label} within {WAIT_S} s")
+        time.sleep(0.2)
+        found = store.find(step.kind, key)
+    return found
+
+
+@cache
+def _commit() -> str | None:
+    """The git commit of this package's source, when it is a checkout."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
+            capture_output=True, text=True, timeout=5, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def quiet_libraries() -> None:
+    """Keeps libraries' own log lines off stderr; theirs come as errors of ours."""
+    for name in ("torch", "transformers", "onnxscript", "onnx_ir", "accelerate", "datasets", "httpx", "filelock"):
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,0 +1,134 @@
+"""Validates settings against a ``Config`` dataclass: pydantic does the work, we say it in the recipe's words."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+from toolchain.core.registry import suggest
+from toolchain.core.stage import Ge, StageConfig
+from toolchain.measure.timing import Config as Benchmark
+
+if TYPE_CHECKING:
+    from toolchain.pipeline.document import Problems
+
+T = TypeVar("T")
+
+__all__ = ["Benchmark", "Report", "Weights", "plain", "validate"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights(StageConfig):
+    """Weights of the score WS = w_A·A + w_CR·CR + w_IS·IS, A in percent.
+
+    Attributes:
+        accuracy: w_A.
+        compression: w_CR.
+        speedup: w_IS.
+    """
+
+    accuracy: Annotated[float, Ge(0)] = 1.0
+    compression: Annotated[float, Ge(0)] = 1.0
+    speedup: Annotated[float, Ge(0)] = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report(StageConfig):
+    """How a recipe's engines are ranked.
+
+    Attributes:
+        weights: Weights of the score.
+        speedup: The speedup that the score takes: ``batch 1`` is median latency, others are throughput.
+        split: The examples that accuracy is taken on.
+    """
+
+    weights: Weights = field(default_factory=Weights)
+    speedup: str = "batch 1"
+    split: Literal["test", "dev"] = "test"
+
+
+def validate(problems: Problems, config: type[T], value: Any, path: tuple[Any, ...], label: str) -> T | None:
+    """The settings as a ``Config``, or None with the problems noted.
+
+    Args:
+        problems: Where problems go.
+        config: A dataclass whose fields carry their ranges.
+        value: What the user wrote.
+        path: Where it stands in the document.
+        label: The technique's name, for messages.
+    """
+    from pydantic import ValidationError
+
+    if not isinstance(value, Mapping):
+        problems.add(path, f"{label}: settings are a mapping, not {value!r}", f"{{{label}: {{setting: value}}}}")
+        return None
+    try:
+        text = json.dumps(plain(value))
+    except (TypeError, ValueError) as error:
+        problems.add(path, f"{label}: {error}")
+        return None
+    try:
+        return _adapter(config).validate_json(text, strict=True)  # type: ignore[no-any-return, arg-type]
+    except ValidationError as error:
+        for item in error.errors():
+            _explain(problems, config, item, path, label)
+        return None
+
+
+def plain(value: Any) -> Any:
+    """Settings as JSON values: dataclasses become mappings, tuples lists."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
+
+
+@cache
+def _adapter(config: type[Any]) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(config)
+
+
+def _explain(problems: Problems, config: type[Any], item: Any, path: tuple[Any, ...], label: str) -> None:
+    """One pydantic error in the recipe's words, at the place it is about."""
+    inside = [
+        part for part in item["loc"] if not str(part).startswith(("list[", "tuple[", "function-", "constrained-"))
+    ]
+    inside = [part for part in inside if part not in ("str", "int", "float", "nullable")]
+    name = ".".join(str(part) for part in inside)
+    where = f"{label}: {name}" if name else label
+    value, context = item["input"], item.get("ctx", {})
+    kind = item["type"]
+    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
+        fields = [f.name for f in dataclasses.fields(config)]
+        problems.add((*path, *inside), f"{label}: unknown setting {inside[-1]!r}", suggest(str(inside[-1]), fields))
+        return
+    if kind == "missing":
+        problems.add(path, f"{where} is missing")
+        return
+    bounds = {
+        "greater_than": ("gt", "is not above"), "greater_than_equal": ("ge", "is below"),
+        "less_than": ("lt", "is not below"), "less_than_equal": ("le", "is above"),
+    }  # fmt: skip
+    if kind in bounds:
+        key, words = bounds[kind]
+        problems.add((*path, *inside), f"{where}: {value!r} {words} {context[key]:g}")
+    elif kind == "literal_error":
+        problems.add((*path, *inside), f"{where}: {value!r} is not {context['expected']}")
+    elif kind in ("too_short", "string_too_short"):
+        problems.add((*path, *inside), f"{where}: must not be empty")
+    else:
+        wanted = {
+            "int_type": "a whole number", "int_from_float": "a whole number", "float_type": "a number",
+            "bool_type": "true or false", "string_type": "text", "tuple_type": "a list", "list_type": "a list",
+            "dict_type": "a mapping", "dataclass_type": "a mapping", "finite_number": "a finite number",
+        }.get(kind)  # fmt: skip
+        problems.add((*path, *inside), f"{where}: {value!r} is not {wanted}" if wanted else f"{where}: {item['msg']}")

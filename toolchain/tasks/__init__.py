@@ -1,0 +1,1 @@
+"""One file per task: its data and labels."""

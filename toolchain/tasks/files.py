@@ -1,0 +1,132 @@
+"""Any CSV, TSV, JSONL or Parquet file: single sentences or pairs, any number of classes, no code.
+
+In a recipe: ``task: {files: {train: a.csv, dev: b.csv, test: c.csv}, text: [premise, hypothesis], label: label}``.
+CSV is quoted as usual; TSV has no quoting, as in GLUE. A two-column file without header is read as text, label.
+A split that is not named is held out from training: seeded, the same share of every class.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from toolchain.core.data import Dataset
+from toolchain.core.stage import Ge, Gt, Lt, MinLen, StageConfig
+from toolchain.tasks._examples import Columns, absent_classes, class_names, examples, hold_out, text_columns
+from toolchain.tasks._overlap import without_overlaps
+from toolchain.tasks._reading import check_file, file_digest, read_table
+
+VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(StageConfig):
+    """Settings of the files task.
+
+    Attributes:
+        files: Paths of ``train`` (needed), ``dev`` and ``test``. One that is not named is held out from train.
+        text: The column of the text, or two columns for sentence pairs.
+        label: The column of the class.
+        labels: Class names in order; by default those in train, sorted (numbers as numbers). Where the file has
+            indices 0, 1, …, these name them.
+        delimiter: One character between columns; by default a comma in .csv and a tab in .tsv.
+        encoding: Of text files, e.g. utf-8, latin-1, cp1252.
+        holdout: Share of train for each split that is not named.
+        seed: Seed of the hold-out, apart from the seed of training.
+        drop_overlaps: Leave out training rows whose text is also in test.
+    """
+
+    files: dict[Literal["train", "dev", "test"], str]
+    text: str | tuple[str, ...] = "sentence"
+    label: str = "label"
+    labels: Annotated[tuple[str | int, ...], MinLen(2)] | None = None
+    delimiter: Annotated[str, MinLen(1)] | None = None
+    encoding: str = "utf-8"
+    holdout: Annotated[float, Gt(0), Lt(0.5)] = 0.1
+    seed: Annotated[int, Ge(0)] = 17
+    drop_overlaps: bool = True
+
+    def __post_init__(self) -> None:
+        """Checks what ranges cannot say."""
+        if "train" not in self.files:
+            raise ValueError("files: train is missing; train is needed, dev and test may be left out")
+        if self.label in text_columns(self.text):
+            raise ValueError(f"label: {self.label!r} is also a text column")
+        if self.delimiter and (len(self.delimiter) != 1 or self.delimiter in '\n\r"'):
+            raise ValueError(f"delimiter: {self.delimiter!r} is not one character that can stand between columns")
+        if self.labels and len(set(map(str, self.labels))) != len(self.labels):
+            raise ValueError(f"labels: {list(self.labels)} names a class twice")
+
+
+def load(config: Config) -> Dataset:
+    """Reads and checks the files.
+
+    Raises:
+        DataError: A file cannot be read, or rows of it cannot be used; it names the file and the line.
+    """
+    columns = Columns(text_columns(config.text), config.label)
+    given = tuple(map(str, config.labels)) if config.labels else None
+    tables = {
+        name: read_table(
+            path,
+            columns.all,
+            plain=columns.plain,
+            known=given or (),
+            delimiter=config.delimiter,
+            encoding=config.encoding,
+        )
+        for name, path in _paths(config).items()
+    }
+    classes = class_names(tables["train"], config.label, given)
+    splits = {name: examples(table, columns, classes) for name, table in tables.items()}
+    notes = [
+        f"{table.source} has no header: its columns are taken as {columns.text[0]}, {config.label}"
+        for table in tables.values()
+        if not table.header
+    ]
+    train = splits["train"]
+    absent = [name for name in ("dev", "test") if name not in splits]
+    if absent:
+        rows = len(train)
+        train, held = hold_out(train, config.holdout, absent, config.seed)
+        splits |= held
+        notes += [
+            f"{name} is {len(held[name]):,} of the {rows:,} training rows, held out (seed {config.seed}, "
+            "every class alike)"
+            for name in absent
+        ]
+    dev, test = splits["dev"], splits["test"]
+    if "dev" not in absent and "test" not in absent and _paths(config)["dev"] == _paths(config)["test"]:
+        notes.append("test is the same file as dev: what selection reads is also what judges")
+        test = dev
+    train, overlaps = without_overlaps(train, dev, test, config.drop_overlaps)
+    notes += [*overlaps, *absent_classes(train, classes, "train"), *absent_classes(test, classes, "test")]
+    return Dataset(train, dev, test, classes, tuple(notes))
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """What decides the data: the files' digests, and the settings that say how they are read.
+
+    Raises:
+        DataError: A file cannot be read.
+    """
+    digests = {}
+    for name, path in _paths(config).items():
+        check_file(path)
+        digests[name] = file_digest(path)
+    return {
+        "files": digests,
+        "text": list(text_columns(config.text)),
+        "label": config.label,
+        "labels": [str(label) for label in config.labels] if config.labels else None,
+        "delimiter": config.delimiter,
+        "encoding": config.encoding,
+        "holdout": config.holdout,
+        "seed": config.seed,
+        "drop_overlaps": config.drop_overlaps,
+    }
+
+
+def _paths(config: Config) -> dict[str, Path]:
+    return {name: Path(path).expanduser() for name, path in config.files.items()}
