@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
+import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import click
 
 from toolchain.cli import options
 from toolchain.core import registry
+from toolchain.core.errors import ToolchainError
 
 if TYPE_CHECKING:
     from toolchain.core.store import Artifact, Store
@@ -57,13 +59,18 @@ def show_command(name: str, store: Store, as_json: bool) -> int:
     if technique is None and name in registry.SINGLE:
         technique = registry.stage(name)
     if technique is None:
+        known = [known for folder in registry.FOLDERS for known in registry.names(folder)]
+        if not re.fullmatch("[0-9a-f]+", name) and not Path(name).exists():
+            raise ToolchainError(f"{name!r} is no technique, engine, task or artifact", registry.suggest(name, known))
         artifact = store.resolve(name)
         if as_json:
             options.echo_json(artifact.manifest)
         else:
             options.print_rich(*describe(artifact))
         return 0
-    fields = list(_fields(technique.config))
+    from toolchain.cli.fields import describe as describe_settings
+
+    fields = list(describe_settings(technique.config))
     if as_json:
         options.echo_json({"name": name, "folder": technique.folder, "version": technique.version, "settings": fields})
         return 0
@@ -227,31 +234,6 @@ def _listed(what: str, store: Store) -> Iterator[dict[str, Any]]:
             }  # fmt: skip
 
 
-def _fields(config: type[Any]) -> Iterator[dict[str, Any]]:
-    """A technique's settings with type, range, default and meaning, read from its ``Config``."""
-    import inspect
-    import re
-
-    meanings: dict[str, str] = {}
-    for owner in reversed(config.__mro__):
-        attributes = inspect.cleandoc(owner.__doc__ or "").partition("Attributes:")[2]
-        for match in re.finditer(r"^    (\w+): (.*(?:\n        .*)*)", attributes, re.MULTILINE):
-            meanings[match[1]] = re.sub(r"\s+", " ", match[2])
-        if owner.__module__.startswith("toolchain"):
-            source = inspect.getsource(owner)
-            for match in re.finditer(r"((?:^ +#: .*\n)+)^ +(\w+):", source, re.MULTILINE):
-                meanings[match[2]] = re.sub(r"\s+", " ", re.sub(r"^ +#: ?", "", match[1], flags=re.MULTILINE)).strip()
-    for field in dataclasses.fields(config):
-        default: Any = "required" if field.default is dataclasses.MISSING else field.default
-        factory: Any = field.default_factory
-        if factory is not dataclasses.MISSING:
-            default = factory()
-        yield {
-            "name": field.name, "type": re.sub(r"Annotated\[|\bAny\b|(?<=\))\]$", "", str(field.type)),
-            "default": default, "meaning": meanings.get(field.name, ""),
-        }  # fmt: skip
-
-
 def _show_recipe(path: Path, as_json: bool) -> int:
     from ruamel.yaml import YAML
 
@@ -273,8 +255,8 @@ def _show_recipe(path: Path, as_json: bool) -> int:
     if as_json:
         options.echo_json(value)
         return 0
-    writer = YAML()
+    writer: Any = YAML()
     writer.default_flow_style = False
     writer.width = int(os.environ.get("COLUMNS", "100"))
-    writer.dump(value, click.get_text_stream("stdout"))
+    writer.dump(value, sys.stdout)
     return 0

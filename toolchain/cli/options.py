@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from toolchain.core import log
+from toolchain.core.errors import ToolchainError
 
 if TYPE_CHECKING:
     from toolchain.core.store import Store
@@ -91,6 +93,19 @@ def forced(value: str | None) -> Sequence[str]:
     if not set(stages) <= set(STAGES):
         raise click.BadParameter(f"{value!r} is no stage: {suggest(value, STAGES)}", param_hint="--force")
     return stages
+
+
+@contextmanager
+def output_errors(folder: Path) -> Iterator[None]:
+    """Turns the system's errors about a folder that ``-o`` names into ones that say so.
+
+    Raises:
+        ToolchainError: It cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ToolchainError(f"-o {folder} cannot be written: {error.strerror or error}", "choose another") from error
 
 
 def echo_json(value: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,12 +58,13 @@ def validate_command(
     from toolchain.pipeline import plan
     from toolchain.pipeline import recipe as loader
 
-    results = []
+    results: list[dict[str, Any]] = []
     for path in recipes:
         try:
             made = plan.make(loader.load(path, sets, models, data))
         except ToolchainError as error:
-            results.append({"recipe": str(path), "valid": False, "problems": str(error).splitlines()})
+            found = [line for line in str(error).splitlines() if not re.fullmatch(r"\d+ problems", line)]
+            results.append({"recipe": str(path), "valid": False, "problems": found})
             continue
         results.append(
             {
@@ -72,14 +74,14 @@ def validate_command(
         )  # fmt: skip
     if as_json:
         options.echo_json(results)
-    for found in results if not as_json else ():
-        if found["valid"]:
-            click.echo(f"{found['recipe']}: valid, {found['steps']} steps, {len(found['engines'])} engines")  # type: ignore[arg-type]
-            for name, reason in found["not_applicable"].items():  # type: ignore[attr-defined]
+    for result in results if not as_json else ():
+        if result["valid"]:
+            click.echo(f"{result['recipe']}: valid, {result['steps']} steps, {len(result['engines'])} engines")
+            for name, reason in result["not_applicable"].items():
                 click.echo(f"  {name}: not applicable: {reason}")
         else:
-            click.echo("\n".join(found["problems"]), err=True)  # type: ignore[arg-type]
-    return 0 if all(found["valid"] for found in results) else 1
+            click.echo("\n".join(result["problems"]), err=True)
+    return 0 if all(result["valid"] for result in results) else 1
 
 
 @click.command("report")
@@ -179,10 +181,13 @@ def finish(outcome: Outcome, store: Store, output: Path | None, as_json: bool) -
 
     ranked = ranking.rank(outcome)
     folder = store.root / "reports" / outcome.plan.recipe.name
-    for where in [folder, *([output] if output else [])]:
-        with store.errors():
-            where.mkdir(parents=True, exist_ok=True)
-            report.write(ranked, where)
+    with store.errors():
+        folder.mkdir(parents=True, exist_ok=True)
+        report.write(ranked, folder)
+    if output:
+        with options.output_errors(output):
+            output.mkdir(parents=True, exist_ok=True)
+            report.write(ranked, output)
     if as_json:
         options.echo_json(report.to_json(ranked))
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -138,8 +139,10 @@ def _direct(targets: Sequence[str], items: Sequence[str], settings: dict[str, An
 
     if settings["models"]:
         raise click.UsageError("--model is for recipes; a direct run's model is its TARGET")
+    if twice := [target for target in targets if targets.count(target) > 1]:
+        raise RecipeError(f"{twice[0]} is given twice", "each once: the first one is the baseline")
     root: dict[str, Any] = {
-        "name": Path(targets[0]).name,
+        "name": _name(targets[0], targets),
         "engines": [document.parse_value(e) for e in engines or ["onnxruntime"]],
     }
     root["task"] = document.parse_value(settings["task"]) if settings["task"] else "reviews"
@@ -159,8 +162,7 @@ def _direct(targets: Sequence[str], items: Sequence[str], settings: dict[str, An
             rest = [item for item in items if kind == "checkpoint" or item != "export"]
             if kind == "checkpoint" and "export" not in rest:
                 rest = [*rest, "export"] if "compress" in _stages(rest) else ["export", *rest]
-            name = Path(target).stem if len(targets) == len({Path(t).stem for t in targets}) else target
-            root["variants"][name] = [first, *rest]
+            root["variants"][_name(target, targets)] = [first, *rest]
     made = document.Document(root, None)
     known = {*recipes.KEYS, *document.mentioned(root)}
     prefix = items[0] if items else ""
@@ -168,6 +170,21 @@ def _direct(targets: Sequence[str], items: Sequence[str], settings: dict[str, An
         s if s.partition("=")[0].split(".")[0] in known or not prefix else f"{prefix}.{s}" for s in settings["sets"]
     ]
     return recipes.parse(made, sets, (), settings["data"])
+
+
+def _name(target: str, targets: Sequence[str]) -> str:
+    """What to call a target in the table: the end of its path, as much of it as tells it from the others."""
+
+    def end(path: str, parts: int) -> str:
+        found = Path(path).expanduser()
+        found = found.resolve() if found.exists() else found
+        return "-".join((*found.parts[:-1], found.stem)[-parts:]).replace("/", "").lstrip(".") or "model"
+
+    others = [other for other in targets if other != target]
+    for parts in range(1, len(Path(target).expanduser().resolve().parts)):
+        if end(target, parts) not in {end(other, parts) for other in others}:
+            return end(target, parts)
+    raise RecipeError(f"{target} is given twice", "each once: the first one is the baseline")
 
 
 def _stages(items: Sequence[str]) -> set[str]:
@@ -199,6 +216,9 @@ def _needed(stage: str, target: str, technique: str | None) -> list[str]:
 def _check_output(output: Path) -> None:
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ToolchainError(f"-o {output}: it exists and is not an empty folder", "choose another, or remove it")
+    above = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise ToolchainError(f"-o {output} cannot be written: {above} is no folder that can be", "choose another")
 
 
 def _show(outcome: Outcome, stage: str, output: Path | None, as_json: bool) -> int:
@@ -214,7 +234,8 @@ def _show(outcome: Outcome, stage: str, output: Path | None, as_json: bool) -> i
         where = artifact.path
         if output:
             where = output if len(ends) == 1 else output / step.label.replace(" · ", "/")
-            shutil.copytree(artifact.path, where, dirs_exist_ok=True)
+            with options.output_errors(output):
+                shutil.copytree(artifact.path, where, dirs_exist_ok=True)
         found.append(
             {
                 "label": step.label, "kind": artifact.kind, "key": artifact.key, "path": str(where),

@@ -76,6 +76,11 @@ class Artifact:
 
     def problems(self) -> list[str]:
         """What differs between the files on disk and the manifest; empty when nothing does."""
+        extra = {name for name in _files(self.path) if name != MANIFEST} - set(self.manifest["files"])
+        return self.changes() + [f"{self.path / name}: not in the manifest" for name in sorted(extra)]
+
+    def changes(self) -> list[str]:
+        """Which of the manifest's files are missing or differ from it."""
         found = []
         for name, entry in self.manifest["files"].items():
             path = self.path / name
@@ -85,8 +90,7 @@ class Artifact:
                 found.append(f"{path}: {path.stat().st_size} bytes, the manifest says {entry['bytes']}")
             elif digest(path) != entry["sha256"]:
                 found.append(f"{path}: its content has changed (SHA-256 differs from the manifest)")
-        extra = {name for name in _files(self.path) if name != MANIFEST} - set(self.manifest["files"])
-        return found + [f"{self.path / name}: not in the manifest" for name in sorted(extra)]
+        return found
 
 
 @dataclass(frozen=True)
@@ -124,20 +128,14 @@ class Store:
             StoreError: Its manifest is damaged.
         """
         folder = self.root / kind / key
-        path = folder / MANIFEST
         try:
-            manifest = json.loads(path.read_text("utf-8"))
-            files = manifest["files"]
+            manifest = _read_manifest(folder)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (ValueError, KeyError, TypeError) as error:
-            raise StoreError(
-                f"{path} is damaged: {error}", f"remove the folder and run again: rm -r {folder}"
-            ) from error
         except OSError as error:
             raise self._explain(error) from error
-        if not all((folder / name).is_file() for name in files):
-            missing = next(name for name in files if not (folder / name).is_file())
+        missing = next((name for name in manifest["files"] if not (folder / name).is_file()), None)
+        if missing is not None:
             raise StoreError(f"{folder / missing} is missing", f"remove the folder and run again: rm -r {folder}")
         return Artifact(folder, manifest)
 
@@ -171,10 +169,7 @@ class Store:
         """
         path = Path(reference)
         if (path / MANIFEST).is_file():
-            try:
-                return Artifact(path, json.loads((path / MANIFEST).read_text("utf-8")))
-            except ValueError as error:
-                raise StoreError(f"{path / MANIFEST} is damaged: {error}") from error
+            return Artifact(path, _read_manifest(path))
         found = [a for a in self.artifacts() if a.key.startswith(reference)] if reference else []
         if len(found) == 1:
             return found[0]
@@ -340,6 +335,24 @@ def digest(path: Path) -> str:
     """SHA-256 of a file, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a published artifact.
+
+    Raises:
+        StoreError: It is not what ``publish`` wrote.
+    """
+    path = folder / MANIFEST
+    hint = f"remove the folder and run again: rm -r {folder}"
+    try:
+        manifest: Any = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise StoreError(f"{path} is damaged: {error}", hint) from error
+    needed = {"key": str, "kind": str, "files": dict, "metrics": dict, "parts": dict, "parents": list}
+    if not isinstance(manifest, dict) or not all(isinstance(manifest.get(n), kind) for n, kind in needed.items()):
+        raise StoreError(f"{path} is damaged: it needs {', '.join(needed)}", hint)
+    return manifest
 
 
 def _files(folder: Path) -> list[str]:

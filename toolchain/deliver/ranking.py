@@ -47,7 +47,10 @@ def rank(outcome: Outcome) -> report.Report:
             )
         )
     if not rows:
-        reasons = "; ".join(dict.fromkeys(reason for _, reason in failed)) or "the recipe names no engine that can run"
+        apart = dict(plan.not_applicable) or {"plan": "the recipe names no engine that can run"}
+        reasons = "\n".join(dict.fromkeys(reason for _, reason in failed)) or "\n".join(
+            f"{name}: {reason}" for name, reason in apart.items()
+        )
         raise ToolchainError(f"{plan.recipe.name}: no engine was evaluated: {reasons}")
     if plan.time in outcome.failed:
         failed.append(("timing", outcome.failed[plan.time]))

@@ -10,7 +10,8 @@ from typing import Annotated
 
 from toolchain.core.errors import ModelError
 from toolchain.core.stage import Context, Kind, Metrics, MinLen, StageConfig
-from toolchain.model import checkpoint, graph, source
+from toolchain.core.store import MANIFEST, Artifact, digest
+from toolchain.model import checkpoint, graph, onnx_file, source
 
 VERSION = 1
 LIBRARIES = ("transformers",)
@@ -42,44 +43,72 @@ def kind_of(path: str) -> Kind:
     return "checkpoint"
 
 
-def files(config: Config) -> list[Path]:
-    """The local files that decide the result.
+def identity(config: Config) -> dict[str, dict[str, str]]:
+    """Digests of the local files that decide the result, by name; where they lie plays no part.
+
+    Returns:
+        ``files``, empty for a hub model that is not here yet, and ``tokenizer``, empty when it lies beside them.
 
     Raises:
         ModelError: Nothing usable is there.
     """
-    kind = kind_of(config.path)
-    local = Path(config.path).expanduser()
     beside = Path(config.tokenizer).expanduser() if config.tokenizer else None
     extra = [path for path in source.model_files(beside) if path.suffix != ".safetensors"] if beside else []
+    local = Path(config.path).expanduser()
+    root = local.parent if local.is_file() else local
+    return {
+        "files": {_name(path, root): digest(path) for path in _files(config.path)},
+        "tokenizer": {path.name: digest(path) for path in extra},
+    }
+
+
+def _name(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+
+
+def _files(held: str) -> list[Path]:
+    kind, local = kind_of(held), Path(held).expanduser()
     if kind == "engine":
-        return sorted(path for path in local.iterdir() if path.is_file() and path.name != "manifest.json")
+        return sorted(path for path in local.iterdir() if path.is_file() and path.name != MANIFEST)
     if kind == "onnx":
-        model = _onnx_file(local)
+        model = _graph_file(local)
         folders = {model.parent, local if local.is_dir() else model.parent}
         found = [path for folder in folders for path in source.model_files(folder) if path.suffix != ".safetensors"]
-        return sorted({model, *found, *extra, *(model.parent / n for n in graph_data(model))})
-    folder = source.resolve(config.path).folder
-    return [*(source.model_files(folder) if folder else []), *extra]
+        data = (model.parent / name for name in onnx_file.inspect(model).external)
+        return sorted({model, *found, *data})
+    folder = source.resolve(held).folder
+    return source.model_files(folder) if folder else []
 
 
-def graph_data(model: Path) -> list[str]:
-    """Names of the files with the graph's external data: ONNX Runtime's and the exporters' usual names."""
-    names = (f"{model.name}.data", f"{model.name}_data", "weights.pb")
-    return [name for name in names if (model.parent / name).is_file()]
+def _check_published(folder: Path) -> None:
+    """Refuses an artifact that has changed since it was published; a folder of another tool has no such manifest.
+
+    Raises:
+        ModelError: A file is missing or differs from the manifest.
+    """
+    if not (folder / MANIFEST).is_file():
+        return
+    manifest = checkpoint.read_json(folder / MANIFEST)
+    if not {"key", "kind", "files"} <= set(manifest):
+        return
+    changed = Artifact(folder, manifest).changes()
+    if changed:
+        raise ModelError("; ".join(changed), f"copy it again, or, if the change is meant, remove {folder / MANIFEST}")
 
 
 def apply(config: Config, out: Path, context: Context) -> Metrics:
     """Copies the artifact's files and writes the interface it lacks.
 
     Raises:
-        ModelError: A part that is needed is missing: weights, tokenizer, class names.
+        ModelError: A part that is needed is missing (weights, tokenizer, class names), or an artifact has been changed.
     """
-    kind = kind_of(config.path)
+    kind, local = kind_of(config.path), Path(config.path).expanduser()
+    _check_published(local.parent if local.is_file() else local)
     if kind == "engine":
-        for path in files(config):
+        for name in ("engine.json", "interface.json", "tokenizer.json"):
+            checkpoint.read_json(local / name)
+        for path in _files(config.path):
             shutil.copyfile(path, out / path.name)
-        checkpoint.read_json(out / "interface.json")
         return {}
     if kind == "onnx":
         return _adopt_onnx(config, out, context)
@@ -105,7 +134,7 @@ def _adopt_checkpoint(config: Config, out: Path, context: Context) -> Metrics:
 
 def _adopt_onnx(config: Config, out: Path, context: Context) -> Metrics:
     local = Path(config.path).expanduser()
-    path = _onnx_file(local)
+    path = _graph_file(local)
     proto = graph.load(path)
     names = [value.name for value in proto.graph.input]
     unknown = [name for name in names if name not in INPUTS and name not in {t.name for t in proto.graph.initializer}]
@@ -141,7 +170,7 @@ def _adopt_onnx(config: Config, out: Path, context: Context) -> Metrics:
     return {"dialect": dialect, "parameters": graph.parameters(proto), "nodes": len(proto.graph.node)}
 
 
-def _onnx_file(local: Path) -> Path:
+def _graph_file(local: Path) -> Path:
     if local.suffix == ".onnx":
         if not local.is_file():
             raise ModelError(f"{local}: no such file")
@@ -149,7 +178,8 @@ def _onnx_file(local: Path) -> Path:
     found = sorted([*local.glob("*.onnx"), *local.glob("onnx/*.onnx")])
     named = [path for path in found if path.name == "model.onnx"]
     if len(found) > 1 and len(named) != 1:
-        raise ModelError(f"{local} holds {len(found)} ONNX files", "name the one that is meant")
+        listed = ", ".join(path.relative_to(local).as_posix() for path in found[:8])
+        raise ModelError(f"{local} holds {len(found)} ONNX files: {listed}", "name the one that is meant")
     return (named or found)[0]
 
 

@@ -46,7 +46,9 @@ def load_model(folder: Path, attention: str = "sdpa") -> Any:
         ModelError: The folder is no classifier, or its weights do not fit its config.
     """
     check_folder(folder)
-    model, missing = _load(folder)
+    model, missing, unfit = _load(folder)
+    if unfit:
+        raise _unfit(folder, unfit)
     if attention == "eager":
         model.set_attn_implementation("eager")
     if missing:
@@ -71,34 +73,53 @@ def load_for_training(folder: Path, labels: Sequence[str], seed: int) -> Any:
     torch = require("torch", "torch")
     torch.manual_seed(seed)
     names = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
-    model, missing = _load(folder, num_labels=len(labels), ignore_mismatched_sizes=True, **names)
-    encoder = [name for name in missing if name.startswith(f"{model.base_model_prefix}.") and "pooler" not in name]
+    model, missing, unfit = _load(folder, num_labels=len(labels), **names)
+    prefix = f"{model.base_model_prefix}."
+    if inner := {name: why for name, why in unfit.items() if name.startswith(prefix)}:
+        raise _unfit(folder, inner)
+    encoder = [name for name in missing if name.startswith(prefix) and "pooler" not in name]
     if encoder:
         raise ModelError(f"{folder}: the file lacks encoder weights: {', '.join(sorted(encoder)[:3])}")
-    if missing:
-        logger.debug("    new weights for: %s", ", ".join(sorted(missing)))
+    if new := {*missing, *unfit}:
+        logger.debug("    new weights for: %s", ", ".join(sorted(new)))
     return model
 
 
-def _load(folder: Path, **settings: Any) -> tuple[Any, set[str]]:
+def _unfit(folder: Path, weights: dict[str, str]) -> ModelError:
+    shown = "; ".join(f"{name} {weights[name]}" for name in sorted(weights)[:3])
+    return ModelError(
+        f"{folder}: {len(weights)} weights do not fit config.json: {shown}",
+        "config.json and model.safetensors are of two models: copy both from one",
+    )
+
+
+def _load(folder: Path, **settings: Any) -> tuple[Any, set[str], dict[str, str]]:
+    """The model, the weights that the file lacks, and those of another shape with both shapes."""
     torch, transformers = require("torch", "torch"), require("transformers", "torch")
     config = read_json(folder / "config.json")
     try:
         with quiet():
             model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
-                folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **settings
-            )
+                folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True,
+                ignore_mismatched_sizes=True, **settings,
+            )  # fmt: skip
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
         known = f"architecture {config.get('model_type', 'unknown')!r}"
-        raise ModelError(f"{folder} ({known}) cannot be loaded: {first_line(error)}") from error
+        raise ModelError(
+            f"{folder} ({known}) cannot be loaded as a text classifier: {first_line(error).partition(' Model type ')[0]}",
+            f"this is transformers {transformers.__version__}: 'pip install -U transformers' knows newer architectures",
+        ) from error
     except Exception as error:  # safetensors has an exception of its own, outside these
         if type(error).__name__ != "SafetensorError":
             raise
         raise ModelError(
             f"{folder}: the weights are damaged: {first_line(error)}", "copy or download it again"
         ) from error
-    mismatched = {name if isinstance(name, str) else name[0] for name in info["mismatched_keys"]}
-    return model, set(info["missing_keys"]) | mismatched
+    unfit = {
+        str(name): f"is {list(found)} in the file and {list(wanted)} by config.json"
+        for name, found, wanted in info["mismatched_keys"]
+    }
+    return model, set(info["missing_keys"]) - set(unfit), unfit
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -116,7 +137,9 @@ def load_tokenizer(folder: Path) -> Any:
         with quiet():
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, use_fast=True)
     except Exception as error:  # tokenizer files fail in as many ways as there are formats
-        raise ModelError(f"{folder}: the tokenizer cannot be loaded: {first_line(error)}") from error
+        raise ModelError(
+            f"{folder}: the tokenizer cannot be loaded: {first_line(error)}", "copy or download it again"
+        ) from error
     if not tokenizer.is_fast:
         raise ModelError(f"{folder}: {type(tokenizer).__name__} has no fast version (tokenizer.json)")
     if tokenizer.pad_token_id is None:
@@ -205,7 +228,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise ModelError(f"{path} is missing") from error
     except (ValueError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path} is not valid JSON: {error}") from error
+        raise ModelError(f"{path} is not valid JSON: {error}", "copy or make it again") from error
     if not isinstance(value, dict):
         raise ModelError(f"{path} holds {type(value).__name__}, not a JSON object")
     return value

@@ -48,7 +48,7 @@ def _finetune(source: Path, out: Path, config: Config, context: Context) -> Metr
     longest = checkpoint.longest_input(model.config, tokenizer)
     if config.max_length > longest:
         raise ModelError(
-            f"finetune: max_length {config.max_length} is more than the {longest} tokens that this model reads",
+            f"max_length {config.max_length} is more than the {longest} tokens that this model reads",
             f"set max_length to {longest} or less",
         )
     names = checkpoint.model_inputs(model, tokenizer)

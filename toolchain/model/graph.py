@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from toolchain.core.errors import ModelError, require
+from toolchain.core.errors import require
+from toolchain.model import onnx_file
 
-#: A graph with more nodes than this is refused before anything walks it.
-MAX_NODES = 200_000
-#: A graph file (without external data) above this cannot be a protobuf message.
-MAX_BYTES = 2**31 - 1
+#: A model of more bytes keeps its weights in a file of their own: protobuf holds at most 2 GiB in one.
+MAX_BYTES = 2**31 - 2**20
 
 
 def load(path: Path, *, weights: bool = True) -> Any:
@@ -30,53 +29,11 @@ def load(path: Path, *, weights: bool = True) -> Any:
         ModelError: Not an ONNX file, too large, or external data outside the file's folder or missing.
     """
     onnx = require("onnx", "torch")
-    if not path.is_file():
-        raise ModelError(f"{path}: no such file")
-    size = path.stat().st_size
-    if size == 0:
-        raise ModelError(f"{path} is empty")
-    if size > MAX_BYTES:
-        raise ModelError(f"{path} is {size:,} bytes; an ONNX graph has at most {MAX_BYTES:,}", "use external data")
-    try:
-        model = onnx.load(str(path), load_external_data=False)
-    except Exception as error:  # protobuf's own exception class differs between its backends
-        raise ModelError(f"{path} is not an ONNX file: {str(error).strip() or type(error).__name__}") from error
-    if not model.graph.node or not model.graph.output:
-        raise ModelError(f"{path} is not an ONNX model: it has no nodes or no outputs")
-    if len(model.graph.node) > MAX_NODES:
-        raise ModelError(f"{path} has {len(model.graph.node):,} nodes; at most {MAX_NODES:,} are read")
-    external = external_files(model, path)
+    external = onnx_file.inspect(path).external
+    model = onnx.load(str(path), load_external_data=False)
     if weights and external:
         onnx.load_external_data_for_model(model, str(path.parent))
     return model
-
-
-def external_files(model: Any, path: Path) -> list[str]:
-    """Names of the files beside the graph that hold weights, each checked to lie in the graph's folder.
-
-    Raises:
-        ModelError: An absolute path, ``..``, a link, or a file that is missing or too short.
-    """
-    found: dict[str, int] = {}
-    for tensor in initializers(model):
-        if tensor.data_location != 1:  # TensorProto.EXTERNAL
-            continue
-        entry = {item.key: item.value for item in tensor.external_data}
-        location = entry.get("location", "")
-        target = path.parent / location
-        inside = Path(location)
-        if not location or inside.is_absolute() or ".." in inside.parts or target.is_symlink():
-            raise ModelError(
-                f"{path}: weights of {tensor.name!r} lie outside the file's folder ({location!r}), which is refused",
-                "save the model with its data beside it: onnx.save(model, path, save_as_external_data=True)",
-            )
-        if not target.is_file():
-            raise ModelError(f"{path}: the file with its weights is missing: {location}", f"put it into {path.parent}")
-        end = int(entry.get("offset", "0")) + int(entry.get("length", "0"))
-        found[location] = max(found.get(location, 0), end)
-        if target.stat().st_size < found[location]:
-            raise ModelError(f"{target} is cut short: {target.stat().st_size:,} of at least {end:,} bytes")
-    return sorted(found)
 
 
 def initializers(model: Any) -> Iterator[Any]:
@@ -140,5 +97,5 @@ def parameters(model: Any) -> int:
 def save(model: Any, path: Path) -> None:
     """Writes an ONNX file; weights lie beside it when they are too many for one file."""
     onnx = require("onnx", "torch")
-    large = model.ByteSize() > MAX_BYTES - 2**20
+    large = model.ByteSize() > MAX_BYTES
     onnx.save(model, str(path), save_as_external_data=large, location=f"{path.name}.data" if large else None)

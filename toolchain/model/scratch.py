@@ -7,7 +7,8 @@ SentencePiece-style unigram (ALBERT, DeBERTa).
 
 from __future__ import annotations
 
-import random
+import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -89,49 +90,67 @@ def create(spec: str, texts: Sequence[tuple[str, ...]], seed: int, out: Path) ->
 
 
 def train_tokenizer(kind: str, texts: Sequence[tuple[str, ...]]) -> Any:
-    """Trains a ``tokenizers.Tokenizer`` on at most 5,000 texts, with its family's template for one and two sentences.
+    """Makes a ``tokenizers.Tokenizer`` of frequent words and letters, with its family's template for one and two texts.
+
+    The library's own trainers for WordPiece and unigram order equally frequent tokens at random; here the same texts
+    give the same tokenizer. Byte-level BPE is trained by the library, which is repeatable.
 
     Args:
         kind: ``wordpiece``, ``bpe`` or ``unigram``.
-        texts: Training texts; the same texts in the same order give the same tokenizer.
+        texts: Training texts; at most 10,000 of them are read.
     """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-    lines = [part for text in texts for part in text]
-    if len(lines) > 5000:
-        lines = random.Random(0).sample(lines, 5000)
+    lines = [part for text in texts[:10_000] for part in text]
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    first, last = "<s>", "</s>"
     if kind == "wordpiece":
         special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+        first, last = "[CLS]", "[SEP]"
         tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
         tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         tokenizer.decoder = decoders.WordPiece()
-        trainer: Any = trainers.WordPieceTrainer(vocab_size=VOCABULARY, special_tokens=special, show_progress=False)
-        first, last = "[CLS]", "[SEP]"
-    elif kind == "bpe":
-        tokenizer = Tokenizer(models.BPE())
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-        tokenizer.decoder = decoders.ByteLevel()
-        special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-        alphabet = pre_tokenizers.ByteLevel.alphabet()
-        trainer = trainers.BpeTrainer(
-            vocab_size=VOCABULARY, special_tokens=special, initial_alphabet=sorted(alphabet), show_progress=False
-        )
-        first, last = "<s>", "</s>"
-    else:
+        words, letters = _count(tokenizer, lines)
+        pieces = [*letters, *(f"##{letter}" for letter in letters), *words]
+        tokens = list(dict.fromkeys([*special, *pieces]))[:VOCABULARY]
+        tokenizer.model = models.WordPiece({token: i for i, token in enumerate(tokens)}, unk_token="[UNK]")
+        tokenizer.add_special_tokens(special)
+    elif kind == "unigram":
         special = ["<pad>", "<unk>", "<s>", "</s>", "<mask>"]
         tokenizer = Tokenizer(models.Unigram())
         tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
         tokenizer.decoder = decoders.Metaspace()
-        trainer = trainers.UnigramTrainer(
-            vocab_size=VOCABULARY, special_tokens=special, unk_token="<unk>", show_progress=False
+        words, letters = _count(tokenizer, lines)
+        pieces = list(dict.fromkeys([*letters, *words]))[: VOCABULARY - len(special)]
+        total = sum(words.values())
+        rare = math.log(0.5 / total)  # below every word that occurs
+        scores = [(piece, math.log(words[piece] / total) if piece in words else rare) for piece in pieces]
+        tokenizer.model = models.Unigram([*((token, 0.0) for token in special), *scores], unk_id=1)
+        tokenizer.add_special_tokens(special)
+    else:
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+        tokenizer.decoder = decoders.ByteLevel()
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        trainer = trainers.BpeTrainer(
+            vocab_size=VOCABULARY, special_tokens=special, initial_alphabet=alphabet, show_progress=False
         )
-        first, last = "<s>", "</s>"
-    tokenizer.train_from_iterator(lines, trainer)
+        tokenizer.train_from_iterator(lines, trainer)
     single, pair = f"{first} $A {last}", f"{first} $A {last} $B:1 {last}:1"
     if kind == "bpe":  # RoBERTa has two separators and no token types
         pair = f"{first} $A {last} {last} $B {last}"
     ends = [(token, tokenizer.token_to_id(token)) for token in (first, last)]
     tokenizer.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=ends)
     return tokenizer
+
+
+def _count(tokenizer: Any, lines: Sequence[str]) -> tuple[dict[str, int], list[str]]:
+    """Words as the tokenizer's first steps split them, the most frequent first, and their letters in order."""
+    counts: Counter[str] = Counter()
+    for line in lines:
+        pieces = tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(line))
+        counts.update(piece for piece, _ in pieces)
+    words = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+    return words, sorted({letter for word in words for letter in word})

@@ -62,11 +62,13 @@ class Hooks:
     Attributes:
         before_step: Called with (step, total steps) before each step: a sparsity schedule.
         after_step: Called with (step, total steps) after the optimizer's step: a mask put back on.
+        candidate: Called with (step, total steps) after an epoch: whether it may be the best one; the last always may.
         extra_parameters: More parameters to train: scores, projections, step sizes. Saved with the state.
     """
 
     before_step: Callable[[int, int], None] | None = None
     after_step: Callable[[int, int], None] | None = None
+    candidate: Callable[[int, int], bool] | None = None
     extra_parameters: dict[str, Any] = field(default_factory=dict)
 
 
@@ -234,7 +236,8 @@ def train(
                     bar.advance(1, f"loss {summed / (index - done + 1):.3f}")
                     if accelerator.is_main_process and index + 1 < per_epoch:
                         state.save_if_due(where)
-                _finish_epoch(model, dev, epoch, summed / max(1, per_epoch - done), where, state, config)
+                candidate = hooks.candidate is None or hooks.candidate(where.step, total) or where.step == total
+                _finish_epoch(model, dev, epoch, summed / (per_epoch - done), candidate, where, state, config)
                 if accelerator.is_main_process:
                     state.save_if_due(where)
         except KeyboardInterrupt:
@@ -271,12 +274,21 @@ def accuracy(model: Any, data: Encoded, batch_size: int = 64) -> tuple[float, fl
 
 
 def _finish_epoch(
-    model: Any, dev: Encoded, epoch: int, loss: float, where: _Progress, state: _State, config: TrainConfig
+    model: Any,
+    dev: Encoded,
+    epoch: int,
+    loss: float,
+    candidate: bool,
+    where: _Progress,
+    state: _State,
+    config: TrainConfig,
 ) -> None:
     """Judges the epoch on dev, keeps it when it is the best, and decides whether to stop."""
     found, dev_loss = accuracy(model, dev)
     where.epochs.append({"loss": round(loss, 6), "dev_accuracy": found, "dev_loss": round(dev_loss, 6)})
     logger.info("    epoch %d: loss %.4f, dev accuracy %.2f %%", epoch + 1, loss, 100 * found)
+    if not candidate:
+        return
     if (found, -dev_loss) > (where.best_accuracy, -where.best_loss):
         where.best_accuracy, where.best_loss, where.best_epoch = found, dev_loss, epoch + 1
         state.keep_best()

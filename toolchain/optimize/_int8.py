@@ -13,7 +13,7 @@ from toolchain.core.errors import ModelError, RecipeError, require
 from toolchain.model import graph
 
 
-def excluded_nodes(model: Any, patterns: Sequence[str], embeddings: bool) -> list[str]:
+def excluded_nodes(model: Any, patterns: Sequence[str], *, embeddings: bool, attention: bool = False) -> list[str]:
     """Names of the nodes that stay in floating point.
 
     Every node gets its name from its output where it has none, so that it can be named in a recipe.
@@ -22,6 +22,7 @@ def excluded_nodes(model: Any, patterns: Sequence[str], embeddings: bool) -> lis
         model: The graph; its nodes are named in place.
         patterns: Node names or shell patterns, matched against node names and against the weights that they read.
         embeddings: Whether lookups of weight tables are quantized; other lookups never are.
+        attention: Whether products of two activations are quantized.
 
     Raises:
         RecipeError: A pattern matches nothing.
@@ -34,7 +35,8 @@ def excluded_nodes(model: Any, patterns: Sequence[str], embeddings: bool) -> lis
         hit = {pattern for pattern in patterns if any(fnmatch.fnmatchcase(name, pattern) for name in names)}
         unused -= hit
         table = node.op_type == "Gather" and weights.get(node.input[0]) == 2
-        if hit or (node.op_type == "Gather" and not (table and embeddings)):
+        dynamic = node.op_type == "MatMul" and node.input[1] not in weights
+        if hit or (node.op_type == "Gather" and not (table and embeddings)) or (dynamic and not attention):
             found.append(node.name)
     if unused:
         some = ", ".join(node.name for node in model.graph.node if node.op_type in ("MatMul", "Gemm"))[:300]

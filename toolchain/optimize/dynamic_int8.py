@@ -53,7 +53,7 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     quantization = require("onnxruntime.quantization", "cpu")
     path = source / "model.onnx"
     model = _int8.replace_gemm(_int8.load_float(path))
-    excluded = _int8.excluded_nodes(model, config.exclude, config.embeddings)
+    excluded = _int8.excluded_nodes(model, config.exclude, embeddings=config.embeddings)
     onnx = require("onnx", "torch")
     with _int8.quantizer_errors(path):
         quantization.quantize_dynamic(
@@ -64,7 +64,7 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
             reduce_range=config.reduce_range,
             weight_type=quantization.QuantType.QInt8,
             nodes_to_exclude=excluded,
-            use_external_data_format=model.ByteSize() > graph.MAX_BYTES - 2**20,
+            use_external_data_format=model.ByteSize() > graph.MAX_BYTES,
             extra_options={"MatMulConstBOnly": True, "DefaultTensorType": onnx.TensorProto.FLOAT},
         )
     return _int8.report(graph.load(out / "model.onnx"))

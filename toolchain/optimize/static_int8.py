@@ -75,8 +75,8 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     quantization = require("onnxruntime.quantization", "cpu")
     onnx = require("onnx", "torch")
     model = _int8.replace_gemm(_int8.load_float(source / "model.onnx"))
-    excluded = _int8.excluded_nodes(model, config.exclude, config.embeddings)
-    large = model.ByteSize() > graph.MAX_BYTES - 2**20
+    excluded = _int8.excluded_nodes(model, config.exclude, embeddings=config.embeddings, attention=config.attention)
+    large = model.ByteSize() > graph.MAX_BYTES
     samples = calibration_batches(source, config.calibration_samples, context)
     narrow, wide = quantization.QuantType.QInt8, quantization.QuantType.QUInt8
     with tempfile.TemporaryDirectory(dir=context.work) as folder, _int8.quantizer_errors(source / "model.onnx"):
@@ -101,7 +101,6 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
             extra_options={
                 "ActivationSymmetric": config.symmetric,
                 "WeightSymmetric": True,
-                "MatMulConstBOnly": not config.attention,
                 # The bias and what follows are computed in float: a second rounding there costs accuracy and no time.
                 "OpTypesToExcludeOutputQuantization": ["MatMul"],
                 "DefaultTensorType": onnx.TensorProto.FLOAT,

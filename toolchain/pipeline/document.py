@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from io import StringIO
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from toolchain.core.errors import RecipeError
 from toolchain.core.registry import suggest
+
+#: A recipe with more values than this is no recipe, or one whose aliases multiply.
+MAX_VALUES = 100_000
 
 
 @dataclass
@@ -62,7 +66,8 @@ class Problems:
         subject = message.partition(":")[0]
         shown = path[: path.index(subject)] if subject in path else path
         spoken = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in shown).lstrip(".")
-        text = f"{self.document.place(path)}: {spoken + ' ' if spoken else ''}{message}"
+        spoken += "" if not spoken else " " if subject in path else ": "
+        text = f"{self.document.place(path)}: {spoken}{message}"
         text = f"{text} ({hint})" if hint else text
         if text not in self.found:
             self.found.append(text)
@@ -105,8 +110,26 @@ def read(path: Path) -> Document:
     except (YAMLError, ValueError) as error:
         raise RecipeError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(value, Mapping):
-        raise RecipeError(f"{path}: a recipe is a mapping, not {type(value).__name__}", "see recipes/README.md")
+        kind = "a list" if isinstance(value, list) else "an empty file" if value is None else repr(value)
+        raise RecipeError(f"{path}: a recipe is a mapping, not {kind}", "see recipes/README.md")
+    if sum(1 for _ in islice(_values(value), MAX_VALUES)) == MAX_VALUES:
+        raise RecipeError(
+            f"{path}: holds {MAX_VALUES:,} values or more, those that aliases repeat included",
+            "an alias (*name) may not stand inside what it names",
+        )
     return Document(value, path)  # type: ignore[arg-type]
+
+
+def _values(value: Any) -> Iterator[Any]:
+    """Every value of a document as often as it would be read: an alias of itself is endless."""
+    pending = [value]
+    while pending:
+        current = pending.pop()
+        yield current
+        if isinstance(current, Mapping):
+            pending += current.values()
+        elif isinstance(current, list):
+            pending += current
 
 
 def override(document: Document, text: str) -> None:
@@ -126,7 +149,9 @@ def override(document: Document, text: str) -> None:
         _assign(document, parts, value, text)
         return
     places = list(_mentions(document.value, parts[0], ()))
-    if not places or len(parts) < 2:
+    if places and len(parts) < 2:
+        raise RecipeError(f"--set {text}: {parts[0]} takes settings", f"write --set {parts[0]}.SETTING=VALUE")
+    if not places:
         names = sorted({*KEYS, *mentioned(document.value)})
         raise RecipeError(
             f"--set {text}: {parts[0]!r} is no key of this recipe and no technique in it", suggest(parts[0], names)
@@ -146,8 +171,8 @@ def parse_value(text: str) -> Any:
 
     try:
         return YAML(typ="safe", pure=True).load(StringIO(text))
-    except YAMLError as error:
-        raise RecipeError(f"{text!r} is no YAML value: {str(error).splitlines()[0]}") from error
+    except (YAMLError, ValueError) as error:
+        raise RecipeError(f"{text!r} is no YAML value: {str(error).splitlines()[0]}", "quote it") from error
 
 
 def _assign(document: Document, parts: tuple[Any, ...], value: Any, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -84,13 +85,15 @@ def engine_items(problems: Problems, value: Any) -> list[Item]:
         if name is None:
             continue
         if name not in registry.names("engines"):
-            problems.add(
-                ("engines", index), f"unknown engine {name!r}", registry.suggest(name, registry.names("engines"))
-            )
+            message = f"unknown engine {name!r}"
+            if name in names():
+                message = f"{name} is no engine: it belongs in a variant"
+            problems.add(("engines", index), message, registry.suggest(name, registry.names("engines")))
             continue
         technique = registry.get("engines", name)
         settings = dict(settings) if isinstance(settings, Mapping) else settings
         label = settings.pop("as", name) if isinstance(settings, dict) else name
+        check_name(problems, label, ("engines", index))
         if any(engine.label == label for engine in found):
             problems.add(
                 ("engines", index), f"two engines are called {label!r}", f"name one: {{{name}: {{as: NAME, …}}}}"
@@ -112,6 +115,12 @@ def named(problems: Problems, value: Any, path: tuple[Any, ...], what: str) -> t
         return str(name), {} if settings is None else settings, (*path, name)
     problems.add(path, f"{value!r} is no {what}", "write NAME, or {NAME: {setting: value}}")
     return None, {}, path
+
+
+def check_name(problems: Problems, name: Any, path: tuple[Any, ...]) -> None:
+    """Names stand in tables, file names and ``model/variant/engine``: nothing that leads to another folder."""
+    if not isinstance(name, str | int) or not re.fullmatch(r"\w[^/\\\x00-\x1f]*", str(name)):
+        problems.add(path, f"{name!r} is no name", "a letter, digit or _ first, and no slash")
 
 
 def check_order(problems: Problems, items: Sequence[Item], path: tuple[Any, ...]) -> None:

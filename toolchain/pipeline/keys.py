@@ -9,7 +9,7 @@ from importlib import metadata
 from typing import Any
 
 from toolchain.core.data import Dataset
-from toolchain.core.store import Artifact, digest
+from toolchain.core.store import Artifact
 from toolchain.measure.machine import machine
 from toolchain.model import adopt, source
 from toolchain.pipeline.plan import Step
@@ -73,7 +73,7 @@ def parts(step: Step, inputs: list[Artifact], task: Task, recipe: Recipe) -> dic
         found["source"] = source.resolve(step.source or "", recipe.base).identity
     if step.stage == "adopt":
         # What is adopted is known by its content: where it lies plays no part.
-        found["config"] = {"files": {path.name: digest(path) for path in adopt.files(step.config)}}
+        found["config"] = adopt.identity(step.config)
         if not found["config"]["files"]:
             found["source"] = source.resolve(step.source or "", recipe.base).identity
     if step.stage == "build":

@@ -74,8 +74,8 @@ class Row:
 
     @property
     def name(self) -> str:
-        """model/variant/engine."""
-        return f"{self.model}/{self.variant}/{self.engine}"
+        """model/variant/engine; without a model of the recipe's own, variant/engine."""
+        return _row_name(self.model, self.variant, self.engine)
 
 
 @dataclass
@@ -168,7 +168,7 @@ def _engine(
     plan: Plan, engine: Item, chain: list[Step], items: tuple[Item, ...], model: str, seed: int, variant: str, last: int
 ) -> Row | None:
     """The steps that build and evaluate one engine, or None with the reason noted."""
-    name = f"{model}/{variant}/{engine.label}"
+    name = _row_name(model, variant, engine.label)
     accepts = engine.technique.module.ACCEPTS
     source = chain[-1]
     if source.kind == "engine":
@@ -207,6 +207,10 @@ def _engine(
     )
     baseline = (variant, engine.label) == plan.recipe.baseline
     return Row(model, seed, variant, engine.label, build, evaluate, techniques, provider, baseline)
+
+
+def _row_name(*parts: str) -> str:
+    return "/".join(filter(None, parts))
 
 
 def _named(plan: Plan, model: str, variant: str, engine: Item) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from toolchain.core import registry
 from toolchain.pipeline.document import Document, Problems, override, read
-from toolchain.pipeline.items import Item, check_order, engine_items, mapping, named, names, stage_items
+from toolchain.pipeline.items import Item, check_name, check_order, engine_items, mapping, named, names, stage_items
 from toolchain.pipeline.settings import Benchmark, Report, validate
 from toolchain.pipeline.sources import point_data, point_models
 
@@ -90,15 +90,23 @@ def parse(document: Document, sets: Sequence[str] = (), models: Sequence[str] = 
     task = _task(problems, root.get("task", "reviews"))
     sources, settings = _models(problems, root)
     seeds = _seeds(problems, root.get("seeds", [17]))
+    known = len(problems.found)
     stages = stage_items(problems, root.get("stages", []), ("stages",))
+    stages_sound = len(problems.found) == known
     written = mapping(problems, root.get("variants"), ("variants",))
     if not written:
         problems.add(("variants",), "missing: at least one variant is needed", "for example {base: [export]}")
-    parsed = {str(name): stage_items(problems, items, ("variants", name)) for name, items in written.items()}
+    parsed, sound = {}, set()
+    for name, items in written.items():
+        check_name(problems, name, ("variants", name))
+        known = len(problems.found)
+        parsed[str(name)] = stage_items(problems, items, ("variants", name))
+        sound |= {str(name)} if len(problems.found) == known else set()
     engines = engine_items(problems, root.get("engines", ["onnxruntime"]))
     variants: dict[tuple[str, str], tuple[Item, ...]] = {}
     for name, items in parsed.items():
-        check_order(problems, [*stages, *items], ("variants", name))
+        if stages_sound and name in sound:  # what cannot be read has no order
+            check_order(problems, [*stages, *items], ("variants", name))
         for model in sources or {"": ""}:
             variants[model, name] = tuple(
                 _with_model_settings(problems, item, settings.get(model, {}), model) for item in [*stages, *items]
@@ -108,15 +116,21 @@ def parse(document: Document, sets: Sequence[str] = (), models: Sequence[str] = 
     report = validate(problems, Report, root.get("report", {}), ("report",), "report")
     if report and benchmark:
         _check_speedup(problems, report, benchmark)
-    if sources == {} and any(not items or items[0].stage != "adopt" for items in parsed.values()):
+    given = root.get("model") or root.get("models")
+    if not given and any(not items or items[0].stage != "adopt" for items in parsed.values()):
         problems.add(("models",), "missing: where the model comes from", "model: FOLDER or hub id, or --model SOURCE")
     test = mapping(problems, root.get("test", {}), ("test",))
+    name = root.get("name") or (document.path.stem if document.path else "recipe")
+    check_name(problems, name, ("name",))
+    used = {item.label for items in [stages, *parsed.values()] for item in items}
+    for model, own in settings.items():
+        for key in set(own) - used:
+            problems.add(("models", model, key), f"{key}: no variant uses it", "take it out, or name it in a variant")
     problems.raise_if_any()
     if task is None or benchmark is None or report is None:
         raise AssertionError("a part that is absent has left a problem")
-    name = str(root.get("name") or (document.path.stem if document.path else "recipe"))
     return Recipe(
-        name,
+        str(name),
         document.path,
         task,
         sources,
@@ -148,12 +162,16 @@ def _models(problems: Problems, root: Mapping[str, Any]) -> tuple[dict[str, str]
     sources, settings = {}, {}
     for name, value in written.items():
         where = (*path, name)
+        check_name(problems, name, where)
         if isinstance(value, Mapping):
             source = value.get("source")
             for key in value:
                 if key != "source" and key not in names():
-                    problems.add((*where, key), f"unknown key {key!r}", registry.suggest(key, ["source", *names()]))
-            settings[str(name)] = {key: dict(item or {}) for key, item in value.items() if key != "source"}
+                    allowed = ["source", *names()]
+                    problems.add((*where, key), f"unknown key {key!r}", registry.suggest(str(key), allowed))
+            settings[str(name)] = {
+                key: dict(mapping(problems, item, (*where, key))) for key, item in value.items() if key in names()
+            }
         else:
             source = value
         if not isinstance(source, str) or not source:

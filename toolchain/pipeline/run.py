@@ -40,6 +40,7 @@ class Outcome:
         artifacts: By step id.
         made: Ids of the steps that were run now.
         failed: Step id → why it, or what it needs, failed.
+        codes: Exit codes of the errors.
         task: The task, data loaded if anything needed it.
         seconds: Wall time.
     """
@@ -49,6 +50,7 @@ class Outcome:
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     made: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    codes: set[int] = field(default_factory=set)
     seconds: float = 0.0
 
     @property
@@ -58,8 +60,8 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
-        """0, or 1 when something failed."""
-        return 1 if self.failed else 0
+        """0, 1 when something failed, 3 when nothing but gates did."""
+        return min(self.codes, default=1) if self.failed else 0
 
 
 def execute(plan: Plan, store: Store, *, force: Collection[str] = (), threads: int = 0) -> Outcome:
@@ -85,8 +87,11 @@ def execute(plan: Plan, store: Store, *, force: Collection[str] = (), threads: i
     for number, step in enumerate(plan.steps.values(), 1):
         blocked = next((outcome.failed[i] for i in step.inputs if i in outcome.failed), None)
         inputs = [outcome.artifacts[i] for i in step.inputs if i in outcome.artifacts]
-        if step.stage == "time" and inputs:
-            blocked = None  # the engines that were built are timed; the others are named
+        if step.stage == "time":
+            # Engines that were built and evaluated are timed; the others are named.
+            sound = {row.build for row in plan.rows if not {row.build, row.evaluate} & set(outcome.failed)}
+            inputs = [outcome.artifacts[i] for i in step.inputs if i in sound]
+            blocked = None if inputs else next(iter(outcome.failed.values()), None)
         if blocked:
             outcome.failed[step.id] = blocked
             continue
@@ -101,14 +106,16 @@ def execute(plan: Plan, store: Store, *, force: Collection[str] = (), threads: i
         except StoreError:
             raise
         except ToolchainError as error:
-            outcome.failed[step.id] = f"{step.stage} {step.label}: {error}"
-            logger.error("    failed: %s", error)
+            outcome.failed[step.id] = f"{_spoken(step)}: {error}"
+            outcome.codes.add(error.exit_code)
+            logger.info("    failed: %s", error.message.splitlines()[0])  # whoever shows the outcome says it in full
         except Exception as error:
             explained = store.explains(error)
             if explained:
                 raise explained from error
             logger.error("    failed with a bug of ours:\n%s", traceback.format_exc())
-            outcome.failed[step.id] = f"{step.stage} {step.label}: {type(error).__name__}: {error}"
+            outcome.failed[step.id] = f"{_spoken(step)}: {type(error).__name__}: {error}"
+            outcome.codes.add(1)
     if not rank:
         store.sweep()
     outcome.seconds = time.monotonic() - started
@@ -241,6 +248,11 @@ def _entry(step: Step) -> dict[str, Any]:
         "config": plain(step.config),
     }  # fmt: skip
     return found | ({"seed": step.seed} if step.seed is not None else {})
+
+
+def _spoken(step: Step) -> str:
+    """What failed: the stage, and what a person calls the step."""
+    return step.label if step.stage in step.label.split(" · ") else f"{step.stage} {step.label}"
 
 
 def _fetch(step: Step, plan: Plan) -> None:

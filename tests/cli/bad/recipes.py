@@ -1,0 +1,97 @@
+"""Bad recipes, and flags that change a recipe into a bad one."""
+
+from __future__ import annotations
+
+from tests.cli.bad.case import Case, files, nothing
+
+GOOD = "model: scratch:bert-1x32\nvariants: {base: [export]}\n"
+TRAINED = "model: scratch:bert-1x32\nstages: [finetune]\nvariants: {base: [export]}\n"
+TWO = "models: {a: scratch:bert-1x32, b: scratch:bert-1x64}\nvariants: {base: [export]}\n"
+
+
+#: Six levels of ten: a million values in a few lines.
+BOMB = "description:\n  - &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"  - &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]\n" for level in range(1, 6)
+)
+
+
+def _recipe(what: str, text: str, *says: str) -> Case:
+    return Case(what, ("validate", "r.yaml"), files(r_yaml=text), ("r.yaml", *says))
+
+
+def _flags(what: str, *argv: str, says: tuple[str, ...], code: int = 1, text: str = TRAINED) -> Case:
+    return Case(what, argv, files(r_yaml=text), says, code)
+
+
+CASES = [
+    Case("no such recipe", ("run", "missing.yaml"), nothing, ("missing.yaml", "recipes here")),
+    Case("the recipe is a folder", ("run", "."), nothing, ("'.'", "directory"), 2),
+    Case("no UTF-8", ("validate", "r.yaml"), files(r_yaml=b"name: caf\xe9\n"), ("r.yaml", "UTF-8")),
+    _recipe("an empty recipe", "", "mapping", "recipes/README.md"),
+    _recipe("a list, no mapping", "- a\n- b\n", "mapping"),
+    _recipe("no YAML", "name: [a, b\nvariants: {}\n", "r.yaml:2:"),
+    _recipe("a tab for indentation", "variants:\n\tbase: [export]\n", "r.yaml:2:", "\\t"),
+    _recipe("a key that stands there twice", GOOD + "model: other\n", "r.yaml:3:1", "model"),
+    _recipe("aliases that multiply", GOOD + BOMB, "100,000 values", "inside"),
+    _recipe("an unknown key", GOOD + "engine: [onnxruntime]\n", "r.yaml:3:1", "engine", "did you mean 'engines'?"),
+    _recipe("an unknown task", GOOD + "task: review\n", "r.yaml:3:1", "'review'", "did you mean 'reviews'?"),
+    _recipe("a task that is no name", GOOD + "task: [reviews]\n", "r.yaml:3:1", "['reviews']", "NAME"),
+    _recipe("an unknown technique", GOOD.replace("export]", "export, dynamic_int]"), "'dynamic_int'", "did you mean"),
+    _recipe("an unknown engine", GOOD + "engines: [onnx_runtime]\n", "'onnx_runtime'", "did you mean 'onnxruntime'?"),
+    _recipe("an engine in a variant", GOOD.replace("export]", "export, onnxruntime]"), "engine", "under engines"),
+    _recipe("a technique under engines", GOOD + "engines: [dynamic_int8]\n", "dynamic_int8", "variant"),
+    _recipe("two engines of one name", GOOD + "engines: [pytorch, pytorch]\n", "'pytorch'", "as: NAME"),
+    _recipe("no engine", GOOD + "engines: []\n", "empty", "onnxruntime"),
+    _recipe("an unknown setting", GOOD.replace("export]", "{export: {opsett: 20}}]"), "'opsett'", "'opset'"),
+    _recipe("a value out of range", GOOD.replace("export]", "{export: {opset: 25}}]"), "opset", "25", "21"),
+    _recipe("text for a number", GOOD.replace("export]", "{export: {opset: twenty}}]"), "opset", "'twenty'", "number"),
+    _recipe("a fraction for a whole number", GOOD.replace("export]", "{export: {opset: 19.5}}]"), "19.5", "whole"),
+    _recipe("YAML 1.1's yes", GOOD.replace("export]", "export, {dynamic_int8: {per_channel: yes}}]"), "'yes'", "true"),
+    _recipe("NaN", TRAINED.replace("finetune", "{finetune: {learning_rate: .nan}}"), "learning_rate", "finite"),
+    _recipe("a word that is not among the choices", GOOD + "report: {split: train}\n", "'train'", "'dev'"),
+    _recipe("a date for a number", GOOD.replace("export]", "{export: {opset: 2026-01-01}}]"), "opset", "2026-01-01"),
+    _recipe("settings that are no mapping", GOOD.replace("export]", "{export: 20}]"), "export", "20", "mapping"),
+    _recipe("two techniques in one item", GOOD.replace("export]", "{export: {}, dynamic_int8: {}}]"), "export", "NAME"),
+    _recipe("no variants", "model: scratch:bert-1x32\n", "variants", "at least one"),
+    _recipe("an empty variant", GOOD.replace("[export]", "[]"), "variants.base", "empty", "[export]"),
+    _recipe("a variant that is no list", GOOD.replace("[export]", "export"), "variants.base", "'export'", "list"),
+    _recipe("a variant without export", TRAINED.replace("export", ""), "variants.base", "never exported"),
+    _recipe("export before fine-tuning", GOOD.replace("export]", "export, finetune]"), "finetune", "after export"),
+    _recipe("export twice", GOOD.replace("export]", "export, export]"), "export", "twice"),
+    _recipe("two quantizers", GOOD.replace("export]", "export, dynamic_int8, static_int8]"), "one quantizer"),
+    _recipe("a variant named like a path", GOOD.replace("base", "../base"), "'../base'", "name"),
+    _recipe("a recipe named like a path", GOOD + "name: ../../elsewhere\n", "'../../elsewhere'", "name"),
+    _recipe("an unknown baseline", GOOD + "baseline: {variant: bse}\n", "'bse'", "did you mean 'base'?"),
+    _recipe("a speedup that is not measured", GOOD + "report: {speedup: batch 64}\n", "'batch 64'", "batch 1, batch 32"),
+    _recipe("a seed twice", GOOD + "seeds: [17, 17]\n", "[17, 17]", "twice"),
+    _recipe("a negative seed", GOOD + "seeds: [-1]\n", "[-1]", "from 0"),
+    _recipe("no model", "variants: {base: [export]}\n", "model", "--model"),
+    _recipe("model and models", GOOD + "models: {a: x/y}\n", "both", "one of them"),
+    _recipe("a model that is no text", GOOD.replace("scratch:bert-1x32", "[a]"), "source", "hub id"),
+    _recipe("an unknown setting of a model", TWO.replace("a: scratch:bert-1x32", "a: {source: x/y, sorce: z}"), "'sorce'", "'source'"),
+    _recipe("settings of a model that no variant uses", TWO.replace("a: scratch:bert-1x32", "a: {source: x/y, dynamic_int8: {}}"), "dynamic_int8", "no variant"),
+    _recipe("settings of a model that are no mapping", TWO.replace("a: scratch:bert-1x32", "a: {source: x/y, export: 20}"), "export", "20", "mapping"),
+    _recipe("several problems at once", "engin: x\nseeds: a\nvariants: {base: [exprt]}\n", "r.yaml:1:1", "r.yaml:2:1", "r.yaml:3:19", "models: missing"),
+    _flags("--set without a value", "run", "r.yaml", "--set", "epochs", says=("--set epochs", "key=value")),
+    _flags("--set of a key that is nowhere", "run", "r.yaml", "--set", "finetun.epochs=1", says=("'finetun'", "did you mean 'finetune'?")),
+    _flags("--set of a technique without its setting", "run", "r.yaml", "--set", "finetune=1", says=("finetune.SETTING=VALUE",)),
+    _flags("--set of a technique that the recipe does not use", "run", "r.yaml", "--set", "static_int8.percentile=99", says=("'static_int8'", "no technique in it")),
+    _flags("--set of an item that is not there", "run", "r.yaml", "--set", "stages.3.epochs=1", says=("stages", "'3'", "finetune")),
+    _flags("--set of a value out of range", "run", "r.yaml", "--set", "finetune.epochs=0", says=("--set finetune.epochs=0", "below 1")),
+    _flags("--set of a value that is no YAML", "run", "r.yaml", "--set", "finetune.epochs=[1", says=("'[1'", "YAML")),
+    _flags("--set of a date that is none", "run", "r.yaml", "--set", "name=2026-13-45", says=("2026-13-45",)),
+    _flags("--model that the recipe does not name", "run", "r.yaml", "--model", "c=x/y", text=TWO, says=("'c'", "known: a, b")),
+    _flags("--model without saying which", "run", "r.yaml", "--model", "x/y", text=TWO, says=("several models: a, b", "NAME=SOURCE")),
+    _flags("--data that is not there", "run", "r.yaml", "--data", "nowhere", says=("nowhere", "no such file")),
+    _flags("--data of a task that makes its own", "run", "r.yaml", "--data", ".", says=("reviews", "--set task=")),
+    _flags("--force of no stage", "run", "r.yaml", "--force", "train", says=("'train'", "finetune"), code=2),
+    _flags("--threads that is no number", "run", "r.yaml", "--threads", "many", says=("--threads", "'many'"), code=2),
+    _flags("an unknown command", "bencmark", "r.yaml", says=("'bencmark'", "did you mean 'benchmark'?"), code=2),
+    _flags("an unknown option", "run", "r.yaml", "--sets", "a=1", says=("--sets", "--set"), code=2),
+    _flags("no recipe to run", "run", says=("RECIPE",), code=2),
+    _flags("a report before the run", "report", "r.yaml", says=("have not been run", "toolchain run r.yaml")),
+    _flags("--task beside a recipe", "export", "r.yaml", "--task", "sst2", says=("--task", "--set"), code=2),
+    _flags("--technique beside a recipe", "optimize", "r.yaml", "-t", "dynamic_int8", says=("--technique",), code=2),
+    _flags("gc without saying what stays", "gc", says=("recipes", "--all"), code=2),
+    _flags("gc of a missing recipe", "gc", "missing.yaml", says=("missing.yaml",)),
+]

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.command import ROOT, python
+
+PACKAGE = ROOT / "toolchain"
+
+#: Rooms by what they may import: a module imports what stands in an earlier line, or in its own.
+ORDER = (
+    ("core",),
+    ("tasks", "model", "engines"),
+    ("augment", "compress", "optimize", "runtime"),
+    ("measure",),
+    ("pipeline",),
+    ("deliver",),
+    ("cli",),
+)
+RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
+
+#: The ground that the whole package stands on: its version.
+GROUND = "toolchain"
+
+HEAVY = {"torch", "transformers", "onnx", "onnxruntime"}
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+#: Runs the command line, then says on the last line of stderr what was loaded.
+COMMAND = """
+import sys
+from toolchain.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit as stop:
+    code = stop.code
+print(*sorted({name.partition(".")[0] for name in sys.modules}), file=sys.stderr)
+sys.exit(code)
+"""
+
+
+def room_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).parts
+    return parts[0] if len(parts) > 1 else GROUND
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """Every import of this package in a file, wherever it stands: the line, and the dotted name."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: a relative import"
+            if node.module and node.module.partition(".")[0] == "toolchain":
+                yield from ((node.lineno, f"{node.module}.{name.name}") for name in node.names)
+        elif isinstance(node, ast.Import):
+            named = [name.name for name in node.names]
+            yield from ((node.lineno, name) for name in named if name.partition(".")[0] == "toolchain")
+
+
+def edges() -> dict[tuple[str, str], list[str]]:
+    """(room, imported room) → where that is done."""
+    found: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for path in MODULES:
+        for line, name in imports(path):
+            target = name.split(".")[1]
+            target = GROUND if target.startswith("__") else target
+            found[room_of(path), target].append(f"{path.relative_to(ROOT)}:{line} imports {name}")
+    return found
+
+
+def test_every_room_of_the_package_has_its_place_in_the_order() -> None:
+    rooms = {room_of(path) for path in MODULES} - {GROUND}
+    assert len(rooms) >= 10
+    assert rooms <= set(RANK)
+
+
+def test_imports_point_one_way() -> None:
+    found = edges()
+    assert len(found) >= 20
+    wrong = [
+        place
+        for (room, target), places in found.items()
+        for place in places
+        if target not in (GROUND, room) and (room == GROUND or RANK[target] > RANK[room])
+    ]
+    assert wrong == []
+
+
+def test_rooms_of_equal_rank_keep_an_order_too() -> None:
+    level = {(a, b) for a, b in edges() if a != b and GROUND not in (a, b) and RANK[a] == RANK[b]}
+    assert level <= {("engines", "model")}
+
+
+def loaded(*arguments: str | Path) -> set[str]:
+    """Modules that a command has loaded, by their first name."""
+    done = python(COMMAND, *arguments)
+    assert done.returncode == 0, done.stderr
+    return set(done.stderr.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["--version"], ["completion", "bash"]])
+def test_help_loads_nothing_that_takes_time(arguments: list[str]) -> None:
+    found = loaded(*arguments)
+    assert "click" in found
+    assert not found & (HEAVY | {"numpy", "pydantic", "rich", "ruamel", "tokenizers", "safetensors"})
+
+
+@pytest.mark.parametrize("command", ["validate", "show"])
+def test_reading_a_recipe_loads_no_framework(command: str) -> None:
+    found = loaded(command, ROOT / "recipes/smoke.yaml")
+    assert "pydantic" in found
+    assert not found & HEAVY
+
+
+@pytest.mark.parametrize("command", ["run", "report", "explain"])
+def test_a_run_that_is_all_hits_loads_no_framework(command: str, smoke_store: Path) -> None:
+    found = loaded(command, ROOT / "recipes/smoke.yaml", "--store", smoke_store)
+    assert "pydantic" in found
+    assert not found & (HEAVY | {"datasets", "tokenizers"})
+
+
+def test_the_runtime_imports_without_what_is_absent_where_a_bundle_is_deployed() -> None:
+    code = (
+        "import importlib, pkgutil, sys, toolchain.runtime as runtime\n"
+        "names = [found.name for found in pkgutil.walk_packages(runtime.__path__, 'toolchain.runtime.')]\n"
+        "assert len(names) >= 2, names\n"
+        "for name in names: importlib.import_module(name)\n"
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+    assert not set(done.stdout.split()) & {*HEAVY, "datasets", "accelerate", "pydantic", "ruamel", "rich"}

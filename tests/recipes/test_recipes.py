@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.command import RECIPES, ROOT, toolchain
+from toolchain.pipeline import plan
+from toolchain.pipeline import recipe as recipes
+
+NAMES = [path.name for path in RECIPES]
+
+
+def overrides(path: Path) -> list[str]:
+    """The ``--set`` values under which a recipe says that it can be tested; JSON is YAML."""
+    return [f"{key}={json.dumps(value)}" for key, value in recipes.load(path).test.items()]
+
+
+def test_there_are_recipes() -> None:
+    assert {"quickstart.yaml", "smoke.yaml", "sst2-ptq.yaml"} <= set(NAMES)
+
+
+def test_every_recipe_is_valid() -> None:
+    done = toolchain("validate", *RECIPES, "--json")
+    assert done.returncode == 0, done.stderr
+    assert [found["valid"] for found in json.loads(done.stdout)] == [True] * len(NAMES)
+
+
+def test_the_folders_readme_lists_every_recipe_and_no_other() -> None:
+    listed = re.findall(r"^## `([\w-]+\.yaml)`", (ROOT / "recipes/README.md").read_text("utf-8"), re.MULTILINE)
+    assert sorted(listed) == NAMES
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=NAMES)
+def test_every_recipe_is_named_as_its_file_and_says_what_it_is_for(path: Path) -> None:
+    assert recipes.load(path).name == path.stem
+    assert re.match(r"# \S.{20,}", path.read_text("utf-8"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", RECIPES, ids=NAMES)
+def test_every_recipe_runs_under_its_override_and_then_is_all_hits(
+    path: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    sets = overrides(path)
+    # smoke.yaml is small as it stands, and others need its store: it is run once for all of them.
+    store = tmp_path / "store" if sets else request.getfixturevalue("smoke_store")
+    command = ["run", path, "--store", store, *(text for value in sets for text in ("--set", value))]
+    first = toolchain(*command, "--json")
+    assert first.returncode == 0, first.stderr
+    report = json.loads(first.stdout)
+    planned = plan.make(recipes.load(path, sets))
+    expected = {(row.model, row.seed, row.variant, row.engine) for row in planned.rows}
+    assert len(expected) >= 3
+    lines = report["lines"]
+    assert {(line["model"], line["seed"], line["variant"], line["engine"]) for line in lines} == expected
+    assert [line["name"] for line in lines if line["error"]] == []
+    assert report["failed"] == []
+    assert sum(line["baseline"] for line in lines) == 1
+    assert sorted(line["rank"] for line in lines) == list(range(1, len(lines) + 1))
+    refused = {item["name"] for item in report["not_applicable"]}
+    variants = {variant for _, variant in planned.recipe.variants}
+    assert len(expected) + len(refused) == len(variants) * len(planned.recipe.engines)
+
+    second = toolchain(*command, "--json")
+    assert second.returncode == 0, second.stderr
+    assert f"0 steps run, {len(planned.steps)} from the store" in second.stderr
+    assert json.loads(second.stdout) == report

@@ -1,0 +1,89 @@
+"""A technique's settings as a person reads them: name, type with its range, default, meaning."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import re
+from collections.abc import Iterator
+from typing import Any
+
+_SIGNS = {"Ge": "≥", "Gt": ">", "Le": "≤", "Lt": "<"}
+
+
+def describe(config: type[Any]) -> Iterator[dict[str, Any]]:
+    """The settings of a ``Config``, in the order in which they are declared.
+
+    Args:
+        config: A dataclass whose fields carry their ranges, and a ``#:`` comment or a line under ``Attributes`` each.
+
+    Yields:
+        name, type, default (``required`` where there is none) and meaning.
+    """
+    meanings = _meanings(config)
+    for field in dataclasses.fields(config):
+        default: Any = "required" if field.default is dataclasses.MISSING else field.default
+        factory: Any = field.default_factory
+        if factory is not dataclasses.MISSING:
+            default = factory()
+        yield {
+            "name": field.name, "type": type_text(str(field.type)), "default": default,
+            "meaning": meanings.get(field.name, ""),
+        }  # fmt: skip
+
+
+def type_text(annotation: str) -> str:
+    """An annotation in words: ``Annotated[int, Ge(1), Le(9)] | None`` is ``int, ≥ 1, ≤ 9, or null``."""
+    return _words(ast.parse(annotation, mode="eval").body)
+
+
+def _words(node: ast.expr) -> str:
+    if isinstance(node, ast.BinOp):
+        left, right = _words(node.left), _words(node.right)
+        return f"{left}, or {right}" if "," in left else f"{left} or {right}"
+    if isinstance(node, ast.Constant):
+        return "null" if node.value is None else str(node.value)
+    if not isinstance(node, ast.Subscript):
+        return ast.unparse(node)
+    items = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+    kind = ast.unparse(node.value)
+    if kind == "Annotated":
+        return ", ".join([_words(items[0]), *(_range(item) for item in items[1:])])
+    if kind == "Literal":
+        return " or ".join(filter(None, [", ".join(map(_words, items[:-1])), _words(items[-1])]))
+    if kind in ("tuple", "list"):
+        return f"list of {_one(items[0])}"
+    if kind == "dict":
+        return f"mapping of {_one(items[0])} to {_one(items[1])}"
+    return ast.unparse(node)
+
+
+def _one(node: ast.expr) -> str:
+    """In brackets where it has commas."""
+    text = _words(node)
+    return f"({text})" if "," in text else text
+
+
+def _range(node: ast.expr) -> str:
+    """``Ge(1)`` is ``≥ 1``, ``MinLen(2)`` is ``at least 2``."""
+    if not isinstance(node, ast.Call):
+        return ast.unparse(node)
+    name, value = ast.unparse(node.func), ast.literal_eval(node.args[0])
+    if name == "MinLen":
+        return "not empty" if value == 1 else f"at least {value}"
+    return f"{_SIGNS[name]} {value:,}" if name in _SIGNS else ast.unparse(node)
+
+
+def _meanings(config: type[Any]) -> dict[str, str]:
+    """What each field's comment, or its line under ``Attributes``, says; a base class's are inherited."""
+    found: dict[str, str] = {}
+    for owner in reversed(config.__mro__):
+        attributes = inspect.cleandoc(owner.__doc__ or "").partition("Attributes:")[2]
+        for match in re.finditer(r"^    (\w+): (.*(?:\n        .*)*)", attributes, re.MULTILINE):
+            found[match[1]] = re.sub(r"\s+", " ", match[2])
+        if dataclasses.is_dataclass(owner):
+            source = inspect.getsource(owner)
+            for match in re.finditer(r"((?:^ +#: .*\n)+)^ +(\w+):", source, re.MULTILINE):
+                found[match[2]] = re.sub(r"\s+", " ", re.sub(r"^ +#: ?", "", match[1], flags=re.MULTILINE)).strip()
+    return found
