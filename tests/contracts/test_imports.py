@@ -45,6 +45,8 @@ sys.exit(code)
 
 def room_of(path: Path) -> str:
     parts = path.relative_to(PACKAGE).parts
+    if parts == ("__main__.py",):  # `python -m toolchain` is the command line
+        return "cli"
     return parts[0] if len(parts) > 1 else GROUND
 
 

@@ -87,7 +87,9 @@ def test_a_graph_that_differs_is_refused_and_the_first_node_named(
         weight.const_value = onnx_ir.tensor(weight.const_value.numpy() * np.float32(-20), name=weight.name)
 
     monkeypatch.setattr(export, "_strip", plant)
-    with pytest.raises(GateError, match=r"differs from PyTorch by .* first diverging node: (linear_10|val_\d+) ") as caught:
+    with pytest.raises(
+        GateError, match=r"differs from PyTorch by .* first diverging node: (linear_10|val_\d+) "
+    ) as caught:
         exported(tmp_path)
     assert caught.value.exit_code == 3
 

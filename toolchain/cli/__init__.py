@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> None:
     _default_environment()
     signal.signal(signal.SIGTERM, _stop)
     try:
-        result = cli.main(args=argv, standalone_mode=False)
+        result = cli.main(args=argv, prog_name="toolchain", standalone_mode=False)
     except click.exceptions.Abort:
         _fail("stopped: what is finished stays, the same command goes on from here", 130)
     except KeyboardInterrupt:

@@ -99,18 +99,19 @@ def verify_command(references: tuple[str, ...], store: Store, as_json: bool) -> 
 
     REFERENCES are keys or folders; without any, everything in the store.
     """
-    chosen = [store.resolve(reference) for reference in references] or list(store.artifacts())
+    damaged: list[str] = []
+    chosen = [store.resolve(reference) for reference in references] or list(store.artifacts(damaged))
     problems = {str(artifact.path): artifact.problems() for artifact in chosen}
     if as_json:
-        options.echo_json(problems)
+        options.echo_json(problems | ({"unreadable": damaged} if damaged else {}))
     else:
-        for found in problems.values():
-            for line in found:
-                click.echo(line, err=True)
-        bad = sum(bool(found) for found in problems.values())
+        for line in [*damaged, *(line for found in problems.values() for line in found)]:
+            click.echo(line, err=True)
+        bad = len(damaged) + sum(bool(found) for found in problems.values())
         size = sum(artifact.size_bytes for artifact in chosen)
-        click.echo(f"{len(chosen)} artifacts, {size / 1e6:,.1f} MB: {f'{bad} damaged' if bad else 'all as published'}")
-    return 1 if any(problems.values()) else 0
+        count = len(chosen) + len(damaged)
+        click.echo(f"{count} artifacts, {size / 1e6:,.1f} MB: {f'{bad} damaged' if bad else 'all as published'}")
+    return 1 if damaged or any(problems.values()) else 0
 
 
 @click.command("gc")
@@ -227,11 +228,14 @@ def _listed(what: str, store: Store) -> Iterator[dict[str, Any]]:
             )
             yield {"name": str(path), "summary": first}
     else:
-        for artifact in store.artifacts():
+        damaged: list[str] = []
+        for artifact in store.artifacts(damaged):
             yield {
                 "kind": artifact.kind, "key": artifact.key[:12], "label": artifact.manifest.get("label", ""),
                 "MB": f"{artifact.size_bytes / 1e6:.2f}", "started": artifact.manifest["started"],
             }  # fmt: skip
+        for message in damaged:
+            yield {"kind": "damaged", "key": "", "label": message, "MB": "", "started": ""}
 
 
 def _show_recipe(path: Path, as_json: bool) -> int:

@@ -65,7 +65,9 @@ def recipe_options(function: F) -> F:
 def run_options(function: F) -> F:
     """Adds what a command that does work takes."""
     for option in (
-        click.option("--threads", type=click.IntRange(0), default=0, help="Threads to compute with; 0: every core."),
+        click.option(
+            "--threads", type=click.IntRange(0), help="Threads to compute with, and to time with; 0: every core."
+        ),
         click.option(
             "--force", is_flag=False, flag_value="*", default=None, metavar="[STAGE]",
             help="Do it again although the store has it: everything, or one stage.",
@@ -74,6 +76,11 @@ def run_options(function: F) -> F:
     ):  # fmt: skip
         function = option(function)
     return function
+
+
+def with_threads(sets: Sequence[str], threads: int | None) -> list[str]:
+    """The settings of the command line, ``--threads`` among them."""
+    return [*sets, *([] if threads is None else [f"benchmark.threads={threads}"])]
 
 
 def forced(value: str | None) -> Sequence[str]:

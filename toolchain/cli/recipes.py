@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @options.json_option
 @options.verbosity
 def run_command(
-    recipe: Path, sets: tuple[str, ...], models: tuple[str, ...], data: str | None, store: Store, threads: int,
+    recipe: Path, sets: tuple[str, ...], models: tuple[str, ...], data: str | None, store: Store, threads: int | None,
     force: str | None, dry_run: bool, output: Path | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Run a whole RECIPE and print the ranked table of its engines.
@@ -38,11 +38,11 @@ def run_command(
     from toolchain.pipeline import plan, run
     from toolchain.pipeline import recipe as recipes
 
-    made = plan.make(recipes.load(recipe, sets, models, data))
+    made = plan.make(recipes.load(recipe, options.with_threads(sets, threads), models, data))
     if dry_run:
         return print_preview(made, store, as_json)
     run.quiet_libraries()
-    outcome = run.execute(made, store, force=options.forced(force), threads=threads)
+    outcome = run.execute(made, store, force=options.forced(force))
     return finish(outcome, store, output, as_json)
 
 
@@ -179,6 +179,8 @@ def finish(outcome: Outcome, store: Store, output: Path | None, as_json: bool) -
     """Prints and writes the report of a run, and gives the exit code."""
     from toolchain.deliver import ranking, report
 
+    if outcome.rank:
+        return outcome.exit_code
     ranked = ranking.rank(outcome)
     folder = store.root / "reports" / outcome.plan.recipe.name
     with store.errors():

@@ -116,7 +116,8 @@ def _stage(
         given = [name for name in ("task", "tokenizer") if settings[name]]
         if given or engines:
             raise click.UsageError(f"--{(given or ['engine'])[0]} is for direct runs; use --set with a recipe")
-        recipe = recipes.load(Path(targets[0]), settings["sets"], settings["models"], settings["data"])
+        sets = options.with_threads(settings["sets"], settings["threads"])
+        recipe = recipes.load(Path(targets[0]), sets, settings["models"], settings["data"])
     else:
         recipe = _direct(targets, items, settings, engines)
     made = plan.make(recipe, stage)
@@ -125,7 +126,7 @@ def _stage(
     if settings["output"] and stage != "time":
         _check_output(settings["output"])
     run.quiet_libraries()
-    outcome = run.execute(made, store, force=options.forced(settings["force"]), threads=settings["threads"])
+    outcome = run.execute(made, store, force=options.forced(settings["force"]))
     if stage == "time":
         return finish(outcome, store, settings["output"], settings["as_json"])
     return _show(outcome, stage, settings["output"], settings["as_json"])
@@ -169,7 +170,7 @@ def _direct(targets: Sequence[str], items: Sequence[str], settings: dict[str, An
     sets = [
         s if s.partition("=")[0].split(".")[0] in known or not prefix else f"{prefix}.{s}" for s in settings["sets"]
     ]
-    return recipes.parse(made, sets, (), settings["data"])
+    return recipes.parse(made, options.with_threads(sets, settings["threads"]), (), settings["data"])
 
 
 def _name(target: str, targets: Sequence[str]) -> str:
@@ -223,6 +224,8 @@ def _check_output(output: Path) -> None:
 
 def _show(outcome: Outcome, stage: str, output: Path | None, as_json: bool) -> int:
     """Prints the artifacts that end their chain, and copies them."""
+    if outcome.rank:
+        return outcome.exit_code
     steps = outcome.plan.steps
     read = {i for step in steps.values() for i in step.inputs}
     ends = [step for step in steps.values() if step.id not in read]

@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -152,14 +152,28 @@ class Store:
             raise StoreError("; ".join(problems), f"remove it and run again: rm -r {artifact.path}")
         self._checked.add(artifact.path)
 
-    def artifacts(self) -> Iterator[Artifact]:
-        """Every published artifact, by kind and key."""
+    def artifacts(self, damaged: list[str] | None = None) -> Iterator[Artifact]:
+        """Every published artifact, by kind and key.
+
+        Args:
+            damaged: Gets the message of each artifact that cannot be read; without it, the first one is raised.
+
+        Raises:
+            StoreError: An artifact cannot be read, and no list was given.
+        """
         for kind in KINDS:
             for folder in sorted((self.root / kind).glob("*")):
-                if (folder / MANIFEST).is_file():
+                if not (folder / MANIFEST).is_file():
+                    continue
+                try:
                     found = self.find(kind, folder.name)
-                    if found:
-                        yield found
+                except StoreError as error:
+                    if damaged is None:
+                        raise
+                    damaged.append(error.message)
+                    continue
+                if found:
+                    yield found
 
     def resolve(self, reference: str) -> Artifact:
         """The artifact that a key, the start of one, or a folder names.
@@ -179,8 +193,13 @@ class Store:
         raise StoreError(f"no artifact {reference!r} in {self.root}", "'toolchain list artifacts' shows what is there")
 
     @contextmanager
-    def claim(self, kind: str, key: str) -> Iterator[Claim | None]:
+    def claim(self, kind: str, key: str, *, again: bool = False) -> Iterator[Claim | None]:
         """Takes the right to make an artifact; waits while another process holds it.
+
+        Args:
+            kind: The artifact's kind.
+            key: The artifact's key.
+            again: Make it although it is there; the old one stays until the new one is published.
 
         Yields:
             The claim, or None when another process published the artifact meanwhile. What was not published when the
@@ -202,7 +221,7 @@ class Store:
                 logger.info("    another process works on this step: waiting for it")
                 lock.acquire()
         try:
-            if self.find(kind, key):
+            if not again and self.find(kind, key):
                 yield None
                 return
             claim = Claim(key, kind, partial / key / "out", partial / key / "work")
@@ -242,6 +261,8 @@ class Store:
             _sync(claim.out / MANIFEST)
             final = self.root / claim.kind / claim.key
             final.parent.mkdir(parents=True, exist_ok=True)
+            if final.exists():
+                self.remove(Artifact(final, full))
             claim.out.replace(final)
         return Artifact(final, full)
 
@@ -285,8 +306,10 @@ class Store:
             key = folder.name.partition(".")[0]
             if not folder.is_dir():
                 continue
+            lock = self.root / ".partial" / f"{key}.lock"
+            unused = dry_run and not lock.exists()  # to try a lock makes its file, and a dry run makes none
             try:
-                with FileLock(self.root / ".partial" / f"{key}.lock", timeout=0):
+                with nullcontext() if unused else FileLock(lock, timeout=0):
                     freed += sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
                     if not dry_run:
                         _remove(folder)

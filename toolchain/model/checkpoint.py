@@ -106,7 +106,8 @@ def _load(folder: Path, **settings: Any) -> tuple[Any, set[str], dict[str, str]]
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
         known = f"architecture {config.get('model_type', 'unknown')!r}"
         raise ModelError(
-            f"{folder} ({known}) cannot be loaded as a text classifier: {first_line(error).partition(' Model type ')[0]}",
+            f"{folder} ({known}) cannot be loaded as a text classifier: "
+            f"{first_line(error).partition(' Model type ')[0]}",
             f"this is transformers {transformers.__version__}: 'pip install -U transformers' knows newer architectures",
         ) from error
     except Exception as error:  # safetensors has an exception of its own, outside these

@@ -8,8 +8,9 @@ weights that layers share (ALBERT) stand there once.
 
 from __future__ import annotations
 
+import gc
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -67,13 +68,19 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     names = checkpoint.model_inputs(model, tokenizer)
     batches = list(example_batches(tokenizer, context, interface["max_length"], names))
     wrapper = _logits_only(model, names).eval()
-    program = _export(wrapper, batches[0][1], names, config.opset, source)
-    _store_transposed(program.model)
-    _strip(program.model)
     path = out / "model.onnx"
+
+    def exported() -> Any:
+        program = _export(wrapper, batches[0][1], names, config.opset, source)
+        _store_transposed(program.model)
+        _strip(program.model)
+        return program
+
+    program = exported()
     program.save(str(path), external_data=checkpoint.count_parameters(model) * 4 > ONE_FILE_BYTES)
     onnx.checker.check_model(str(path), full_check=False)
-    differences = parity(path, wrapper, batches[1:], config.tolerance, context.threads, program)
+    del program  # holds the weights once more; it is made again in the rare case that it is needed
+    differences = parity(path, wrapper, batches[1:], config.tolerance, context.threads, exported)
     checkpoint.copy_tokenizer(source, out)
     checkpoint.write_json(out / "interface.json", interface | {"inputs": list(names), "dialect": "standard"})
     proto = graph.load(path, weights=False)
@@ -135,7 +142,7 @@ def parity(
     batches: Sequence[tuple[str, dict[str, Any]]],
     tolerance: float,
     threads: int,
-    program: Any = None,
+    program: Callable[[], Any],
 ) -> dict[str, float]:
     """Largest |Δlogit| between the file and PyTorch for every batch.
 
@@ -145,7 +152,7 @@ def parity(
         batches: Shapes with their inputs.
         tolerance: Largest difference accepted.
         threads: Threads of both.
-        program: The exporter's program, to find the first diverging node with.
+        program: Gives the exporter's program, to find the first diverging node with.
 
     Raises:
         GateError: A difference is above the tolerance; it names the shape and the first diverging node.
@@ -156,6 +163,7 @@ def parity(
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
+    options.add_session_config_entry("session.disable_prepacking", "1")  # a third copy of the weights, for speed alone
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     differences = {}
     for shape, inputs in batches:
@@ -164,7 +172,7 @@ def parity(
         found = session.run(None, {name: value.numpy() for name, value in inputs.items()})[0]
         differences[shape] = float(np.abs(found - expected).max())
         if found.shape != expected.shape or not differences[shape] <= tolerance:
-            first = first_diverging(program, tuple(inputs.values()), tolerance) if program is not None else None
+            first = first_diverging(program(), tuple(inputs.values()), tolerance)
             raise GateError(
                 f"export: at shape {shape} the ONNX graph differs from PyTorch by {differences[shape]:.3g} in a logit "
                 f"(allowed {tolerance:g}); first diverging node: {first or 'not found, every node agrees alone'}",
@@ -182,8 +190,12 @@ def first_diverging(program: Any, inputs: tuple[Any, ...], tolerance: float) -> 
         tolerance: Largest absolute difference accepted.
     """
     verification = require("torch.onnx.verification", "torch")
-    with checkpoint.quiet():
-        found = verification.verify_onnx_program(program, args=inputs, compare_intermediates=True)
+    gc.freeze()  # it collects garbage after every node, which takes half a second over everything that is loaded
+    try:
+        with checkpoint.quiet():
+            found = verification.verify_onnx_program(program, args=inputs, compare_intermediates=True)
+    finally:
+        gc.unfreeze()
     for item in found:
         if not item.max_abs_diff <= max(tolerance, 1e-5 * float(item.expected_dtype.is_floating_point)):
             return f"{item.name} (|Δ| {item.max_abs_diff:.3g})"

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 
 from toolchain.core.data import Split
 from toolchain.core.errors import ModelError, require
+from toolchain.core.interrupt import held_back
 from toolchain.core.log import logger, progress
 from toolchain.core.stage import Context, Ge, Gt, Le, Lt, StageConfig
 
@@ -25,7 +26,7 @@ from toolchain.core.stage import Context, Ge, Gt, Le, Lt, StageConfig
 Loss = Callable[[Any, dict[str, Any]], Any]
 
 #: State is written at most this often, in seconds, and never takes more than about 1/50 of the time.
-CHECKPOINT_EVERY_S = 5.0
+CHECKPOINT_EVERY_S = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +78,7 @@ class _Progress:
     """Where the training stands: what is resumed besides the tensors."""
 
     step: int = 0
+    loss: float = 0.0  # summed over the steps of an epoch that is not judged yet
     best_accuracy: float = -1.0
     best_loss: float = float("inf")
     best_epoch: int = 0
@@ -185,6 +187,8 @@ def train(
     torch, accelerate = require("torch", "torch"), require("accelerate", "torch")
     hooks = hooks or Hooks()
     torch.set_num_threads(context.threads)
+    # It keeps the first training's precision for the whole process, and refuses another one.
+    accelerate.state.AcceleratorState._reset_state()
     accelerator = accelerate.Accelerator(mixed_precision=_precision(config.precision))
     world, rank, device = accelerator.num_processes, accelerator.process_index, accelerator.device
     model.to(device)
@@ -206,12 +210,12 @@ def train(
     with progress("training", total) as bar:
         bar.advance(where.step)
         try:
-            while where.step < total and not where.stopped:
-                epoch, done = divmod(where.step, per_epoch)
+            while len(where.epochs) < config.epochs and not where.stopped:
+                epoch = len(where.epochs)  # counted when it has been judged, which a resumed run may have to do first
+                done = where.step - epoch * per_epoch
                 order = batches(lengths, per_process, context.seed, epoch)
                 order += order[: per_epoch * world - len(order)]
                 model.train()
-                summed = 0.0
                 for index in range(done, per_epoch):
                     torch.manual_seed((context.seed * 1_000_003 + where.step) * world + rank)
                     for group in optimizer.param_groups:
@@ -227,17 +231,20 @@ def train(
                         )
                     accelerator.backward(value)
                     accelerator.clip_grad_norm_(named.values(), config.max_grad_norm)
-                    stepper.step()
-                    stepper.zero_grad()
-                    where.step += 1
-                    if hooks.after_step:
-                        hooks.after_step(where.step, total)
-                    summed += value.item()
-                    bar.advance(1, f"loss {summed / (index - done + 1):.3f}")
-                    if accelerator.is_main_process and index + 1 < per_epoch:
+                    with held_back():  # weights, optimizer and progress tell of one step, or the state is worth nothing
+                        stepper.step()
+                        stepper.zero_grad()
+                        where.step += 1
+                        where.loss += value.item()
+                        if hooks.after_step:
+                            hooks.after_step(where.step, total)
+                    bar.advance(1, f"loss {where.loss / (index + 1):.3f}")
+                    if accelerator.is_main_process:
                         state.save_if_due(where)
                 candidate = hooks.candidate is None or hooks.candidate(where.step, total) or where.step == total
-                _finish_epoch(model, dev, epoch, summed / (per_epoch - done), candidate, where, state, config)
+                judged = accuracy(model, dev)
+                with held_back():
+                    _finish_epoch(judged, where.loss / per_epoch, candidate, where, state, config)
                 if accelerator.is_main_process:
                     state.save_if_due(where)
         except KeyboardInterrupt:
@@ -274,18 +281,12 @@ def accuracy(model: Any, data: Encoded, batch_size: int = 64) -> tuple[float, fl
 
 
 def _finish_epoch(
-    model: Any,
-    dev: Encoded,
-    epoch: int,
-    loss: float,
-    candidate: bool,
-    where: _Progress,
-    state: _State,
-    config: TrainConfig,
+    judged: tuple[float, float], loss: float, candidate: bool, where: _Progress, state: _State, config: TrainConfig
 ) -> None:
-    """Judges the epoch on dev, keeps it when it is the best, and decides whether to stop."""
-    found, dev_loss = accuracy(model, dev)
+    """Notes the epoch, keeps it when it is the best on dev, and decides whether to stop."""
+    (found, dev_loss), epoch = judged, len(where.epochs)
     where.epochs.append({"loss": round(loss, 6), "dev_accuracy": found, "dev_loss": round(dev_loss, 6)})
+    where.loss = 0.0
     logger.info("    epoch %d: loss %.4f, dev accuracy %.2f %%", epoch + 1, loss, 100 * found)
     if not candidate:
         return

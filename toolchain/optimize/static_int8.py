@@ -167,7 +167,8 @@ def _ranges(model: Path, folder: Path, samples: list[dict[str, Any]], config: Co
                 calibrator.collect_data(_reader(batch))
             bar.advance()
     path = folder / "ranges.json"
-    quantize.save_tensors_data(calibrator.compute_data(), path)
+    with contextlib.redirect_stdout(io.StringIO()):
+        quantize.save_tensors_data(calibrator.compute_data(), path)
     return path
 
 

@@ -234,7 +234,7 @@ def _lists(value: Mapping[str, Any]) -> list[tuple[tuple[Any, ...], list[Any]]]:
 def _mentions(value: Mapping[str, Any], name: str, path: tuple[Any, ...]) -> list[tuple[Any, ...]]:
     """Paths of the settings of every technique with this name."""
     places = [(*path, *where, name) for where, items in _lists(value) if _index(items, name) is not None]
-    task = value.get("task")
+    task = value.get("task", "reviews")
     if task == name or (isinstance(task, Mapping) and name in task and name != "files"):
         places.append(("task", name))
     return places

@@ -12,6 +12,7 @@ from toolchain.core.data import Dataset
 from toolchain.core.store import Artifact
 from toolchain.measure.machine import machine
 from toolchain.model import adopt, source
+from toolchain.model.train import processes
 from toolchain.pipeline.plan import Step
 from toolchain.pipeline.recipe import Recipe
 from toolchain.pipeline.settings import plain
@@ -69,6 +70,8 @@ def parts(step: Step, inputs: list[Artifact], task: Task, recipe: Recipe) -> dic
         found["seed"] = step.seed
     if step.stage != "build":
         found["task"] = task.identity
+    if step.stage in ("finetune", "compress") and processes()[1] > 1:
+        found["processes"] = processes()[1]  # each sees other batches, so the weights differ
     if step.stage == "finetune":
         found["source"] = source.resolve(step.source or "", recipe.base).identity
     if step.stage == "adopt":

@@ -58,6 +58,7 @@ class Row:
         build: Id of the step that builds it.
         evaluate: Id of the step that evaluates it.
         techniques: What was done to the model, in order.
+        name: What a person calls it: variant/engine, with the model in front where there are several.
         provider: Where it must run, in the engine's own words; empty when the engine has no such choice.
         baseline: Whether the others of its model and seed are measured against it.
     """
@@ -69,13 +70,9 @@ class Row:
     build: str
     evaluate: str
     techniques: tuple[str, ...]
+    name: str
     provider: str
     baseline: bool
-
-    @property
-    def name(self) -> str:
-        """model/variant/engine; without a model of the recipe's own, variant/engine."""
-        return _row_name(self.model, self.variant, self.engine)
 
 
 @dataclass
@@ -168,7 +165,7 @@ def _engine(
     plan: Plan, engine: Item, chain: list[Step], items: tuple[Item, ...], model: str, seed: int, variant: str, last: int
 ) -> Row | None:
     """The steps that build and evaluate one engine, or None with the reason noted."""
-    name = _row_name(model, variant, engine.label)
+    name = _named(plan, model, variant, engine, "/")
     accepts = engine.technique.module.ACCEPTS
     source = chain[-1]
     if source.kind == "engine":
@@ -206,15 +203,11 @@ def _engine(
         step.technique.name for step in chain if step.stage in ("finetune", "compress", "export", "optimize")
     )
     baseline = (variant, engine.label) == plan.recipe.baseline
-    return Row(model, seed, variant, engine.label, build, evaluate, techniques, provider, baseline)
+    return Row(model, seed, variant, engine.label, build, evaluate, techniques, name, provider, baseline)
 
 
-def _row_name(*parts: str) -> str:
-    return "/".join(filter(None, parts))
-
-
-def _named(plan: Plan, model: str, variant: str, engine: Item) -> str:
-    return " · ".join([*([model] if len(plan.recipe.models) > 1 else []), variant, engine.label])
+def _named(plan: Plan, model: str, variant: str, engine: Item, separator: str = " · ") -> str:
+    return separator.join([*([model] if len(plan.recipe.models) > 1 else []), variant, engine.label])
 
 
 def _add(

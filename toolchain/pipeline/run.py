@@ -42,6 +42,7 @@ class Outcome:
         failed: Step id → why it, or what it needs, failed.
         codes: Exit codes of the errors.
         task: The task, data loaded if anything needed it.
+        rank: Of this process in its launch; only the first one, 0, has something to show.
         seconds: Wall time.
     """
 
@@ -51,6 +52,7 @@ class Outcome:
     made: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     codes: set[int] = field(default_factory=set)
+    rank: int = 0
     seconds: float = 0.0
 
     @property
@@ -64,14 +66,13 @@ class Outcome:
         return min(self.codes, default=1) if self.failed else 0
 
 
-def execute(plan: Plan, store: Store, *, force: Collection[str] = (), threads: int = 0) -> Outcome:
+def execute(plan: Plan, store: Store, *, force: Collection[str] = ()) -> Outcome:
     """Runs a plan.
 
     Args:
         plan: The plan.
         store: Where artifacts are looked up and published.
         force: Stages to do again although the store has their result.
-        threads: Threads to compute with; 0 is every physical core.
 
     Returns:
         Artifacts and failures; a step that fails stops only what needs it.
@@ -81,9 +82,11 @@ def execute(plan: Plan, store: Store, *, force: Collection[str] = (), threads: i
         KeyboardInterrupt: Ctrl-C; what was published stays, training state is kept.
     """
     started = time.monotonic()
-    outcome = Outcome(plan, keys.Task(plan.recipe))
     rank, world = processes()
-    threads = threads or plan.recipe.benchmark.threads or max(1, physical_cores() // world)
+    outcome = Outcome(plan, keys.Task(plan.recipe), rank=rank)
+    if rank:
+        logger.setLevel(logging.WARNING)  # the first process says what is done
+    threads = plan.recipe.benchmark.threads or max(1, physical_cores() // world)
     for number, step in enumerate(plan.steps.values(), 1):
         blocked = next((outcome.failed[i] for i in step.inputs if i in outcome.failed), None)
         inputs = [outcome.artifacts[i] for i in step.inputs if i in outcome.artifacts]
@@ -97,7 +100,9 @@ def execute(plan: Plan, store: Store, *, force: Collection[str] = (), threads: i
             continue
         try:
             if rank:
-                outcome.artifacts[step.id] = _assist(step, inputs, store, outcome.task, plan, threads)
+                outcome.artifacts[step.id] = _assist(
+                    step, inputs, store, outcome.task, plan, threads, step.stage in force
+                )
             else:
                 title = f"[{number}/{len(plan.steps)}] {step.stage:8s} {step.label}"
                 artifact, made = _one(step, inputs, store, outcome.task, plan, threads, step.stage in force, title)
@@ -163,9 +168,7 @@ def _one(
     for artifact in inputs:
         store.check(artifact)
     logger.info("%s", title)
-    if found:
-        store.remove(found)
-    with store.claim(step.kind, key) as claim:
+    with store.claim(step.kind, key, again=force) as claim:
         if claim is None:
             again = store.find(step.kind, key)
             if again is None:
@@ -266,11 +269,13 @@ def _fetch(step: Step, plan: Plan) -> None:
             model_source.fetch(resolved)
 
 
-def _assist(step: Step, inputs: list[Artifact], store: Store, task: keys.Task, plan: Plan, threads: int) -> Artifact:
+def _assist(
+    step: Step, inputs: list[Artifact], store: Store, task: keys.Task, plan: Plan, threads: int, force: bool
+) -> Artifact:
     """What a process of a launch does besides the first: its share of the training, and waiting for the rest."""
     key = key_of(keys.parts(step, inputs, task, plan.recipe))
     found = store.find(step.kind, key)
-    if found is None and step.stage in ("finetune", "compress"):
+    if (force or found is None) and step.stage in ("finetune", "compress"):
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "out").mkdir()
             work = store.root / ".partial" / key / "work"

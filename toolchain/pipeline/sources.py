@@ -16,7 +16,10 @@ def point_models(document: Document, models: Iterable[str]) -> None:
     for text in models:
         name, equals, source = text.partition("=")
         root = document.value
-        known = list(root.get("models") or {"model": None})
+        written = root.get("models") or {"model": None}
+        if not isinstance(written, Mapping):  # which is said when the recipe is validated
+            return
+        known = list(written)
         if not equals:
             if len(known) > 1:
                 raise RecipeError(
@@ -26,7 +29,7 @@ def point_models(document: Document, models: Iterable[str]) -> None:
             name, source = known[0], text
         elif name not in known:
             raise RecipeError(f"--model {text}: no model is called {name!r}", registry.suggest(name, known))
-        if "models" not in root:
+        if not root.get("models"):
             root["model"] = source
         elif isinstance(root["models"][name], Mapping):
             root["models"][name]["source"] = source
@@ -37,10 +40,12 @@ def point_models(document: Document, models: Iterable[str]) -> None:
 def point_data(document: Document, data: str) -> None:
     """Puts ``--data`` into the document: the folder of a task that reads one, or files to train and judge on."""
     task = document.value.get("task", "reviews")
+    if not task or not isinstance(task, str | Mapping):  # which is said when the recipe is validated
+        return
     path = Path(data).expanduser()
     if not path.exists():
         raise RecipeError(f"--data {data}: no such file or folder")
-    if isinstance(task, Mapping) and "files" in task:
+    if isinstance(task, Mapping) and isinstance(task.get("files"), Mapping):
         if not path.is_dir():
             raise RecipeError(f"--data {data}: not a folder", "it takes the folder that holds the recipe's files")
         found = {split: path / Path(str(name)).name for split, name in task["files"].items()}

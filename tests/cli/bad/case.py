@@ -33,6 +33,16 @@ def nothing(folder: Path) -> None:
     """Leaves the folder empty."""
 
 
+def both(*prepares: Callable[[Path], object]) -> Prepare:
+    """One after the other."""
+
+    def prepare(folder: Path) -> None:
+        for each in prepares:
+            each(folder)
+
+    return prepare
+
+
 def files(**texts: str | bytes) -> Prepare:
     """Writes files, ``a_yaml`` for ``a.yaml``."""
 

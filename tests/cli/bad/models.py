@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.cli.bad.case import Case, Prepare, files, nothing
+from tests.cli.bad.case import Case, Prepare, both, files, nothing
 from tests.tiny import tiny
 
 TASK = ("--task", "{reviews: {train_size: 32, dev_size: 16, test_size: 24}}", "-q")
@@ -131,14 +131,6 @@ def _renamed(proto: Any) -> None:
             node.input[place] = "tokens" if name == "input_ids" else name
 
 
-def _both(*spoils: Callable[[Path], Any]) -> Callable[[Path], None]:
-    def spoil(folder: Path) -> None:
-        for each in spoils:
-            each(folder)
-
-    return spoil
-
-
 def _without(*names: str) -> Callable[[Path], None]:
     def spoil(folder: Path) -> None:
         _plain(folder)
@@ -163,51 +155,160 @@ CASES = [
     _model("a model folder without config.json", _without("config.json"), "config.json", "save_pretrained"),
     _model("a model folder without weights", _without("model.safetensors"), "safetensors", "save_pretrained"),
     _model("weights as a pickle", _pickle_only, "pickle", "save_pretrained"),
-    _model("weights cut short", _both(_plain, _cut("model.safetensors", 9000)), "damaged", "download"),
-    _model("config.json that is no JSON", _both(_plain, _written("config.json", '{"model_type": "be')), "config.json", "JSON"),
+    _model("weights cut short", both(_plain, _cut("model.safetensors", 9000)), "damaged", "download"),
+    _model(
+        "config.json that is no JSON",
+        both(_plain, _written("config.json", '{"model_type": "be')),
+        "config.json",
+        "JSON",
+    ),
     _model("an unknown architecture", _config(model_type="mystery"), "'mystery'", "loaded"),
     _model("an architecture that does not classify", _config(model_type="vit"), "'vit'", "classif"),
     _model("weights that do not fit the config", _config(hidden_size=64), "do not fit", "[64]"),
     _model("a model folder without tokenizer", _without("tokenizer.json", "tokenizer_config.json"), "tokenizer.json"),
-    _model("a damaged tokenizer", _both(_plain, _written("tokenizer.json", '{"version": "1.')), "tokenizer"),
-    _model("a model of other labels", _config(id2label={"0": "a", "1": "b"}, label2id={"a": 0, "b": 1}), "a, b", "negative, positive", command=("benchmark",)),
-    Case("an encoder that is not fine-tuned", ("export", "model", *TASK), _copied(_encoder, lambda f: None), ("fine-tune it first", "toolchain finetune")),
-    _model("max_length above the model's positions", _plain, "600", "512", command=("finetune", "--set", "max_length=600")),
+    _model("a damaged tokenizer", both(_plain, _written("tokenizer.json", '{"version": "1.')), "tokenizer"),
+    _model(
+        "a model of other labels",
+        _config(id2label={"0": "a", "1": "b"}, label2id={"a": 0, "b": 1}),
+        "a, b",
+        "negative, positive",
+        command=("benchmark",),
+    ),
+    Case(
+        "an encoder that is not fine-tuned",
+        ("export", "model", *TASK),
+        _copied(_encoder, lambda f: None),
+        ("fine-tune it first", "toolchain finetune"),
+    ),
+    _model(
+        "max_length above the model's positions", _plain, "600", "512", command=("finetune", "--set", "max_length=600")
+    ),
     _model("a checkpoint with a flipped byte", _flip("model.safetensors"), "model.safetensors", "changed"),
     _graph("no such ONNX file", nothing, "model/other.onnx", "no such file", argv=("build", "model/other.onnx")),
-    _graph("an empty ONNX file", _both(_plain, _cut("model.onnx", 0)), "model.onnx", "no graph"),
-    _graph("an ONNX file cut short", _both(_plain, _cut("model.onnx", 50_000)), "model.onnx", "ONNX"),
-    _graph("a file that is no ONNX", lambda f: (_plain(f), (f / "model.onnx").write_bytes(b"GIF89a" * 99)), "model.onnx", "no ONNX file"),
+    _graph("an empty ONNX file", both(_plain, _cut("model.onnx", 0)), "model.onnx", "no graph"),
+    _graph("an ONNX file cut short", both(_plain, _cut("model.onnx", 50_000)), "model.onnx", "ONNX"),
+    _graph(
+        "a file that is no ONNX",
+        both(_plain, lambda f: (f / "model.onnx").write_bytes(b"GIF89a" * 99)),
+        "model.onnx",
+        "no ONNX file",
+    ),
     _graph("ONNX weights outside the folder", _edited(_external("../../secret")), "'../../secret'", "own folder"),
     _graph("ONNX weights that are missing", _edited(_external("weights.bin")), "weights.bin", "missing"),
     _graph("an ONNX model of other inputs", _edited(_renamed), "tokens", "input_ids"),
     _graph("an ONNX file without a tokenizer", _without("tokenizer.json"), "tokenizer.json", "--tokenizer"),
-    _graph("--tokenizer that is not there", _plain, "nowhere", "tokenizer.json", argv=("build", "model", "--tokenizer", "nowhere")),
-    _graph("several ONNX files", lambda f: (_plain(f), shutil.copy(f / "model.onnx", f / "b.onnx"), (f / "model.onnx").rename(f / "a.onnx")), "2 ONNX files", "a.onnx"),
+    _graph(
+        "--tokenizer that is not there",
+        _plain,
+        "nowhere",
+        "tokenizer.json",
+        argv=("build", "model", "--tokenizer", "nowhere"),
+    ),
+    _graph(
+        "several ONNX files",
+        both(
+            _plain,
+            lambda f: shutil.copy(f / "model.onnx", f / "b.onnx"),
+            lambda f: (f / "model.onnx").rename(f / "a.onnx"),
+        ),
+        "2 ONNX files",
+        "a.onnx",
+    ),
     Case(
         "an ONNX model of another number of labels",
         ("build", "model", "--task", "{files: {train: a.csv}}", "-q"),
-        lambda folder: (
-            _copied(_onnx, _plain)(folder),
-            files(a_csv="sentence,label\n" + "".join(f"t{i},{'abc'[i % 3]}\n" for i in range(30)))(folder),
-        )[0],
+        both(
+            _copied(_onnx, _plain),
+            files(a_csv="sentence,label\n" + "".join(f"t{i},{'abc'[i % 3]}\n" for i in range(30))),
+        ),
         ("2 logits", "3 labels: a, b, c", "--task"),
     ),
-    Case("a quantized graph to quantize", ("optimize", "model", "-t", "static_int8", *TASK), _copied(_quantized, lambda f: None), ("quantized", "export gives")),
-    _graph("a pattern that matches no node", nothing, "no_such_node", "MatMul", argv=("optimize", "model", "-t", "dynamic_int8", "--set", "exclude=[no_such_node]")),
+    Case(
+        "a quantized graph to quantize",
+        ("optimize", "model", "-t", "static_int8", *TASK),
+        _copied(_quantized, lambda f: None),
+        ("quantized", "export gives"),
+    ),
+    _graph(
+        "a pattern that matches no node",
+        nothing,
+        "no_such_node",
+        "MatMul",
+        argv=("optimize", "model", "-t", "dynamic_int8", "--set", "exclude=[no_such_node]"),
+    ),
     Case("a technique that is none", ("optimize", "model", "-t", "int7", *TASK), nothing, ("int7", "dynamic_int8"), 2),
     Case("a stage without its technique", ("optimize", "model", *TASK), nothing, ("--technique", "static_int8"), 2),
-    _graph("an engine that is none", nothing, "'tensorflow'", "onnxruntime", argv=("build", "model", "-e", "tensorflow")),
-    _graph("an ONNX file for an engine that runs checkpoints", nothing, "pytorch", "ONNX graph", argv=("benchmark", "model", "-e", "pytorch")),
-    Case("an engine to build again", ("optimize", "model", "-t", "dynamic_int8", *TASK), _copied(_engine, lambda f: None), ("model is an engine", "ONNX file")),
-    Case("an engine folder without interface.json", ("benchmark", "model", *TASK), _copied(_engine, _without("interface.json")), ("interface.json", "missing")),
-    Case("engine.json that is no JSON", ("benchmark", "model", *TASK), _copied(_engine, _both(_unpublished, _written("engine.json", '{"engine": "onn'))), ("engine.json",)),
-    Case("an engine with a flipped byte", ("benchmark", "model", *TASK), _copied(_engine, _flip("model.onnx")), ("model.onnx", "changed")),
-    _graph("the GPU asked for, and the wheel of the CPU", nothing, "provider cuda", "toolchain[gpu]", argv=("build", "model", "-e", "{onnxruntime: {provider: cuda}}")),
-    Case("-o to a folder that is not empty", ("export", "model", "-o", "model", *TASK), _copied(_checkpoint, lambda f: None), ("-o model", "not an empty folder")),
-    Case("--task that is none", ("export", "model", "--task", "sentiment"), _copied(_checkpoint, _plain), ("'sentiment'", "reviews")),
-    Case("--task that is no YAML", ("export", "model", "--task", "{reviews: "), _copied(_checkpoint, _plain), ("'{reviews: '", "YAML")),
-    Case("--model beside a model", ("export", "model", "--model", "x/y"), _copied(_checkpoint, _plain), ("--model", "TARGET"), 2),
-    Case("a target given twice", ("benchmark", "model", "model", *TASK), _copied(_onnx, lambda f: None), ("model", "twice")),
+    _graph(
+        "an engine that is none", nothing, "'tensorflow'", "onnxruntime", argv=("build", "model", "-e", "tensorflow")
+    ),
+    _graph(
+        "an ONNX file for an engine that runs checkpoints",
+        nothing,
+        "pytorch",
+        "ONNX graph",
+        argv=("benchmark", "model", "-e", "pytorch"),
+    ),
+    Case(
+        "an engine to build again",
+        ("optimize", "model", "-t", "dynamic_int8", *TASK),
+        _copied(_engine, lambda f: None),
+        ("model is an engine", "ONNX file"),
+    ),
+    Case(
+        "an engine folder without interface.json",
+        ("benchmark", "model", *TASK),
+        _copied(_engine, _without("interface.json")),
+        ("interface.json", "missing"),
+    ),
+    Case(
+        "engine.json that is no JSON",
+        ("benchmark", "model", *TASK),
+        _copied(_engine, both(_unpublished, _written("engine.json", '{"engine": "onn'))),
+        ("engine.json",),
+    ),
+    Case(
+        "an engine with a flipped byte",
+        ("benchmark", "model", *TASK),
+        _copied(_engine, _flip("model.onnx")),
+        ("model.onnx", "changed"),
+    ),
+    _graph(
+        "the GPU asked for, and the wheel of the CPU",
+        nothing,
+        "provider cuda",
+        "toolchain[gpu]",
+        argv=("build", "model", "-e", "{onnxruntime: {provider: cuda}}"),
+    ),
+    Case(
+        "-o to a folder that is not empty",
+        ("export", "model", "-o", "model", *TASK),
+        _copied(_checkpoint, lambda f: None),
+        ("-o model", "not an empty folder"),
+    ),
+    Case(
+        "--task that is none",
+        ("export", "model", "--task", "sentiment"),
+        _copied(_checkpoint, _plain),
+        ("'sentiment'", "reviews"),
+    ),
+    Case(
+        "--task that is no YAML",
+        ("export", "model", "--task", "{reviews: "),
+        _copied(_checkpoint, _plain),
+        ("'{reviews: '", "YAML"),
+    ),
+    Case(
+        "--model beside a model",
+        ("export", "model", "--model", "x/y"),
+        _copied(_checkpoint, _plain),
+        ("--model", "TARGET"),
+        2,
+    ),
+    Case(
+        "a target given twice",
+        ("benchmark", "model", "model", *TASK),
+        _copied(_onnx, lambda f: None),
+        ("model", "twice"),
+    ),
     Case("nothing to measure", ("benchmark",), nothing, ("TARGETS",), 2),
 ]

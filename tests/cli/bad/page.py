@@ -54,9 +54,9 @@ def outcome(case: Case) -> Result:
 
 def message(result: Result) -> str:
     """The message without click's lines about usage, and without warnings of what is being developed."""
-    lines = [line.rstrip() for line in result.stderr.splitlines() if line.strip()]
-    kept = [line for line in lines if not re.match(r"Usage: |Try '|.*made by another version of ", line)]
-    return "\n".join(kept)
+    text = result.stderr.partition("\nError: ")[2] if result.stderr.startswith("Usage: ") else result.stderr
+    lines = [line.rstrip() for line in text.splitlines() if line.strip()]
+    return "\n".join(line for line in lines if "made by another version of " not in line)
 
 
 def page() -> str:

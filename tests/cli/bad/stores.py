@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.cli.bad.case import Case, Prepare, files, nothing
+from tests.cli.bad.case import Case, Prepare, both, files, nothing
 from tests.tiny import Tiny, tiny
 
 RUN = ("run", "tiny.yaml", "--store", "store", "-q")
@@ -43,20 +43,68 @@ def _written(name: str, text: str, kind: str = "checkpoint") -> Prepare:
 
 
 CASES = [
-    Case("the store is a file", ("run", "r.yaml", "--store", "a.txt", "-q"), files(a_txt="x", r_yaml="task: {reviews: {train_size: 32, dev_size: 16, test_size: 24}}\nmodel: scratch:bert-1x32\nvariants: {base: [finetune, export]}\n"), ("store a.txt", "--store FOLDER")),
+    Case(
+        "the store is a file",
+        ("run", "r.yaml", "--store", "a.txt", "-q"),
+        files(
+            a_txt="x",
+            r_yaml="model: scratch:bert-1x32\nvariants: {base: [finetune, export]}\n",
+        ),
+        ("store a.txt", "--store FOLDER"),
+    ),
     Case("a manifest cut short", RUN, _written("manifest.json", '{"files": {'), ("manifest.json is damaged", "rm -r")),
     Case("a manifest of another kind", RUN, _written("manifest.json", "[1, 2]"), ("manifest.json is damaged", "rm -r")),
-    Case("a file that is gone from an artifact", RUN, _store(lambda store, _: (_of(store, "onnx") / "model.onnx").unlink()), ("model.onnx is missing", "rm -r")),
-    Case("an artifact with a flipped byte as input", RUN, _store(_flipped_input), ("model.safetensors", "changed", "rm -r")),
-    Case("a measurement with a flipped byte", RUN, _store(lambda store, _: _flip(_of(store, "evaluation") / "probabilities_test.npy")), ("probabilities_test.npy", "changed", "rm -r")),
-    Case("verify finds a flipped byte", ("verify", "--store", "store"), _store(lambda store, _: _flip(_of(store, "engine") / "model.onnx")), ("model.onnx", "changed")),
-    Case("verify finds a file too many", ("verify", "--store", "store"), _written("extra.txt", "x", "engine"), ("extra.txt", "not in the manifest")),
+    Case(
+        "a file that is gone from an artifact",
+        RUN,
+        _store(lambda store, _: (_of(store, "onnx") / "model.onnx").unlink()),
+        ("model.onnx is missing", "rm -r"),
+    ),
+    Case(
+        "an artifact with a flipped byte as input",
+        RUN,
+        _store(_flipped_input),
+        ("model.safetensors", "changed", "rm -r"),
+    ),
+    Case(
+        "a measurement with a flipped byte",
+        RUN,
+        _store(lambda store, _: _flip(_of(store, "evaluation") / "probabilities_test.npy")),
+        ("probabilities_test.npy", "changed", "rm -r"),
+    ),
+    Case(
+        "verify finds a flipped byte",
+        ("verify", "--store", "store"),
+        _store(lambda store, _: _flip(_of(store, "engine") / "model.onnx")),
+        ("model.onnx", "changed"),
+    ),
+    Case(
+        "verify finds a file too many",
+        ("verify", "--store", "store"),
+        _written("extra.txt", "x", "engine"),
+        ("extra.txt", "not in the manifest"),
+    ),
     Case("a key that is not there", ("show", "0123abcd"), nothing, ("'0123abcd'", "toolchain list artifacts")),
     Case("a name that is nothing", ("show", "dynamic_int"), nothing, ("'dynamic_int'", "did you mean 'dynamic_int8'?")),
     Case("a folder that is no artifact", ("explain", "."), nothing, ("'.'", "toolchain list artifacts")),
-    Case("gc with a damaged manifest", ("gc", "tiny.yaml", "--store", "store"), _written("manifest.json", "", "timing"), ("manifest.json is damaged", "rm -r")),
-    Case("-o below a file", ("export", "model", "-o", "a.txt/out", *TASK), lambda folder: (files(a_txt="x")(folder), shutil.copytree(tiny().artifact("checkpoint").path, folder / "model"))[0], ("-o a.txt/out", "cannot be written")),
-    Case("a report to a file", ("run", "tiny.yaml", "--store", "store", "-o", "a.txt", "-q"), lambda folder: (files(a_txt="x")(folder), tiny().copy(folder))[0], ("-o a.txt", "cannot be written")),
+    Case(
+        "gc with a damaged manifest",
+        ("gc", "tiny.yaml", "--store", "store"),
+        _written("manifest.json", "", "timing"),
+        ("manifest.json is damaged", "rm -r"),
+    ),
+    Case(
+        "-o below a file",
+        ("export", "model", "-o", "a.txt/out", *TASK),
+        both(files(a_txt="x"), lambda folder: shutil.copytree(tiny().artifact("checkpoint").path, folder / "model")),
+        ("-o a.txt/out", "cannot be written"),
+    ),
+    Case(
+        "a report to a file",
+        ("run", "tiny.yaml", "--store", "store", "-o", "a.txt", "-q"),
+        both(files(a_txt="x"), lambda folder: tiny().copy(folder)),
+        ("-o a.txt", "cannot be written"),
+    ),
     Case("a list of what there is not", ("list", "models"), nothing, ("'models'", "artifacts"), 2),
     Case("a shell without completion", ("completion", "tcsh"), nothing, ("'tcsh'", "fish"), 2),
 ]

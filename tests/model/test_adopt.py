@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.builders import checkpoint_folder, context, engine_folder, onnx_folder
+from tests.tiny import tiny
+from toolchain.core.data import Split
+from toolchain.core.errors import ModelError
+from toolchain.core.stage import Context
+from toolchain.model import adopt, checkpoint, scratch
+from toolchain.model.train import TrainConfig, encode, train
+
+
+def _adopt(source: Path, out: Path, **settings: Any) -> dict[str, Any]:
+    out.mkdir()
+    work = out.parent / "work"
+    work.mkdir(exist_ok=True)
+    return adopt.apply(adopt.Config(path=str(source), **settings), out, context(work))
+
+
+def _interface(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "interface.json").read_text())
+    return found
+
+
+def _foreign(source: Path, target: Path) -> Path:
+    """The folder as another tool would have written it: without our records."""
+    shutil.copytree(source, target)
+    for name in ("interface.json", "history.json", "manifest.json"):
+        (target / name).unlink(missing_ok=True)
+    return target
+
+
+@pytest.mark.parametrize("architecture", ["bert", "roberta"])
+def test_a_checkpoint_of_another_tool_gets_labels_and_length(tmp_path: Path, architecture: str) -> None:
+    source = _foreign(checkpoint_folder(architecture), tmp_path / "theirs")
+    metrics = _adopt(source, tmp_path / "out")
+    found = _interface(tmp_path / "out")
+    # LABEL_0 and LABEL_1 in config.json: the task's names are meant. 64 positions, of which RoBERTa loses pad_id + 1.
+    assert found["labels"] == ["negative", "positive"]
+    assert found["max_length"] == {"bert": 64, "roberta": 63}[architecture]
+    assert metrics["parameters"] > 10_000
+    assert not [path for path in (tmp_path / "out").iterdir() if path.suffix == ".bin"]
+
+
+def test_a_checkpoint_of_ours_keeps_its_records(tmp_path: Path) -> None:
+    _adopt(checkpoint_folder(), tmp_path / "out")
+    assert _interface(tmp_path / "out") == _interface(checkpoint_folder())
+    assert (tmp_path / "out" / "history.json").is_file()
+
+
+def test_labels_that_have_names_keep_them(tmp_path: Path) -> None:
+    source = _foreign(checkpoint_folder(), tmp_path / "theirs")
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(
+        json.dumps(config | {"id2label": {"0": "no", "1": "yes"}, "label2id": {"no": 0, "yes": 1}})
+    )
+    _adopt(source, tmp_path / "out")
+    assert _interface(tmp_path / "out")["labels"] == ["no", "yes"]
+
+
+@pytest.mark.parametrize("form", ["folder", "file"])
+def test_a_graph_is_taken_in_as_a_folder_or_a_file(tmp_path: Path, form: str) -> None:
+    source = _foreign(onnx_folder(), tmp_path / "theirs")
+    metrics = _adopt(source if form == "folder" else source / "model.onnx", tmp_path / "out")
+    found = _interface(tmp_path / "out")
+    assert found["inputs"] == ["input_ids", "attention_mask", "token_type_ids"]
+    assert (found["dialect"], metrics["dialect"], found["pair"]) == ("standard", "standard", False)
+    assert (tmp_path / "out" / "model.onnx").is_file()
+
+
+def test_a_tokenizer_may_lie_elsewhere(tmp_path: Path) -> None:
+    source = _foreign(tiny().artifact("onnx", "export").path, tmp_path / "theirs")
+    (tmp_path / "tokenizer").mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (source / name).rename(tmp_path / "tokenizer" / name)
+    with pytest.raises(ModelError, match=r"no tokenizer\.json"):
+        _adopt(source, tmp_path / "without")
+    _adopt(source, tmp_path / "out", tokenizer=str(tmp_path / "tokenizer"))
+    assert (tmp_path / "out" / "tokenizer.json").is_file()
+
+
+def test_another_tokenizer_is_another_identity_wherever_it_lies(tmp_path: Path) -> None:
+    source = _foreign(onnx_folder(), tmp_path / "m")
+    for name in ("a", "z"):  # before and after the model's folder
+        (tmp_path / name).mkdir()
+        text = (source / "tokenizer.json").read_text()
+        (tmp_path / name / "tokenizer.json").write_text(text.replace('"version": "1.0"', '"version":  "1.0"'))
+    plain = adopt.identity(adopt.Config(path=str(source)))
+    before, after = (adopt.identity(adopt.Config(path=str(source), tokenizer=str(tmp_path / n))) for n in ("a", "z"))
+    assert before == after != plain
+    moved = Path(shutil.copytree(source, tmp_path / "elsewhere"))
+    assert adopt.identity(adopt.Config(path=str(moved))) == plain
+
+
+def test_an_engine_folder_is_copied_as_it_is(tmp_path: Path) -> None:
+    source = engine_folder(tmp_path / "engine")
+    assert _adopt(source, tmp_path / "out") == {}
+    assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == {
+        p.name: p.read_bytes() for p in source.iterdir() if p.is_file()
+    }
+
+
+@pytest.mark.parametrize("name", ["interface.json", "tokenizer.json"])
+def test_an_engine_folder_without_a_part_is_refused(tmp_path: Path, name: str) -> None:
+    source = engine_folder(tmp_path / "engine")
+    (source / name).unlink()
+    with pytest.raises(ModelError, match=name):
+        _adopt(source, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"), [("nowhere", "checkpoint"), ("org/name", "checkpoint"), ("model.onnx", "onnx")]
+)
+def test_kinds_are_told_without_reading_anything(path: str, kind: str) -> None:
+    assert adopt.kind_of(path) == kind
+
+
+def test_weights_stored_in_fp16_are_trained_in_fp32(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    texts = [("a warm film",), ("a cold film",)] * 8
+    scratch.create("scratch:bert-1x32", texts, 17, tmp_path)
+    path = tmp_path / "model.safetensors"
+    save_file({name: value.half() for name, value in load_file(path).items()}, path, metadata={"format": "pt"})
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"dtype": "float16", "torch_dtype": "float16"}))
+    tokenizer = checkpoint.load_tokenizer(tmp_path)
+    model = checkpoint.load_for_training(tmp_path, ("no", "yes"), 17)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    split = Split(texts, [i % 2 for i in range(len(texts))])
+    data = encode(tokenizer, split, 16, checkpoint.model_inputs(model, tokenizer))
+    (tmp_path / "work").mkdir()
+    held = Context(work=tmp_path / "work", seed=17, threads=1, dataset=context(tmp_path).dataset)
+    train(model, data, data, TrainConfig(epochs=1, learning_rate=1e-3, batch_size=8, max_length=16), held)
+    checkpoint.save(model, tokenizer, tmp_path / "out", max_length=16, labels=("no", "yes"), pair=False)
+    saved = load_file(tmp_path / "out" / "model.safetensors")
+    assert {value.dtype for value in saved.values()} == {torch.float32}
+    assert all(value.isfinite().all() for value in saved.values())

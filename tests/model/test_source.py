@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from toolchain.core.errors import ModelError
+from toolchain.model import source
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir(parents=True)
+    (path / "config.json").write_text("{}")
+    (path / "model.safetensors").write_bytes(b"weights")
+    return path
+
+
+def test_a_folder_is_found_and_known_by_its_files(tmp_path: Path) -> None:
+    folder = _folder(tmp_path / "mine")
+    (folder / "notes.md").write_text("changes nothing")
+    found = source.resolve(str(folder))
+    assert (found.kind, found.folder) == ("folder", folder)
+    assert set(found.identity["files"]) == {"config.json", "model.safetensors"}
+    copy = _folder(tmp_path / "other" / "copy")
+    assert source.resolve(str(copy)).identity == found.identity
+    (copy / "model.safetensors").write_bytes(b"Weights")
+    assert source.resolve(str(copy)).identity != found.identity
+
+
+def test_a_relative_folder_may_lie_beside_the_recipe(tmp_path: Path) -> None:
+    folder = _folder(tmp_path / "models" / "mine")
+    assert source.resolve("models/mine", tmp_path).folder == folder
+
+
+def test_a_folder_inside_a_package_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pretrained_pkg").mkdir()
+    (tmp_path / "pretrained_pkg" / "__init__.py").touch()
+    folder = _folder(tmp_path / "pretrained_pkg" / "model")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert source.resolve("package:pretrained_pkg/model").folder == folder
+    assert "pretrained_pkg" not in sys.modules, "its code is not run"
+
+
+@pytest.mark.parametrize("spec", ["bert-base-uncased", "google-bert/bert-base-uncased", "a/b@v1.0", "a/b@refs/pr/3"])
+def test_a_hub_id_is_taken_without_asking_the_network(spec: str) -> None:
+    found = source.resolve(spec)
+    assert (found.kind, found.revision) == ("hub", spec.partition("@")[2] or "main")
+
+
+def test_a_new_model_is_known_by_its_specification() -> None:
+    found = source.resolve("scratch:bert-2x128")
+    assert (found.kind, found.identity) == ("scratch", {"scratch": "scratch:bert-2x128", "revision": ""})
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("scratch:bert", "not of the form scratch:ARCHITECTURE-LAYERSxWIDTH"),
+        ("package:no_such_module/model", "'no_such_module' is not installed"),
+        ("package:json.decoder", "is not installed"),
+        ("./missing", "no such folder"),
+        ("a/b/c", "no such folder, and not a hub id"),
+        ("https://example.org/model", "no such folder, and not a hub id"),
+    ],
+)
+def test_what_is_none_of_these_is_an_error(spec: str, message: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        source.resolve(spec)
+    assert message in caught.value.message
+
+
+def test_weights_as_a_pickle_are_refused_before_anything_loads_them(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04")
+    with pytest.raises(ModelError, match="pickle"):
+        source.resolve(str(tmp_path))

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from toolchain.pipeline import plan as plans
+from toolchain.pipeline import recipe as recipes
+from toolchain.pipeline.plan import Plan
+
+BASE = """\
+model: scratch:bert-1x32
+stages: [finetune]
+variants:
+  base: [export]
+  dynamic: [export, dynamic_int8]
+  static: [export, static_int8]
+"""
+
+
+def _plan(tmp_path: Path, text: str, until: str = "time") -> Plan:
+    (tmp_path / "r.yaml").write_text(text, encoding="utf-8")
+    return plans.make(recipes.load(tmp_path / "r.yaml"), until)
+
+
+def _count(plan: Plan) -> dict[str, int]:
+    return dict(Counter(step.stage for step in plan.steps.values()))
+
+
+def test_shared_prefixes_are_one_step(tmp_path: Path) -> None:
+    assert _count(_plan(tmp_path, BASE)) == {
+        "finetune": 1, "export": 1, "optimize": 2, "build": 3, "evaluate": 3, "time": 1,
+    }  # fmt: skip
+
+
+def test_every_step_stands_after_its_inputs(tmp_path: Path) -> None:
+    plan = _plan(tmp_path, BASE + "engines: [pytorch, onnxruntime]\nseeds: [1, 2]\n")
+    seen: set[str] = set()
+    for step in plan.steps.values():
+        assert set(step.inputs) <= seen
+        seen.add(step.id)
+    assert plan.steps[plan.time].inputs == tuple(dict.fromkeys(row.build for row in plan.rows))
+
+
+def test_equal_variants_are_built_and_measured_once(tmp_path: Path) -> None:
+    plan = _plan(tmp_path, BASE + "  again: [{export: {opset: 20}}, {dynamic_int8: {per_channel: true}}]\n")
+    rows = {row.variant: row.build for row in plan.rows}
+    assert rows["again"] == rows["dynamic"]
+    assert _count(plan)["build"] == 3
+
+
+def test_one_setting_parts_what_depends_on_it(tmp_path: Path) -> None:
+    plan = _plan(tmp_path, BASE + "  old: [{export: {opset: 19}}, dynamic_int8]\n")
+    assert _count(plan) == {"finetune": 1, "export": 2, "optimize": 3, "build": 4, "evaluate": 4, "time": 1}
+
+
+def test_pairs_that_cannot_meet_are_marked_with_the_reason(tmp_path: Path) -> None:
+    plan = _plan(tmp_path, BASE + "engines: [onnxruntime, pytorch]\n")
+    assert [row.name for row in plan.rows] == [
+        "base/onnxruntime", "base/pytorch", "dynamic/onnxruntime", "static/onnxruntime",
+    ]  # fmt: skip
+    assert plan.not_applicable == [
+        ("dynamic/pytorch", "dynamic_int8 works on the ONNX graph, and pytorch runs the checkpoint"),
+        ("static/pytorch", "static_int8 works on the ONNX graph, and pytorch runs the checkpoint"),
+    ]
+
+
+def test_a_dialect_that_an_engine_does_not_take_is_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from toolchain.engines import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "ACCEPTS", ("standard", "qdq"))
+    plan = _plan(tmp_path, BASE)
+    assert plan.not_applicable == [
+        ("dynamic/onnxruntime", "the graph is of dialect ort, and onnxruntime takes standard, qdq")
+    ]
+    assert [row.variant for row in plan.rows] == ["base", "static"]
+
+
+def test_seeds_multiply_only_what_depends_on_them(tmp_path: Path) -> None:
+    trained = _count(_plan(tmp_path, BASE + "seeds: [1, 2, 3]\n"))
+    assert trained == {"finetune": 3, "export": 3, "optimize": 6, "build": 9, "evaluate": 9, "time": 1}
+    # Without training, a checkpoint is what it is; only the passes draw samples.
+    held = _count(_plan(tmp_path, BASE.replace("stages: [finetune]\n", "") + "seeds: [1, 2, 3]\n"))
+    assert held == {"adopt": 1, "export": 1, "optimize": 6, "build": 7, "evaluate": 7, "time": 1}
+
+
+def test_models_multiply_everything_and_are_timed_together(tmp_path: Path) -> None:
+    two = BASE.replace("model: scratch:bert-1x32", "models: {a: scratch:bert-1x32, b: scratch:bert-1x64}")
+    plan = _plan(tmp_path, two)
+    assert _count(plan) == {"finetune": 2, "export": 2, "optimize": 4, "build": 6, "evaluate": 6, "time": 1}
+    assert [row.name for row in plan.rows if row.baseline] == ["a/base/onnxruntime", "b/base/onnxruntime"]
+
+
+def test_two_names_of_one_model_are_done_once(tmp_path: Path) -> None:
+    same = BASE.replace("model: scratch:bert-1x32", "models: {a: scratch:bert-1x32, b: scratch:bert-1x32}")
+    plan = _plan(tmp_path, same)
+    assert (_count(plan)["finetune"], _count(plan)["build"], len(plan.rows)) == (1, 3, 6)
+
+
+@pytest.mark.parametrize(
+    ("until", "expected"),
+    [
+        ("finetune", {"finetune": 1}),
+        ("export", {"finetune": 1, "export": 1}),
+        ("optimize", {"finetune": 1, "export": 1, "optimize": 2}),
+        ("build", {"finetune": 1, "export": 1, "optimize": 2, "build": 3}),
+    ],
+)
+def test_a_plan_may_end_at_a_stage(tmp_path: Path, until: str, expected: dict[str, int]) -> None:
+    assert _count(_plan(tmp_path, BASE, until)) == expected
+
+
+def test_techniques_of_a_row_are_in_order(tmp_path: Path) -> None:
+    rows = {row.variant: row.techniques for row in _plan(tmp_path, BASE).rows}
+    assert rows["static"] == ("finetune", "export", "static_int8")

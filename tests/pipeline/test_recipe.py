@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from toolchain.core.errors import RecipeError
+from toolchain.pipeline import recipe as recipes
+from toolchain.pipeline.recipe import Recipe
+from toolchain.pipeline.settings import plain
+
+BASE = """\
+model: scratch:bert-1x32
+stages:
+  - finetune: {epochs: 2}
+variants:
+  base: [export]
+  int8: [export, dynamic_int8]
+"""
+
+
+def _load(tmp_path: Path, text: str, *sets: str, **sources: Any) -> Recipe:
+    (tmp_path / "r.yaml").write_text(text, encoding="utf-8")
+    return recipes.load(tmp_path / "r.yaml", sets, **sources)
+
+
+def _problems(tmp_path: Path, text: str, *sets: str, **sources: Any) -> list[str]:
+    with pytest.raises(RecipeError) as caught:
+        _load(tmp_path, text, *sets, **sources)
+    return str(caught.value).replace(f"{tmp_path}/", "").splitlines()
+
+
+def _config(recipe: Recipe, variant: str, technique: str, model: str = "model") -> Any:
+    return next(item.config for item in recipe.variants[model, variant] if item.label == technique)
+
+
+def test_what_is_not_written_has_its_default(tmp_path: Path) -> None:
+    found = _load(tmp_path, "model: scratch:bert-1x32\nvariants: {base: [export]}\n")
+    assert (found.name, found.seeds, found.baseline) == ("r", (17,), ("base", "onnxruntime"))
+    assert found.task.label == "reviews"
+    assert [engine.label for engine in found.engines] == ["onnxruntime"]
+    assert found.report.weights.accuracy == 1.0
+
+
+def test_stages_stand_before_every_variant(tmp_path: Path) -> None:
+    found = _load(tmp_path, BASE)
+    labels = {name: [item.label for item in items] for (_, name), items in found.variants.items()}
+    assert labels == {"base": ["finetune", "export"], "int8": ["finetune", "export", "dynamic_int8"]}
+
+
+def test_a_problem_stands_at_its_line_and_column(tmp_path: Path) -> None:
+    text = BASE.replace("{epochs: 2}", "{epochs: 2, lerning_rate: 1}")
+    assert text.splitlines()[2].index("lerning_rate") == 26  # columns are counted from 1
+    assert _problems(tmp_path, text)[0].startswith("r.yaml:3:27: stages[0] finetune: unknown setting 'lerning_rate'")
+
+
+def test_all_problems_come_at_once_in_the_order_of_the_document(tmp_path: Path) -> None:
+    text = BASE.replace("epochs: 2", "epochs: 0").replace("dynamic_int8]", "dynamc_int8]") + "seed: 1\nseeds: [a]\n"
+    count, *lines = _problems(tmp_path, text)
+    assert count == "4 problems"
+    assert sorted(line.split(" ")[0] for line in lines) == [
+        "r.yaml:3:16:",
+        "r.yaml:6:18:",
+        "r.yaml:7:1:",
+        "r.yaml:8:1:",
+    ]
+    assert all("did you mean" in line for line in lines if "unknown" in line)
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("[2, 4]", "[2, 4]"),
+        ("2:4", "'2:4'"),
+        ("no", "'no'"),
+        ("off", "'off'"),
+        ("1e-4", "0.0001"),
+        ("0o17", "15"),
+        ("017", "17"),
+    ],
+)
+def test_yaml_is_1_2(tmp_path: Path, written: str, expected: str) -> None:
+    lines = _problems(tmp_path, BASE.replace("epochs: 2", f"precision: {written}"))
+    assert f"precision: {expected} is not" in lines[0]
+
+
+def test_numbers_are_what_they_look_like(tmp_path: Path) -> None:
+    found = _load(tmp_path, BASE.replace("epochs: 2", "learning_rate: 1e-4, epochs: 0x10, weight_decay: 0"))
+    config = _config(found, "base", "finetune")
+    assert (config.learning_rate, config.epochs, config.weight_decay) == (0.0001, 16, 0.0)
+
+
+def test_a_duplicate_key_is_an_error(tmp_path: Path) -> None:
+    lines = _problems(tmp_path, BASE + "  int8: [export]\n")
+    assert lines[0].startswith('r.yaml:7:3: found duplicate key "int8"')
+
+
+class TestSet:
+    def test_a_path_from_the_top(self, tmp_path: Path) -> None:
+        found = _load(tmp_path, BASE, "benchmark.threads=2", "seeds=[1, 2]", "report.weights.speedup=0.5", "name=other")
+        assert (found.benchmark.threads, found.seeds, found.report.weights.speedup) == (2, (1, 2), 0.5)
+        assert found.name == "other"
+
+    def test_a_technique_wherever_it_stands(self, tmp_path: Path) -> None:
+        text = BASE + "  other: [{export: {opset: 20}}, dynamic_int8]\n"
+        found = _load(tmp_path, text, "export.opset=19", "dynamic_int8.per_channel=false")
+        assert [_config(found, name, "export").opset for name in ("base", "int8", "other")] == [19, 19, 19]
+        assert [_config(found, name, "dynamic_int8").per_channel for name in ("int8", "other")] == [False, False]
+
+    def test_an_item_by_its_place_or_its_name(self, tmp_path: Path) -> None:
+        found = _load(tmp_path, BASE, "variants.int8.dynamic_int8.embeddings=false", "stages.0.finetune.epochs=5")
+        assert _config(found, "int8", "dynamic_int8").embeddings is False
+        assert _config(found, "int8", "finetune").epochs == 5
+        replaced = _load(tmp_path, BASE, "variants.int8.1=static_int8")
+        assert [item.label for item in replaced.variants["model", "int8"]] == ["finetune", "export", "static_int8"]
+
+    def test_a_task_gets_settings(self, tmp_path: Path) -> None:
+        assert _load(tmp_path, BASE, "task.reviews.train_size=32").task.config.train_size == 32
+        assert _load(tmp_path, BASE, "reviews.train_size=32", "task=reviews").task.config.train_size == 3000
+        assert _load(tmp_path, BASE + "task: reviews\n", "reviews.train_size=32").task.config.train_size == 32
+
+    def test_an_engine_gets_settings(self, tmp_path: Path) -> None:
+        found = _load(tmp_path, BASE + "engines: [onnxruntime]\n", "onnxruntime.offline=false")
+        assert found.engines[0].config.offline is False
+
+    def test_a_bad_value_names_the_option_that_gave_it(self, tmp_path: Path) -> None:
+        assert _problems(tmp_path, BASE, "finetune.epochs=0") == [
+            "--set finetune.epochs=0: stages[0] finetune: epochs: 0 is below 1"
+        ]
+
+    def test_a_path_that_leads_nowhere_is_an_error(self, tmp_path: Path) -> None:
+        assert "'epoch' is no key" in _problems(tmp_path, BASE, "epoch=1")[0]
+        assert "holds no 'deeper'" in _problems(tmp_path, BASE, "model.deeper=1")[0]
+
+
+class TestSources:
+    def test_model_takes_the_place_of_the_only_one(self, tmp_path: Path) -> None:
+        assert _load(tmp_path, BASE, models=["a/b"]).models == {"model": "a/b"}
+
+    def test_model_names_one_of_several_and_keeps_its_settings(self, tmp_path: Path) -> None:
+        several = "models: {a: x/y, b: {source: x/z, finetune: {epochs: 7}}}"
+        found = _load(tmp_path, BASE.replace("model: scratch:bert-1x32", several), models=["b=./local"])
+        assert found.models == {"a": "x/y", "b": "./local"}
+        assert (_config(found, "base", "finetune", "a").epochs, _config(found, "base", "finetune", "b").epochs) == (
+            2,
+            7,
+        )
+
+    def test_data_is_the_folder_of_the_task(self, tmp_path: Path) -> None:
+        (tmp_path / "data").mkdir()
+        found = _load(tmp_path, BASE + "task: {sst2: {drop_overlaps: false}}\n", data=str(tmp_path / "data"))
+        assert found.task.config.folder == str(tmp_path / "data")
+        assert found.task.config.drop_overlaps is False
+
+    def test_data_finds_the_recipes_files_in_another_folder(self, tmp_path: Path) -> None:
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data" / "a.csv").write_text("x")
+        text = BASE + "task: {files: {train: somewhere/a.csv}, text: review}\n"
+        found = _load(tmp_path, text, data=str(tmp_path / "data"))
+        assert found.task.config.files == {"train": str(tmp_path / "data" / "a.csv")}
+        assert "missing" in _problems(tmp_path, text.replace("a.csv", "b.csv"), data=str(tmp_path / "data"))[0]
+
+    def test_paths_may_be_relative_to_the_recipe(self, tmp_path: Path) -> None:
+        (tmp_path / "a.csv").write_text("x")
+        found = _load(tmp_path, BASE + "task: {files: {train: a.csv}}\n")
+        assert found.task.config.files == {"train": str(tmp_path / "a.csv")}
+
+    @pytest.mark.parametrize("value", ["", "null", "[]", "{}", "5", "[a, b]"])
+    def test_any_kind_of_task_and_model_is_refused_without_a_crash(self, tmp_path: Path, value: str) -> None:
+        text = (
+            f"models: {value}\ntask: {value}\nvariants: {value}\nstages: {value}\nengines: {value}\nbaseline: {value}\n"
+        )
+        assert _problems(tmp_path, text + f"report: {value}\nbenchmark: {value}\n")
+        for name in ("task", "models"):
+            bad = BASE.replace("model:", "models: {a: x/y} #") if name == "task" else BASE.partition("\n")[2]
+            assert _problems(tmp_path, f"{name}: {value}\n{bad}", models=["c=x/y"], data=str(tmp_path))
+
+
+class TestModels:
+    TWO = BASE.replace(
+        "model: scratch:bert-1x32", "models:\n  a: x/y\n  b: {source: x/z, finetune: {epochs: 7}, export: {opset: 19}}"
+    )
+
+    def test_settings_of_its_own_are_laid_over_the_variants(self, tmp_path: Path) -> None:
+        found = _load(tmp_path, self.TWO.replace("{epochs: 2}", "{epochs: 2, learning_rate: 1e-3}"))
+        assert plain(_config(found, "int8", "finetune", "b")) | {"epochs": 2} == plain(
+            _config(found, "int8", "finetune", "a")
+        )
+        assert (_config(found, "base", "export", "a").opset, _config(found, "base", "export", "b").opset) == (20, 19)
+
+    def test_a_bad_setting_stands_at_the_model(self, tmp_path: Path) -> None:
+        lines = _problems(tmp_path, self.TWO.replace("opset: 19", "opset: 9"))
+        assert lines == ["r.yaml:3:52: models.b export: opset: 9 is below 18"]
+
+
+class TestOrder:
+    @pytest.mark.parametrize(
+        ("items", "message"),
+        [
+            ("[export, finetune]", "finetune cannot come after export (the order is"),
+            ("[dynamic_int8, export]", "export cannot come after dynamic_int8"),
+            ("[finetune, finetune, export]", "finetune stands there twice"),
+            ("[dynamic_int8]", "never exported"),
+            ("[export, dynamic_int8, dynamic_int8]", "takes dialect standard, and gets ort from dynamic_int8"),
+            ("[export, static_int8, dynamic_int8]", "takes dialect standard, and gets qdq from static_int8"),
+            ("[export, {static_int8: {symmetric: false}}, dynamic_int8]", "gets ort from static_int8"),
+        ],
+    )
+    def test_one_direction_and_no_way_back(self, tmp_path: Path, items: str, message: str) -> None:
+        lines = _problems(tmp_path, f"model: x/y\nvariants: {{v: {items}}}\n")
+        assert len(lines) == 1
+        assert lines[0].startswith("r.yaml:2:12: variants.v: ")
+        assert message in lines[0]
+
+
+class TestEngines:
+    def test_one_engine_may_stand_there_twice_under_two_names(self, tmp_path: Path) -> None:
+        text = (
+            BASE + "engines: [onnxruntime, {onnxruntime: {as: no-arena, arena: false}}]\nbaseline: {engine: no-arena}\n"
+        )
+        found = _load(tmp_path, text)
+        assert [(e.label, e.technique.name, e.config.arena) for e in found.engines] == [
+            ("onnxruntime", "onnxruntime", True), ("no-arena", "onnxruntime", False),
+        ]  # fmt: skip
+        assert found.baseline == ("base", "no-arena")
+
+    def test_the_baseline_is_the_first_of_each_unless_named(self, tmp_path: Path) -> None:
+        assert _load(tmp_path, BASE + "engines: [pytorch, onnxruntime]\n").baseline == ("base", "pytorch")
+        assert _load(tmp_path, BASE + "baseline: {variant: int8}\n").baseline == ("int8", "onnxruntime")
+        assert "did you mean 'int8'?" in _problems(tmp_path, BASE + "baseline: {variant: int}\n")[0]

@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.core.mounts import mounted
+from tests.tiny import Result, call, made, tiny
+from toolchain.core import registry
+from toolchain.core.store import Store
+from toolchain.pipeline import plan as plans
+from toolchain.pipeline import recipe as recipes
+from toolchain.pipeline import run
+from toolchain.pipeline.keys import Task
+from toolchain.pipeline.run import Outcome
+
+STEPS = 8  # finetune, export, optimize, two builds, two evaluations, one timing
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    """A folder with a recipe and a store in which it has been run."""
+    tiny().copy(tmp_path)
+    return tmp_path
+
+
+def _run(folder: Path, *argv: str) -> Result:
+    return call("run", "tiny.yaml", "--store", "store", *argv, cwd=folder)
+
+
+def _stages(folder: Path, before: set[str]) -> list[str]:
+    """Stages of the artifacts that were not there before."""
+    new = [a for a in Store(folder / "store").artifacts() if str(a.path) not in before]
+    return sorted(str(a.manifest["parts"]["stage"]) for a in new)
+
+
+def _paths(folder: Path) -> set[str]:
+    return {str(a.path) for a in Store(folder / "store").artifacts()}
+
+
+def _times(folder: Path) -> dict[str, int]:
+    return {str(p): p.stat().st_mtime_ns for kind in ("checkpoint", "onnx", "engine", "evaluation", "timing")
+            for p in sorted((folder / "store" / kind).rglob("*"))}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_run_makes_every_artifact_and_ranks_the_engines() -> None:
+    assert made(tiny().result) == STEPS
+    kinds = sorted(artifact.kind for artifact in tiny().store.artifacts())
+    assert kinds == ["checkpoint", *["engine"] * 2, *["evaluation"] * 2, *["onnx"] * 2, "timing"]
+    rows = {row["variant"]: row for row in tiny().result.json["lines"]}
+    assert rows.keys() == {"base", "dynamic-int8"}
+    assert all(artifact.problems() == [] for artifact in tiny().store.artifacts())
+    assert not (tiny().root / "store" / ".partial").exists()
+
+
+def test_what_was_done_is_recorded_in_order_down_to_the_engine() -> None:
+    engine = next(a for a in tiny().store.artifacts() if a.kind == "engine" and "dynamic" in a.manifest["label"])
+    history = json.loads((engine.path / "history.json").read_text())["techniques"]
+    assert [entry["technique"] for entry in history] == ["finetune", "export", "dynamic_int8"]
+    assert history[0]["config"]["epochs"] == 2
+    assert [entry.get("seed") for entry in history] == [17, None, 17]
+
+
+def test_the_second_run_is_all_hits_and_does_no_work(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(*_: Any) -> None:
+        raise AssertionError("a hit was done again")
+
+    monkeypatch.setattr(run, "perform", work)
+    before = _times(copied)
+    result = _run(copied, "--json")
+    assert (result.code, made(result)) == (0, 0)
+    assert _times(copied) == before
+    assert result.json["lines"] == tiny().result.json["lines"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "stages"),
+    [
+        ("dynamic_int8.per_channel=false", ["build", "evaluate", "optimize", "time"]),
+        ("benchmark.rounds=4", ["time"]),
+        ("report.weights.speedup=2", []),
+        ("onnxruntime.arena=false", ["build", "build", "evaluate", "evaluate", "time"]),
+    ],
+)
+def test_a_setting_runs_only_what_depends_on_it(copied: Path, setting: str, stages: list[str]) -> None:
+    before = _paths(copied)
+    assert _run(copied, "--set", setting).code == 0
+    assert _stages(copied, before) == stages
+
+
+def test_a_measurement_that_is_gone_is_taken_again_and_nothing_else(copied: Path) -> None:
+    shutil.rmtree(copied / "store" / "timing")
+    before = _paths(copied)
+    result = _run(copied)
+    assert (result.code, made(result), _stages(copied, before)) == (0, 1, ["time"])
+
+
+def test_force_does_one_stage_again(copied: Path) -> None:
+    before = _times(copied)
+    result = _run(copied, "--force", "optimize")
+    assert (result.code, made(result)) == (0, 1)  # its content is the same, so what reads it stays
+    changed = {Path(path).parts[-3] for path, time in _times(copied).items() if before.get(path) != time}
+    assert changed <= {"onnx", "store"}
+
+
+def test_a_variant_that_fails_stops_no_other_and_is_named(copied: Path) -> None:
+    recipe = (copied / "tiny.yaml").read_text()
+    broken = "  broken: [export, {dynamic_int8: {exclude: [no_such_node]}}]\nengines"
+    (copied / "tiny.yaml").write_text(recipe.replace("engines", broken))
+    result = _run(copied, "--json")
+    assert result.code == 1
+    assert "failed: optimize broken · dynamic_int8: exclude: nothing in the graph matches no_such_node" in result.stderr
+    assert {row["variant"] for row in result.json["lines"]} == {"base", "dynamic-int8"}
+    assert "broken" in json.dumps(result.json["failed"])
+    assert made(result) == 0  # the timing of the sound engines is the one that is there
+    assert not [path for path in (copied / "store").glob(".partial/*/out")]
+
+
+def test_a_bug_keeps_its_traceback_and_stops_no_other(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(*_: Any) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(registry.get("optimize", "dynamic_int8").module, "apply", crash)
+    result = _run(copied, "--set", "dynamic_int8.per_channel=false")
+    assert result.code == 1
+    assert "Traceback (most recent call last)" in result.stderr
+    assert "failed: optimize dynamic-int8 · dynamic_int8: ZeroDivisionError: a bug" in result.stderr
+
+
+def test_missed_gates_alone_exit_with_3(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(tiny().recipe.read_text())
+    plan = plans.make(recipes.load(tmp_path / "tiny.yaml"))
+    outcome = Outcome(plan, Task(plan.recipe))
+    assert outcome.exit_code == 0
+    outcome.failed["step"] = "export: at shape 1x3 …"
+    outcome.codes.add(3)
+    assert outcome.exit_code == 3
+    outcome.codes.add(1)
+    assert outcome.exit_code == 1
+
+
+def test_a_dry_run_says_what_would_be_done_and_does_nothing(tmp_path: Path) -> None:
+    shutil.copy(tiny().recipe, tmp_path)
+    result = _run(tmp_path, "--dry-run", "--json")
+    assert result.code == 0
+    assert [step["status"] for step in result.json["steps"]] == ["run", *["run (after its inputs)"] * (STEPS - 1)]
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
+    tiny().copy(tmp_path)
+    after = _run(tmp_path, "--dry-run", "--json", "--set", "dynamic_int8.per_channel=false").json["steps"]
+    assert [step["stage"] for step in after if step["status"] == "hit"] == ["finetune", "export", "build", "evaluate"]
+
+
+def test_a_version_that_was_raised_makes_the_technique_run_again(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = registry.get("optimize", "dynamic_int8").module
+    monkeypatch.setattr(module, "VERSION", module.VERSION + 1)
+    before = _paths(copied)
+    result = _run(copied)
+    assert (result.code, made(result), _stages(copied, before)) == (
+        0,
+        4,
+        ["build", "evaluate", "optimize", "time"],
+    )  # the history tells it
+
+
+def test_a_source_that_changed_under_the_same_version_is_said(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry.Technique, "source_digest", property(lambda technique: "0" * 64))
+    result = _run(copied)
+    assert (result.code, made(result)) == (0, 0)
+    assert result.stderr.count("under the same VERSION") == STEPS
+    assert "dynamic_int8's source under the same VERSION; --force optimize makes it again" in result.stderr
+
+
+def test_a_report_comes_from_the_store_alone(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "perform", None)
+    result = call("report", "tiny.yaml", "--store", "store", "--json", "-o", "out", cwd=copied)
+    assert result.code == 0
+    assert result.json["lines"] == tiny().result.json["lines"]
+    assert {"report.md", "report.csv", "report.json"} <= {path.name for path in (copied / "out").iterdir()}
+
+
+def test_a_stage_command_ends_at_its_stage(copied: Path) -> None:
+    result = call("build", "tiny.yaml", "--store", "store", "--json", "-o", "out", cwd=copied)
+    assert result.code == 0
+    assert [(item["kind"], item["made"]) for item in result.json] == [("engine", False)] * 2
+    assert (copied / "out" / "base" / "onnxruntime" / "engine.json").is_file()
+
+
+def test_gc_keeps_what_the_recipe_needs(copied: Path) -> None:
+    assert _run(copied, "--set", "dynamic_int8.per_channel=false").code == 0
+    result = call("gc", "tiny.yaml", "--store", "store", "--json", cwd=copied)
+    assert (len(result.json["removed"]), result.json["kept"]) == (4, STEPS)
+    again = _run(copied)
+    assert (again.code, made(again)) == (0, 0)
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_is_a_clear_error_and_the_next_run_goes_on(tmp_path: Path) -> None:
+    import subprocess
+
+    with mounted(tmp_path / "small", "700k") as folder:
+        shutil.copy(tiny().recipe, folder)
+        full = _run(folder)
+        assert full.code == 1
+        assert "No space left on device" in full.stderr
+        assert "toolchain gc RECIPE" in full.stderr
+        assert "Traceback" not in full.stderr
+        store = Store(folder / "store")
+        assert all(artifact.problems() == [] for artifact in store.artifacts())
+        subprocess.run(["mount", "-o", "remount,size=20m", str(folder)], check=True)
+        result = _run(folder)
+        assert result.code == 0, result.stderr
+        assert {a.key for a in store.artifacts() if a.kind != "timing"} == {
+            a.key for a in tiny().store.artifacts() if a.kind != "timing"
+        }
+        with contextlib.suppress(FileNotFoundError):
+            assert list((folder / "store" / ".partial").iterdir()) == []
