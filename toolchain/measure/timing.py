@@ -10,6 +10,7 @@ about ``seconds`` for each engine in each setting.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import random
 import statistics
@@ -95,6 +96,12 @@ class _Engine:
     has_energy: bool = False
     error: str = ""
 
+    @functools.cached_property
+    def label(self) -> str:
+        """What a person calls the engine: as its manifest has it, or its folder's name."""
+        manifest = self.folder / "manifest.json"
+        return str(json.loads(manifest.read_text("utf-8"))["label"]) if manifest.is_file() else self.folder.name
+
 
 def time_engines(engines: Mapping[str, Path], out: Path, config: Config, context: Context) -> Metrics:
     """Times engines against each other.
@@ -130,7 +137,7 @@ def time_engines(engines: Mapping[str, Path], out: Path, config: Config, context
         for engine in running:
             with _failing_alone(engine):
                 _prepare(engine, file, threads, config)
-            bar.advance(note=engine.folder.name)
+            bar.advance(note=engine.label)
         counts = sample_sizes([e.speeds for e in running if not e.error], config, len(texts))
         order = []
         for _ in range(config.rounds):
@@ -140,7 +147,7 @@ def time_engines(engines: Mapping[str, Path], out: Path, config: Config, context
                     if not engine.error:
                         with _failing_alone(engine):
                             _measure(engine, setting, counts[setting.batch_size], config)
-                    bar.advance(note=engine.folder.name)
+                    bar.advance(note=engine.label)
         for engine in (e for e in running if not e.error):
             with _failing_alone(engine):
                 engine.peak_memory_bytes = engine.process.call("memory")["peak_memory_bytes"]
