@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from pathlib import Path
 
 import pytest
@@ -26,8 +25,15 @@ def test_a_technique_tells_its_version_settings_libraries_and_source() -> None:
     assert dataclasses.is_dataclass(technique.config)
     assert "onnxruntime" in technique.libraries
     assert "Int8 weights" in technique.summary
-    source = Path(str(technique.module.__file__)).read_bytes()
-    assert technique.source_digest == hashlib.sha256(source).hexdigest()
+    assert technique.source_digest != registry.get("optimize", "static_int8").source_digest
+
+
+def test_the_source_of_a_technique_is_its_file_and_what_it_imports_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    technique = registry.get("optimize", "dynamic_int8")
+    before, read = technique.source_digest, Path.read_bytes
+    for name, changes in (("dynamic_int8.py", True), ("_int8.py", True), ("graph.py", True), ("stages.py", False)):
+        monkeypatch.setattr(Path, "read_bytes", lambda path, name=name: read(path) + b"#" * (path.name == name))
+        assert (technique.source_digest != before) is changes
 
 
 @pytest.mark.parametrize("name", registry.SINGLE)

@@ -4,6 +4,8 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -257,3 +259,34 @@ def test_the_manifest_is_json_that_a_person_can_read(tmp_path: Path) -> None:
     text = (artifact.path / "manifest.json").read_text()
     assert json.loads(text) == artifact.manifest
     assert text.startswith('{\n  "files": {\n')
+
+
+def test_a_sweep_leaves_what_another_process_works_on(tmp_path: Path) -> None:
+    """A forced run makes an artifact again that is published: the end of another run must not clear it away."""
+    store = Store(tmp_path / "store")
+    for again in (False, True):
+        with store.claim("onnx", KEY, again=again) as claim:
+            assert claim is not None
+            (claim.out / "model.onnx").write_bytes(b"graph")
+            if again:
+                child = [sys.executable, "-c", _SWEEP, str(tmp_path / "store")]
+                subprocess.run(child, check=True)
+            store.publish(claim, {"parts": {}, "parents": [], "metrics": {}})
+    assert (tmp_path / "store/onnx" / KEY / "model.onnx").read_bytes() == b"graph"
+    store.sweep()
+    assert not (tmp_path / "store/.partial").exists()
+
+
+_SWEEP = "import sys, pathlib; from toolchain.core.store import Store; Store(pathlib.Path(sys.argv[1])).sweep()"
+
+
+def test_an_interrupted_removal_is_not_in_the_way_of_the_next(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    with store.claim("onnx", KEY) as claim:
+        assert claim is not None
+        (claim.out / "model.onnx").write_bytes(b"graph")
+        artifact = store.publish(claim, {"parts": {}, "parents": [], "metrics": {}})
+    (tmp_path / f"store/.partial/{KEY}.removed").mkdir(parents=True)
+    (tmp_path / f"store/.partial/{KEY}.removed/left").write_bytes(b"")
+    store.remove(artifact)
+    assert store.find("onnx", KEY) is None

@@ -12,9 +12,9 @@ from tests.core.mounts import mounted
 from tests.tiny import Result, call, made, tiny
 from toolchain.core import registry
 from toolchain.core.store import Store
+from toolchain.pipeline import keys, run
 from toolchain.pipeline import plan as plans
 from toolchain.pipeline import recipe as recipes
-from toolchain.pipeline import run
 from toolchain.pipeline.keys import Task
 from toolchain.pipeline.run import Outcome
 
@@ -219,3 +219,24 @@ def test_a_disk_that_fills_up_is_a_clear_error_and_the_next_run_goes_on(tmp_path
         }
         with contextlib.suppress(FileNotFoundError):
             assert list((folder / "store" / ".partial").iterdir()) == []
+
+
+def test_a_new_runtime_is_measured_anew_though_the_engine_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = plans.make(recipes.load(tiny().recipe))
+    steps = [step for step in made.steps.values() if step.stage in ("evaluate", "time")]
+    engines = [artifact for artifact in tiny().store.artifacts() if artifact.kind == "engine"]
+    task = Task(made.recipe)
+    before = [keys.parts(step, engines, task, made.recipe) for step in steps]
+    monkeypatch.setattr(keys, "installed", lambda name: "9.9.9")
+    after = [keys.parts(step, engines, task, made.recipe) for step in steps]
+    assert steps
+    assert all(old["runtimes"] != new["runtimes"] for old, new in zip(before, after, strict=True))
+    assert before[-1]["engines"] == [artifact.key for artifact in engines]
+
+
+def test_a_stage_that_has_nothing_to_do_says_so(tmp_path: Path) -> None:
+    graph = tiny().artifact("onnx", "export").path / "model.onnx"
+    result = call("build", str(graph), "-e", "pytorch", "-o", "out", "--store", "store", cwd=tmp_path)
+    assert result.code == 1
+    assert "there is nothing to build: model/pytorch: only an ONNX graph was given" in result.stderr
+    assert not (tmp_path / "out").exists()

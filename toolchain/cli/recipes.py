@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,7 @@ def run_command(
 
     made = plan.make(recipes.load(recipe, options.with_threads(sets, threads), models, data))
     if dry_run:
-        return print_preview(made, store, as_json)
+        return print_preview(made, store, as_json, options.forced(force))
     run.quiet_libraries()
     outcome = run.execute(made, store, force=options.forced(force))
     return finish(outcome, store, output, as_json)
@@ -145,11 +146,11 @@ def explain_command(
     return 0
 
 
-def print_preview(plan: Plan, store: Store, as_json: bool) -> int:
+def print_preview(plan: Plan, store: Store, as_json: bool, force: Collection[str] = ()) -> int:
     """Prints what a run of the plan would find and do."""
     from toolchain.pipeline import run
 
-    outcome, status = run.preview(plan, store)
+    outcome, status = run.preview(plan, store, force)
     steps = [
         {
             "stage": step.stage, "label": step.label, "technique": step.technique.name, "status": status[step.id],

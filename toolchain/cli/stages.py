@@ -122,7 +122,7 @@ def _stage(
         recipe = _direct(targets, items, settings, engines)
     made = plan.make(recipe, stage)
     if settings["dry_run"]:
-        return print_preview(made, store, settings["as_json"])
+        return print_preview(made, store, settings["as_json"], options.forced(settings["force"]))
     if settings["output"] and stage != "time":
         _check_output(settings["output"])
     run.quiet_libraries()
@@ -214,6 +214,15 @@ def _needed(stage: str, target: str, technique: str | None) -> list[str]:
     return [technique]
 
 
+#: What to give a stage that found nothing to do.
+_NOTHING = {
+    "export": "export takes a checkpoint folder or a model source, not an ONNX graph",
+    "compress": "the recipe has no compression technique: 'toolchain list techniques' shows them",
+    "optimize": "the recipe has no graph pass: 'toolchain list techniques' shows them",
+    "build": "choose an engine that takes it: 'toolchain list engines'",
+}
+
+
 def _check_output(output: Path) -> None:
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ToolchainError(f"-o {output}: it exists and is not an empty folder", "choose another, or remove it")
@@ -228,7 +237,10 @@ def _show(outcome: Outcome, stage: str, output: Path | None, as_json: bool) -> i
         return outcome.exit_code
     steps = outcome.plan.steps
     read = {i for step in steps.values() for i in step.inputs}
-    ends = [step for step in steps.values() if step.id not in read]
+    ends = [step for step in steps.values() if step.id not in read and step.stage == stage]
+    if not ends:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in outcome.plan.not_applicable)
+        raise ToolchainError(f"there is nothing to {stage}{f': {reasons}' if reasons else ''}", _NOTHING.get(stage, ""))
     found = []
     for step in ends:
         artifact = outcome.artifacts.get(step.id)

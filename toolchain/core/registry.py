@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -68,8 +69,18 @@ class Technique:
 
     @property
     def source_digest(self) -> str:
-        """SHA-256 of the technique's source text, recorded so that a forgotten VERSION bump is noticed."""
-        return hashlib.sha256(Path(str(self.module.__file__)).read_bytes()).hexdigest()
+        """SHA-256 of the source of the technique and of what it imports of ours, beside the ground floor.
+
+        Recorded so that a forgotten VERSION bump is noticed.
+        """
+        used = {self.module.__name__}
+        for value in vars(self.module).values():
+            used.add(value.__name__ if isinstance(value, ModuleType) else str(getattr(value, "__module__", "")))
+        ours = [
+            n for n in used if n.startswith("toolchain.") and not n.startswith("toolchain.core") and n in sys.modules
+        ]
+        files = sorted(str(sys.modules[name].__file__) for name in ours)
+        return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()
 
 
 @cache

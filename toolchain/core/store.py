@@ -215,11 +215,17 @@ class Store:
             partial.mkdir(parents=True, exist_ok=True)
             _git_ignore(self.root)
             lock = FileLock(partial / f"{key}.lock")
-            try:
-                lock.acquire(timeout=0.05)
-            except Timeout:
-                logger.info("    another process works on this step: waiting for it")
-                lock.acquire()
+            said = False
+            while not lock.is_locked:
+                try:
+                    partial.mkdir(exist_ok=True)  # a run that ends removes it when it is empty
+                    lock.acquire(timeout=0.5 if said else 0.05)
+                except FileNotFoundError:
+                    continue
+                except Timeout:
+                    if not said:
+                        logger.info("    another process works on this step: waiting for it")
+                    said = True
         try:
             if not again and self.find(kind, key):
                 yield None
@@ -271,16 +277,19 @@ class Store:
         with self.errors():
             grave = self.root / ".partial" / f"{artifact.key}.removed"
             grave.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(grave, ignore_errors=True)
             artifact.path.replace(grave)
             shutil.rmtree(grave)
 
     def sweep(self) -> None:
-        """Removes what interrupted runs left behind of artifacts that are published by now."""
+        """Removes what interrupted runs left behind of artifacts that are published by now, and nobody works on."""
         published = {a.name for kind in KINDS for a in (self.root / kind).glob("*") if (a / MANIFEST).is_file()}
         for path in (self.root / ".partial").glob("*"):
             key, _, ending = path.name.partition(".")
-            if ending == "removed" or key in published:
+            if ending == "removed":
                 _remove(path)
+            elif key in published:
+                _clear(self.root / ".partial" / key, self.root / ".partial" / f"{key}.lock")
         with suppress(OSError):
             (self.root / ".partial").rmdir()
 
@@ -318,7 +327,7 @@ class Store:
         if not dry_run:
             for path in (self.root / ".partial").glob("*.lock"):
                 if not (self.root / ".partial" / path.stem).exists():
-                    _remove_unlocked(path)
+                    _clear(path.with_suffix(""), path)
             self.sweep()
         return gone, freed
 
@@ -401,8 +410,10 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _remove_unlocked(path: Path) -> None:
+def _clear(folder: Path, lock: Path) -> None:
+    """Removes a partial folder and its lock, unless a process holds it."""
     from filelock import FileLock, Timeout
 
-    with suppress(Timeout, OSError), FileLock(path, timeout=0):
-        path.unlink(missing_ok=True)
+    with suppress(Timeout, OSError), FileLock(lock, timeout=0):
+        _remove(folder)
+        lock.unlink(missing_ok=True)

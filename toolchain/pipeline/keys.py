@@ -8,10 +8,12 @@ from functools import cache
 from importlib import metadata
 from typing import Any
 
+from toolchain.core import registry
 from toolchain.core.data import Dataset
 from toolchain.core.store import Artifact
 from toolchain.measure.machine import machine
 from toolchain.model import adopt, source
+from toolchain.model.checkpoint import read_json
 from toolchain.model.train import processes
 from toolchain.pipeline.plan import Step
 from toolchain.pipeline.recipe import Recipe
@@ -83,7 +85,19 @@ def parts(step: Step, inputs: list[Artifact], task: Task, recipe: Recipe) -> dic
         found["fingerprint"] = step.technique.module.fingerprint(step.config)
     if step.stage in ("evaluate", "time"):
         found["machine"] = machine()
+        # An engine's bytes may outlive the runtime that they were measured with.
+        found["runtimes"] = [_runtime(artifact) for artifact in inputs]
+    if step.stage == "time":
+        found["engines"] = [artifact.key for artifact in inputs]  # what the timing is indexed by
     return found
+
+
+def _runtime(engine: Artifact) -> dict[str, Any]:
+    """The runtime that an engine is measured with, and the versions of what it is made of."""
+    name = str(read_json(engine.path / "engine.json")["engine"])
+    technique = registry.get("engines", name)
+    libraries = {library: installed(library) for library in technique.libraries}
+    return {"engine": name, "libraries": libraries, "facts": technique.module.fingerprint(technique.config())}
 
 
 @cache

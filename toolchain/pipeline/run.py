@@ -127,7 +127,7 @@ def execute(plan: Plan, store: Store, *, force: Collection[str] = ()) -> Outcome
     return outcome
 
 
-def preview(plan: Plan, store: Store) -> tuple[Outcome, dict[str, str]]:
+def preview(plan: Plan, store: Store, force: Collection[str] = ()) -> tuple[Outcome, dict[str, str]]:
     """What a run would find and do, without doing it.
 
     Returns:
@@ -141,7 +141,7 @@ def preview(plan: Plan, store: Store) -> tuple[Outcome, dict[str, str]]:
             continue
         inputs = [outcome.artifacts[i] for i in step.inputs]
         found = store.find(step.kind, key_of(keys.parts(step, inputs, outcome.task, plan.recipe)))
-        status[step.id] = "hit" if found else "run"
+        status[step.id] = "run (forced)" if found and step.stage in force else "hit" if found else "run"
         if found:
             outcome.artifacts[step.id] = found
     return outcome, status
@@ -282,7 +282,8 @@ def _assist(
             context = Context(work=work, seed=step.seed or 0, threads=threads, dataset=task.data)
             perform(step, inputs, Path(folder) / "out", context, plan)
     deadline = time.monotonic() + WAIT_S
-    while found is None:
+    old = found.manifest["started"] if found and force else None
+    while found is None or found.manifest["started"] == old:
         if time.monotonic() > deadline:
             raise StoreError(f"the first process has not published {step.label} within {WAIT_S} s")
         time.sleep(0.2)
