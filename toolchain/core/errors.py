@@ -72,3 +72,9 @@ def require(module: str, extra: str) -> ModuleType:
             f"{module} cannot be imported: {error}",
             f"pip install 'toolchain[{extra}]'   ('toolchain doctor' lists what is missing)",
         ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's text, or its type when it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from toolchain.core.errors import ModelError, require
+from toolchain.core.errors import ModelError, first_line, require
 from toolchain.core.log import logger
 from toolchain.model.source import check_folder
 
@@ -238,12 +238,6 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON, keys sorted, so that equal values are equal bytes."""
     path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an exception's text, or its type when it has none."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 @contextmanager

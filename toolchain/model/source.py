@@ -11,14 +11,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from toolchain.core.errors import ModelError, require
+from toolchain.core.errors import ModelError, first_line, require
+from toolchain.core.store import digest
 
 #: What a model folder may hold that decides the result; nothing else is read.
 PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model")
@@ -47,7 +47,7 @@ class Source:
     def identity(self) -> dict[str, Any]:
         """What decides the model: digests of its files, or the scratch specification."""
         if self.folder is not None:
-            return {"files": {path.name: _digest(path) for path in model_files(self.folder)}}
+            return {"files": {path.name: digest(path) for path in model_files(self.folder)}}
         return {self.kind: self.spec, "revision": self.revision}
 
 
@@ -100,7 +100,7 @@ def fetch(source: Source) -> Path:
         folder = Path(hub.snapshot_download(name, revision=source.revision, allow_patterns=list(PATTERNS)))
     except Exception as error:  # the hub library raises its own, its HTTP library's and the system's errors
         raise ModelError(
-            f"model {source.spec!r} is not here and cannot be had from the hub: {_first_line(error)}",
+            f"model {source.spec!r} is not here and cannot be had from the hub: {first_line(error)}",
             "check the name and the network, or give a local folder: --model FOLDER",
         ) from error
     check_folder(folder)
@@ -133,11 +133,6 @@ def model_files(folder: Path) -> list[Path]:
     return sorted(found - {folder / "manifest.json"})
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _package_folder(spec: str) -> Path:
     module, _, inside = spec.removeprefix("package:").partition("/")
     try:
@@ -164,8 +159,3 @@ def _cached(name: str, revision: str) -> Path | None:
         return None
     folder = Path(found).parent
     return folder if any(folder.glob("*.safetensors")) else None
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
