@@ -19,6 +19,7 @@ from tests.builders import (
 )
 from toolchain.core.errors import EngineError, ModelError
 from toolchain.engines import onnxruntime as engine
+from toolchain.engines._onnxruntime_session import stray_nodes
 
 
 def batch(names: tuple[str, ...], rows: int, tokens: int) -> dict[str, Any]:
@@ -214,7 +215,7 @@ def test_compute_on_another_provider_is_a_stray_and_shape_arithmetic_is_not() ->
         event("Cast", cpu, {"bool": [3, 7]}),
     ]
     expected = ["Gather_1 (Gather)", "DynamicQuantizeLinear_1 (DynamicQuantizeLinear)", "Cast_1 (Cast)"]
-    assert engine.stray_nodes(events, cuda) == expected
+    assert stray_nodes(events, cuda) == expected
 
 
 @pytest.mark.parametrize(

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 
+#: The one input of an engine that tokenizes by itself.
+TEXT_INPUT = "text"
+
+
 class Session(Protocol):
     """A loaded engine.
 
     Attributes:
-        inputs: Names of the inputs that it reads, of ``input_ids``, ``attention_mask``, ``token_type_ids``.
+        inputs: Names of the inputs that it reads, of ``input_ids``, ``attention_mask``, ``token_type_ids``; or ``text``
+            alone, where the engine tokenizes by itself.
     """
 
     inputs: tuple[str, ...]
 
-    def run(self, batch: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
+    def run(self, batch: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """Logits of one padded batch.
 
         Args:
-            batch: Every input in ``inputs``, each ``[batch, tokens]`` int64.
+            batch: Every input in ``inputs``, each ``[batch, tokens]`` int64; ``text`` is ``[batch]``, of str.
 
         Returns:
             Logits, ``[batch, labels]`` float32.
@@ -32,4 +37,28 @@ class Session(Protocol):
 
     def placement(self) -> dict[str, int]:
         """How many graph nodes ran on each provider or device, e.g. ``{"CPUExecutionProvider": 120}``."""
+        ...
+
+
+@runtime_checkable
+class ConcurrentSession(Session, Protocol):
+    """A loaded engine that gains by computing several batches at a time, e.g. one on each core.
+
+    ``run_many`` keeps to the threads that the session was opened with: however many batches are under way, no more than
+    those compute. What it answers is what ``run`` answers for each batch, up to rounding, whatever it is handed over
+    with, so that a caller may hand over all that it has, in pieces or at once. Batches differ in rows and tokens, and
+    one batch alone, or none, is allowed. When one of them fails, its error is raised, and the session can be used
+    again. Callers may be in several threads.
+    """
+
+    def run_many(self, batches: Sequence[Mapping[str, NDArray[Any]]]) -> list[NDArray[np.float32]]:
+        """Logits of several padded batches.
+
+        Args:
+            batches: What ``run`` takes, each; best the most expensive first, so that the last ones end together. They
+                are read only, and not kept.
+
+        Returns:
+            Logits of each, ``[batch, labels]`` float32, in the order of the batches; the caller's own from then on.
+        """
         ...

@@ -33,7 +33,9 @@ class EngineFile:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
-def write_engine(out: Path, engine: str, files: Sequence[str], options: Mapping[str, Any]) -> None:
+def write_engine(
+    out: Path, engine: str, files: Sequence[str], options: Mapping[str, Any], extra: Mapping[str, Any] | None = None
+) -> None:
     """Writes ``engine.json`` into an engine folder.
 
     Args:
@@ -41,8 +43,9 @@ def write_engine(out: Path, engine: str, files: Sequence[str], options: Mapping[
         engine: Name of the engine.
         files: Names of the engine's own files.
         options: JSON values that ``open_session`` needs.
+        extra: JSON values that tell what was built, such as ``fusion``.
     """
-    record = {"engine": engine, "files": list(files), "options": dict(options)}
+    record = {"engine": engine, "files": list(files), "options": dict(options), **(extra or {})}
     (out / ENGINE_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
@@ -102,7 +105,8 @@ def need_space(folder: Path, size_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < size_bytes:
         raise StoreError(
-            f"{folder} has {free} bytes free, and {size_bytes} are needed", "free some space, or see 'toolchain gc'"
+            f"No space left on device: {folder} has {free} bytes free, and {size_bytes} are needed",
+            "free some space, 'toolchain gc RECIPE', or choose another folder with --store FOLDER",
         )
 
 

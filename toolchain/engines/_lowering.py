@@ -1,109 +1,86 @@
-"""Rewrites of a graph that ONNX Runtime alone wants; each gives the same numbers, up to the rounding of ties.
-
-1. Int8 activations become uint8: ``s·q = s·((q + 128) − 128)``. ONNX Runtime fuses a matrix product with int8 weights
-   into one integer kernel only when its activations are uint8 (x86 has no fast product of two signed operands without
-   AVX-VNNI-INT8); otherwise it turns the weights back into floats at every run.
-2. A lookup in a quantized table looks up first: ``Gather(Dequantize(W), i) = Dequantize(Gather(W, i))``, one scale per
-   table. Otherwise every run turns the whole table into floats.
-"""
+"""A graph as ONNX Runtime runs it best, written once at build time, and what became of attention, norms and GELUs."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolchain.core.errors import require
-from toolchain.model import graph
+from toolchain.core.errors import ModelError, first_line, require
+from toolchain.engines import _fusion, _fusion_count, _integer
 
-_INT8 = 3  # TensorProto.INT8
+#: Protobuf cannot hold more in one file; above it, weights lie beside the graph.
+ONE_FILE_BYTES = 1_900_000_000
+
+#: ONNX Runtime's own rules that would undo ``residuals: plain``.
+RESIDUAL_RULES = ("SkipLayerNormFusion", "BiasGeluFusion")
 
 
-def rewritten(path: Path, folder: Path) -> Path:
-    """Applies every rule.
+@dataclass(frozen=True)
+class Forms:
+    """Which operators the lowered graph is made of.
+
+    Attributes:
+        attention: Attention as one operator each; otherwise its products and softmax stay.
+        residuals: Residual additions inside layer-norms, biases inside GELUs; otherwise they stay additions.
+    """
+
+    attention: bool = True
+    residuals: bool = False
+
+    @property
+    def disabled(self) -> tuple[str, ...]:
+        """ONNX Runtime's own rules to leave out."""
+        return () if self.residuals else RESIDUAL_RULES
+
+
+def rewrite(path: Path, folder: Path, forms: Forms) -> tuple[Path, dict[str, int]]:
+    """Fuses a graph and makes its quantized products integer ones.
 
     Args:
-        path: An ONNX file without external data.
+        path: An ONNX file, inspected before.
         folder: Where to write the rewritten graph.
+        forms: What to make.
 
     Returns:
-        The rewritten file, or the path itself when no rule applied.
+        The rewritten file, or the path itself when no rule applied; and how much there was to fuse.
+
+    Raises:
+        ModelError: The graph cannot be read.
     """
-    model = graph.load(path)
-    if not unsigned_activations(model) + lookup_before_dequantizing(model):
-        return path
-    graph.save(model, folder / path.name)
-    return folder / path.name
+    ir = require("onnx_ir", "torch")
+    model = _load(path)
+    expected = _fusion_count.expected(model)
+    count = _fusion.fuse(model, attention=forms.attention, residuals=forms.residuals)
+    if not count + _integer.lower(model):
+        return path, expected
+    tensors = [value.const_value for value in model.graph.initializers.values()]
+    apart = sum(tensor.nbytes for tensor in tensors) > ONE_FILE_BYTES
+    apart |= any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors)
+    target = folder / path.name
+    ir.save(model, target, external_data=f"{path.name}.data" if apart else None)
+    return target, expected
 
 
-def unsigned_activations(model: Any) -> int:
-    """Applies rule 1 in place.
+def counts(path: Path, expected: dict[str, int], forms: Forms) -> dict[str, list[int]]:
+    """What a lowered file has of what it must have, by kind: ``[found, expected]``.
 
     Args:
-        model: A graph with Q/DQ pairs.
-
-    Returns:
-        How many activations were rewritten.
+        path: The file that is delivered.
+        expected: What :func:`rewrite` said.
+        forms: What it was asked to make; what was to stay as it is, is not counted.
     """
-    onnx = require("onnx", "torch")
-    import numpy as np
-
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    readers = defaultdict(list)
-    for node in model.graph.node:
-        for name in node.input:
-            readers[name].append(node)
-    made: dict[str, str] = {}
-    count = 0
-    for node in model.graph.node:
-        if node.op_type != "QuantizeLinear" or len(node.input) < 3 or node.input[2] not in constants:
-            continue
-        zero = constants[node.input[2]]
-        after = readers[node.output[0]]
-        pairs = all(reader.op_type == "DequantizeLinear" and reader.input[2:] == node.input[2:] for reader in after)
-        if zero.data_type != _INT8 or not pairs or not after:
-            continue
-        if zero.name not in made:
-            shifted = onnx.numpy_helper.to_array(zero).astype(np.int16) + 128
-            made[zero.name] = f"{zero.name}.unsigned"
-            model.graph.initializer.append(onnx.numpy_helper.from_array(shifted.astype(np.uint8), made[zero.name]))
-        for changed in (node, *after):
-            changed.input[2] = made[zero.name]
-        count += 1
-    return count
+    found = _fusion_count.found(_load(path))
+    left = {"attention"} if not forms.attention else set()
+    left |= {"residual"} if not forms.residuals else set()
+    return {kind: [found[kind], number] for kind, number in expected.items() if number and kind not in left}
 
 
-def lookup_before_dequantizing(model: Any) -> int:
-    """Applies rule 2 in place.
-
-    Args:
-        model: A graph with Q/DQ pairs.
-
-    Returns:
-        How many lookups were rewritten.
-    """
-    onnx = require("onnx", "torch")
-    scalars = {tensor.name for tensor in model.graph.initializer if not tensor.dims or list(tensor.dims) == [1]}
-    tables = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 2}
-    dequantize = {node.output[0]: node for node in model.graph.node if node.op_type == "DequantizeLinear"}
-    uses = Counter(name for node in model.graph.node for name in node.input)
-    nodes, gone, count = [], set(), 0
-    for node in model.graph.node:
-        source = dequantize.get(node.input[0]) if node.op_type == "Gather" else None
-        if source is None or source.input[0] not in tables or source.input[1] not in scalars or uses[node.input[0]] > 1:
-            nodes.append(node)
-            continue
-        gone.add(source.output[0])
-        narrow, wide = f"{node.output[0]}.quantized", node.output[0]
-        nodes.append(onnx.helper.make_node("Gather", [source.input[0], node.input[1]], [narrow], axis=_axis(node)))
-        nodes.append(onnx.helper.make_node("DequantizeLinear", [narrow, *source.input[1:]], [wide]))
-        count += 1
-    del model.graph.node[:]
-    model.graph.node.extend(
-        node for node in nodes if not (node.op_type == "DequantizeLinear" and node.output[0] in gone)
-    )
-    return count
-
-
-def _axis(node: Any) -> int:
-    return next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
+def _load(path: Path) -> Any:
+    ir, passes = require("onnx_ir", "torch"), require("onnx_ir.passes.common", "torch")
+    try:
+        model = ir.load(path)
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+        return model
+    except Exception as error:  # protobuf's and onnx_ir's errors share no base class
+        raise ModelError(f"{path} cannot be read: {first_line(error)}", "export the model again") from error

@@ -33,10 +33,10 @@ class Item:
     label: str
 
 
-def gives(item: Item) -> str:
-    """The dialect that a graph pass writes under its settings."""
+def gives(item: Item, taken: str) -> str:
+    """The dialect that a graph pass writes under its settings, given a graph of that dialect."""
     module = item.technique.module
-    return str(module.gives(item.config)) if hasattr(module, "gives") else str(module.GIVES)
+    return str(module.gives(item.config, taken)) if hasattr(module, "gives") else str(module.GIVES)
 
 
 def stage_items(problems: Problems, value: Any, path: tuple[Any, ...]) -> list[Item]:
@@ -150,7 +150,7 @@ def check_order(problems: Problems, items: Sequence[Item], path: tuple[Any, ...]
                     path, f"{item.label} takes dialect {' or '.join(takes)}, and gets {dialect} from {history[-1]}",
                     "one quantizer is enough: take one of them out",
                 )  # fmt: skip
-            dialect = gives(item)
+            dialect = gives(item, dialect or item.technique.module.TAKES[0])
         history.append(item.label)
     if items and items[0].stage != "adopt" and not any(item.stage == "export" for item in items):
         problems.add(path, "the variant is never exported", "add export: [export]")

@@ -1,0 +1,170 @@
+"""Q/DQ pairs as ONNX Runtime's integer kernels want them; each rule gives the same numbers, up to the rounding of ties.
+
+1. Int8 activations become uint8: ``s·q = s·((q + 128) − 128)``. Without AVX-VNNI-INT8, x86 has no fast product of two
+   signed operands; ONNX Runtime would turn the weights back into floats at every run.
+2. ``DQ(q)·DQ(W) + b``, as MatMul or as Gemm, becomes one ``MatMulIntegerToFloat(q, W) + b``: integer product, scales,
+   and bias in one pass. ONNX Runtime's own rule wants each quantized activation read once, and leaves query, key and
+   value in floats.
+3. What reads a Q/DQ pair and is no product of weights (residual, layer-norm) reads the float before the pair, which the
+   pair only rounds.
+4. A lookup in a quantized table looks up first: ``Gather(DQ(W), i) = DQ(Gather(W, i))``, one scale per table.
+   Otherwise every run turns the whole table into floats.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from toolchain.core.errors import require
+from toolchain.engines._nodes import initializer, new_node, replace
+
+MICROSOFT = "com.microsoft"
+
+
+def lower(model: Any) -> int:
+    """Applies every rule in place.
+
+    Args:
+        model: An ``onnx_ir.Model`` with Q/DQ pairs.
+
+    Returns:
+        How many places were rewritten.
+    """
+    passes = require("onnx_ir.passes.common", "torch")
+    graph = model.graph
+    kinds = {node.op_type for node in graph}
+    if not kinds & {"QuantizeLinear", "DequantizeLinear"}:
+        return 0
+    count = _unsigned_activations(graph)
+    count += sum(_lookup_first(graph, node) for node in list(graph) if node.op_type == "Gather")
+    for node in list(graph):
+        if node.op_type == "Gemm":
+            _as_matmul(graph, node)
+    count += sum(_integer_product(graph, node) for node in list(graph) if node.op_type == "MatMul")
+    passes.RemoveUnusedNodesPass()(model)
+    count += sum(_unrounded(node) for node in list(graph) if node.op_type == "DequantizeLinear")
+    if count:
+        graph.opset_imports.setdefault(MICROSOFT, 1)
+        passes.RemoveUnusedNodesPass()(model)
+    return count
+
+
+def _unsigned_activations(graph: Any) -> int:
+    """Rule 1."""
+    import numpy as np
+
+    ir = require("onnx_ir", "torch")
+    made: dict[Any, Any] = {}
+    count = 0
+    for node in list(graph):
+        if node.op_type != "QuantizeLinear" or len(node.inputs) < 3 or node.inputs[2] is None:
+            continue
+        zero, after = node.inputs[2], [use.node for use in node.outputs[0].uses()]
+        if zero.const_value is None or zero.const_value.dtype != ir.DataType.INT8 or not after:
+            continue
+        if not all(user.op_type == "DequantizeLinear" and user.inputs[2] is zero for user in after):
+            continue
+        if zero not in made:
+            shifted = (zero.const_value.numpy().astype(np.int16) + 128).astype(np.uint8)
+            made[zero] = initializer(graph, f"{zero.name}.unsigned", shifted)
+        for changed in (node, *after):
+            changed.replace_input_with(2, made[zero])
+        node.outputs[0].dtype = ir.DataType.UINT8
+        count += 1
+    return count
+
+
+def _lookup_first(graph: Any, gather: Any) -> bool:
+    """Rule 4 at one Gather."""
+    ir = require("onnx_ir", "torch")
+    widened = gather.inputs[0].producer()
+    if widened is None or widened.op_type != "DequantizeLinear" or len(gather.inputs[0].uses()) > 1:
+        return False
+    table, scale = widened.inputs[0].const_value, widened.inputs[1].const_value
+    if table is None or len(table.shape) != 2 or scale is None or scale.size != 1:
+        return False
+    narrow = ir.Node("", "Gather", [widened.inputs[0], gather.inputs[1]], list(gather.attributes.values()))
+    wide = ir.Node("", "DequantizeLinear", [narrow.outputs[0], *widened.inputs[1:]])
+    graph.insert_before(gather, narrow)
+    replace(graph, gather, wide)
+    return True
+
+
+def _as_matmul(graph: Any, gemm: Any) -> None:
+    """Writes a Gemm of int8 weights as MatMul and Add, which rule 2 takes."""
+    import numpy as np
+
+    activation, weight = (value.producer() for value in gemm.inputs[:2])
+    if any(node is None or node.op_type != "DequantizeLinear" for node in (activation, weight)):
+        return
+    factors = [gemm.attributes.get_float(name, 1.0) for name in ("alpha", "beta")]
+    matrix, scale = weight.inputs[0].const_value, weight.inputs[1].const_value
+    bias = gemm.inputs[2] if len(gemm.inputs) > 2 else None
+    if matrix is None or scale is None or factors != [1.0, 1.0] or gemm.attributes.get_int("transA", 0):
+        return
+    axis = weight.attributes.get_int("axis", 1) % 2
+    if gemm.attributes.get_int("transB", 0):
+        turned = np.ascontiguousarray(matrix.numpy().T)
+        constant = initializer(graph, f"{weight.inputs[0].name}.transposed", turned)
+        inputs, axis = [constant, *weight.inputs[1:]], 1 - axis
+    else:
+        inputs = list(weight.inputs)
+    wide = new_node("DequantizeLinear", inputs, weight, "", axis=axis)
+    product = new_node("MatMul", [gemm.inputs[0], wide.outputs[0]], gemm, "")
+    graph.insert_before(gemm, wide)
+    if bias is None:
+        replace(graph, gemm, product)
+        return
+    graph.insert_before(gemm, product)
+    replace(graph, gemm, new_node("Add", [product.outputs[0], bias], gemm, ""))
+
+
+def _integer_product(graph: Any, product: Any) -> bool:
+    """Rule 2 at one MatMul."""
+    ir = require("onnx_ir", "torch")
+    activation, weight = (value.producer() for value in product.inputs)
+    if any(node is None or node.op_type != "DequantizeLinear" for node in (activation, weight)):
+        return False
+    if activation.inputs[0].const_value is not None or not _is_matrix_by_column(weight):
+        return False
+    quantized = activation.inputs[0]
+    if activation.inputs[1].const_value is None or activation.inputs[1].const_value.size != 1:
+        return False
+    kind = activation.inputs[2].const_value.dtype if len(activation.inputs) > 2 else ir.DataType.UINT8
+    if kind != ir.DataType.UINT8:
+        return False
+    last, bias = product, None
+    users = [use.node for use in product.outputs[0].uses()]
+    if len(users) == 1 and users[0].op_type == "Add":
+        other = next((value for value in users[0].inputs if value is not product.outputs[0]), None)
+        if other is not None and other.const_value is not None and len(other.const_value.shape) == 1:
+            last, bias = users[0], other
+    weights = [weight.inputs[0], activation.inputs[1], weight.inputs[1]]
+    zeros = [node.inputs[2] if len(node.inputs) > 2 else None for node in (activation, weight)]
+    if zeros[1] is not None and not zeros[1].const_value.numpy().any() and bias is None:
+        zeros[1] = None  # symmetric weights need none
+    inputs = [quantized, *weights, *zeros, bias]
+    replace(graph, last, new_node("MatMulIntegerToFloat", inputs, product, MICROSOFT))
+    return True
+
+
+def _unrounded(dequantize: Any) -> bool:
+    """Rule 3 at one DequantizeLinear that a pair ends with; products have taken what they read."""
+    ir = require("onnx_ir", "torch")
+    quantize = dequantize.inputs[0].producer()
+    if quantize is None or quantize.op_type != "QuantizeLinear":
+        return False
+    users = [use.node for use in dequantize.outputs[0].uses()]
+    if not users or any(user.op_type in ("MatMul", "Gemm") for user in users):
+        return False
+    ir.convenience.replace_all_uses_with(dequantize.outputs[0], quantize.inputs[0])
+    return True
+
+
+def _is_matrix_by_column(weight: Any) -> bool:
+    """Whether a DequantizeLinear widens a constant matrix with one scale, or one scale per column."""
+    matrix, scale = weight.inputs[0].const_value, weight.inputs[1].const_value
+    if matrix is None or scale is None or len(matrix.shape) != 2:
+        return False
+    by_column = scale.size == matrix.shape[1] and weight.attributes.get_int("axis", 1) in (1, -1)
+    return bool(scale.size == 1 or (by_column and not weight.attributes.get_int("block_size", 0)))
