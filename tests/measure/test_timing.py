@@ -41,7 +41,7 @@ def test_every_engine_has_every_setting_with_a_value_of_every_round(timed: dict[
             assert len(latency["rounds_ms"]) == 3
             assert 0 < latency["p50_ms"] <= latency["p90_ms"] <= latency["p99_ms"]
             assert latency["calls"] >= 3 * 16
-            for order in ("data_order", "sorted"):
+            for order in ("data_order", "sorted", *(["padded"] if clock == "engine" else [])):
                 throughput = engine["settings"]["throughput"]["4"][order][clock]
                 assert len(throughput["rounds_per_s"]) == 3
                 assert min(throughput["rounds_per_s"]) <= throughput["median_per_s"] <= max(throughput["rounds_per_s"])
@@ -100,11 +100,11 @@ def test_a_task_without_test_texts_is_an_error(tmp_path: Path) -> None:
         time_engines({}, tmp_path, QUICK, context(tmp_path, empty))
 
 
-def test_settings_are_two_at_batch_1_and_four_at_every_other_batch_size() -> None:
+def test_settings_are_two_at_batch_1_and_five_at_every_other_batch_size() -> None:
     settings = settings_of(Config(batch_sizes=(32, 8, 32)))
-    assert len(settings) == len(set(settings)) == 2 + 4 * 2
-    assert settings[:2] == [Setting(1, False, False), Setting(1, False, True)]
-    assert Setting(8, True, True).path == ("throughput", "8", "sorted", "end_to_end")
+    assert len(settings) == len(set(settings)) == 2 + 5 * 2
+    assert settings[:2] == [Setting(1, "padded", False), Setting(1, "padded", True)]
+    assert Setting(8, "sorted", True).path == ("throughput", "8", "sorted", "end_to_end")
 
 
 def test_the_sample_is_what_the_slowest_engine_gets_through_in_a_slice() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from tests.builders import LABELS, MAX_LENGTH, SENTENCES, checkpoint_folder, engine_folder
 from toolchain.core.errors import DataError, EngineError, ModelError, ToolchainError
+from toolchain.core.session import ConcurrentSession
 from toolchain.runtime.predictor import Predictor, softmax
 
 
@@ -92,6 +93,35 @@ def test_no_texts_give_no_answers(engine: Path) -> None:
     predictor = Predictor(engine, 1)
     assert predictor.predict([]) == []
     assert predictor.probabilities([]).shape == (0, 2)
+
+
+def test_a_generator_is_read_once_and_texts_that_come_twice_get_the_same_answer(engine: Path) -> None:
+    predictor = Predictor(engine, 1)
+    texts = [*SENTENCES, SENTENCES[0], *reversed(SENTENCES)]
+    found = predictor.logits(text for text in texts)
+    assert found.shape == (17, 2)
+    # Batched with others, a text's logits move by rounding alone.
+    assert np.abs(found - np.concatenate([predictor.logits([text]) for text in texts])).max() < 1e-5
+    assert predictor.predict(iter(())) == []
+
+
+def test_an_engine_that_takes_several_batches_is_handed_all_of_them_and_the_order_stays(engine: Path) -> None:
+    predictor = Predictor(engine, 2)
+    assert isinstance(predictor.session, ConcurrentSession)
+    handed: list[list[int]] = []
+    run_many = predictor.session.run_many
+
+    def noted(batches: Any) -> Any:
+        handed.append([batch["input_ids"].size for batch in batches])
+        return run_many(batches)
+
+    predictor.session.run_many = noted  # type: ignore[method-assign]
+    texts = [*SENTENCES] * 4
+    found = predictor.logits(texts, batch_size=4)
+    assert len(handed) == 1
+    assert handed[0][0] == max(handed[0])
+    assert len(handed[0]) >= 8
+    assert np.abs(found - np.concatenate([Predictor(engine, 1).logits([text]) for text in SENTENCES] * 4)).max() < 1e-5
 
 
 def test_softmax_does_not_overflow() -> None:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -42,19 +42,29 @@ class WorkerProcess:
     Args:
         name: The engine's name in errors.
         threads: Threads that it may compute with.
+        environment: Variables that it has besides this process's own.
+        prefix: A command that runs it, such as an emulator and its options.
     """
 
-    def __init__(self, name: str, threads: int) -> None:
+    def __init__(
+        self, name: str, threads: int, environment: Mapping[str, str] | None = None, prefix: Sequence[str] = ()
+    ) -> None:
         self._name = name
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - close() closes it
         self._pending = b""
         counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), str(threads))
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _PROGRAM, str(PACKAGE.parent)],
+            [*prefix, sys.executable, "-P", "-c", _PROGRAM, str(PACKAGE.parent)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
-            env={**os.environ, **counts, "TOKENIZERS_PARALLELISM": "true", "TOOLCHAIN_PARENT": str(os.getpid())},
+            env={
+                **os.environ,
+                **counts,
+                "TOKENIZERS_PARALLELISM": "true",
+                "TOOLCHAIN_PARENT": str(os.getpid()),
+                **(environment or {}),
+            },
         )
 
     def call(self, do: str, on_progress: Callable[[int], None] | None = None, **arguments: Any) -> dict[str, Any]:

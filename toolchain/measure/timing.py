@@ -1,7 +1,9 @@
 """Times a set of engines together: one process each, in interleaved, shuffled rounds, one of them active at a time.
 
 Every engine reads the same texts, a fixed random sample of the task's test split. A setting is a batch size, an order
-of the texts (as they come, or by length) and where the clock starts (at padded batches, or at raw text). Every round
+of the texts and where the clock starts (at the batches, or at raw text). ``sorted`` hands over all texts at once, which
+are batched by length; ``data_order`` hands over as many as a batch has, as they come, and what is measured is what
+ships: the predictor splits each such request by length; ``padded`` pads each of them to its longest. Every round
 gives each engine a slice of every setting, the engines one after another in that round's order, so that a machine that
 drifts drifts for all. A slice is as many passes over the sample as fit into ``seconds / rounds``, so that timing takes
 about ``seconds`` for each engine in each setting.
@@ -18,7 +20,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from toolchain.core.errors import DataError, EngineError, ToolchainError
 from toolchain.core.log import logger, progress
@@ -26,7 +28,7 @@ from toolchain.core.stage import Context, Ge, Gt, Le, Metrics, MinLen, StageConf
 from toolchain.measure.machine import machine, physical_cores
 from toolchain.measure.process import WorkerProcess, texts_file, write_texts
 
-VERSION = 1
+VERSION = 2
 LIBRARIES = ("tokenizers", "numpy")
 
 TIMING_FILE = "timing.json"
@@ -59,18 +61,22 @@ class Config(StageConfig):
     spread_bound: Annotated[float, Gt(0), Le(1)] = 0.10
 
 
+#: How texts come, and are batched.
+Order = Literal["sorted", "data_order", "padded"]
+
+
 @dataclass(frozen=True)
 class Setting:
     """One way in which engines are timed.
 
     Attributes:
-        batch_size: Examples per call.
-        sort: Whether batches hold examples of like length.
+        batch_size: Examples that are handed over at a time, and the most of a batch.
+        order: How they come and are batched.
         tokenize: Whether the clock starts at raw text.
     """
 
     batch_size: int
-    sort: bool
+    order: Order
     tokenize: bool
 
     @property
@@ -79,7 +85,7 @@ class Setting:
         clock = "end_to_end" if self.tokenize else "engine"
         if self.batch_size == 1:
             return ("latency", clock)
-        return ("throughput", str(self.batch_size), "sorted" if self.sort else "data_order", clock)
+        return ("throughput", str(self.batch_size), self.order, clock)
 
 
 @dataclass
@@ -179,10 +185,15 @@ def time_engines(engines: Mapping[str, Path], out: Path, config: Config, context
 
 
 def settings_of(config: Config) -> list[Setting]:
-    """Everything that is timed of one engine: two settings at batch 1, four at every other batch size."""
-    settings = [Setting(1, False, tokenize) for tokenize in (False, True)]
+    """Everything that is timed of one engine: two settings at batch 1, five at every other batch size.
+
+    Padded batches are timed for the engine alone: what is done before them is the same as in data order.
+    """
+    settings = [Setting(1, "padded", tokenize) for tokenize in (False, True)]
+    orders: tuple[Order, ...] = ("data_order", "sorted")
     for size in sorted(set(config.batch_sizes) - {1}):
-        settings += [Setting(size, sort, tokenize) for sort in (False, True) for tokenize in (False, True)]
+        settings += [Setting(size, order, tokenize) for order in orders for tokenize in (False, True)]
+        settings.append(Setting(size, "padded", False))
     return settings
 
 
@@ -244,7 +255,7 @@ def _measure(engine: _Engine, setting: Setting, count: int, config: Config) -> N
     taken = engine.process.call(
         "measure",
         batch_size=setting.batch_size,
-        sort=setting.sort,
+        order=setting.order,
         tokenize=setting.tokenize,
         count=count,
         seconds=config.seconds / config.rounds,

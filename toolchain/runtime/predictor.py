@@ -1,11 +1,15 @@
 """Text in, labels out: tokenizer, batches of like length, engine. What measures, predicts and serves all run this.
 
+However many texts it is handed, it splits them into batches of like length (``batching``), so that requests of mixed
+lengths cost little more than sorted ones; answers come back in the order of the texts. An engine that holds its
+tokenizer in its graph is handed the texts themselves.
+
 Nothing here, and nothing that it imports, loads PyTorch or transformers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,14 +18,18 @@ import numpy as np
 
 from toolchain.core import registry
 from toolchain.core.errors import DataError, EngineError, ModelError
-from toolchain.core.session import Session
+from toolchain.core.session import TEXT_INPUT, ConcurrentSession, Session
 from toolchain.engines._artifact import ENGINE_FILE, read_engine
+from toolchain.runtime.batching import plan_batches, read_batching
 from toolchain.runtime.interface import read_interface
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TOKENIZER_FILE = "tokenizer.json"
+
+#: About how many characters a token has, where texts are batched by length and not tokenized here.
+CHARACTERS_PER_TOKEN = 4
 
 #: Characters of a bad text that an error repeats.
 SHOWN = 40
@@ -41,6 +49,21 @@ class Encoded:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """One example for an engine that tokenizes by itself.
+
+    Attributes:
+        text: The text.
+    """
+
+    text: str
+
+    def __len__(self) -> int:
+        """About how many tokens it has; only batches are chosen by it."""
+        return 2 + len(self.text) // CHARACTERS_PER_TOKEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +91,7 @@ class Predictor:
         interface: What is known of the model.
         labels: Class names, in the order of the logits.
         session: The loaded engine.
+        batching: How the engine likes its batches.
 
     Raises:
         ModelError: ``interface.json`` or ``tokenizer.json`` is missing or damaged.
@@ -80,77 +104,108 @@ class Predictor:
         self.labels = self.interface.labels
         self._tokenizer = load_tokenizer(folder / TOKENIZER_FILE, self.interface.max_length)
         self.session = session if session is not None else open_engine(folder, threads)
+        bare = session is not None and not (folder / ENGINE_FILE).is_file()  # a graph that is only compared
+        self.batching = read_batching({} if bare else read_engine(folder).extra, str(folder / ENGINE_FILE))
+        self._tokenizes = TEXT_INPUT not in self.session.inputs
+        if not self._tokenizes and self.interface.pair:
+            raise ModelError(
+                f"{folder} reads text in its graph, and pairs of texts", "its tokenizer takes single texts"
+            )
 
-    def encode(self, texts: Sequence[tuple[str, ...] | str]) -> list[Encoded]:
-        """Turns texts into tokens.
+    def encode(self, texts: Iterable[tuple[str, ...] | str]) -> list[Encoded | Raw]:
+        """Turns texts into what is batched: tokens, or the texts themselves where the engine tokenizes.
 
         Args:
-            texts: One tuple per example: one string, or two for a model of pairs. A bare string counts as one.
+            texts: One tuple per example: one string, or two for a model of pairs. A bare string counts as one;
+                a generator is read to its end.
 
         Raises:
             DataError: An example is not text, or has another number of texts than the model takes.
         """
-        if not len(texts):
-            return []
         checked = self._checked(texts)
-        try:
-            encodings = self._tokenizer.encode_batch_fast(checked)
-        except TypeError as error:  # the one kind of str that it does not take, and it does not say which
-            broken = next((i for i, given in enumerate(checked) if _is_broken(given)), None)
-            if broken is None:
-                raise
-            raise DataError(f"example {broken} holds a lone surrogate; allowed is valid Unicode") from error
-        return [Encoded(encoding.ids, encoding.type_ids) for encoding in encodings]
+        if not checked:
+            return []
+        if not self._tokenizes:
+            _refuse_broken(checked)
+            return [Raw(text) for text in checked]
+        return [Encoded(encoding.ids, encoding.type_ids) for encoding in self._tokens(checked)]
 
-    def collate(self, encoded: Sequence[Encoded]) -> dict[str, NDArray[np.int64]]:
+    def count_tokens(self, examples: Sequence[Encoded | Raw]) -> int:
+        """Tokens of examples, the special ones included, whoever tokenizes them."""
+        texts = [example.text for example in examples if isinstance(example, Raw)]
+        known = sum(len(example) for example in examples if isinstance(example, Encoded))
+        return known + sum(len(encoding.ids) for encoding in self._tokens(texts))
+
+    def collate(self, encoded: Sequence[Encoded | Raw], pad_to: int = 0) -> dict[str, NDArray[Any]]:
         """Makes one batch, padded to its longest example.
 
+        Args:
+            encoded: Examples as ``encode`` gives them.
+            pad_to: Pad to at least so many tokens; an engine that tokenizes pads by itself.
+
         Returns:
-            Those inputs that the engine reads, each ``[batch, tokens]``.
+            Those inputs that the engine reads: each ``[batch, tokens]`` int64, or ``text`` ``[batch]``.
         """
-        shape = (len(encoded), max(map(len, encoded), default=0))
-        batch = {}
+        if not self._tokenizes:
+            return {
+                TEXT_INPUT: np.array([example.text for example in encoded if isinstance(example, Raw)], dtype=object)
+            }
+        examples = [example for example in encoded if isinstance(example, Encoded)]
+        shape = (len(examples), max([pad_to, *map(len, examples)]))
+        batch: dict[str, NDArray[Any]] = {}
         if "input_ids" in self.session.inputs:
             ids = batch["input_ids"] = np.full(shape, self.interface.pad_id, dtype=np.int64)
-            for row, example in zip(ids, encoded, strict=True):
+            for row, example in zip(ids, examples, strict=True):
                 row[: len(example)] = example.ids
         if "attention_mask" in self.session.inputs:
-            lengths = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
+            lengths = np.fromiter(map(len, examples), dtype=np.int64, count=len(examples))
             batch["attention_mask"] = (np.arange(shape[1]) < lengths[:, None]).astype(np.int64)
         if "token_type_ids" in self.session.inputs:
             types = batch["token_type_ids"] = np.full(shape, self.interface.pad_type_id, dtype=np.int64)
-            for row, example in zip(types, encoded, strict=True):
+            for row, example in zip(types, examples, strict=True):
                 row[: len(example)] = example.type_ids
         return batch
 
     def batches(
-        self, encoded: Sequence[Encoded], batch_size: int = 32, sort: bool = True
-    ) -> Iterator[tuple[list[int], dict[str, NDArray[np.int64]]]]:
+        self, encoded: Sequence[Encoded | Raw], batch_size: int = 32, sort: bool = True
+    ) -> Iterator[tuple[list[int], dict[str, NDArray[Any]]]]:
         """Splits examples into batches.
 
         Args:
-            encoded: Examples as tokens.
-            batch_size: Examples per batch, from 1.
-            sort: Batch examples of like length, the longest first, so that little is padded; otherwise as they come.
+            encoded: Examples as ``encode`` gives them.
+            batch_size: The most examples of a batch, from 1.
+            sort: Batch examples of like length, the longest first, as costs least (``plan_batches``); otherwise as
+                they come, as many as fit into ``batch_size``, padded to the longest.
 
         Yields:
             Positions of a batch's examples, and the batch.
         """
-        order = list(range(len(encoded)))
         if sort:
-            order.sort(key=lambda index: -len(encoded[index]))
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
+            split = plan_batches([len(example) for example in encoded], batch_size, self.batching)
+        else:
+            order = range(len(encoded))
+            split = [list(order[start : start + batch_size]) for start in order[::batch_size]]
+        for chosen in split:
             yield chosen, self.collate([encoded[index] for index in chosen])
 
+    def run_all(self, batches: Sequence[Mapping[str, NDArray[Any]]]) -> list[NDArray[np.float32]]:
+        """Runs batches that are there already, several at a time where the engine gains by it.
+
+        Returns:
+            Logits of each batch, ``[batch, labels]``.
+        """
+        if len(batches) > 1 and isinstance(self.session, ConcurrentSession):
+            return self.session.run_many(batches)
+        return [self.session.run(batch) for batch in batches]
+
     def logits(
-        self, texts: Sequence[tuple[str, ...] | str], batch_size: int = 32, sort: bool = True
+        self, texts: Iterable[tuple[str, ...] | str], batch_size: int = 32, sort: bool = True
     ) -> NDArray[np.float32]:
         """Runs the engine on texts.
 
         Args:
             texts: One tuple per example.
-            batch_size: Examples per batch, from 1.
+            batch_size: The most examples of a batch, from 1.
             sort: Batch examples of like length.
 
         Returns:
@@ -163,14 +218,14 @@ class Predictor:
         return self.encoded_logits(self.encode(texts), batch_size, sort)
 
     def encoded_logits(
-        self, encoded: Sequence[Encoded], batch_size: int = 32, sort: bool = True
+        self, encoded: Sequence[Encoded | Raw], batch_size: int = 32, sort: bool = True
     ) -> NDArray[np.float32]:
         """Like ``logits``, of what ``encode`` gave."""
         if batch_size < 1:
             raise DataError(f"batch_size is {batch_size}; allowed are whole numbers from 1")
         found = np.empty((len(encoded), len(self.labels)), dtype=np.float32)
-        for chosen, batch in self.batches(encoded, batch_size, sort):
-            answer = self.session.run(batch)
+        split = list(self.batches(encoded, batch_size, sort))
+        for (chosen, _), answer in zip(split, self.run_all([batch for _, batch in split]), strict=True):
             if answer.shape != (len(chosen), len(self.labels)):
                 raise EngineError(
                     f"{self.folder} answered {len(chosen)} examples with the shape {answer.shape}; its interface.json "
@@ -180,18 +235,18 @@ class Predictor:
         return found
 
     def probabilities(
-        self, texts: Sequence[tuple[str, ...] | str], batch_size: int = 32, sort: bool = True
+        self, texts: Iterable[tuple[str, ...] | str], batch_size: int = 32, sort: bool = True
     ) -> NDArray[np.float32]:
         """Like ``logits``, as probabilities: every row sums to 1."""
         return softmax(self.logits(texts, batch_size, sort))
 
-    def predict(self, texts: Sequence[tuple[str, ...] | str], batch_size: int = 32) -> list[Prediction]:
+    def predict(self, texts: Iterable[tuple[str, ...] | str], batch_size: int = 32) -> list[Prediction]:
         """The likeliest label of every text, in the order of the texts."""
         probabilities = self.probabilities(texts, batch_size)
         best = probabilities.argmax(axis=1) if len(probabilities) else []
         return [Prediction(self.labels[k], float(row[k])) for k, row in zip(best, probabilities, strict=True)]
 
-    def _checked(self, texts: Sequence[tuple[str, ...] | str]) -> list[Any]:
+    def _checked(self, texts: Iterable[tuple[str, ...] | str]) -> list[Any]:
         if isinstance(texts, str):
             raise DataError(f"one text was given, {texts[:SHOWN]!r}; allowed is a list of them")
         wanted = 2 if self.interface.pair else 1
@@ -205,6 +260,14 @@ class Predictor:
                 raise DataError(f"example {index} has {len(parts)} texts, and {self.folder} is a model of {takes}")
             checked.append(tuple(parts) if wanted == 2 else parts[0])
         return checked
+
+    def _tokens(self, texts: Sequence[Any]) -> list[Any]:
+        try:
+            encodings: list[Any] = self._tokenizer.encode_batch_fast(texts)
+        except TypeError:  # the one kind of str that it does not take, and it does not say which
+            _refuse_broken(texts)
+            raise
+        return encodings
 
 
 def load_tokenizer(path: Path, max_length: int) -> Any:
@@ -248,9 +311,9 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return found
 
 
-def _is_broken(given: str | tuple[str, ...]) -> bool:
-    try:
-        "".join(given).encode("utf-8")
-    except UnicodeEncodeError:
-        return True
-    return False
+def _refuse_broken(texts: Sequence[str | tuple[str, ...]]) -> None:
+    for index, given in enumerate(texts):
+        try:
+            "".join(given).encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise DataError(f"example {index} holds a lone surrogate; allowed is valid Unicode") from error
