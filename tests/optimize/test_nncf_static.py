@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.builders import MAX_LENGTH, context
+from tests.optimize.variants import FAMILIES, difference, exported, made
+from toolchain.core.errors import ModelError, RecipeError
+from toolchain.model import graph
+from toolchain.optimize import static_int8
+
+pytest.importorskip("nncf")
+
+from toolchain.optimize import nncf_static
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_product_with_a_weight_becomes_int8_and_shared_weights_stay_shared(family: str, tmp_path: Path) -> None:
+    source = exported(family)
+    out, metrics = made(nncf_static, source, tmp_path / "out", calibration_samples=16)
+    model = graph.load(out / "model.onnx")
+    assert graph.dialect(model) == "qdq" == nncf_static.gives(nncf_static.Config(), "standard")
+    large = [tensor for tensor in model.graph.initializer if len(tensor.dims) == 2 and np.prod(tensor.dims) >= 4096]
+    assert large
+    assert {tensor.data_type for tensor in large} == {onnx.TensorProto.INT8}
+    assert graph.parameters(model) == pytest.approx(graph.parameters(graph.load(source / "model.onnx")), rel=0.05)
+    assert metrics["calibration_samples"] == 16
+    # Random weights, and logits of about 1: what one rounding to 8 bits in each product may cost.
+    assert 0 < difference(source, out) < 0.8
+
+
+def test_the_mixed_preset_gives_zero_points(tmp_path: Path) -> None:
+    out, _ = made(nncf_static, exported("bert"), tmp_path / "out", preset="mixed", calibration_samples=8)
+    config = nncf_static.Config(preset="mixed")
+    assert graph.dialect(graph.load(out / "model.onnx")) == "qdq-asymmetric" == nncf_static.gives(config, "standard")
+
+
+def test_two_runs_give_the_same_graph(tmp_path: Path) -> None:
+    paths = [made(nncf_static, exported("bert"), tmp_path / name, calibration_samples=8)[0] for name in ("a", "b")]
+    assert difference(*paths) == 0
+
+
+def test_nothing_is_printed_and_logging_stays_as_it_was(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NNCF_CI", raising=False)
+    disabled, level = logging.root.manager.disable, logging.root.level
+    made(nncf_static, exported("bert"), tmp_path / "out", calibration_samples=8)
+    assert capfd.readouterr().out == ""
+    assert (logging.root.manager.disable, logging.root.level) == (disabled, level)
+    assert "NNCF_CI" not in os.environ
+
+
+def test_accuracy_control_takes_quantizers_back_until_dev_accuracy_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = exported("bert")
+    plain, _ = made(nncf_static, source, tmp_path / "plain", calibration_samples=8)
+    labels = model_labels(source)
+    # Labels are the float graph's own, so that any flip is a loss; one 8-bit product is spoiled to make some.
+    settings: dict[str, Any] = {"accuracy_control": True, "max_drop": 0, "calibration_samples": 8}
+    data = context(tmp_path).dataset()
+    split = type(data.dev)(data.dev.texts, labels)
+    kept = type(data)(data.train, split, data.test, data.labels)
+    out = tmp_path / "out"
+    out.mkdir()
+    metrics = nncf_static.apply(source, out, nncf_static.Config(**settings), context(tmp_path, kept))
+    assert metrics["float_dev_accuracy"] == 100
+    assert metrics["dev_accuracy"] == 100
+    assert graph.dialect(graph.load(out / "model.onnx")) in ("qdq", "standard")
+    assert graph.dialect(graph.load(plain / "model.onnx")) == "qdq"
+
+
+def model_labels(source: Path) -> list[int]:
+    items = nncf_static.dev_batches(source, context(source))
+    import onnxruntime as ort
+
+    session = ort.InferenceSession(str(source / "model.onnx"))
+    return [int(session.run(None, inputs)[0][0].argmax()) for inputs, _ in items]
+
+
+def test_dev_accuracy_counts_right_labels(tmp_path: Path) -> None:
+    source = exported("bert")
+    labels = model_labels(source)
+    encoded = nncf_static.dev_batches(source, context(tmp_path))
+    items = [(inputs, label) for (inputs, _), label in zip(encoded, labels, strict=True)]
+    assert all(1 <= inputs["input_ids"].shape[1] <= MAX_LENGTH for inputs, _ in items)
+    wrong = [(inputs, 1 - label) if index % 4 == 0 else (inputs, label) for index, (inputs, label) in enumerate(items)]
+    model = graph.load(source / "model.onnx")
+    assert nncf_static.dev_accuracy(model, items, 1) == (1.0, [1.0] * 32)
+    assert nncf_static.dev_accuracy(model, wrong, 1)[0] == 0.75
+
+
+def test_what_is_excluded_stays_in_float(tmp_path: Path) -> None:
+    out, metrics = made(
+        nncf_static, exported("bert"), tmp_path / "out", calibration_samples=8, embeddings=False, exclude=("*Gemm*",)
+    )
+    weights = graph.load(out / "model.onnx").graph.initializer
+    tables = [t for t in weights if "embeddings" in t.name and len(t.dims) == 2 and t.data_type != 7]
+    assert len(tables) == 3  # of words, positions and segments
+    assert {tensor.data_type for tensor in tables} == {onnx.TensorProto.FLOAT}
+    assert metrics["float_weights"] >= 4
+    with pytest.raises(RecipeError, match="nothing in the graph matches no_such_node"):
+        made(nncf_static, exported("bert"), tmp_path / "other", exclude=("no_such_node",))
+
+
+def test_a_quantized_graph_is_refused(tmp_path: Path) -> None:
+    source, _ = made(static_int8, exported("bert"), tmp_path / "int8", calibration_samples=8)
+    with pytest.raises(ModelError, match="quantized or fused already"):
+        made(nncf_static, source, tmp_path / "out")
+
+
+def test_an_error_of_nncf_is_translated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import nncf
+
+    def fails(*_: Any, **__: Any) -> Any:
+        raise nncf.UnsupportedModelError("no such layer")
+
+    monkeypatch.setattr(nncf, "quantize", fails)
+    with pytest.raises(ModelError, match="NNCF failed: no such layer") as caught:
+        made(nncf_static, exported("bert"), tmp_path / "out", calibration_samples=8)
+    assert "static_int8" in caught.value.hint
+    assert isinstance(caught.value.__cause__, nncf.UnsupportedModelError)

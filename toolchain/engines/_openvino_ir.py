@@ -1,0 +1,135 @@
+"""ONNX → OpenVINO IR, the same bytes at every build; and what the graph that runs has to have."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toolchain.core.errors import EngineError, first_line, require
+from toolchain.model import graph
+
+SOURCE_FILE = "model.onnx"
+GRAPH_FILE = "model.xml"
+WEIGHTS_FILE = "model.bin"
+
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+#: Kinds of node that are recognized by name in the executed graph.
+NAMED = ("Softmax", "Gelu", "MVN")
+
+#: Operators that move values and change none: a product after one of them still reads quantized values.
+_MOVES = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Gather", "GatherND", "Slice", "Split", "Identity")
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the source graph has, and the executed graph must have.
+
+    Attributes:
+        int8_products: Products of a quantized activation and a quantized weight.
+        attention: Softmaxes: one for each attention.
+        gelu: GELUs, whole or spelled with Erf.
+        layer_norm: Layer normalizations.
+    """
+
+    int8_products: int
+    attention: int
+    gelu: int
+    layer_norm: int
+
+
+def expectations(path: Path) -> Expected:
+    """Counts, in an ONNX file, what the executed graph must have.
+
+    Args:
+        path: The ``.onnx`` file.
+    """
+    model = graph.load(path, weights=False)
+    producers = {name: node for node in model.graph.node for name in node.output}
+    constants = {tensor.name for tensor in model.graph.initializer}
+    kinds = [node.op_type for node in model.graph.node]
+
+    def dequantized(name: str) -> Any:
+        """The DequantizeLinear that a value comes from, through operators that only move values."""
+        node = producers.get(name)
+        while node is not None and node.op_type in _MOVES:
+            node = producers.get(node.input[0])
+        return node if node is not None and node.op_type == "DequantizeLinear" else None
+
+    products = 0
+    for node in model.graph.node:
+        if node.op_type in ("MatMul", "Gemm"):
+            activation, weight = dequantized(node.input[0]), dequantized(node.input[1])
+            constant = weight is not None and weight.input[0] in constants
+            products += constant and activation is not None and activation.input[0] not in constants
+    return Expected(
+        int8_products=products,
+        attention=kinds.count("Softmax"),
+        gelu=kinds.count("Gelu") + kinds.count("Erf"),
+        layer_norm=kinds.count("LayerNormalization"),
+    )
+
+
+def convert(source: Path, out: Path, *, compress: bool) -> None:
+    """Writes ``model.xml`` and ``model.bin``.
+
+    A weight that several operators read, as ALBERT's layers do, stands in the file once; int8 weights stay int8.
+
+    Args:
+        source: The ``.onnx`` file.
+        out: Folder to write.
+        compress: Store float weights as fp16.
+
+    Raises:
+        EngineError: OpenVINO lacks an operator, or the inputs are none that a session knows.
+    """
+    ov = require("openvino", "openvino")
+    # What its own converter does after reading; read_model alone sends no telemetry and tries no other format.
+    transformations = require("openvino._offline_transformations", "openvino")
+    try:
+        model = ov.Core().read_model(source)
+        transformations.apply_moc_transformations(model, False)
+        check_inputs(model, source)
+        _name(model)
+        ov.save_model(model, out / GRAPH_FILE, compress_to_fp16=compress)
+    except EngineError:
+        raise
+    except Exception as error:  # OpenVINO's errors share no public base class
+        raise EngineError(
+            f"OpenVINO {ov.__version__} cannot convert {source}: {reason(error)}",
+            "a graph of dialect standard or qdq, from this package's export, is one that it takes",
+        ) from error
+
+
+def check_inputs(model: Any, path: Path) -> None:
+    """Refuses inputs that a session could not fill.
+
+    Raises:
+        EngineError: An input has another name or type.
+    """
+    types = {item.get_any_name(): item.get_element_type().get_type_name() for item in model.inputs}
+    unknown = [name for name, kind in types.items() if name not in INPUTS or kind not in ("i64", "i32")]
+    if unknown or "input_ids" not in types:
+        listed = ", ".join(f"{name}: {kind}" for name, kind in types.items())
+        raise EngineError(f"{path} has the inputs {listed}; known are {', '.join(INPUTS)} as i64 or i32")
+
+
+def reason(error: BaseException) -> str:
+    """The line of an OpenVINO error that says why: its first ones only name source files."""
+    lines = [line.strip(" -\t") for line in str(error).splitlines()]
+    told = [line for line in lines if line and not re.match(r"(Exception from|Check '|FrontEnd API|Summary:)", line)]
+    named = [line for line in told if line.startswith(("No conversion rule", "Conversion is failed", "NotFound"))]
+    return (*named, *told, first_line(error))[0]
+
+
+def _name(model: Any) -> None:
+    """Names nodes after their place where OpenVINO counted them through the process, or where we look for them.
+
+    The executed graph tells what was fused by the names of what it was fused from.
+    """
+    for index, node in enumerate(model.get_ordered_ops()):
+        kind = node.get_type_name()
+        if kind in NAMED or re.fullmatch(r"[A-Z][A-Za-z0-9]*_\d+", node.get_friendly_name()):
+            node.set_friendly_name(f"{kind}.{index}")

@@ -1,0 +1,236 @@
+"""Int8 weights and activations by NNCF: smoothed, calibrated, bias-corrected; on request under a stated accuracy drop.
+
+SmoothQuant (Xiao et al., arXiv 2211.10438) moves outliers of an activation into the weight that it meets,
+``Y = (X·diag(s)⁻¹)·(diag(s)·W)`` with ``s_j = max|X_j|^a / max|W_j|^(1−a)``, a the setting ``smooth_quant_alpha``;
+after calibration, each layer's bias takes back the mean error that quantization brought (Nagel et al., arXiv
+1906.04721). With accuracy control, quantizers are removed, those that cost most first, until dev accuracy is within
+``max_drop`` of the float graph's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+
+from toolchain.core.errors import ModelError, first_line, require
+from toolchain.core.log import progress
+from toolchain.core.stage import Context, Ge, Le, Metrics, StageConfig
+from toolchain.model import checkpoint, graph
+from toolchain.optimize import _half, _int8
+from toolchain.optimize.static_int8 import calibration_batches
+
+VERSION = 1
+LIBRARIES = ("nncf", "onnx", "onnxruntime")
+TAKES = ("standard",)
+AGREEMENT = 0.98
+
+#: Presets by the names that NNCF has for them.
+_PRESETS = {"performance": "PERFORMANCE", "mixed": "MIXED"}
+
+#: NNCF sends usage statistics unless this is set when it is imported.
+_NO_TELEMETRY = "NNCF_CI"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(StageConfig):
+    """Settings of NNCF's post-training quantization.
+
+    Attributes:
+        preset: ``performance``: activations symmetric (dialect ``qdq``); ``mixed``: asymmetric (``qdq-asymmetric``).
+        calibration_samples: Training sentences to read.
+        smooth_quant_alpha: How far outliers move from activations into weights; 0 leaves them.
+        fast_bias_correction: Correct biases by each layer's own error, quickly; otherwise through the whole graph.
+        embeddings: Quantize the embedding tables too.
+        attention: Quantize the two products inside attention too.
+        exclude: Nodes, or weights, that stay in floating point: names or shell patterns.
+        accuracy_control: Take quantizers back until dev accuracy is within ``max_drop``; takes many times as long.
+        max_drop: Points of dev accuracy that may be lost, with accuracy control.
+        ranking_samples: Dev sentences by which quantizers are ranked, with accuracy control.
+    """
+
+    preset: Literal["performance", "mixed"] = "performance"
+    calibration_samples: Annotated[int, Ge(1), Le(100_000)] = 256
+    smooth_quant_alpha: Annotated[float, Ge(0), Le(1)] = 0.95
+    fast_bias_correction: bool = True
+    embeddings: bool = True
+    attention: bool = False
+    exclude: tuple[str, ...] = ()
+    accuracy_control: bool = False
+    max_drop: Annotated[float, Ge(0), Le(100)] = 0.5
+    ranking_samples: Annotated[int, Ge(1), Le(100_000)] = 300
+
+
+def gives(config: Config, taken: str) -> str:
+    """``qdq`` by the performance preset: every engine takes it; ``qdq-asymmetric`` by the mixed one."""
+    return "qdq" if config.preset == "performance" else "qdq-asymmetric"
+
+
+def requires(history: Sequence[str]) -> str | None:
+    """It quantizes single precision."""
+    return _half.refusal(history)
+
+
+def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
+    """Quantizes ``model.onnx``.
+
+    Args:
+        source: Folder with a graph of dialect ``standard`` and its tokenizer.
+        out: Folder to write.
+        config: Settings.
+        context: Training sentences to calibrate on; dev sentences for accuracy control.
+
+    Returns:
+        nodes, parameters, int8_weights, float_weights, calibration_samples; with accuracy control dev_accuracy and
+        float_dev_accuracy, in percent.
+
+    Raises:
+        ModelError: NNCF cannot quantize the graph.
+    """
+    path = source / "model.onnx"
+    model = _int8.load_float(path)
+    excluded = _int8.excluded_nodes(model, config.exclude, embeddings=config.embeddings, attention=config.attention)
+    samples = calibration_batches(source, config.calibration_samples, context)
+    with _quiet():
+        nncf = require("nncf", "openvino")
+        advanced = nncf.AdvancedQuantizationParameters(
+            smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=config.smooth_quant_alpha or -1)
+        )
+        settings: dict[str, Any] = {
+            "preset": getattr(nncf.QuantizationPreset, _PRESETS[config.preset]),
+            "model_type": nncf.ModelType.TRANSFORMER,
+            "subset_size": len(samples),
+            "fast_bias_correction": config.fast_bias_correction,
+            "ignored_scope": nncf.IgnoredScope(names=excluded, validate=False),
+        }
+        # Statistics are collected once for smoothing and once for ranges.
+        with _nncf_errors(path), progress("calibrating", 2 * len(samples)) as bar:
+
+            def told(batch: dict[str, Any]) -> dict[str, Any]:
+                bar.advance()
+                return batch
+
+            calibration = nncf.Dataset(samples, told)
+            measured: dict[str, Any] = {}
+            if config.accuracy_control:
+                made, measured = _controlled(nncf, model, calibration, settings, advanced, source, config, context)
+            else:
+                made = nncf.quantize(model, calibration, advanced_parameters=advanced, **settings)
+    dialect = graph.dialect(made)
+    if dialect not in (gives(config, "standard"), "qdq", "standard"):
+        raise ModelError(
+            f"{path}: NNCF gave a graph of dialect {dialect}, and {gives(config, 'standard')} was to be expected",
+            "exclude the nodes that got zero points, or take preset: mixed",
+        )
+    graph.save(made, out / "model.onnx")
+    counted = sum(int(batch["input_ids"].shape[0]) for batch in samples)
+    return {**_int8.report(made), "calibration_samples": counted, **measured}
+
+
+def _controlled(
+    nncf: Any, model: Any, calibration: Any, settings: dict[str, Any], advanced: Any,
+    source: Path, config: Config, context: Context,
+) -> tuple[Any, dict[str, Any]]:  # fmt: skip
+    """Quantizes under accuracy control; the accuracies are those of the float graph and of the result."""
+    batches = dev_batches(source, context)
+
+    def validate(proto: Any, items: Iterable[Any]) -> tuple[float, list[float]]:
+        return dev_accuracy(proto, items, context.threads)
+
+    before, _ = validate(model, batches)
+    # NNCF gives one value per item of the validation set to its ranking, so an item is a sentence.
+    made = nncf.quantize_with_accuracy_control(
+        model,
+        calibration,
+        nncf.Dataset(batches),
+        validate,
+        max_drop=config.max_drop / 100,
+        drop_type=nncf.DropType.ABSOLUTE,
+        advanced_quantization_parameters=advanced,
+        advanced_accuracy_restorer_parameters=nncf.AdvancedAccuracyRestorerParameters(
+            ranking_subset_size=min(config.ranking_samples, len(batches))
+        ),
+        **settings,
+    )
+    after, _ = validate(made, batches)
+    return made, {"float_dev_accuracy": before * 100, "dev_accuracy": after * 100}
+
+
+def dev_batches(source: Path, context: Context) -> list[tuple[dict[str, Any], int]]:
+    """Dev sentences, each as inputs ``[1, tokens]`` int64 and its label.
+
+    Args:
+        source: Folder with tokenizer and interface.
+        context: Gives the sentences.
+    """
+    from tokenizers import Tokenizer
+
+    interface = checkpoint.read_json(source / "interface.json")
+    tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(int(interface["max_length"]))
+    dev = context.dataset().dev
+    encodings = tokenizer.encode_batch([given if len(given) > 1 else given[0] for given in dev.texts])
+
+    def inputs(encoding: Any) -> dict[str, Any]:
+        columns = {
+            "input_ids": encoding.ids,
+            "attention_mask": encoding.attention_mask,
+            "token_type_ids": encoding.type_ids,
+        }
+        return {name: np.array([columns[name]], dtype=np.int64) for name in interface["inputs"]}
+
+    return [(inputs(encoding), int(label)) for encoding, label in zip(encodings, dev.labels, strict=True)]
+
+
+def dev_accuracy(proto: Any, items: Iterable[tuple[dict[str, Any], int]], threads: int) -> tuple[float, list[float]]:
+    """The share of sentences that a graph labels rightly, and for each 1 or 0.
+
+    Args:
+        proto: The ``onnx.ModelProto``.
+        items: Inputs ``[1, tokens]`` and label of each sentence.
+        threads: Threads to compute with.
+    """
+    ort = require("onnxruntime", "cpu")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 3
+    session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    right = [float(session.run(None, inputs)[0][0].argmax() == label) for inputs, label in items]
+    return sum(right) / len(right), right
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps NNCF's messages and bars off the terminal, and its usage statistics at home."""
+    before = os.environ.get(_NO_TELEMETRY)
+    os.environ[_NO_TELEMETRY] = "1"
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(disabled)
+        if before is None:
+            del os.environ[_NO_TELEMETRY]
+        else:
+            os.environ[_NO_TELEMETRY] = before
+
+
+@contextlib.contextmanager
+def _nncf_errors(path: Path) -> Iterator[None]:
+    """Turns NNCF's errors, which share no base class, into ours."""
+    try:
+        yield
+    except Exception as error:
+        raise ModelError(
+            f"{path}: NNCF failed: {first_line(error)}",
+            "leave the node that it names out with exclude: [NAME], set smooth_quant_alpha: 0, or take static_int8",
+        ) from error
