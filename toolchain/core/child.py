@@ -1,0 +1,189 @@
+"""Runs a script of ours in another Python and speaks to it in files: a vendor's pins, prints and exits stay its own.
+
+The script imports nothing of this package. It finds a JSON object in the file ``sys.argv[1]`` and writes another to
+``sys.argv[2]``; the current folder is one that may be littered. Whatever else ends it becomes an error here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from toolchain.core.errors import EngineError, RecipeError
+
+#: How much of what a failed script printed an error repeats.
+TAIL_LINES = 8
+TAIL_BYTES = 4000
+
+#: How often a caller looks at what a script has done, in seconds.
+POLL_S = 0.5
+
+#: Ends with its parent, even one that is killed; runs the script; keeps what ended it, ``sys.exit(0)`` included.
+_START = """
+import json, os, runpy, signal, sys
+parent = int(sys.argv[1])
+if sys.platform == "linux":
+    import ctypes
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit(1)
+del sys.argv[:2]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+except BaseException as error:
+    if not os.path.exists(sys.argv[2]):
+        with open(sys.argv[2], "w", encoding="utf-8") as answer:
+            json.dump({"error": type(error).__name__, "said": str(error)}, answer)
+    raise
+"""
+
+_VERSIONS = """
+import importlib.metadata, json, platform, sys
+found = {"python": platform.python_version()}
+for name in sys.argv[1:]:
+    try:
+        found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        found[name] = "missing"
+print(json.dumps(found))
+"""
+
+
+class ChildError(EngineError):
+    """A script failed in its own process.
+
+    Attributes:
+        kind: Name of the exception that ended it, or empty when it was ended from outside.
+        said: The exception's text.
+        log: The end of what it printed.
+    """
+
+    def __init__(self, what: str, kind: str, said: str, log: str, hint: str = "") -> None:
+        self.kind, self.said, self.log = kind, said, log
+        first = f"{kind}: {said.strip().splitlines()[0] if said.strip() else 'no message'}" if kind else said
+        super().__init__(f"{what}: {first}\n{log}".rstrip(), hint)
+
+
+def run(
+    script: Path, request: Mapping[str, Any], *, python: str, work: Path, threads: int, what: str,
+    keep_log: Path | None = None, watch: Callable[[], None] | None = None, limit_s: float | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Runs a script and waits for its answer.
+
+    Args:
+        script: A file that imports only the standard library and what the vendor needs.
+        request: What it is asked, JSON values.
+        python: The interpreter, a path or a name on PATH; empty for this one.
+        work: Folder for its litter; a new one is made inside and removed.
+        threads: Threads that its libraries may compute with.
+        what: What it does, for errors.
+        keep_log: File for all that it prints, which outlives it and is named in errors; None keeps only the end.
+        watch: Called twice a second while it works.
+        limit_s: Seconds after which it is ended.
+
+    Returns:
+        The object that it wrote.
+
+    Raises:
+        RecipeError: There is no such interpreter.
+        ChildError: It raised, exited, crashed, was killed, took too long, or left no answer.
+    """
+    interpreter = resolve(python)
+    counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), str(threads))
+    work.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="child-", dir=work) as folder:
+        asked, answered, log = (Path(folder).resolve() / name for name in ("request.json", "answer.json", "log.txt"))
+        asked.write_text(json.dumps(request), encoding="utf-8")
+        log = keep_log.absolute() if keep_log else log
+        with log.open("wb") as printed:
+            process = subprocess.Popen(
+                [interpreter, "-I", "-c", _START, str(os.getpid()), str(script), str(asked), str(answered)],
+                stdin=subprocess.DEVNULL, stdout=printed, stderr=subprocess.STDOUT, cwd=folder,
+                env={**os.environ, **counts, "TOKENIZERS_PARALLELISM": "false"},
+            )  # fmt: skip
+            code = _wait(process, watch, limit_s)
+        tail = _tail(log) + (f"\n    all that it printed: {keep_log}" if keep_log else "")
+        if code is None:
+            raise ChildError(what, "", f"was ended after {limit_s:.0f} s", tail)
+        try:
+            answer = json.loads(answered.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            ended, hint = f"ended with code {code} and no answer", ""
+            if code < 0:
+                ended = f"was ended by {signal.Signals(-code).name}"
+                hint = "the machine may have run out of memory" if -code == signal.SIGKILL else ""
+            raise ChildError(what, "", ended, tail, hint) from error
+    if code or "error" in answer:
+        raise ChildError(what, str(answer.get("error", "")), str(answer.get("said", f"ended with code {code}")), tail)
+    return dict(answer)
+
+
+def _wait(process: subprocess.Popen[bytes], watch: Callable[[], None] | None, limit_s: float | None) -> int | None:
+    """The exit code; None when the process was ended at its limit. Whatever happens, it does not outlive the call."""
+    deadline = time.monotonic() + limit_s if limit_s is not None else None
+    try:
+        while deadline is None or time.monotonic() < deadline:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.wait(POLL_S)
+            if watch is not None:
+                watch()
+    finally:
+        process.kill()
+        process.wait()
+        if watch is not None:
+            watch()
+    return None
+
+
+def resolve(python: str) -> str:
+    """Path of an interpreter; empty is the one that runs this.
+
+    Raises:
+        RecipeError: There is none.
+    """
+    if not python:
+        return sys.executable
+    found = shutil.which(str(Path(python).expanduser()))
+    if found is None:
+        raise RecipeError(
+            f"python: {python} is no program that can be run", "name the interpreter of an environment: ENV/bin/python"
+        )
+    return str(Path(found).absolute())  # not resolved: an environment is known by where its link lies
+
+
+@cache
+def versions(python: str, distributions: Sequence[str]) -> dict[str, str]:
+    """Versions of distributions in another environment, and of its Python; what is not there is ``missing``.
+
+    Args:
+        python: The interpreter, as in ``run``.
+        distributions: Their names, a tuple.
+
+    Raises:
+        RecipeError: There is no such interpreter, or it is no Python.
+    """
+    done = subprocess.run(
+        [resolve(python), "-I", "-c", _VERSIONS, *distributions], capture_output=True, text=True, check=False
+    )
+    try:
+        return dict(json.loads(done.stdout))
+    except ValueError as error:
+        raise RecipeError(f"python: {python} is no Python interpreter: {done.stderr.strip()[-200:]}") from error
+
+
+def _tail(log: Path) -> str:
+    with log.open("rb") as file:
+        file.seek(max(file.seek(0, os.SEEK_END) - TAIL_BYTES, 0))
+        lines = file.read().decode("utf-8", "replace").splitlines()[-TAIL_LINES:]
+    return "\n".join(f"    {line}" for line in lines)

@@ -1,0 +1,93 @@
+"""Int8 weights and activations by Intel Neural Compressor's static quantization (Q/DQ format).
+
+``x ≈ s·(q − z)`` with ``s`` and ``z`` from what the float graph computes on calibration sentences, as in
+``static_int8``, by another implementation: ranges are the extremes, a percentile, or the range of least
+Kullback-Leibler divergence. ``symmetric`` is the package's TensorRT backend, whose graphs every engine takes.
+See its documentation, intel.github.io/neural-compressor, and Jacob et al., arXiv 1712.05877.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from toolchain.core.stage import Context, Ge, Le, Metrics, StageConfig
+from toolchain.optimize import _half, _inc
+
+VERSION = 1
+LIBRARIES = _inc.LIBRARIES
+TAKES = ("standard",)
+AGREEMENT = 0.98
+
+_ALGORITHMS = {"min_max": "minmax", "percentile": "percentile", "entropy": "kl"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(StageConfig):
+    """Settings of Intel Neural Compressor's static quantization.
+
+    Attributes:
+        calibration: How an activation's range is chosen: the extremes, the percentile 99.999, or by least divergence;
+            the latter two hold every calibrated value in memory.
+        calibration_samples: Training sentences to read.
+        symmetric: Activations int8 around zero (dialect ``qdq``); otherwise uint8 (``qdq-asymmetric``).
+        per_channel: One weight scale per output channel instead of one per weight.
+        embeddings: Quantize the embedding tables too.
+        attention: Quantize the two products inside attention too.
+        reduce_range: 7-bit weights, for CPUs whose int8 products saturate (AVX2 and AVX-512 without VNNI).
+        exclude: Nodes, or weights, that stay in floating point: names or shell patterns.
+        python: Interpreter of an environment that has the package; empty for this one.
+    """
+
+    calibration: Literal["min_max", "percentile", "entropy"] = "percentile"
+    calibration_samples: Annotated[int, Ge(1), Le(100_000)] = 256
+    symmetric: bool = False
+    per_channel: bool = True
+    embeddings: bool = True
+    attention: bool = False
+    reduce_range: bool = False
+    exclude: tuple[str, ...] = ()
+    python: str = ""
+
+
+def gives(config: Config, taken: str) -> str:
+    """``qdq`` when symmetric: every engine takes it; else ``qdq-asymmetric``, whatever was taken."""
+    return "qdq" if config.symmetric else "qdq-asymmetric"
+
+
+def requires(history: Sequence[str]) -> str | None:
+    """It quantizes single precision."""
+    return _half.refusal(history)
+
+
+def fingerprint(config: Config) -> dict[str, Any]:
+    """Versions in the interpreter that the settings name; empty for this one."""
+    return _inc.fingerprint(config.python)
+
+
+def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
+    """Calibrates and quantizes ``model.onnx``.
+
+    Args:
+        source: Folder with a graph of dialect ``standard`` and its tokenizer.
+        out: Folder to write.
+        config: Settings.
+        context: Gives the training sentences.
+
+    Returns:
+        nodes, parameters, int8_weights, float_weights, and the package's versions.
+    """
+    job = _inc.Job(
+        technique="inc_static",
+        settings=_inc.static(config.symmetric, config.reduce_range)
+        | {"op_type_dict": _inc.weights(config.per_channel, _ALGORITHMS[config.calibration])},
+        dialect=gives(config, "standard"),
+        python=config.python,
+        exclude=config.exclude,
+        embeddings=config.embeddings,
+        attention=config.attention,
+        calibration_samples=config.calibration_samples,
+    )
+    return _inc.quantize(_inc.load(source), source, out, job, context)
