@@ -16,7 +16,7 @@ __all__ = ["DIALECTS", "STAGES", "Context", "Ge", "Gt", "Le", "Lt", "MinLen", "S
 Kind = Literal["source", "checkpoint", "onnx", "engine", "evaluation", "timing"]
 
 #: ONNX dialects, from the one that every engine takes to the one that only ONNX Runtime takes.
-DIALECTS = ("standard", "qdq", "ort")
+DIALECTS = ("standard", "qdq", "qdq-asymmetric", "ort")
 
 
 @dataclass(frozen=True)

@@ -38,10 +38,16 @@ def load(path: Path, *, weights: bool = True) -> Any:
 
 def initializers(model: Any) -> Iterator[Any]:
     """Every initializer of the graph and of its subgraphs and functions."""
+    for current in _graphs(model):
+        yield from current.initializer
+
+
+def _graphs(model: Any) -> Iterator[Any]:
+    """The graph, and those of its loops and branches."""
     pending = [model.graph]
     while pending:
         current = pending.pop()
-        yield from current.initializer
+        yield current
         for node in current.node:
             for attribute in node.attribute:
                 pending += [attribute.g] if attribute.HasField("g") else []
@@ -51,22 +57,25 @@ def initializers(model: Any) -> Iterator[Any]:
 def dialect(model: Any) -> str:
     """The dialect of a graph: which engines can take it.
 
-    ``ort`` when it uses ONNX Runtime's own operators or asymmetric or dynamic int8, ``qdq`` when it has symmetric int8
-    Q/DQ pairs, else ``standard``.
+    ``ort`` when it uses ONNX Runtime's own operators or dynamic int8, ``qdq-asymmetric`` when it has int8 Q/DQ pairs
+    with zero points, ``qdq`` when all of them are symmetric, else ``standard``.
     """
-    domains = {node.domain for node in model.graph.node}
+    domains = {node.domain for part in _graphs(model) for node in part.node}
     kinds = Counter(node.op_type for node in model.graph.node)
     if domains - {"", "ai.onnx"} or kinds["DynamicQuantizeLinear"] or kinds["MatMulInteger"]:
         return "ort"
     if not kinds["QuantizeLinear"] and not kinds["DequantizeLinear"]:
         return "standard"
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    found = "qdq"
     for node in model.graph.node:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear") and len(node.input) > 2 and node.input[2]:
             zero = constants.get(node.input[2])
-            if zero is None or zero.data_type not in (3, 6) or _any_nonzero(zero):  # TensorProto.INT8, INT32
+            if zero is None or zero.data_type not in (2, 3, 6):  # TensorProto.UINT8, INT8, INT32
                 return "ort"
-    return "qdq"
+            if zero.data_type == 2 or _any_nonzero(zero):
+                found = "qdq-asymmetric"
+    return found
 
 
 def _any_nonzero(tensor: Any) -> bool:
@@ -84,14 +93,27 @@ def parameters(model: Any) -> int:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             quantization |= set(node.input[1:])
     names = ("_scale", "_zero_point")
+    packed = {name: count for node in model.graph.node for name, count in _packed(node)}
     total = 0
     for tensor in initializers(model):
         if tensor.name in quantization or tensor.name.endswith(names) or not tensor.dims:
+            continue
+        if tensor.name in packed:
+            total += packed[tensor.name] or 2 * math.prod(tensor.dims)
             continue
         if tensor.data_type in (6, 7, 9):  # int32 and int64 hold shapes and indices, bool holds masks
             continue
         total += math.prod(tensor.dims)
     return total
+
+
+def _packed(node: Any) -> Iterator[tuple[str, int]]:
+    """The weight of a node that packs several numbers into a byte, and how many it holds; 0: two to a byte."""
+    sizes = {attribute.name: attribute.i for attribute in node.attribute}
+    if node.op_type == "MatMulNBits":
+        yield node.input[1], sizes["K"] * sizes["N"]
+    if node.op_type == "GatherBlockQuantized" and sizes.get("bits", 4) == 4:
+        yield node.input[0], 0
 
 
 def save(model: Any, path: Path) -> None:

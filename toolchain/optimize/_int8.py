@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,17 +72,20 @@ def replace_gemm(model: Any) -> Any:
 def quantizer_errors(path: Path) -> Iterator[None]:
     """Keeps ONNX Runtime's advice off the terminal and turns its errors into ours."""
     root = logging.getLogger()
-    before = root.level
-    root.setLevel(logging.ERROR)
+    level, handlers, disabled = root.level, list(root.handlers), root.manager.disable
+    logging.disable(logging.WARNING)
     try:
-        yield
-    except (ValueError, RuntimeError, AttributeError, KeyError, AssertionError) as error:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    except (ValueError, RuntimeError, AttributeError, LookupError, AssertionError) as error:
         raise ModelError(
             f"{path}: ONNX Runtime's quantizer failed: {str(error).strip().splitlines()[0] if str(error) else error!r}",
             "leave the node out with exclude: [NAME], or report the graph",
         ) from error
     finally:
-        root.setLevel(before)
+        logging.disable(disabled)
+        root.setLevel(level)  # some of its modules configure logging when they are imported
+        root.handlers[:] = handlers
 
 
 def report(model: Any) -> dict[str, Any]:

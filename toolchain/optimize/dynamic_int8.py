@@ -7,18 +7,21 @@ DynamicQuantizeMatMul; no other engine takes the graph. See Jacob et al., arXiv 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from toolchain.core.errors import require
 from toolchain.core.stage import Context, Metrics, StageConfig
 from toolchain.model import graph
-from toolchain.optimize import _int8
+from toolchain.optimize import _half, _int8
 
 VERSION = 1
 LIBRARIES = ("onnxruntime", "onnx")
 TAKES = ("standard",)
 GIVES = "ort"
+AGREEMENT = 0.98
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +41,11 @@ class Config(StageConfig):
     exclude: tuple[str, ...] = ()
 
 
+def requires(history: Sequence[str]) -> str | None:
+    """It quantizes single precision."""
+    return _half.refusal(history)
+
+
 def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     """Quantizes ``model.onnx``.
 
@@ -50,21 +58,33 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     Returns:
         nodes, parameters, int8_weights, float_weights.
     """
-    quantization = require("onnxruntime.quantization", "cpu")
     path = source / "model.onnx"
     model = _int8.replace_gemm(_int8.load_float(path))
     excluded = _int8.excluded_nodes(model, config.exclude, embeddings=config.embeddings)
-    onnx = require("onnx", "torch")
     with _int8.quantizer_errors(path):
-        quantization.quantize_dynamic(
-            model,
-            out / "model.onnx",
-            op_types_to_quantize=["MatMul", "Gather"],
-            per_channel=config.per_channel,
-            reduce_range=config.reduce_range,
-            weight_type=quantization.QuantType.QInt8,
-            nodes_to_exclude=excluded,
-            use_external_data_format=model.ByteSize() > graph.MAX_BYTES,
-            extra_options={"MatMulConstBOnly": True, "DefaultTensorType": onnx.TensorProto.FLOAT},
-        )
+        quantize(model, out / "model.onnx", config, excluded)
     return _int8.report(graph.load(out / "model.onnx"))
+
+
+def quantize(model: Any, target: Path, config: Config, excluded: Sequence[str]) -> None:
+    """Quantizes a graph.
+
+    Args:
+        model: The float graph, without Gemm, every node named; it is used up.
+        target: The file to write.
+        config: Settings.
+        excluded: Names of nodes that stay in floating point.
+    """
+    quantization = require("onnxruntime.quantization", "cpu")
+    onnx = require("onnx", "torch")
+    quantization.quantize_dynamic(
+        model,
+        target,
+        op_types_to_quantize=["MatMul", "Gather"],
+        per_channel=config.per_channel,
+        reduce_range=config.reduce_range,
+        weight_type=quantization.QuantType.QInt8,
+        nodes_to_exclude=list(excluded),
+        use_external_data_format=model.ByteSize() > graph.MAX_BYTES,
+        extra_options={"MatMulConstBOnly": True, "DefaultTensorType": onnx.TensorProto.FLOAT},
+    )

@@ -20,12 +20,13 @@ from typing import Annotated, Any, Literal
 from toolchain.core.errors import require
 from toolchain.core.log import progress
 from toolchain.core.stage import Context, Ge, Gt, Le, Metrics, StageConfig
-from toolchain.model import checkpoint, graph
-from toolchain.optimize import _int8
+from toolchain.model import checkpoint, graph, onnx_file
+from toolchain.optimize import _half, _int8
 
 VERSION = 1
 LIBRARIES = ("onnxruntime", "onnx")
 TAKES = ("standard",)
+AGREEMENT = 0.98
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,8 @@ class Config(StageConfig):
         calibration: How an activation's range is chosen.
         calibration_samples: Training sentences to read.
         percentile: With ``percentile``: the part of values, in percent, that the range covers.
-        symmetric: Activations int8 around zero (dialect ``qdq``); otherwise uint8 with a zero point (``ort``).
+        symmetric: Activations int8 around zero (dialect ``qdq``); otherwise uint8 with a zero point
+            (``qdq-asymmetric``).
         per_channel: One weight scale per output channel instead of one per weight.
         embeddings: Quantize the embedding tables too.
         attention: Quantize the two products inside attention too.
@@ -55,9 +57,14 @@ class Config(StageConfig):
     exclude: tuple[str, ...] = ()
 
 
-def gives(config: Config) -> str:
-    """``qdq`` when symmetric: every engine takes it; else ``ort``."""
-    return "qdq" if config.symmetric else "ort"
+def gives(config: Config, taken: str) -> str:
+    """``qdq`` when symmetric: every engine takes it; else ``qdq-asymmetric``, whatever was taken."""
+    return "qdq" if config.symmetric else "qdq-asymmetric"
+
+
+def requires(history: Sequence[str]) -> str | None:
+    """It quantizes single precision."""
+    return _half.refusal(history)
 
 
 def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
@@ -72,41 +79,53 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     Returns:
         nodes, parameters, int8_weights, float_weights, calibration_samples.
     """
-    quantization = require("onnxruntime.quantization", "cpu")
-    onnx = require("onnx", "torch")
     model = _int8.replace_gemm(_int8.load_float(source / "model.onnx"))
     excluded = _int8.excluded_nodes(model, config.exclude, embeddings=config.embeddings, attention=config.attention)
-    large = model.ByteSize() > graph.MAX_BYTES
     samples = calibration_batches(source, config.calibration_samples, context)
-    narrow, wide = quantization.QuantType.QInt8, quantization.QuantType.QUInt8
     with tempfile.TemporaryDirectory(dir=context.work) as folder, _int8.quantizer_errors(source / "model.onnx"):
         prepared = Path(folder) / "model.onnx"
         graph.save(model, prepared)
         del model
-        ranges = _ranges(prepared, Path(folder), samples, config, context.threads)
-        quantization.quantize_static(
-            prepared,
-            out / "model.onnx",
-            None,
-            calibration_cache_path=ranges,
-            calibrate_method=_method(config),
-            quant_format=quantization.QuantFormat.QDQ,
-            op_types_to_quantize=["MatMul", "Gather"],
-            per_channel=config.per_channel,
-            reduce_range=config.reduce_range,
-            activation_type=narrow if config.symmetric else wide,
-            weight_type=narrow,
-            nodes_to_exclude=excluded,
-            use_external_data_format=large,
-            extra_options={
-                "ActivationSymmetric": config.symmetric,
-                "WeightSymmetric": True,
-                # The bias and what follows are computed in float: a second rounding there costs accuracy and no time.
-                "OpTypesToExcludeOutputQuantization": ["MatMul"],
-                "DefaultTensorType": onnx.TensorProto.FLOAT,
-            },
-        )
+        ranges = calibrate(prepared, Path(folder), samples, config)
+        quantize(prepared, ranges, out / "model.onnx", config, excluded)
     return _int8.report(graph.load(out / "model.onnx")) | {"calibration_samples": sum(map(_rows, samples))}
+
+
+def quantize(prepared: Path, ranges: Path, target: Path, config: Config, excluded: Sequence[str]) -> None:
+    """Quantizes a graph whose ranges are known.
+
+    Args:
+        prepared: The float graph, without Gemm, every node named.
+        ranges: What ``calibrate`` wrote.
+        target: The file to write.
+        config: Settings.
+        excluded: Names of nodes that stay in floating point.
+    """
+    quantization = require("onnxruntime.quantization", "cpu")
+    onnx = require("onnx", "torch")
+    narrow, wide = quantization.QuantType.QInt8, quantization.QuantType.QUInt8
+    quantization.quantize_static(
+        prepared,
+        target,
+        None,
+        calibration_cache_path=ranges,
+        calibrate_method=_method(config),
+        quant_format=quantization.QuantFormat.QDQ,
+        op_types_to_quantize=["MatMul", "Gather"],
+        per_channel=config.per_channel,
+        reduce_range=config.reduce_range,
+        activation_type=narrow if config.symmetric else wide,
+        weight_type=narrow,
+        nodes_to_exclude=list(excluded),
+        use_external_data_format=onnx_file.inspect(prepared).bytes > graph.MAX_BYTES,
+        extra_options={
+            "ActivationSymmetric": config.symmetric,
+            "WeightSymmetric": True,
+            # The bias and what follows are computed in float: a second rounding there costs accuracy and no time.
+            "OpTypesToExcludeOutputQuantization": ["MatMul"],
+            "DefaultTensorType": onnx.TensorProto.FLOAT,
+        },
+    )
 
 
 def calibration_batches(source: Path, samples: int, context: Context) -> list[dict[str, Any]]:
@@ -149,12 +168,22 @@ def calibration_batches(source: Path, samples: int, context: Context) -> list[di
     return [*made, batch(current)]
 
 
-def _ranges(model: Path, folder: Path, samples: list[dict[str, Any]], config: Config, threads: int) -> Path:
-    """Runs the float graph on the samples and writes each activation's range."""
-    calibrate = require("onnxruntime.quantization.calibrate", "cpu")
+def calibrate(model: Path, folder: Path, samples: list[dict[str, Any]], config: Config) -> Path:
+    """Runs the float graph on the samples and writes each activation's range.
+
+    Args:
+        model: The float graph.
+        folder: Where to write, and to work.
+        samples: Batches of inputs.
+        config: Settings.
+
+    Returns:
+        The file with the ranges.
+    """
+    calibration = require("onnxruntime.quantization.calibrate", "cpu")
     quantize = require("onnxruntime.quantization.quantize", "cpu")
     options = {"percentile": config.percentile} if config.calibration == "percentile" else {}
-    calibrator = calibrate.create_calibrator(
+    calibrator = calibration.create_calibrator(
         model,
         ["MatMul", "Gather"],
         augmented_model_path=str(folder / "augmented.onnx"),
