@@ -55,7 +55,7 @@ def test_explain_shows_the_steps_of_a_recipe_and_the_lineage_of_an_artifact(tmp_
     assert [step["status"] for step in steps] == ["hit"] * 8
     assert "8 steps: 8 in the store, 0 to run" in call("explain", "tiny.yaml", "--store", "store", cwd=tmp_path).stdout
     key = tiny().artifact("onnx", "dynamic_int8").key
-    lineage = call("explain", key[:16], "--store", "store", "--json", cwd=tmp_path).json
+    lineage = call("explain", key[:16], "--store", "store", "--json", cwd=tmp_path).json["lineage"]
     assert [item["parts"]["technique"] for item in lineage] == ["finetune", "export", "dynamic_int8"]
     text = call("explain", key, "--store", "store", cwd=tmp_path).stdout
     assert text.index("finetune") < text.index("dynamic_int8")

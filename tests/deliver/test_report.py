@@ -142,8 +142,7 @@ def test_compressed_but_no_faster_is_size_only(tmp_path: Path) -> None:
         "base/ort": ["baseline"],
         "zeros/ort": ["size only"],
     }
-    (gate,) = lines["zeros/ort"]["gates"]
-    assert gate["gate"] == "never slower"
+    gate = next(gate for gate in lines["zeros/ort"]["gates"] if gate["gate"] == "never slower")
     assert not gate["passed"]
     assert gate["evidence"].startswith("batch 1: ")
 

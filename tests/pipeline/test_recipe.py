@@ -204,7 +204,7 @@ class TestOrder:
             ("[dynamic_int8]", "never exported"),
             ("[export, dynamic_int8, dynamic_int8]", "takes dialect standard, and gets ort from dynamic_int8"),
             ("[export, static_int8, dynamic_int8]", "takes dialect standard, and gets qdq from static_int8"),
-            ("[export, {static_int8: {symmetric: false}}, dynamic_int8]", "gets ort from static_int8"),
+            ("[export, {static_int8: {symmetric: false}}, dynamic_int8]", "gets qdq-asymmetric from static_int8"),
         ],
     )
     def test_one_direction_and_no_way_back(self, tmp_path: Path, items: str, message: str) -> None:
@@ -221,7 +221,7 @@ class TestEngines:
         )
         found = _load(tmp_path, text)
         assert [(e.label, e.technique.name, e.config.arena) for e in found.engines] == [
-            ("onnxruntime", "onnxruntime", True), ("no-arena", "onnxruntime", False),
+            ("onnxruntime", "onnxruntime", None), ("no-arena", "onnxruntime", False),
         ]  # fmt: skip
         assert found.baseline == ("base", "no-arena")
 

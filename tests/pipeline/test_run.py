@@ -214,8 +214,10 @@ def test_a_disk_that_fills_up_is_a_clear_error_and_the_next_run_goes_on(tmp_path
         subprocess.run(["mount", "-o", "remount,size=20m", str(folder)], check=True)
         result = _run(folder)
         assert result.code == 0, result.stderr
-        assert {a.key for a in store.artifacts() if a.kind != "timing"} == {
-            a.key for a in tiny().store.artifacts() if a.kind != "timing"
+        # An engine's options are tuned by time, and what is measured of it has its bytes in the key.
+        before_time = ("checkpoint", "onnx", "engine")
+        assert {a.key for a in store.artifacts() if a.kind in before_time} == {
+            a.key for a in tiny().store.artifacts() if a.kind in before_time
         }
         with contextlib.suppress(FileNotFoundError):
             assert list((folder / "store" / ".partial").iterdir()) == []

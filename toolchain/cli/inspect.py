@@ -254,7 +254,7 @@ def _show_recipe(path: Path, as_json: bool) -> int:
         },
         "engines": [{engine.label: plain(engine.config)} for engine in found.engines],
         "baseline": {"variant": found.baseline[0], "engine": found.baseline[1]},
-        "benchmark": plain(found.benchmark), "report": plain(found.report),
+        "evaluate": plain(found.evaluate), "benchmark": plain(found.benchmark), "report": plain(found.report),
     }  # fmt: skip
     if as_json:
         options.echo_json(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,16 +121,20 @@ def report_command(
 def explain_command(
     target: str, sets: tuple[str, ...], models: tuple[str, ...], data: str | None, store: Store, as_json: bool
 ) -> int:
-    """Explain a recipe's plan, or how an artifact came to be.
+    """Explain a recipe's plan, how an artifact came to be, and what the gates say of each engine.
 
-    TARGET is a recipe (each engine's steps, what the store has of them, what cannot be combined and why), or an
-    artifact's key or folder (its history, what it was made from, and what its checks found).
+    TARGET is a recipe (its steps, what the store has of them, what cannot be combined and why), a report (its folder or
+    report.json), or an artifact's key or folder (its history, and what it was made from). Then, for each engine: why it
+    is ranked and recommended or not, its chain of passes, its settings, and every gate with its evidence. Exit code 3
+    when parity, fusion, placement or invariance failed.
     """
-    if Path(target).suffix in (".yaml", ".yml"):
-        from toolchain.pipeline import plan
-        from toolchain.pipeline import recipe as recipes
+    from toolchain.deliver import explain
 
-        return print_preview(plan.make(recipes.load(Path(target), sets, models, data)), store, as_json)
+    path = Path(target)
+    if path.suffix in (".yaml", ".yml"):
+        return _explain_recipe(path, sets, models, data, store, as_json)
+    if path.suffix == ".json" or (path / explain.REPORT_FILE).is_file():
+        return _explain_report(path, as_json)
     from toolchain.cli.inspect import describe
 
     artifact = store.resolve(target)
@@ -138,19 +142,68 @@ def explain_command(
     for current in lineage:
         for parent in current.manifest["parents"]:
             lineage += [store.resolve(parent)] if parent not in {a.key for a in lineage} else []
+    engines = explain.of_artifact(artifact, store)
     if as_json:
-        options.echo_json([a.manifest for a in reversed(lineage)])
+        lines = [a.manifest for a in reversed(lineage)]
+        options.echo_json({"lineage": lines, "engines": explain.to_json(engines)})
     else:
         for item in reversed(lineage):
             options.print_rich(*describe(item), "")
-    return 0
+        options.print_rich(*explain.render(engines))
+    return 3 if explain.missed(engines) else 0
+
+
+def _explain_recipe(
+    path: Path, sets: tuple[str, ...], models: tuple[str, ...], data: str | None, store: Store, as_json: bool
+) -> int:
+    """Explains the plan of a recipe, and those of its engines that the store has evaluated."""
+    from toolchain.deliver import explain, ranking, report
+    from toolchain.pipeline import plan, run
+    from toolchain.pipeline import recipe as recipes
+
+    made = plan.make(recipes.load(path, sets, models, data))
+    outcome, status = run.preview(made, store)
+    evaluated = any(row.evaluate in outcome.artifacts for row in made.rows)
+    engines = explain.of_report(report.to_json(ranking.rank(outcome))) if evaluated else []
+    show_preview(made, outcome, status, as_json, {"engines": explain.to_json(engines)})
+    if not as_json:
+        options.print_rich("", *explain.render(engines))
+        waiting = [row.name for row in made.rows if row.evaluate not in outcome.artifacts]
+        if waiting:
+            click.echo(f"not run yet: {', '.join(waiting)}: toolchain run {path}")
+    return 3 if explain.missed(engines) else 0
+
+
+def _explain_report(path: Path, as_json: bool) -> int:
+    """Explains the engines of a written report."""
+    from toolchain.deliver import explain
+
+    found = explain.read_report(path)
+    engines = explain.of_report(found)
+    apart = {"not_applicable": found["not_applicable"], "failed": found["failed"]}
+    if as_json:
+        options.echo_json({"engines": explain.to_json(engines), **apart})
+        return 3 if explain.missed(engines) else 0
+    options.print_rich(*explain.render(engines))
+    for item in apart["not_applicable"]:
+        click.echo(f"not applicable: {item['name']}: {item['reason']}")
+    for item in apart["failed"]:
+        click.echo(f"failed: {item['name']}: {item['error']}")
+    return 3 if explain.missed(engines) else 0
 
 
 def print_preview(plan: Plan, store: Store, as_json: bool, force: Collection[str] = ()) -> int:
     """Prints what a run of the plan would find and do."""
     from toolchain.pipeline import run
 
-    outcome, status = run.preview(plan, store, force)
+    show_preview(plan, *run.preview(plan, store, force), as_json)
+    return 0
+
+
+def show_preview(
+    plan: Plan, outcome: Outcome, status: Mapping[str, str], as_json: bool, more: Mapping[str, Any] | None = None
+) -> None:
+    """Prints a preview of a plan; JSON takes more keys beside it."""
     steps = [
         {
             "stage": step.stage, "label": step.label, "technique": step.technique.name, "status": status[step.id],
@@ -159,8 +212,8 @@ def print_preview(plan: Plan, store: Store, as_json: bool, force: Collection[str
         for step in plan.steps.values()
     ]  # fmt: skip
     if as_json:
-        options.echo_json({"steps": steps, "not_applicable": dict(plan.not_applicable)})
-        return 0
+        options.echo_json({"steps": steps, "not_applicable": dict(plan.not_applicable), **(more or {})})
+        return
     from rich.table import Table
 
     table = Table(box=None, header_style="bold")
@@ -173,7 +226,6 @@ def print_preview(plan: Plan, store: Store, as_json: bool, force: Collection[str
     click.echo(f"\n{len(steps)} steps: {hits} in the store, {len(steps) - hits} to run")
     for name, reason in plan.not_applicable:
         click.echo(f"not applicable: {name}: {reason}")
-    return 0
 
 
 def finish(outcome: Outcome, store: Store, output: Path | None, as_json: bool) -> int:
@@ -207,9 +259,10 @@ def _closing(outcome: Outcome, folder: Path) -> str:
 
 
 def _missed(ranked: Report) -> int:
-    """3 when an engine did not run where it was asked to; slower engines are labelled, which is no failure."""
-    lines: list[Any] = list(ranked.lines)
-    missed = [gate for line in lines for gate in line.gates if gate.gate == "placement" and not gate.passed]
-    for gate in missed:
-        logger.error("gate missed: %s: %s", gate.gate, gate.evidence)
+    """3 when an engine failed a gate that bars it; slower engines are labelled, which is no failure."""
+    from toolchain.measure.gates import binding
+
+    missed = [(line.name, verdict) for line in ranked.lines for verdict in binding(line.gates)]
+    for name, verdict in missed:
+        logger.error("gate missed: %s: %s: %s", name, verdict.gate, verdict.evidence)
     return 3 if missed else 0

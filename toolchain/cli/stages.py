@@ -264,4 +264,16 @@ def _show(outcome: Outcome, stage: str, output: Path | None, as_json: bool) -> i
             click.echo(f"{item['kind']:10s} {item['label']:30s} {str(item['key'])[:12]}  {item['path']}")
     for reason in dict.fromkeys(outcome.failed.values()):
         logger.error("failed: %s", reason)
-    return outcome.exit_code
+    return outcome.exit_code or _missed(found)
+
+
+def _missed(found: Sequence[dict[str, Any]]) -> int:
+    """3 when a graph pass has lost more labels than it may."""
+    from toolchain.measure import gates
+
+    lost = [item for item in found if (item["metrics"].get("parity") or {}).get("passed") is False]
+    for item in lost:
+        logger.error(
+            "gate missed: %s: parity: %s", item["label"], gates.parity([item["metrics"]["parity"]], None).evidence
+        )
+    return 3 if lost else 0

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from toolchain.core.errors import ToolchainError
 from toolchain.deliver import report
 from toolchain.pipeline.settings import plain
+from toolchain.runtime.batching import BATCHING_KEY
 
 if TYPE_CHECKING:
     from toolchain.pipeline.run import Outcome
@@ -32,6 +34,7 @@ def rank(outcome: Outcome) -> report.Report:
             failed.append((row.name, why or "not run yet"))
             continue
         key = outcome.artifacts[row.build].key
+        built = json.loads((outcome.artifacts[row.build].path / "engine.json").read_text("utf-8"))
         rows.append(
             report.Row(
                 model=row.model,
@@ -44,6 +47,9 @@ def rank(outcome: Outcome) -> report.Report:
                 techniques=row.techniques,
                 baseline=row.baseline,
                 provider=row.provider,
+                passes=_passes(outcome, row.build),
+                fusion=built.get("fusion"),
+                settings=engine_settings(built),
             )
         )
     if not rows:
@@ -66,6 +72,22 @@ def rank(outcome: Outcome) -> report.Report:
         failed=failed,
         notes=_notes(outcome),
     )
+
+
+def engine_settings(built: Mapping[str, Any]) -> dict[str, Any]:
+    """What an engine is run with, by its ``engine.json``: its options, and how its batches are made."""
+    return {**built.get("options", {}), **({BATCHING_KEY: built[BATCHING_KEY]} if BATCHING_KEY in built else {})}
+
+
+def _passes(outcome: Outcome, build: str) -> list[Any]:
+    """Parity of each graph pass between the export and an engine, in order."""
+    steps, found = outcome.plan.steps, []
+    step = steps[build]
+    while step.inputs:
+        step = steps[step.inputs[0]]
+        if step.stage == "optimize" and "parity" in outcome.artifacts[step.id].metrics:
+            found.append(outcome.artifacts[step.id].metrics["parity"])
+    return found[::-1]
 
 
 def _notes(outcome: Outcome) -> list[str]:

@@ -1,18 +1,27 @@
-"""Evaluates an engine on everything in dev and test, in a process of its own, and keeps every probability."""
+"""Evaluates an engine on everything in dev and test, in a process of its own, and keeps every probability.
+
+The same process gives the evidence of three gates: the engine against the graph that it was built from (``parity``),
+against itself in other batches (``invariance``), and on processors with fewer instructions (``isa``).
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from toolchain.core.data import Dataset
 from toolchain.core.errors import DataError, EngineError, ModelError
 from toolchain.core.log import progress
 from toolchain.core.stage import Context, Ge, Le, Metrics, StageConfig
-from toolchain.engines._artifact import read_engine
+from toolchain.engines._artifact import EngineFile, read_engine
+from toolchain.measure import engine_parity, gates, invariance, isa
+from toolchain.measure.engine_parity import Reference
 from toolchain.measure.process import WorkerProcess, texts_file, write_texts
 from toolchain.runtime.interface import read_interface
 
@@ -20,11 +29,16 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-VERSION = 1
+VERSION = 2
 LIBRARIES = ("tokenizers", "numpy")
 
 SPLITS = ("dev", "test")
 EVALUATION_FILE = "evaluation.json"
+
+#: ONNX Runtime's operators that multiply 8-bit integers.
+INTEGER_OPERATORS = (
+    "DynamicQuantizeMatMul", "MatMulInteger", "MatMulIntegerToFloat", "QGemm", "QLinearMatMul",
+)  # fmt: skip
 
 #: How the zstd size is taken: the library's own default level.
 ZSTD_LEVEL = 3
@@ -39,9 +53,17 @@ class Config(StageConfig):
 
     #: Examples per batch; a batch holds examples of like length.
     batch_size: Annotated[int, Ge(1), Le(1024)] = 32
+    #: How much of test is run three times to see whether labels depend on the batch or the padding; sample: 256
+    #: sentences, always the same; auto: as many as fit into invariance_seconds, no fewer than those, and all of it
+    #: where those fail.
+    invariance: Literal["auto", "full", "sample", "off"] = "auto"
+    #: Seconds that auto may take.
+    invariance_seconds: Annotated[float, Ge(0), Le(86_400)] = 20.0
+    #: Whether int8 engines are run without VNNI and AVX-512 too, where a switch or an emulator allows it.
+    isa: Literal["auto", "off"] = "auto"
 
 
-def evaluate(engine: Path, out: Path, config: Config, context: Context) -> Metrics:
+def evaluate(engine: Path, out: Path, config: Config, context: Context, reference: Reference | None = None) -> Metrics:
     """Runs an engine over dev and test.
 
     Args:
@@ -49,9 +71,11 @@ def evaluate(engine: Path, out: Path, config: Config, context: Context) -> Metri
         out: Gets ``evaluation.json`` and, for each split, ``probabilities_SPLIT.npy`` ``[examples, labels]``.
         config: How to run it.
         context: The task's data, and threads.
+        reference: The graphs that the engine began as and was built from; None where there is none, such as a
+            checkpoint's.
 
     Returns:
-        Accuracy of each split, of 0 to 1, and sizes.
+        Accuracy of each split, of 0 to 1, sizes, and ``gate_seconds``: what each gate's evidence took.
 
     Raises:
         ModelError: The engine's labels are not the task's, or its folder is damaged.
@@ -59,13 +83,13 @@ def evaluate(engine: Path, out: Path, config: Config, context: Context) -> Metri
         EngineError: The engine fails, or gives values that are no probabilities.
     """
     dataset = context.dataset()
-    manifest = read_engine(engine)
+    manifest, source = read_engine(engine), reference.source if reference else None
     names = read_interface(engine).labels
     index, notes = match_labels(names, dataset.labels, engine)
     record: dict[str, Any] = {"splits": {}, "labels": {}, "label_names": list(names), "notes": notes}
     for name in SPLITS:
         record["labels"][name] = _gold(dataset, name, index)
-    tokens = 0
+    tokens, seconds, spent = 0, 0.0, dict[str, float]()
     total = sum(len(gold) for gold in record["labels"].values())
     with (
         texts_file(context.work) as texts,
@@ -80,8 +104,20 @@ def evaluate(engine: Path, out: Path, config: Config, context: Context) -> Metri
                 "predict", bar.advance, texts=str(texts), batch_size=config.batch_size, out=str(probabilities)
             )
             tokens += answer["tokens"]
+            seconds += answer["seconds"]
             record["splits"][name] = _score(probabilities, gold, engine)
-        record["placement"] = worker.call("placement", scratch=str(context.work.resolve()))["placement"]
+        with _clock("parity", spent):
+            record["parity"] = engine_parity.measure(worker, manifest, reference, context)
+        with _clock("invariance", spent):
+            per_token = seconds / max(tokens, 1)
+            record["invariance"] = _invariance(worker, engine, config, context, per_token, tokens / total)
+        if config.isa == "auto":
+            with _clock("isa", spent):
+                record["isa"] = isa.measure(worker, engine, manifest, source, context)
+        with _clock("placement", spent):
+            placed = worker.call("placement", scratch=str(context.work.resolve()))
+            record["placement"] = placed["placement"]
+            record["int8_products"] = _int8_products(worker, manifest, source, placed["operators"])
     files = [engine / name for name in manifest.files]
     record |= {
         "size_bytes": sum(path.stat().st_size for path in files),
@@ -92,7 +128,14 @@ def evaluate(engine: Path, out: Path, config: Config, context: Context) -> Metri
     }
     (out / EVALUATION_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     accuracies = {f"accuracy_{name}": record["splits"][name]["accuracy"] for name in SPLITS}
-    return {**accuracies, "size_bytes": record["size_bytes"], "zstd_bytes": record["zstd_bytes"]}
+    sizes = {"size_bytes": record["size_bytes"], "zstd_bytes": record["zstd_bytes"]}
+    return {**accuracies, **sizes, "gate_seconds": spent}
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """What ``evaluation.json`` in a folder holds."""
+    record: dict[str, Any] = json.loads((folder / EVALUATION_FILE).read_text(encoding="utf-8"))
+    return record
 
 
 def match_labels(model: tuple[str, ...], task: tuple[str, ...], engine: Path) -> tuple[list[int], list[str]]:
@@ -135,6 +178,48 @@ def zstd_bytes(path: Path) -> int:
         while chunk := file.read(1 << 20):
             total += len(compressor.compress(chunk))
     return total + len(compressor.flush())
+
+
+def _invariance(
+    worker: WorkerProcess, engine: Path, config: Config, context: Context, seconds_per_token: float, mean_tokens: float
+) -> dict[str, Any] | None:
+    """Label flips over test, where the settings ask for them."""
+    if config.invariance == "off":
+        return None
+    texts = context.dataset().test.texts
+    pad_to = min(invariance.PADDED_TOKENS, read_interface(engine).max_length)
+
+    # Three runs: one sentence at a time, batches padded to their longest (each about half as quick as sorted batches),
+    # and batches of pad_to tokens.
+    each = seconds_per_token * (4 * mean_tokens + pad_to)
+    chosen = invariance.positions(config.invariance, len(texts), config.invariance_seconds, each)
+    found = invariance.measure(worker, texts, chosen, pad_to, context)
+    if gates.invariance(found).failed and config.invariance == "auto" and len(chosen) < len(texts):
+        return invariance.measure(worker, texts, range(len(texts)), pad_to, context)  # a sample condemns nobody
+    return found
+
+
+def _int8_products(
+    worker: WorkerProcess, manifest: EngineFile, source: Path | None, operators: Mapping[str, int]
+) -> list[int | None] | None:
+    """Products of int8 weights: how many ran in integers (None: the engine does not say), and how many there are."""
+    precision = manifest.extra.get("precision")
+    if precision:
+        return list(precision["int8_products"])
+    if source is None or isa.is_float(source):
+        return None
+    there: int = worker.call("products", graph=str(source.resolve()))["products"]
+    if not operators:
+        return [None, there]
+    return [min(sum(operators.get(name, 0) for name in INTEGER_OPERATORS), there), there]
+
+
+@contextlib.contextmanager
+def _clock(gate: str, spent: dict[str, float]) -> Iterator[None]:
+    """Adds how long a gate took."""
+    started = time.monotonic()
+    yield
+    spent[gate] = round(time.monotonic() - started, 3)
 
 
 def _gold(dataset: Dataset, name: str, index: list[int]) -> list[int]:

@@ -5,7 +5,12 @@ parent does, however that ends.
 
 =============  ==========================================================================================
 ``open``       loads an engine; gives import, load and first-answer times in seconds, and its inputs
-``predict``    writes the probabilities of a file of texts; gives examples and tokens, and says how far it is
+``predict``    writes the probabilities of a file of texts; gives examples, tokens, seconds; says how far it is
+``logits``     writes the logits of a file of texts in their own order, in batches of a given size and padding
+``reference``  writes the logits of the same texts, in the same batches, of the graph that an engine was built from
+``diverging``  the first node at which the engine's graph parts from that graph
+``saturation`` how many int8 products of that graph overflow where the processor adds them in 16 bits
+``products``   how many products of 8-bit weights that graph has
 ``placement``  how many nodes ran where
 ``sample``     loads the texts that are timed
 ``probe``      runs a few batches; gives seconds per example
@@ -29,15 +34,18 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from toolchain.core.errors import ToolchainError
+from toolchain.core.errors import EngineError, MissingPackageError, ToolchainError
 from toolchain.measure.energy import EnergyMeter
 
 #: Examples that ``predict`` tokenizes at a time: enough to sort by length, few enough for any memory.
 CHUNK_BATCHES = 32
+
+#: Sentences among which the one is sought whose values are looked into.
+DIVERGING_SAMPLE = 32
 
 #: Untimed calls before a slice: another engine has had the caches since.
 REWARM_CALLS = 2
@@ -95,20 +103,88 @@ class Worker:
         from toolchain.runtime.predictor import softmax
 
         examples = _read_texts(texts)
+        started = time.perf_counter()
         rows, tokens, step = [], 0, batch_size * CHUNK_BATCHES
         for start in range(0, len(examples), step):
             encoded = self._predictor.encode(examples[start : start + step])
-            tokens += sum(map(len, encoded))
+            tokens += self._predictor.count_tokens(encoded)
             rows.append(softmax(self._predictor.encoded_logits(encoded, batch_size)))
             self._say({"progress": len(encoded)})
+        seconds = time.perf_counter() - started
         np.save(out, np.concatenate(rows) if rows else np.empty((0, len(self._predictor.labels)), np.float32))
-        return {"examples": len(examples), "tokens": tokens}
+        return {"examples": len(examples), "tokens": tokens, "seconds": seconds}
+
+    def logits(self, texts: str, batch_size: int, out: str, pad_to: int = 0) -> Reply:
+        """Writes logits ``[examples, labels]`` of a file of texts as ``.npy``, batched in the order they stand in.
+
+        Args:
+            texts: File of texts.
+            batch_size: Examples per batch.
+            out: File to write.
+            pad_to: Pad every batch to at least so many tokens.
+        """
+        import numpy as np
+
+        examples = _read_texts(texts)
+        encoded = self._predictor.encode(examples)
+        rows = []
+        for start in range(0, len(encoded), batch_size):
+            batch = self._predictor.collate(encoded[start : start + batch_size], pad_to)
+            rows.append(self._predictor.session.run(batch))
+            self._say({"progress": len(rows[-1])})
+        np.save(out, np.concatenate(rows) if rows else np.empty((0, len(self._predictor.labels)), np.float32))
+        return {"examples": len(examples)}
+
+    def reference(self, graph: str, texts: str, batch_size: int, threads: int, out: str) -> Reply:
+        """Writes the logits of the graph in a folder, run as it stands, or gives the reason why that cannot be."""
+        import numpy as np
+
+        from toolchain.measure.parity import Graph
+
+        examples = _read_texts(texts)
+        starts = range(0, len(examples), batch_size)
+        try:
+            opened = Graph(Path(graph), threads)
+            rows = [opened.logits(examples[start : start + batch_size]) for start in starts]
+        except (EngineError, MissingPackageError) as error:
+            return {"reason": error.message}
+        np.save(out, np.concatenate(rows))
+        return {"examples": len(examples), "half": opened.half}
+
+    def diverging(self, graph: str, texts: str, floor: float, scratch: str) -> Reply:
+        """The first node at which an engine that is an ONNX file parts from its graph; None where it is none."""
+        from toolchain.measure.divergence import first_diverging
+        from toolchain.measure.parity import MODEL_FILE
+
+        engine = self._predictor.folder
+        if not (engine / MODEL_FILE).is_file():
+            return {"first": None}
+        examples = _read_texts(texts)[:DIVERGING_SAMPLE]
+        return {"first": first_diverging(Path(graph), engine, examples, floor, 1, Path(scratch))}
+
+    def products(self, graph: str) -> Reply:
+        """How many products of 8-bit weights the graph in a folder has."""
+        from toolchain.measure.parity import MODEL_FILE
+        from toolchain.measure.saturation import products
+        from toolchain.model.graph import load
+
+        return {"products": sum(1 for _ in products(load(Path(graph) / MODEL_FILE)))}
+
+    def saturation(self, graph: str, texts: str, scratch: str) -> Reply:
+        """Counts the int8 results of the graph in a folder that overflow 16 bits, or gives the reason why it cannot."""
+        from toolchain.measure.saturation import count
+
+        try:
+            return count(Path(graph), _read_texts(texts), 1, Path(scratch))
+        except (EngineError, MissingPackageError) as error:
+            return {"reason": error.message}
 
     def placement(self, scratch: str) -> Reply:
-        """Counts nodes by where they ran; a profile that this takes is written below a folder."""
+        """Counts nodes by where they ran, and by operator; a profile that this takes is written below a folder."""
         before, tempfile.tempdir = tempfile.tempdir, scratch
         try:
-            return {"placement": self._predictor.session.placement()}
+            session = self._predictor.session
+            return {"placement": session.placement(), "operators": getattr(session, "operators", {})}
         finally:
             tempfile.tempdir = before
 
@@ -131,12 +207,13 @@ class Worker:
         # The later half: the first calls pay for what is set up once, and torch.compile compiles in two of them.
         return {"seconds_per_example": statistics.median(spent[len(spent) // 2 :])}
 
-    def measure(self, batch_size: int, sort: bool, tokenize: bool, count: int, seconds: float) -> Reply:
+    def measure(self, batch_size: int, order: str, tokenize: bool, count: int, seconds: float) -> Reply:
         """Runs whole passes over the first texts of the sample, at least one, while they fit into a time.
 
         Args:
-            batch_size: Examples per call.
-            sort: Batch by length.
+            batch_size: Examples that are handed over at a time; the most of a batch.
+            order: ``sorted``: all at once, batched by length; ``data_order``: as they come, ``batch_size`` at a time,
+                each such request split by length; ``padded``: as they come, each request padded to its longest.
             tokenize: End to end, from text; otherwise from padded batches.
             count: How many texts of the sample a pass has.
             seconds: Time for the slice.
@@ -145,7 +222,7 @@ class Worker:
             ``calls_ms`` of every call at batch 1, ``seconds`` and ``examples``, ``joules`` by counter.
         """
         once = self._end_to_end if tokenize else self._engine_only
-        run = once(batch_size, sort, count, REWARM_CALLS)
+        run = once(batch_size, order, count, REWARM_CALLS)
         calls: list[int] = []
         passes, spent = 0, 0
         gc.collect()
@@ -171,42 +248,44 @@ class Worker:
         """Peak memory since this process began."""
         return {"peak_memory_bytes": peak_memory_bytes()}
 
-    def _engine_only(self, batch_size: int, sort: bool, count: int, rewarm: int) -> Callable[[list[int] | None], int]:
-        batches = [batch for _, batch in self._predictor.batches(self._encoded[:count], batch_size, sort)]
-        run, clock = self._predictor.session.run, time.perf_counter_ns
-        for batch in batches[:rewarm]:
-            run(batch)
+    def _engine_only(self, batch_size: int, order: str, count: int, rewarm: int) -> Callable[[list[int] | None], int]:
+        run, clock = self._predictor.run_all, time.perf_counter_ns
+        requests = [
+            [batch for _, batch in self._predictor.batches(self._encoded[part], batch_size, order != "padded")]
+            for part in _requests(count, batch_size, order)
+        ]
+        run([batch for request in requests[:rewarm] for batch in request][:rewarm])
+        return _timed(requests, run, clock)
 
-        def one_pass(calls: list[int] | None) -> int:
-            started = clock()
-            if calls is None:
-                for batch in batches:
-                    run(batch)
-            else:
-                for batch in batches:
-                    before = clock()
-                    run(batch)
-                    calls.append(clock() - before)
-            return clock() - started
+    def _end_to_end(self, batch_size: int, order: str, count: int, rewarm: int) -> Callable[[list[int] | None], int]:
+        predict, clock = self._predictor.probabilities, time.perf_counter_ns
+        predict(self._texts[: rewarm * batch_size], batch_size, False)
+        requests = [self._texts[part] for part in _requests(count, batch_size, order)]
+        return _timed(requests, lambda texts: predict(texts, batch_size, order != "padded"), clock)
 
-        return one_pass
 
-    def _end_to_end(self, batch_size: int, sort: bool, count: int, rewarm: int) -> Callable[[list[int] | None], int]:
-        texts, predict, clock = self._texts[:count], self._predictor.probabilities, time.perf_counter_ns
-        predict(texts[: rewarm * batch_size], batch_size, False)
+def _requests(count: int, batch_size: int, order: str) -> list[slice]:
+    """What is handed over at a time: everything, where it may be sorted; else as many texts as a batch has."""
+    size = count if order == "sorted" else batch_size
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
-        def one_pass(calls: list[int] | None) -> int:
-            started = clock()
-            if calls is None:
-                predict(texts, batch_size, sort)
-            else:
-                for text in texts:
-                    before = clock()
-                    predict([text], 1, False)
-                    calls.append(clock() - before)
-            return clock() - started
 
-        return one_pass
+def _timed(
+    requests: Sequence[Any], run: Callable[[Any], Any], clock: Callable[[], int]
+) -> Callable[[list[int] | None], int]:
+    def one_pass(calls: list[int] | None) -> int:
+        started = clock()
+        if calls is None:
+            for request in requests:
+                run(request)
+        else:
+            for request in requests:
+                before = clock()
+                run(request)
+                calls.append(clock() - before)
+        return clock() - started
+
+    return one_pass
 
 
 def peak_memory_bytes() -> int:

@@ -11,6 +11,7 @@ from typing import Any
 from toolchain.core import registry
 from toolchain.core.data import Dataset
 from toolchain.core.store import Artifact
+from toolchain.measure import parity
 from toolchain.measure.machine import machine
 from toolchain.model import adopt, source
 from toolchain.model.checkpoint import read_json
@@ -81,12 +82,15 @@ def parts(step: Step, inputs: list[Artifact], task: Task, recipe: Recipe) -> dic
         found["config"] = adopt.identity(step.config)
         if not found["config"]["files"]:
             found["source"] = source.resolve(step.source or "", recipe.base).identity
-    if step.stage == "build":
-        found["fingerprint"] = step.technique.module.fingerprint(step.config)
+    fingerprint = getattr(step.technique.module, "fingerprint", None)
+    if fingerprint is not None and (facts := fingerprint(step.config)):
+        found["fingerprint"] = facts
+    if step.stage == "optimize":
+        found["parity"] = {"version": parity.VERSION, "floor": step.technique.module.AGREEMENT}
     if step.stage in ("evaluate", "time"):
         found["machine"] = machine()
         # An engine's bytes may outlive the runtime that they were measured with.
-        found["runtimes"] = [_runtime(artifact) for artifact in inputs]
+        found["runtimes"] = [_runtime(artifact) for artifact in inputs if artifact.kind == "engine"]
     if step.stage == "time":
         found["engines"] = [artifact.key for artifact in inputs]  # what the timing is indexed by
     return found

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from toolchain.core import registry
+from toolchain.core.stage import DIALECTS
 from toolchain.core.store import key_of
+from toolchain.measure.gates import PROVIDERS
 from toolchain.pipeline.items import Item, gives
 from toolchain.pipeline.recipe import Recipe
 from toolchain.pipeline.settings import plain
@@ -180,7 +183,8 @@ def _engine(
                 return None
             source = checkpoints[-1]
         else:
-            dialect = next((gives(item) for item in reversed(items) if item.stage == "optimize"), None)
+            rewrites = [item for item in items if item.stage == "optimize"]
+            dialect = functools.reduce(lambda d, item: gives(item, d), rewrites, DIALECTS[0]) if rewrites else None
             if dialect and dialect not in accepts:
                 reason = f"the graph is of dialect {dialect}, and {engine.label} takes {', '.join(accepts)}"
                 plan.not_applicable.append((name, reason))
@@ -192,13 +196,15 @@ def _engine(
     evaluate = ""
     if last >= STAGES.index("evaluate"):
         stage = registry.stage("evaluate")
+        # An engine is compared with the graph that its variant began as, and looked into beside that it was built from.
+        began = next((step.id for step in reversed(chain) if step.stage != "optimize"), source.id)
+        read = tuple(dict.fromkeys((build, source.id, began))) if source.kind == "onnx" else (build,)
         evaluate = _add(
-            plan, "evaluate", stage, stage.config(), (build,), kind="evaluation",
+            plan, "evaluate", stage, plan.recipe.evaluate, read, kind="evaluation",
             label=_named(plan, model, variant, engine),
         )  # fmt: skip
-    provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(
-        getattr(engine.config, "provider", ""), ""
-    )
+    module = engine.technique.module
+    provider = PROVIDERS.get(getattr(engine.config, "provider", ""), getattr(module, "DEVICE", ""))
     techniques = tuple(
         step.technique.name for step in chain if step.stage in ("finetune", "compress", "export", "optimize")
     )

@@ -11,13 +11,13 @@ from typing import Any
 from toolchain.core import registry
 from toolchain.pipeline.document import Document, Problems, override, read
 from toolchain.pipeline.items import Item, check_name, check_order, engine_items, mapping, named, names, stage_items
-from toolchain.pipeline.settings import Benchmark, Report, validate
+from toolchain.pipeline.settings import Benchmark, Evaluate, Report, validate
 from toolchain.pipeline.sources import point_data, point_models
 
 #: Top-level keys of a recipe.
 KEYS = (
-    "name", "description", "task", "model", "models", "seeds", "stages", "variants", "engines", "baseline", "benchmark",
-    "report", "test",
+    "name", "description", "task", "model", "models", "seeds", "stages", "variants", "engines", "baseline", "evaluate",
+    "benchmark", "report", "test",
 )  # fmt: skip
 
 
@@ -34,6 +34,7 @@ class Recipe:
         variants: (model, variant) → what is done, stages first.
         engines: What every variant is built for.
         baseline: (variant, engine) that CR and IS are against, of the same model and seed.
+        evaluate: How accuracy and the gates' evidence are taken.
         benchmark: How to measure.
         report: How to rank.
         test: Settings under which a test runs the recipe in seconds.
@@ -47,6 +48,7 @@ class Recipe:
     variants: dict[tuple[str, str], tuple[Item, ...]]
     engines: tuple[Item, ...]
     baseline: tuple[str, str]
+    evaluate: Evaluate
     benchmark: Benchmark
     report: Report
     test: dict[str, Any]
@@ -112,6 +114,7 @@ def parse(document: Document, sets: Sequence[str] = (), models: Sequence[str] = 
                 _with_model_settings(problems, item, settings.get(model, {}), model) for item in [*stages, *items]
             )
     baseline = _baseline(problems, root.get("baseline"), list(parsed), engines)
+    evaluate = validate(problems, Evaluate, root.get("evaluate", {}), ("evaluate",), "evaluate")
     benchmark = validate(problems, Benchmark, root.get("benchmark", {}), ("benchmark",), "benchmark")
     report = validate(problems, Report, root.get("report", {}), ("report",), "report")
     if report and benchmark:
@@ -127,7 +130,7 @@ def parse(document: Document, sets: Sequence[str] = (), models: Sequence[str] = 
         for key in set(own) - used:
             problems.add(("models", model, key), f"{key}: no variant uses it", "take it out, or name it in a variant")
     problems.raise_if_any()
-    if task is None or benchmark is None or report is None:
+    if task is None or evaluate is None or benchmark is None or report is None:
         raise AssertionError("a part that is absent has left a problem")
     return Recipe(
         str(name),
@@ -138,6 +141,7 @@ def parse(document: Document, sets: Sequence[str] = (), models: Sequence[str] = 
         variants,
         tuple(engines),
         baseline,
+        evaluate,
         benchmark,
         report,
         dict(test),

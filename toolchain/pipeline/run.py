@@ -18,14 +18,16 @@ from toolchain.core.errors import StoreError, ToolchainError
 from toolchain.core.log import logger
 from toolchain.core.stage import Context
 from toolchain.core.store import Artifact, Store, key_of
+from toolchain.measure import gates
 from toolchain.measure.machine import environment, physical_cores
 from toolchain.model import source as model_source
 from toolchain.model.checkpoint import copy_tokenizer, read_json, write_json
 from toolchain.model.train import processes
-from toolchain.pipeline import keys
+from toolchain.pipeline import gate, keys
 from toolchain.pipeline.items import gives
 from toolchain.pipeline.plan import Plan, Step
 from toolchain.pipeline.settings import plain
+from toolchain.runtime.batching import BATCHING_KEY, Batching
 
 #: How long a process waits for another process of the same launch to publish, in seconds.
 WAIT_S = 24 * 3600
@@ -111,6 +113,9 @@ def execute(plan: Plan, store: Store, *, force: Collection[str] = ()) -> Outcome
         except StoreError:
             raise
         except ToolchainError as error:
+            explained = store.explains(error)
+            if explained:
+                raise explained from error
             outcome.failed[step.id] = f"{_spoken(step)}: {error}"
             outcome.codes.add(error.exit_code)
             logger.info("    failed: %s", error.message.splitlines()[0])  # whoever shows the outcome says it in full
@@ -177,6 +182,10 @@ def _one(
         started = time.time()
         context = Context(work=claim.work, seed=step.seed or 0, threads=threads, dataset=task.data)
         metrics = perform(step, inputs, claim.out, context, plan)
+        if step.stage == "optimize":
+            metrics["parity"] = gate.check_pass(step, inputs[0], claim.out, context, store)
+            if metrics["parity"]["passed"] is False:
+                logger.warning("    parity: %s", gates.compared(metrics["parity"]))
         made = keys.manifest(
             step, parts, inputs, metrics, started=started, environment=environment(), commit=_commit(), notes=task.notes
         )
@@ -214,21 +223,26 @@ def perform(step: Step, inputs: list[Artifact], out: Path, context: Context, pla
         return dict(module.time_engines(engines, out, config, context))
     parent = inputs[0]
     if step.stage == "evaluate":
-        return dict(module.evaluate(parent.path, out, config, context))
+        return dict(module.evaluate(parent.path, out, config, context, gate.reference(inputs)))
     if step.stage == "build":
         metrics = module.build(parent.path, out, config, context)
         shutil.copyfile(parent.path / "tokenizer.json", out / "tokenizer.json")
         shutil.copyfile(parent.path / "interface.json", out / "interface.json")
+        for name in ("config.json", "tokenizer_config.json"):  # what Optimum and transformers open a folder by
+            if (parent.path / name).is_file() and not (out / name).exists():
+                shutil.copyfile(parent.path / name, out / name)
         known = {name: parent.metrics[name] for name in ("parameters", "flops") if name in parent.metrics}
-        write_json(out / "engine.json", read_json(out / "engine.json") | known)
+        batching = {BATCHING_KEY: Batching(**getattr(module, "BATCHING", {})).record()}
+        write_json(out / "engine.json", read_json(out / "engine.json") | known | batching)
         _write_history(out, read_history(parent.path))
         return known | metrics
     metrics = module.apply(parent.path, out, config, context)
     if step.stage == "optimize":
         copy_tokenizer(parent.path, out)
-        interface = read_json(parent.path / "interface.json")
+        written = out / "interface.json"  # by a pass that changes what the graph reads
+        interface = read_json(written if written.is_file() else parent.path / "interface.json")
         item = next(i for items in plan.recipe.variants.values() for i in items if i.technique is step.technique)
-        given = gives(type(item)(item.stage, item.technique, config, item.label))
+        given = gives(type(item)(item.stage, item.technique, config, item.label), str(interface["dialect"]))
         write_json(out / "interface.json", interface | {"dialect": given})
         metrics = {name: parent.metrics[name] for name in ("flops", "mean_tokens") if name in parent.metrics} | metrics
     _write_history(out, [*read_history(parent.path), _entry(step)])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from toolchain.core.registry import suggest
 from toolchain.core.stage import Ge, StageConfig
+from toolchain.measure.evaluate import Config as Evaluate
 from toolchain.measure.timing import Config as Benchmark
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-__all__ = ["Benchmark", "Report", "Weights", "plain", "validate"]
+__all__ = ["Benchmark", "Evaluate", "Report", "Weights", "plain", "validate"]
 
 
 @dataclass(frozen=True, kw_only=True)

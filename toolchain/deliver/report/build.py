@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from toolchain.core.errors import RecipeError
-from toolchain.deliver.report.line import Line, Row, against, placed, read_line, score
+from toolchain.deliver.report.line import Line, Row, against, judged, read_line, score
 from toolchain.deliver.report.recommend import Recommendation, recommend
 from toolchain.measure.statistics import accuracy_difference
 
@@ -128,7 +128,7 @@ def _name(row: Row, rows: Sequence[Row]) -> str:
 def _compared(line: Line, base: Line | None, weights: Mapping[str, float], setting: str) -> Line:
     """A line with what it is against its baseline, and with its score."""
     if base is None:
-        return replace(line, gates=placed(line))
+        return replace(line, gates=judged(line, (), "its model has no baseline here"))
     compared = replace(line, **against(line, base))
     return replace(compared, score=score(compared, weights, setting))
 

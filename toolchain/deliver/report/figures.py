@@ -7,7 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from toolchain.deliver.report.line import SCOPES, Line
+from toolchain.measure.gates import GATES
 from toolchain.measure.statistics import Interval
+
+#: What a verdict says.
+STATES = {True: "passed", False: "failed", None: "not run"}
 
 #: A figure of a line; None where there is none.
 Figure = str | int | float | bool | None
@@ -51,6 +55,8 @@ def figures(line: Line, batches: Sequence[str]) -> Figures:
             name = f"speedup_{_key(setting)}" if scope == "engine" else f"speedup_{scope}_{_key(setting)}"
             found |= _interval(name, line.speedup_of(scope).get(setting), 1)
         found[f"energy_j_{_key(setting)}"] = _joules(timing, setting)
+    verdicts = {verdict.gate: STATES[verdict.passed] for verdict in line.gates}
+    found |= {f"gate_{gate.replace(' ', '_')}": verdicts.get(gate, STATES[None]) for gate in GATES}
     return {**found, "size_only": line.size_only, "marks": ", ".join(line.marks), "error": line.error}
 
 

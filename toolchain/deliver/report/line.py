@@ -12,11 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolchain.core.errors import StoreError
-from toolchain.measure.gates import Verdict, never_slower, placement
+from toolchain.measure import gates
+from toolchain.measure.gates import Verdict
 from toolchain.measure.statistics import Interval, accuracy_difference, discordant, flips, mcnemar, speedup, wilson
 
 #: Techniques of a model's history that do not make it smaller or faster.
 NOT_COMPRESSION = frozenset({"finetune", "export"})
+
+#: Marks of failed gates; "size only" has a rule of its own.
+FAILED = {
+    "parity": "labels lost", "fusion": "unfused", "placement": "misplaced", "invariance": "batch-bound",
+    "isa": "VNNI only",
+}  # fmt: skip
 
 #: Both ways of timing: the engine alone, and with the tokenizer before it.
 SCOPES = ("engine", "end_to_end")
@@ -37,6 +44,9 @@ class Row:
         techniques: Techniques applied, in order.
         baseline: Whether its model's ratios are formed against this one.
         provider: The provider it was asked to run on, whose placement is then judged; may be empty.
+        passes: Parity of each graph pass of its variant, in order, as their manifests have it.
+        fusion: Fused operators that its build found and expected, by kind; None where it does not say.
+        settings: What it is run with, tuned settings among them.
     """
 
     model: str
@@ -49,6 +59,9 @@ class Row:
     techniques: Sequence[str] = ()
     baseline: bool = False
     provider: str = ""
+    passes: Sequence[Mapping[str, Any]] = ()
+    fusion: Mapping[str, Sequence[int]] | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def compressed(self) -> bool:
@@ -75,7 +88,7 @@ class Line:
         score: WS; None where a part of it is missing.
         rank: Its place by WS, from 1; None without a WS.
         tied: Whether noise alone could have put it behind the line above.
-        gates: Verdicts of the gates that were judged.
+        gates: A verdict of every gate, in their order.
     """
 
     row: Row
@@ -117,7 +130,17 @@ class Line:
     @property
     def size_only(self) -> bool:
         """Whether it is compressed and not measurably faster than its baseline anywhere (gate 5)."""
-        return any(verdict.gate == "never slower" and not verdict.passed for verdict in self.gates)
+        return "never slower" in self.failures
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """The gates that it failed."""
+        return tuple(verdict.gate for verdict in self.gates if verdict.failed)
+
+    @property
+    def sound(self) -> bool:
+        """Whether it failed none of the gates that bar it from being recommended."""
+        return not gates.binding(self.gates)
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -127,8 +150,7 @@ class Line:
             found.append("size only")
         elif self.row.compressed:
             found += [f"slower at {setting}" for setting, ratio in self.speedup_of("engine").items() if ratio.high < 1]
-        if any(verdict.gate == "placement" and not verdict.passed for verdict in self.gates):
-            found.append("misplaced")
+        found += [FAILED[gate] for gate in self.failures if gate in FAILED]
         if any(self.unstable(setting) for setting in self.settings):
             found.append("unstable")
         return tuple(found)
@@ -221,21 +243,38 @@ def against(line: Line, base: Line) -> dict[str, Any]:
                 ratio = Interval(1.0, 1.0, 1.0) if line is base else speedup(theirs, ours)
                 speedups.setdefault(setting, {})[scope] = ratio
     engine_only = {setting: ratios["engine"] for setting, ratios in speedups.items() if "engine" in ratios}
-    gates = [never_slower(engine_only)] if line.row.compressed and line is not base and engine_only else []
+    slower = [gates.never_slower(engine_only)] if line.row.compressed and line is not base and engine_only else []
     return {
         "difference": accuracy_difference(base.correct, line.correct),
         "p_value": mcnemar(*discordant(base.correct, line.correct)),
         "flips": flips(base.predicted, line.predicted),
         "compression": base.size_mb / line.size_mb,
         "speedups": speedups,
-        "gates": (*gates, *placed(line)),
+        "gates": judged(line, slower, _why_not_timed(line, base)),
     }
 
 
-def placed(line: Line) -> tuple[Verdict, ...]:
-    """The verdict on where the nodes ran, when the row says where they should."""
-    counts = line.evaluation.get("placement") or {}
-    return (placement(counts, line.row.provider),) if line.row.provider else ()
+def judged(line: Line, against_baseline: Sequence[Verdict], why_not_timed: str) -> tuple[Verdict, ...]:
+    """Every gate's verdict on a line, in their order.
+
+    Args:
+        line: The engine.
+        against_baseline: The verdict of never-slower, where there is one.
+        why_not_timed: Why there is none.
+    """
+    row = line.row
+    found = gates.of_engine(row.passes, row.fusion, line.evaluation, row.provider)
+    return gates.complete([*against_baseline, *found], why_not_timed)
+
+
+def _why_not_timed(line: Line, base: Line) -> str:
+    """Why never-slower was not judged."""
+    if line is base:
+        return "it is the baseline"
+    if not line.row.compressed:
+        return "nothing was done to make it smaller or faster"
+    late = line if line.error else base
+    return f"{late.name} was not timed"
 
 
 def score(line: Line, weights: Mapping[str, float], setting: str) -> float | None:

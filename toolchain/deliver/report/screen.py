@@ -21,7 +21,13 @@ SIGNIFICANT = 0.05
 #: From this many columns on, the table breathes.
 WIDE = 120
 
-LABEL_STYLES = {"failed": "bold red", "not timed": "bold red", "note": "yellow", "not applicable": "yellow"}
+LABEL_STYLES = {
+    "failed": "bold red",
+    "gate missed": "bold red",
+    "not timed": "bold red",
+    "note": "yellow",
+    "not applicable": "yellow",
+}
 
 
 @dataclass(frozen=True)

@@ -11,19 +11,27 @@ from pathlib import Path
 from typing import Any
 
 from toolchain.deliver.report.build import Report
-from toolchain.deliver.report.figures import Figures, figures, quantity, ratio, show
+from toolchain.deliver.report.figures import STATES, Figures, figures, quantity, ratio, show
 from toolchain.deliver.report.footnotes import footnotes, title
+from toolchain.deliver.report.standing import standing
+from toolchain.measure.gates import GATES, Verdict
+
+#: How a verdict stands in a table.
+STATE_CELLS = {"passed": "passed", "failed": "**failed**", "not run": "not run"}
 
 
 def to_json(report: Report) -> dict[str, Any]:
     """The report as plain JSON values: every figure of every line, and what was timed, round by round."""
+    ranked = sum(line.rank is not None for line in report.lines)
     lines = [
         {
             **figures(line, report.batches),
             "marks": list(line.marks),
             "engine_key": line.row.engine_key,
             "techniques": list(line.row.techniques),
-            "gates": [{"gate": v.gate, "passed": v.passed, "evidence": v.evidence} for v in line.gates],
+            "settings": dict(line.row.settings),
+            "standing": list(standing(line, ranked, report.weights, report.speedup, report.recommendations)),
+            "gates": [verdict_json(verdict) for verdict in line.gates],
             "timing": line.row.timing,
         }
         for line in report.lines
@@ -46,6 +54,17 @@ def to_json(report: Report) -> dict[str, Any]:
         }
     )
     return told
+
+
+def verdict_json(verdict: Verdict) -> dict[str, Any]:
+    """A verdict as plain JSON values."""
+    return {
+        "gate": verdict.gate,
+        "verdict": STATES[verdict.passed],
+        "passed": verdict.passed,
+        "evidence": verdict.evidence,
+        "reason": verdict.reason,
+    }
 
 
 def csv_text(report: Report) -> str:
@@ -75,6 +94,8 @@ def markdown(report: Report) -> str:
             blocks += [f"## Sentences per second at {setting}", _throughput(found, setting)]
     if any(row[f"energy_j_{setting.replace(' ', '_')}"] is not None for row in found for setting in report.batches):
         blocks += ["## Energy per example, J", _energy(report, found)]
+    if found:
+        blocks += ["## Gates", _gates(found), _evidence(report)]
     told = (f"- **{label}**: {' '.join(text.split())}" for label, text in footnotes(report))
     blocks += ["## How to read this", "\n".join(told)]
     return "\n\n".join(blocks) + "\n"
@@ -174,6 +195,22 @@ def _energy(report: Report, rows: Sequence[Figures]) -> str:
     return _table(["engine", *report.batches], cells)
 
 
+def _gates(rows: Sequence[Figures]) -> str:
+    names = [f"gate_{gate.replace(' ', '_')}" for gate in GATES]
+    cells = [[str(row["name"]), *(STATE_CELLS[str(row[name])] for name in names)] for row in rows]
+    return _table(["engine", *GATES], cells)
+
+
+def _evidence(report: Report) -> str:
+    """Every gate of every engine, with the numbers that decided it, or why it was not run."""
+    cells = [
+        [line.name, verdict.gate, STATE_CELLS[STATES[verdict.passed]], verdict.evidence]
+        for line in report.lines
+        for verdict in line.gates
+    ]
+    return _table(["engine", "gate", "verdict", "evidence"], cells)
+
+
 def _ranged(row: Figures, name: str, *, sign: bool = False) -> str:
     """An estimate with its interval in brackets."""
     if row.get(name) is None:
@@ -189,7 +226,7 @@ def _p_value(row: Figures) -> str:
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table: names to the left, numbers to the right."""
-    left = {"engine", "marks"}
+    left = {"engine", "marks", "gate", "verdict", "evidence", *GATES}
     ruler = ["---" if head in left else "---:" for head in heads]
     body = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, ruler, *body))

@@ -1,0 +1,199 @@
+"""Why an engine is what it is and stands where it stands: passes, settings, rank, and every gate with its evidence."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolchain.core.errors import StoreError
+from toolchain.core.store import Artifact, Store
+from toolchain.deliver.ranking import engine_settings
+from toolchain.deliver.report.figures import STATES
+from toolchain.deliver.report.tables import verdict_json
+from toolchain.measure import evaluate, gates
+from toolchain.measure.gates import Verdict
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+REPORT_FILE = "report.json"
+
+#: How a verdict is coloured.
+STYLES = {True: "green", False: "bold red", None: "dim"}
+
+NO_RECIPE = "it is judged against a recipe's baseline: toolchain explain RECIPE"
+NOT_BUILT = "this graph is not built: toolchain explain ENGINE, or RECIPE"
+
+
+@dataclass(frozen=True)
+class Explained:
+    """One engine, or one graph that is not built yet.
+
+    Attributes:
+        name: What a person calls it.
+        chain: Techniques applied, in order.
+        settings: What its runtime is opened with, tuned settings and its precision among them.
+        standing: Why it is ranked and recommended as it is, or not; empty outside of a report.
+        verdicts: Every gate's, in their order.
+    """
+
+    name: str
+    chain: tuple[str, ...]
+    settings: Mapping[str, Any]
+    standing: tuple[str, ...]
+    verdicts: tuple[Verdict, ...]
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """Reads a report that a run wrote.
+
+    Args:
+        path: ``report.json``, or the folder that holds it.
+
+    Raises:
+        StoreError: It cannot be read, or another version wrote it.
+    """
+    file = path / REPORT_FILE if path.is_dir() else path
+    try:
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        of_report(found)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(
+            f"{file} is no report that can be explained: {error!r}", "write it again: toolchain report RECIPE -o FOLDER"
+        ) from error
+    return found
+
+
+def of_report(report: Mapping[str, Any]) -> list[Explained]:
+    """Explains the engines of a report.
+
+    Args:
+        report: The report as JSON values, as ``report.json`` has it.
+    """
+    return [
+        Explained(
+            line["name"],
+            tuple(line["techniques"]),
+            line["settings"],
+            tuple(line["standing"]),
+            tuple(Verdict(each["gate"], each["passed"], each["evidence"], each["reason"]) for each in line["gates"]),
+        )
+        for line in report["lines"]
+    ]
+
+
+def of_artifact(artifact: Artifact, store: Store) -> list[Explained]:
+    """Explains an engine, the engines of an evaluation or a timing, or a graph; nothing of a checkpoint.
+
+    Args:
+        artifact: The artifact.
+        store: Where its ancestors and its evaluation lie.
+    """
+    if artifact.kind in ("evaluation", "timing"):
+        parents = (store.find("engine", key) for key in artifact.manifest["parents"])
+        return [_engine(parent, store) for parent in parents if parent]
+    if artifact.kind == "engine":
+        return [_engine(artifact, store)]
+    if artifact.kind == "onnx":
+        verdicts = [Verdict(gate, None, f"not run: {NOT_BUILT}", NOT_BUILT) for gate in gates.GATES[1:]]
+        found = gates.complete([gates.parity(_passes(artifact, store), None), *verdicts], NOT_BUILT)
+        return [Explained(str(artifact.manifest["label"]), _chain(artifact, store), {}, (), found)]
+    return []
+
+
+def to_json(explained: Sequence[Explained]) -> list[dict[str, Any]]:
+    """The same as plain JSON values."""
+    return [
+        {
+            "name": item.name,
+            "chain": list(item.chain),
+            "settings": dict(item.settings),
+            "standing": list(item.standing),
+            "gates": [verdict_json(verdict) for verdict in item.verdicts],
+        }
+        for item in explained
+    ]
+
+
+def missed(explained: Iterable[Explained]) -> bool:
+    """Whether one of them failed a gate that bars it from being recommended."""
+    return any(gates.binding(item.verdicts) for item in explained)
+
+
+def render(explained: Sequence[Explained]) -> Iterator[Any]:
+    """What the terminal shows."""
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    for item in explained:
+        yield Text(item.name, style="bold")
+        for told in item.standing:
+            yield Padding(Text(told), (0, 0, 0, 2))
+        yield Padding(Text(f"made by {' → '.join(item.chain)}", style="dim"), (0, 0, 0, 2))
+        if item.settings:
+            yield Padding(Text(f"runs with {_listed(item.settings)}", style="dim"), (0, 0, 0, 2))
+        table: Table = Table(box=None, show_header=False, pad_edge=True, padding=(0, 1))
+        for verdict in item.verdicts:
+            state = Text(STATES[verdict.passed], style=STYLES[verdict.passed], no_wrap=True)
+            table.add_row(Text(verdict.gate, no_wrap=True), state, Text(verdict.evidence.replace("; ", "\n")))
+        yield table
+        yield ""
+
+
+def _listed(settings: Mapping[str, Any]) -> str:
+    """Settings as text; what lies in a group is named after it."""
+    told = []
+    for name, value in settings.items():
+        inner = value.items() if isinstance(value, Mapping) else ()
+        told += [f"{name}.{key} {item}" for key, item in inner] if inner else [f"{name} {value}"]
+    return ", ".join(told)
+
+
+def _engine(artifact: Artifact, store: Store) -> Explained:
+    built = _engine_file(artifact)
+    evaluation = _evaluation(artifact, store)
+    options = built.get("options", {})
+    provider = gates.PROVIDERS.get(str(options.get("provider", "")), str(options.get("device", "")))
+    verdicts = gates.of_engine(_passes(artifact, store), built.get("fusion"), evaluation, provider)
+    label, chain = str(artifact.manifest["label"]), _chain(artifact, store)
+    return Explained(label, chain, engine_settings(built), (), gates.complete(verdicts, NO_RECIPE))
+
+
+def _engine_file(artifact: Artifact) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((artifact.path / "engine.json").read_text("utf-8"))
+    return found
+
+
+def _evaluation(engine: Artifact, store: Store) -> dict[str, Any]:
+    """What was measured of an engine last; empty when nothing was."""
+    damaged: list[str] = []
+    found = [a for a in store.artifacts(damaged) if a.kind == "evaluation" and engine.key in a.manifest["parents"]]
+    if not found:
+        return {}
+    last = max(found, key=lambda each: str(each.manifest["started"]))
+    return evaluate.read(last.path)
+
+
+def _ancestors(artifact: Artifact, store: Store) -> list[Artifact]:
+    """The artifact and what it was made from, the earliest first."""
+    found: list[Artifact] = []
+    pending: Artifact | None = artifact
+    while pending is not None:
+        found.append(pending)
+        keys = pending.manifest["parents"][:1]
+        pending = next((a for key in keys for kind in ("onnx", "checkpoint") if (a := store.find(kind, key))), None)
+    return found[::-1]
+
+
+def _chain(artifact: Artifact, store: Store) -> tuple[str, ...]:
+    """Techniques applied, in order; the engine is none."""
+    made = (each for each in _ancestors(artifact, store) if each.kind != "engine")
+    return tuple(str(each.manifest["parts"]["technique"]) for each in made)
+
+
+def _passes(artifact: Artifact, store: Store) -> list[Mapping[str, Any]]:
+    return [each.metrics["parity"] for each in _ancestors(artifact, store) if "parity" in each.metrics]

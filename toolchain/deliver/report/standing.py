@@ -1,0 +1,66 @@
+"""Why a line of the report stands where it stands: its score taken apart, and what it may be recommended for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from toolchain.deliver.report.figures import ratio, show
+from toolchain.deliver.report.line import Line
+from toolchain.deliver.report.recommend import KEPT_ACCURACY, Recommendation, keeps_accuracy
+from toolchain.measure.gates import binding
+
+
+def standing(
+    line: Line,
+    ranked: int,
+    weights: Mapping[str, float],
+    setting: str,
+    recommendations: Sequence[Recommendation],
+) -> tuple[str, ...]:
+    """Why a line is ranked as it is, or not at all, and why it is recommended, or not.
+
+    Args:
+        line: The line.
+        ranked: How many lines are ranked.
+        weights: Of ``accuracy``, ``compression`` and ``speedup`` in WS.
+        setting: The setting whose IS is in WS.
+        recommendations: The report's.
+
+    Returns:
+        One sentence about the rank, then those about recommendations.
+    """
+    goals = "; ".join(chosen.goal for chosen in recommendations if chosen.name == line.name)
+    failed = ", ".join(verdict.gate for verdict in binding(line.gates))
+    if failed:
+        return _rank(line, ranked, weights, setting), f"never recommended: it failed {failed}"
+    found = [_rank(line, ranked, weights, setting)]
+    if goals:
+        found.append(f"recommended: {goals}")
+    if line.size_only:
+        found.append("never recommended for speed: size only")
+    if line.difference is not None and not keeps_accuracy(line):
+        share = f"{100 * KEPT_ACCURACY:.0f} %"
+        found.append(f"not recommended for size or speed: it keeps less than {share} of its baseline's accuracy")
+    return tuple(found)
+
+
+def _rank(line: Line, ranked: int, weights: Mapping[str, float], setting: str) -> str:
+    speedup = line.speedup_of("engine").get(setting)
+    if line.rank is None or speedup is None or line.compression is None:
+        return f"not ranked: {_unranked(line, setting)}"
+    tie = ", within noise of the one above" if line.tied else ""
+    parts = {
+        "A": (weights["accuracy"], show(100 * line.accuracy.estimate, 2)),
+        "CR": (weights["compression"], ratio(line.compression)),
+        f"IS {setting}": (weights["speedup"], ratio(speedup.estimate)),
+    }
+    told = " + ".join(f"{weight:g}·{value} ({name})" for name, (weight, value) in parts.items())
+    return f"rank {line.rank} of {ranked}{tie}: WS {show(line.score, 2)} = {told}"
+
+
+def _unranked(line: Line, setting: str) -> str:
+    if line.error:
+        return "not timed" if line.error == "not timed" else f"not timed: {line.error.splitlines()[0]}"
+    if line.compression is None:
+        return "its model has no baseline here, so there is no CR and no IS"
+    return f"its baseline was not timed at {setting}, so there is no IS"

@@ -1,0 +1,93 @@
+"""Gate 1 in a run: after every graph pass, the new graph is compared with the float graph that its variant began as."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from toolchain.core.errors import EngineError, GateError, MissingPackageError
+from toolchain.core.stage import Context
+from toolchain.core.store import Artifact, Store
+from toolchain.measure import divergence, engine_parity, gates, parity
+from toolchain.pipeline.plan import Step
+
+#: Sentences among which the one is sought whose values are looked into.
+SOUGHT = 32
+
+
+def beginning(artifact: Artifact, store: Store) -> Artifact:
+    """The graph that a variant began as: the last ancestor that no graph pass made, or the earliest that is there."""
+    found = artifact
+    while found.manifest["parts"]["stage"] == "optimize":
+        parent = next((store.find("onnx", key) for key in found.manifest["parents"]), None)
+        if parent is None:
+            break
+        found = parent
+    return found
+
+
+def reference(inputs: Sequence[Artifact]) -> engine_parity.Reference | None:
+    """What an engine is compared with when it is evaluated.
+
+    Args:
+        inputs: The engine, the graph that it was built from, and the one that its variant began as, where that is
+            another; or the engine alone.
+    """
+    if len(inputs) < 2:
+        return None
+    floor = float((inputs[1].metrics.get("parity") or {}).get("floor", 1.0))
+    return engine_parity.Reference(inputs[-1].path, floor, inputs[1].path)
+
+
+def check_pass(step: Step, parent: Artifact, out: Path, context: Context, store: Store) -> dict[str, Any]:
+    """Judges what a graph pass wrote.
+
+    The floor is the pass's ``AGREEMENT``, or that of a pass before it, whichever is less.
+
+    Args:
+        step: The pass.
+        parent: What it was given.
+        out: What it wrote, with tokenizer and interface.
+        context: Data, threads, and a folder to work in.
+        store: Where the variant's first graph is found.
+
+    Returns:
+        ``parity`` for the manifest: what :func:`toolchain.measure.parity.compare` gives, ``against`` which artifact,
+        and, where it failed, the ``first`` node that diverges. ``passed`` is None, with a ``reason``, where ONNX
+        Runtime cannot run the graph.
+
+    Raises:
+        GateError: A pass that claims to change nothing changed something.
+    """
+    name = step.technique.name
+    origin = beginning(parent, store)
+    before = parent.metrics.get("parity") or {}
+    floor = min(float(step.technique.module.AGREEMENT), float(before.get("floor", 1.0)))
+    texts = context.dataset().dev.texts
+    against = {"pass": name, "against": origin.key, "floor": floor}
+    try:
+        found = parity.compare(origin.path, out, floor, texts, context.threads)
+    except (EngineError, MissingPackageError) as error:
+        if floor == 1:
+            raise GateError(
+                f"{name} wrote a graph that cannot be compared with the one it was made from: {error.message}",
+                error.hint or "this pass does not fit this model: take it out of the variant",
+            ) from error
+        return {**against, "passed": None, "reason": error.message}
+    if not found["passed"]:
+        # A pass behind the one that failed fails with it; the node to look for is the former's.
+        blamed = before.get("passed") is not False
+        first = (
+            divergence.first_diverging(origin.path, out, texts[:SOUGHT], floor, context.threads, context.work)
+            if blamed
+            else None
+        )
+        found |= {"first": first, "introduced_by": name if blamed else before.get("introduced_by")}
+        if floor == 1:
+            raise GateError(
+                f"parity: {name} claims to change nothing; {gates.compared(found)}; first diverging node: "
+                f"{first or 'not found'}",
+                "nothing was published: take the pass out of the variant, and report it",
+            )
+    return against | found
