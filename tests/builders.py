@@ -114,7 +114,7 @@ def _checkpoint(architecture: str, pair: bool) -> Path:
     model.save_pretrained(folder)
     interface = {"labels": list(LABELS), "max_length": MAX_LENGTH, "pad_id": 0, "pad_type_id": 0, "pair": pair}
     _write(folder / "interface.json", interface)
-    _write(folder / "history.json", [])
+    _write(folder / "history.json", {"techniques": []})
     return folder
 
 

@@ -115,8 +115,11 @@ def made(result: Result) -> int:
 
 def _forget_connections() -> None:
     """The hub's library keeps one client, made with the proxies of its time."""
-    if "huggingface_hub" in sys.modules:
-        sys.modules["huggingface_hub"].close_session()
+    hub = sys.modules.get("huggingface_hub")
+    if hub is not None and hasattr(hub, "close_session"):
+        hub.close_session()
+    elif hub is not None:  # before 1.0, which transformers 4 needs
+        hub.utils.reset_sessions()
 
 
 @contextlib.contextmanager

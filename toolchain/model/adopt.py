@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from types import SimpleNamespace
+from typing import Annotated, Any
 
 from toolchain.core.errors import ModelError
 from toolchain.core.stage import Context, Kind, Metrics, MinLen, StageConfig
 from toolchain.core.store import MANIFEST, Artifact, digest
 from toolchain.model import checkpoint, graph, onnx_file, source
 
-VERSION = 1
+VERSION = 2
 LIBRARIES = ("transformers",)
 
 #: ONNX Runtime's and OpenVINO's names for the same inputs.
@@ -119,12 +120,8 @@ def _adopt_checkpoint(config: Config, out: Path, context: Context) -> Metrics:
     folder = source.fetch(source.resolve(config.path))
     model = checkpoint.load_model(folder)
     tokenizer = checkpoint.load_tokenizer(Path(config.tokenizer).expanduser() if config.tokenizer else folder)
-    labels = [str(model.config.id2label[i]) for i in range(model.config.num_labels)]
+    labels = _label_names({"id2label": model.config.id2label}, context.dataset().labels, folder)
     known = checkpoint.read_json(folder / "interface.json") if (folder / "interface.json").is_file() else {}
-    # Another tool's folder says LABEL_0: the task's names are meant when there are as many.
-    names = context.dataset().labels
-    if all(label.startswith("LABEL_") for label in labels) and len(names) == len(labels):
-        labels = list(names)
     longest = int(known.get("max_length", min(128, checkpoint.longest_input(model.config, tokenizer))))
     checkpoint.save(model, tokenizer, out, max_length=longest, labels=labels, pair=context.dataset().pairs)
     if (folder / "history.json").is_file():
@@ -150,15 +147,17 @@ def _adopt_onnx(config: Config, out: Path, context: Context) -> Metrics:
         interface = checkpoint.read_json(known)
     else:
         tokenizer = checkpoint.load_tokenizer(where)
-        labels = context.dataset().labels
+        described = next((f / "config.json" for f in (path.parent, where) if (f / "config.json").is_file()), None)
+        config_json = checkpoint.read_json(described) if described else {}
+        labels = _label_names(config_json, context.dataset().labels, path)
         width = proto.graph.output[0].type.tensor_type.shape.dim
         if width and width[-1].dim_value and width[-1].dim_value != len(labels):
             raise ModelError(
-                f"{path} gives {width[-1].dim_value} logits, and the task has {len(labels)} labels: "
-                f"{', '.join(labels)}",
+                f"{path} gives {width[-1].dim_value} logits, and {described if config_json else 'the task'} has "
+                f"{len(labels)} labels: {', '.join(labels)}",
                 "name the task that the model was trained on: --task",
             )
-        longest = min(128, int(tokenizer.model_max_length))
+        longest = min(128, checkpoint.longest_input(SimpleNamespace(**{"model_type": "", **config_json}), tokenizer))
         checkpoint.save_tokenizer(tokenizer, out, max_length=longest, labels=labels, pair=context.dataset().pairs)
         interface = checkpoint.read_json(out / "interface.json")
     dialect = graph.dialect(proto)
@@ -168,6 +167,24 @@ def _adopt_onnx(config: Config, out: Path, context: Context) -> Metrics:
     if (path.parent / "history.json").is_file():
         shutil.copyfile(path.parent / "history.json", out / "history.json")
     return {"dialect": dialect, "parameters": graph.parameters(proto), "nodes": len(proto.graph.node)}
+
+
+def _label_names(config: Mapping[str, Any], task: Sequence[str], where: Path) -> list[str]:
+    """The names that a model's ``config.json`` gives its labels, or the task's where it gives none.
+
+    A folder of another tool says LABEL_0 where nobody named them: the task's names are meant when there are as many.
+
+    Raises:
+        ModelError: ``id2label`` does not name the labels 0, 1, 2, ….
+    """
+    given = {str(key): str(name) for key, name in dict(config.get("id2label") or {}).items()}
+    if not given:
+        return list(task)
+    if set(given) != {str(index) for index in range(len(given))}:
+        raise ModelError(f"{where}: id2label of config.json is {given!r}; allowed are the names of 0, 1, 2, …")
+    labels = [given[str(index)] for index in range(len(given))]
+    unnamed = all(label.startswith("LABEL_") for label in labels)
+    return list(task) if unnamed and len(task) == len(labels) else labels
 
 
 def _graph_file(local: Path) -> Path:

@@ -170,6 +170,7 @@ def save_tokenizer(tokenizer: Any, out: Path, *, max_length: int, labels: Sequen
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.save_pretrained(out)
+    _name_tokenizer_as_ever(out / "tokenizer_config.json")
     write_json(
         out / "interface.json",
         {
@@ -180,6 +181,13 @@ def save_tokenizer(tokenizer: Any, out: Path, *, max_length: int, labels: Sequen
             "pair": pair,
         },
     )
+
+
+def _name_tokenizer_as_ever(path: Path) -> None:
+    """Gives a tokenizer without a class of its own the name that transformers 4 knows too, and Optimum with it."""
+    config = read_json(path)
+    if config.get("tokenizer_class") == "TokenizersBackend":
+        write_json(path, config | {"tokenizer_class": "PreTrainedTokenizerFast"})
 
 
 def longest_input(config: Any, tokenizer: Any) -> int:

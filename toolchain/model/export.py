@@ -1,6 +1,7 @@
 """Exports a checkpoint to ONNX in dialect ``standard`` and proves that the two agree.
 
-The graph comes from PyTorch's current exporter (``torch.export``) with dynamic batch and sequence. It is checked by
+The graph comes from PyTorch's current exporter (``torch.export``) with dynamic batch and sequence, or from Optimum's,
+which runs in a process, and if need be an environment, of its own. It is checked by
 ``onnx.checker`` and compared with PyTorch on real text at shapes that were not traced; when they differ, the error
 names the first node that diverges. Weights stand in the file as the matrix products read them, ``[in, out]``, and
 weights that layers share (ALBERT) stand there once.
@@ -10,14 +11,15 @@ from __future__ import annotations
 
 import gc
 import inspect
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from toolchain.core.errors import GateError, ModelError, require
 from toolchain.core.stage import Context, Ge, Gt, Le, Metrics, StageConfig
-from toolchain.model import checkpoint, graph
+from toolchain.model import checkpoint, graph, optimum
 
 VERSION = 1
 LIBRARIES = ("torch", "transformers", "onnx", "onnxscript")
@@ -36,10 +38,19 @@ class Config(StageConfig):
     Attributes:
         opset: ONNX operator set; from 22 on TensorRT does not take it.
         tolerance: Largest |Δlogit| to PyTorch that is accepted, in fp32.
+        exporter: PyTorch's, or Optimum's (extra ``optimum``), which runs in a child process.
+        python: Interpreter of an environment with Optimum; empty for the one that runs this.
     """
 
     opset: Annotated[int, Ge(18), Le(21)] = 20
     tolerance: Annotated[float, Gt(0), Le(0.1)] = 1e-4
+    exporter: Literal["torch", "optimum"] = "torch"
+    python: str = ""
+
+
+def fingerprint(config: Config) -> dict[str, str]:
+    """Versions in the environment that exports, where that is another one."""
+    return optimum.versions(config.python) if config.exporter == "optimum" else {}
 
 
 def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
@@ -70,17 +81,22 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     wrapper = _logits_only(model, names).eval()
     path = out / "model.onnx"
 
+    external = checkpoint.count_parameters(model) * 4 > ONE_FILE_BYTES
+
     def exported() -> Any:
         program = _export(wrapper, batches[0][1], names, config.opset, source)
         _store_transposed(program.model)
         _strip(program.model)
         return program
 
-    program = exported()
-    program.save(str(path), external_data=checkpoint.count_parameters(model) * 4 > ONE_FILE_BYTES)
+    versions = {}
+    if config.exporter == "optimum":
+        versions = _export_with_optimum(source, path, config, context, external=external)
+    else:
+        exported().save(str(path), external_data=external)  # not kept: made again in the rare case that it is needed
     onnx.checker.check_model(str(path), full_check=False)
-    del program  # holds the weights once more; it is made again in the rare case that it is needed
-    differences = parity(path, wrapper, batches[1:], config.tolerance, context.threads, exported)
+    program = exported if config.exporter == "torch" else None
+    differences = parity(path, wrapper, batches[1:], config.tolerance, context.threads, program)
     checkpoint.copy_tokenizer(source, out)
     checkpoint.write_json(out / "interface.json", interface | {"inputs": list(names), "dialect": "standard"})
     proto = graph.load(path, weights=False)
@@ -93,7 +109,7 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
         "mean_tokens": tokens,
         "flops": operations(model, round(tokens)),
         "parameters": checkpoint.count_parameters(model),
-    }
+    } | ({"exporter": versions} if versions else {})
 
 
 def example_batches(
@@ -142,7 +158,7 @@ def parity(
     batches: Sequence[tuple[str, dict[str, Any]]],
     tolerance: float,
     threads: int,
-    program: Callable[[], Any],
+    program: Callable[[], Any] | None,
 ) -> dict[str, float]:
     """Largest |Δlogit| between the file and PyTorch for every batch.
 
@@ -152,7 +168,7 @@ def parity(
         batches: Shapes with their inputs.
         tolerance: Largest difference accepted.
         threads: Threads of both.
-        program: Gives the exporter's program, to find the first diverging node with.
+        program: Gives the exporter's program, to find the first diverging node with; None where there is none.
 
     Raises:
         GateError: A difference is above the tolerance; it names the shape and the first diverging node.
@@ -172,10 +188,11 @@ def parity(
         found = session.run(None, {name: value.numpy() for name, value in inputs.items()})[0]
         differences[shape] = float(np.abs(found - expected).max())
         if found.shape != expected.shape or not differences[shape] <= tolerance:
-            first = first_diverging(program(), tuple(inputs.values()), tolerance)
+            first = first_diverging(program(), tuple(inputs.values()), tolerance) if program else None
+            where = first or ("not found, every node agrees alone" if program else "not known for Optimum's exporter")
             raise GateError(
                 f"export: at shape {shape} the ONNX graph differs from PyTorch by {differences[shape]:.3g} in a logit "
-                f"(allowed {tolerance:g}); first diverging node: {first or 'not found, every node agrees alone'}",
+                f"(allowed {tolerance:g}); first diverging node: {where}",
                 "if this model computes in low precision by design, raise export: {tolerance: …}; otherwise report it",
             )
     return differences
@@ -238,6 +255,22 @@ def _export(wrapper: Any, inputs: dict[str, Any], names: Sequence[str], opset: i
             f"{source}: this architecture cannot be exported by torch {torch.__version__}: {cause}",
             "see the whole message with -v; report the architecture, or use a transformers version that exports it",
         ) from error
+
+
+def _export_with_optimum(
+    source: Path, path: Path, config: Config, context: Context, *, external: bool
+) -> dict[str, str]:
+    """Writes Optimum's graph as ours is written: weights as products read them, and once; gives versions."""
+    ir = require("onnx_ir", "torch")
+    with tempfile.TemporaryDirectory(prefix="optimum-", dir=context.work) as folder:
+        versions = optimum.export(
+            source, Path(folder), opset=config.opset, python=config.python, work=context.work, threads=context.threads
+        )
+        model = ir.load(Path(folder) / "model.onnx")
+        _store_transposed(model)
+        _strip(model)
+        ir.save(model, path, external_data=f"{path.name}.data" if external else None)
+    return versions
 
 
 def _store_transposed(model: Any) -> None:
