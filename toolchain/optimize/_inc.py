@@ -149,7 +149,8 @@ def quantize(model: Any, source: Path, out: Path, job: Job, context: Context) ->
     log = context.work / "inc.log"
     with tempfile.TemporaryDirectory(prefix="inc-", dir=context.work) as name:
         folder = Path(name).resolve()
-        groups = _inc_graph.unshare(model) if job.smooth else {}
+        # Its TensorRT backend fails on weights that several nodes read; copies become one again below.
+        groups = _inc_graph.unshare(model) if job.smooth or "backend" in job.settings else {}
         graph.save(model, folder / "model.onnx")
         request: dict[str, Any] = {
             "model": str(folder / "model.onnx"), "output": str(folder / "quantized.onnx"),

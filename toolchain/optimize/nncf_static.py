@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 
 from toolchain.core.errors import ModelError, first_line, require
-from toolchain.core.log import progress
+from toolchain.core.log import logger, progress
 from toolchain.core.stage import Context, Ge, Le, Metrics, StageConfig
 from toolchain.model import checkpoint, graph
 from toolchain.optimize import _half, _int8
@@ -138,13 +138,26 @@ def _controlled(
     nncf: Any, model: Any, calibration: Any, settings: dict[str, Any], advanced: Any,
     source: Path, config: Config, context: Context,
 ) -> tuple[Any, dict[str, Any]]:  # fmt: skip
-    """Quantizes under accuracy control; the accuracies are those of the float graph and of the result."""
+    """Quantizes under accuracy control; the accuracies are those of the float graph and of the result.
+
+    NNCF may end with less accuracy than it was asked to keep: then the best graph that it tried is taken, or the float
+    one where none was good enough.
+    """
     batches = dev_batches(source, context)
+    before, _ = dev_accuracy(model, batches, context.threads)
+    least = before - config.max_drop / 100
+    best: list[Any] = [before, model.SerializeToString()]
+    quantized = False
 
     def validate(proto: Any, items: Iterable[Any]) -> tuple[float, list[float]]:
-        return dev_accuracy(proto, items, context.threads)
+        nonlocal quantized
+        accuracy, right = dev_accuracy(proto, items, context.threads)
+        content = proto.SerializeToString() if len(right) == len(batches) and accuracy >= least else b""
+        if content and content != original and (not quantized or accuracy >= best[0]):
+            best[:], quantized = [accuracy, content], True
+        return accuracy, right
 
-    before, _ = validate(model, batches)
+    original = best[1]
     # NNCF gives one value per item of the validation set to its ranking, so an item is a sentence.
     made = nncf.quantize_with_accuracy_control(
         model,
@@ -159,7 +172,12 @@ def _controlled(
         ),
         **settings,
     )
-    after, _ = validate(made, batches)
+    after, _ = dev_accuracy(made, batches, context.threads)
+    if after < least:
+        after, made = best[0], type(model).FromString(best[1])
+        logger.warning(
+            "NNCF ended below the accuracy asked for: %s", "its best graph is taken" if quantized else "left in float"
+        )
     return made, {"float_dev_accuracy": before * 100, "dev_accuracy": after * 100}
 
 
