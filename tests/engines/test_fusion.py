@@ -22,7 +22,7 @@ from onnx import numpy_helper
 
 from tests.builders import ARCHITECTURES, checkpoint_folder, context, onnx_folder, sentences
 from toolchain.core.stage import StageConfig
-from toolchain.engines import _fusion, _fusion_count, _integer
+from toolchain.engines import _fusion, _fusion_count, _fusion_mask, _integer
 from toolchain.engines import onnxruntime as engine
 from toolchain.model import checkpoint, export, scratch
 from toolchain.optimize import dynamic_int8, static_int8
@@ -178,6 +178,35 @@ def test_a_mask_that_is_not_the_padding_mask_is_added_as_it_is(tmp_path: Path) -
     fused(tmp_path / "causal.onnx", tmp_path / "fused.onnx")
     batch = padded(3, 16)
     assert np.abs(logits(tmp_path / "causal.onnx", batch) - logits(tmp_path / "fused.onnx", batch)).max() < 5e-6
+
+
+def test_a_window_of_attention_is_not_taken_for_padding() -> None:
+    """Texts shorter than the window would never tell."""
+    make = onnx.helper.make_node
+    nodes = [
+        make("Cast", ["attention_mask"], ["kept"], to=onnx.TensorProto.FLOAT), make("Sub", ["one", "kept"], ["cut"]),
+        make("Mul", ["cut", "least"], ["rows"]), make("Unsqueeze", ["rows", "axes"], ["padding"]),
+        make("Shape", ["attention_mask"], ["count"], start=1, end=2), make("Squeeze", ["count"], ["tokens"]),
+        make("Range", ["zero", "tokens", "step"], ["row"]), make("Unsqueeze", ["row", "last"], ["column"]),
+        make("Sub", ["row", "column"], ["signed"]), make("Abs", ["signed"], ["distance"]),
+        make("Greater", ["distance", "reach"], ["far"]), make("Where", ["far", "least", "none"], ["local"]),
+        make("Add", ["padding", "local"], ["both"]),
+    ]  # fmt: skip
+    constants = {
+        "one": np.array(1, np.float32), "least": np.array(-1e9, np.float32), "none": np.array(0, np.float32),
+        "axes": np.array([1, 2]), "zero": np.array(0), "step": np.array(1), "last": np.array([1]),
+        "reach": np.array(64),
+    }  # fmt: skip
+    made = onnx.helper.make_graph(
+        nodes, "mask",
+        [onnx.helper.make_tensor_value_info("attention_mask", onnx.TensorProto.INT64, ["batch", "tokens"])],
+        [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in ("padding", "both")],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )  # fmt: skip
+    model = ir.from_proto(onnx.helper.make_model(made, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10))
+    padding, both = model.graph.outputs
+    assert _fusion_mask.is_padding_mask(model, padding)
+    assert not _fusion_mask.is_padding_mask(model, both)
 
 
 def test_layers_with_different_numbers_of_heads_fuse(tmp_path: Path) -> None:

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime as ort
 import pytest
+from onnx import helper, numpy_helper
 
 from tests.builders import context, onnx_folder, sentences
-from toolchain.engines import _lowering
+from toolchain.engines import _integer, _lowering
 from toolchain.engines import onnxruntime as engine
 from toolchain.model import graph
 from toolchain.optimize import static_int8
@@ -50,8 +53,6 @@ def test_no_weight_is_turned_back_into_floats_at_run_time(symmetric: Path, tmp_p
 @pytest.mark.parametrize("transposed", [0, 1])
 def test_a_quantized_gemm_becomes_an_integer_product(transposed: int, tmp_path: Path) -> None:
     """As classifiers are written, one scale for each output channel."""
-    from onnx import helper, numpy_helper
-
     generator = np.random.default_rng(3)
     weight = generator.integers(-100, 100, (3, 8) if transposed else (8, 3)).astype(np.int8)
     constants = {
@@ -65,14 +66,8 @@ def test_a_quantized_gemm_becomes_an_integer_product(transposed: int, tmp_path: 
         helper.make_node("DequantizeLinear", ["weight", "scale", "zero"], ["w"], axis=1 - transposed),
         helper.make_node("Gemm", ["d", "w", "bias"], ["y"], transB=transposed),
     ]
-    kind = onnx.TensorProto.FLOAT
-    made = helper.make_graph(
-        nodes, "classifier", [helper.make_tensor_value_info("x", kind, ["batch", 8])],
-        [helper.make_tensor_value_info("y", kind, ["batch", 3])],
-        [numpy_helper.from_array(array, name) for name, array in constants.items()],
-    )  # fmt: skip
     path = tmp_path / "model.onnx"
-    onnx.save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+    onnx.save(graph_of(nodes, constants, 8, 3), path)
     (tmp_path / "out").mkdir()
     lowered, _ = _lowering.rewrite(path, tmp_path / "out", _lowering.Forms())
     kinds = [node.op_type for node in onnx.load(lowered).graph.node]
@@ -84,3 +79,31 @@ def test_a_quantized_gemm_becomes_an_integer_product(transposed: int, tmp_path: 
     )
     assert np.abs(expected - found).max() < 0.04  # ties round either way: one step of 0.05 × 100 × 0.03 at the most
     assert np.abs(expected).max() > 1
+
+
+def test_a_gemm_with_a_scale_for_each_input_is_left_as_it_is() -> None:
+    """Of square weights no shape tells the two apart."""
+    constants = {
+        "weight": np.eye(4, dtype=np.int8), "scale": np.arange(1, 5, dtype=np.float32), "zero": np.zeros(4, np.int8),
+        "x_scale": np.array(0.05, np.float32), "x_zero": np.array(128, np.uint8),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "x_scale", "x_zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "x_scale", "x_zero"], ["d"]),
+        helper.make_node("DequantizeLinear", ["weight", "scale", "zero"], ["w"], axis=0),
+        helper.make_node("Gemm", ["d", "w"], ["y"]),
+    ]
+    model = ir.from_proto(graph_of(nodes, constants, 4, 4))
+    _integer.lower(model)
+    products = [node.op_type for node in model.graph if not node.op_type.endswith("Linear")]
+    assert products == ["Gemm"]
+
+
+def graph_of(nodes: list[Any], constants: dict[str, Any], wide: int, out: int) -> onnx.ModelProto:
+    kind = onnx.TensorProto.FLOAT
+    made = helper.make_graph(
+        nodes, "part", [helper.make_tensor_value_info("x", kind, ["batch", wide])],
+        [helper.make_tensor_value_info("y", kind, ["batch", out])],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )  # fmt: skip
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)

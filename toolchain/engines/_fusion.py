@@ -82,7 +82,7 @@ def _attention(model: Any, softmax: Any, masks: dict[Any, Any]) -> bool:
     merge = only_user(back.outputs[0], "Reshape") if back is not None and permutation(back) == [0, 2, 1, 3] else None
     heads_of_value = _split_heads(_dequantized(product.inputs[1]))
     scores, mask = _scores_and_mask(_dequantized(softmax.inputs[0]))
-    if merge is None or heads_of_value is None or scores is None:
+    if merge is None or heads_of_value is None or scores is None or len(_target(merge)) != 3:
         return False
     scale, inner = scaled(scores)
     inner = made_by(_dequantized(inner), "MatMul")
@@ -102,6 +102,8 @@ def _attention(model: Any, softmax: Any, masks: dict[Any, Any]) -> bool:
         if mask not in masks:
             masks[mask] = is_padding_mask(model, mask)
         padding, bias = (_padding_mask(graph, masks), None) if masks[mask] else (None, mask)
+        if bias is not None and not _has_queries(bias):
+            return False  # the operator takes a bias for every query alone
     made = new_node(
         "MultiHeadAttention", [*inputs, None, padding, bias], merge, MICROSOFT,
         num_heads=heads, scale=float(scale * query_scale * key_scale),
@@ -206,13 +208,21 @@ def _scores_and_mask(value: Any) -> tuple[Any, Any]:
     return None, None
 
 
+def _has_queries(bias: Any) -> bool:
+    """Whether what is added to scores is known to have a row for every query: ``[·, ·, queries, keys]``."""
+    return bias.shape is not None and len(bias.shape) == 4 and bias.shape[2] != 1
+
+
 def _split_heads(value: Any) -> Any:
     """The Reshape ``[batch, tokens, width] → [batch, tokens, heads, size]`` under ``Transpose(0, 2, 1, 3)``."""
     node = made_by(value, "Transpose")
     if node is None or permutation(node) != [0, 2, 1, 3]:
         return None
     split = made_by(_dequantized(node.inputs[0]), "Reshape")
-    return split if split is not None and len(_target(split)) == 4 else None
+    if split is None or len(_target(split)) != 4:
+        return None
+    shape = split.inputs[0].shape
+    return split if shape is None or len(shape) == 3 else None  # [batch · tokens, width] is none of ours
 
 
 def _untransposed(value: Any) -> Any:

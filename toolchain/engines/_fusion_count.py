@@ -85,6 +85,20 @@ def residual_sum(value: Any) -> Any:
     return node if node is not None and all(item.const_value is None for item in node.inputs) else None
 
 
+#: Operators whose result has as many axes as their first input.
+_SAME_RANK = ("Slice", "Cast", "Add", "Mul", "Sub", "CumSum", "Not", "Equal", "Identity")
+
+
+def _rank(value: Any) -> int | None:
+    """Number of axes, where the graph tells."""
+    for _ in range(8):
+        if value is None or value.shape is not None:
+            break
+        node = value.producer()
+        value = node.inputs[0] if node is not None and node.op_type in _SAME_RANK else None
+    return len(value.shape) if value is not None else None
+
+
 def embedding_tables(value: Any) -> tuple[Any, Any, Any] | None:
     """The lookups of word, type and position that a sum consists of, or None."""
     outer = residual_sum(value)
@@ -94,7 +108,7 @@ def embedding_tables(value: Any) -> tuple[Any, Any, Any] | None:
         pair = residual_sum(inner)
         made = [made_by(item, "Gather") for item in (*pair.inputs, last)] if pair is not None else []
         lookups = [item for item in made if item is not None and item.inputs[0].const_value is not None]
-        if len(lookups) == 3:
+        if len(lookups) == 3 and all(_rank(item.inputs[1]) == 2 for item in lookups):
             word = next((item for item in lookups if item.inputs[1].name == "input_ids"), None)
             rest = [item for item in lookups if item is not word]
             if word is None or any(item.inputs[1].name == "input_ids" for item in rest):

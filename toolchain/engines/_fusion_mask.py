@@ -19,7 +19,8 @@ MAX_NODES = 64
 MASKED = -1000.0
 
 #: Shapes ``[batch, tokens]`` that the mask is run at.
-_SHAPES = ((1, 1), (1, 6), (2, 5), (3, 9), (5, 4))
+#: the long ones tell a window of attention, which short texts do not reach the end of, from padding.
+_SHAPES = ((1, 1), (1, 6), (2, 5), (3, 9), (5, 4), (2, 300), (1, 1025))
 
 
 def is_padding_mask(model: Any, value: Any) -> bool:
@@ -40,9 +41,13 @@ def is_padding_mask(model: Any, value: Any) -> bool:
     options.intra_op_num_threads = 1
     try:
         session = ort.InferenceSession(part, options, providers=["CPUExecutionProvider"])
-        names = [item.name for item in session.get_inputs()]
         for mask in _masks():
-            feed = {name: mask if name == "attention_mask" else np.ones_like(mask) for name in names}
+            feed = {
+                item.name: (mask if item.name == "attention_mask" else np.ones_like(mask)).astype(
+                    np.int32 if item.type == "tensor(int32)" else np.int64
+                )
+                for item in session.get_inputs()
+            }
             added = session.run(None, feed)[0]
             if added.ndim != 4 or added.shape[0] not in (1, len(mask)) or added.shape[1] != 1:
                 return False
@@ -95,14 +100,19 @@ def _part(model: Any, value: Any) -> bytes | None:
     graph = onnx.helper.make_graph(
         ordered,
         "mask",
-        [onnx.helper.make_tensor_value_info(item.name, onnx.TensorProto.INT64, ["batch", "tokens"]) for item in read],
-        [onnx.helper.make_tensor_value_info(value.name, onnx.TensorProto.FLOAT, None)],
+        [onnx.helper.make_tensor_value_info(item.name, _type(item, "INT64"), ["batch", "tokens"]) for item in read],
+        [onnx.helper.make_tensor_value_info(value.name, _type(value, "FLOAT"), None)],
         [ir.to_proto(_named(item)) for item in sorted(constants, key=lambda item: item.name)],
     )
     imports = [onnx.helper.make_opsetid(domain, version) for domain, version in model.graph.opset_imports.items()]
     made = onnx.helper.make_model(graph, opset_imports=imports, ir_version=min(model.ir_version, 10))
     found: bytes = made.SerializeToString()
     return found
+
+
+def _type(value: Any, otherwise: str) -> int:
+    """ONNX's number of a value's type."""
+    return int(value.dtype if value.dtype is not None else getattr(require("onnx_ir", "torch").DataType, otherwise))
 
 
 def _named(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Q/DQ pairs as ONNX Runtime's integer kernels want them; each rule gives the same numbers, up to the rounding of ties.
+"""Q/DQ pairs as ONNX Runtime's integer kernels want them; the same numbers, up to rounding and what a range cuts off.
 
 1. Int8 activations become uint8: ``s·q = s·((q + 128) − 128)``. Without AVX-VNNI-INT8, x86 has no fast product of two
    signed operands; ONNX Runtime would turn the weights back into floats at every run.
@@ -6,7 +6,7 @@
    and bias in one pass. ONNX Runtime's own rule wants each quantized activation read once, and leaves query, key and
    value in floats.
 3. What reads a Q/DQ pair and is no product of weights (residual, layer-norm) reads the float before the pair, which the
-   pair only rounds.
+   pair rounds, and cuts off where it is beyond the calibrated range.
 4. A lookup in a quantized table looks up first: ``Gather(DQ(W), i) = DQ(Gather(W, i))``, one scale per table.
    Otherwise every run turns the whole table into floats.
 """
@@ -62,7 +62,8 @@ def _unsigned_activations(graph: Any) -> int:
         zero, after = node.inputs[2], [use.node for use in node.outputs[0].uses()]
         if zero.const_value is None or zero.const_value.dtype != ir.DataType.INT8 or not after:
             continue
-        if not all(user.op_type == "DequantizeLinear" and user.inputs[2] is zero for user in after):
+        wide = [user for user in after if user.op_type == "DequantizeLinear" and len(user.inputs) > 2]
+        if len(wide) < len(after) or any(user.inputs[2] is not zero for user in wide):
             continue
         if zero not in made:
             shifted = (zero.const_value.numpy().astype(np.int16) + 128).astype(np.uint8)
@@ -103,9 +104,14 @@ def _as_matmul(graph: Any, gemm: Any) -> None:
     if matrix is None or scale is None or factors != [1.0, 1.0] or gemm.attributes.get_int("transA", 0):
         return
     axis = weight.attributes.get_int("axis", 1) % 2
-    if gemm.attributes.get_int("transB", 0):
-        turned = np.ascontiguousarray(matrix.numpy().T)
-        constant = initializer(graph, f"{weight.inputs[0].name}.transposed", turned)
+    turns = bool(gemm.attributes.get_int("transB", 0))
+    if scale.size > 1 and axis == int(turns):
+        return  # a scale for each input, which no integer product takes
+    if turns:
+        name = f"{weight.inputs[0].name}.transposed"
+        constant = graph.initializers.get(name)
+        if constant is None:
+            constant = initializer(graph, name, np.ascontiguousarray(matrix.numpy().T))
         inputs, axis = [constant, *weight.inputs[1:]], 1 - axis
     else:
         inputs = list(weight.inputs)
@@ -130,17 +136,19 @@ def _integer_product(graph: Any, product: Any) -> bool:
     quantized = activation.inputs[0]
     if activation.inputs[1].const_value is None or activation.inputs[1].const_value.size != 1:
         return False
-    kind = activation.inputs[2].const_value.dtype if len(activation.inputs) > 2 else ir.DataType.UINT8
-    if kind != ir.DataType.UINT8:
+    zeros = [node.inputs[2] if len(node.inputs) > 2 else None for node in (activation, weight)]
+    if any(zero is not None and zero.const_value is None for zero in zeros):
+        return False
+    if zeros[0] is not None and zeros[0].const_value.dtype != ir.DataType.UINT8:
         return False
     last, bias = product, None
     users = [use.node for use in product.outputs[0].uses()]
     if len(users) == 1 and users[0].op_type == "Add":
         other = next((value for value in users[0].inputs if value is not product.outputs[0]), None)
-        if other is not None and other.const_value is not None and len(other.const_value.shape) == 1:
+        width = weight.inputs[0].const_value.shape[1]
+        if other is not None and other.const_value is not None and list(other.const_value.shape) == [width]:
             last, bias = users[0], other
     weights = [weight.inputs[0], activation.inputs[1], weight.inputs[1]]
-    zeros = [node.inputs[2] if len(node.inputs) > 2 else None for node in (activation, weight)]
     if zeros[1] is not None and not zeros[1].const_value.numpy().any() and bias is None:
         zeros[1] = None  # symmetric weights need none
     inputs = [quantized, *weights, *zeros, bias]

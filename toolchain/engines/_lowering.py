@@ -43,13 +43,16 @@ def rewrite(path: Path, folder: Path, forms: Forms) -> tuple[Path, dict[str, int
         forms: What to make.
 
     Returns:
-        The rewritten file, or the path itself when no rule applied; and how much there was to fuse.
+        The rewritten file, or the path itself when no rule applied; and how much there was to fuse: nothing in a graph
+        that computes in half precision, for which ONNX Runtime has no fused kernels on a CPU.
 
     Raises:
         ModelError: The graph cannot be read.
     """
     ir = require("onnx_ir", "torch")
     model = _load(path)
+    if _computes_in_half(model):
+        return path, {}
     expected = _fusion_count.expected(model)
     count = _fusion.fuse(model, attention=forms.attention, residuals=forms.residuals)
     if not count + _integer.lower(model):
@@ -60,6 +63,15 @@ def rewrite(path: Path, folder: Path, forms: Forms) -> tuple[Path, dict[str, int
     target = folder / path.name
     ir.save(model, target, external_data=f"{path.name}.data" if apart else None)
     return target, expected
+
+
+def _computes_in_half(model: Any) -> bool:
+    """Whether activations, and not just stored weights, are made fp16 or bf16."""
+    kinds = {require("onnx_ir", "torch").DataType[name] for name in ("FLOAT16", "BFLOAT16")}
+    return any(
+        node.op_type == "Cast" and node.attributes.get_int("to", 0) in kinds and node.inputs[0].const_value is None
+        for node in model.graph
+    )
 
 
 def counts(path: Path, expected: dict[str, int], forms: Forms) -> dict[str, list[int]]:

@@ -109,7 +109,9 @@ class OpenvinoSession:
         self.streams = 1 if plan.performance == "latency" else min(plan.streams or most, most)
         self._threads = threads
         self._compiled, self._queue = self._batches(core, model)
-        lengths = () if plan.performance == "throughput" else plan.lengths
+        # Without a mask, what fills a row up to a fixed length would be read as text.
+        padded = "attention_mask" in self.inputs and plan.performance != "throughput"
+        lengths = plan.lengths if padded else ()
         self._fixed = {length: self._fixed_length(core, model, length, threads) for length in lengths}
 
     def run(self, batch: Batch) -> NDArray[np.float32]:

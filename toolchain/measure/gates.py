@@ -180,6 +180,8 @@ def isa(found: Mapping[str, Any] | None) -> Verdict:
     counted = found.get("saturation")
     if counted and not counted["risky"]:
         return Verdict("isa", True, f"{on}; no pair of its {counted['pairs']} weight pairs can overflow 16 bits")
+    if not found["measured_on"]:
+        return _not_run("isa", "a processor without x86 instructions", on)
     if not found["wide"]:
         return Verdict("isa", True, f"{on}, without VNNI: every figure holds there")
     risk = ""
