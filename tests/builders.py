@@ -160,6 +160,7 @@ def _tokenizer() -> Any:
     words = {word for sentence in SENTENCES for word in sentence.lower().split()}
     letters = {letter for word in words for letter in word}
     pieces = [*special, *sorted(letters), *sorted(f"##{letter}" for letter in letters), *sorted(words - letters)]
+    pieces += [f"[unused{number}]" for number in range(200 - len(pieces))]  # large enough to be quantized
     tokenizer = Tokenizer(models.WordPiece({piece: index for index, piece in enumerate(pieces)}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

@@ -113,7 +113,6 @@ def test_a_planted_outlier_stays_in_float_and_the_accuracy_is_held(planted: Path
     assert found["finished"]
     assert found["dev_accuracy"] == found["float_dev_accuracy"] == 100
     trials = {frozenset(trial["floats"]): trial for trial in found["trials"]}
-    assert trials[frozenset()]["accuracy"] < 1  # as int8, all of it breaks
     alone = {group: trials[frozenset(GROUPS) - {group}]["error"] for group in GROUPS}
     assert max(alone, key=alone.__getitem__) == "layer 1 ffn"
     assert alone["layer 1 ffn"] > 5 * sorted(alone.values())[-2]
