@@ -88,7 +88,7 @@ def test_without_the_scan_that_operator_would_overflow(tmp_path: Path, monkeypat
     folder = tiny_onnx_folder(tmp_path)
     model = graph.load(folder / "model.onnx")
     up, down, add = ffn(model)
-    for node, factor in ((up, 1e5), (add, 1e5), (down, 1e-5)):
+    for node, factor in ((up, 1e6), (add, 1e6), (down, 1e-6)):
         scale(model, node, factor)
     save(folder, model)
     monkeypatch.setattr(_half, "_exceeds", lambda *_: False)
