@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from tests.builders import MAX_LENGTH, context
-from tests.optimize.variants import FAMILIES, difference, exported, made
+from tests.optimize.variants import FAMILIES, difference, exported, made, sentence_logits
 from toolchain.core.errors import ModelError, RecipeError
 from toolchain.model import graph
 from toolchain.optimize import static_int8
@@ -31,8 +31,9 @@ def test_every_product_with_a_weight_becomes_int8_and_shared_weights_stay_shared
     assert {tensor.data_type for tensor in large} == {onnx.TensorProto.INT8}
     assert graph.parameters(model) == pytest.approx(graph.parameters(graph.load(source / "model.onnx")), rel=0.05)
     assert metrics["calibration_samples"] == 16
-    # Random weights, and logits of about 1: what one rounding to 8 bits in each product may cost.
-    assert 0 < difference(source, out) < 0.8
+    # Random weights, and logits of about 1: what one rounding to 8 bits in each product may cost on the texts that
+    # calibrated it; other tokens may lie beyond its ranges.
+    assert 0 < np.abs(sentence_logits(source) - sentence_logits(out)).max() < 0.15
 
 
 def test_the_mixed_preset_gives_zero_points(tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from tests.builders import MAX_LENGTH, checkpoint_folder, context
+from tests.builders import MAX_LENGTH, SENTENCES, checkpoint_folder, context
 from toolchain.model import export, graph
+from toolchain.optimize import _observed
 
 FAMILIES = ("bert", "albert", "roberta")
 
@@ -74,6 +75,13 @@ def logits(folder: Path, options: Any = None) -> Iterator[Any]:
         ids[mask == 0] = 0
         feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
         yield session.run(None, {item.name: feed[item.name] for item in session.get_inputs()})[0]
+
+
+def sentence_logits(folder: Path) -> Any:
+    """Logits ``[8, 2]`` of the sentences that the tests calibrate on."""
+    session = ort.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+    batch = _observed.padded(folder, _observed.encode(folder, [(text,) for text in SENTENCES]))
+    return session.run(None, {item.name: batch[item.name] for item in session.get_inputs()})[0]
 
 
 def difference(one: Path, other: Path) -> float:
