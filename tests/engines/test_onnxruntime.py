@@ -17,6 +17,7 @@ from tests.builders import (
     onnx_folder,
     tiny_onnx_folder,
 )
+from tests.engines.broken import unknown_input, unknown_operator
 from toolchain.core.errors import EngineError, ModelError
 from toolchain.engines import onnxruntime as engine
 from toolchain.engines._onnxruntime_session import stray_nodes
@@ -151,29 +152,14 @@ def test_a_missing_model_is_an_error(tmp_path: Path) -> None:
 
 
 def test_an_operator_that_the_runtime_lacks_is_an_engine_error_with_its_cause(tmp_path: Path) -> None:
-    import onnx
-
-    source = tiny_onnx_folder(tmp_path)
-    model = onnx.load(source / "model.onnx")
-    next(node for node in model.graph.node if node.op_type == "Tanh").op_type = "NoSuchOperator"
-    onnx.save(model, source / "model.onnx")
     with pytest.raises(EngineError, match="NoSuchOperator") as caught:
-        engine.build(source, tmp_path, engine.Config(), context(tmp_path))
+        engine.build(unknown_operator(tmp_path), tmp_path, engine.Config(), context(tmp_path))
     assert caught.value.__cause__ is not None
 
 
 def test_an_unknown_input_name_is_an_engine_error(tmp_path: Path) -> None:
-    import onnx
-
-    source = tiny_onnx_folder(tmp_path)
-    model = onnx.load(source / "model.onnx")
-    for names in (node.input for node in model.graph.node):
-        for index, name in enumerate(names):
-            names[index] = "words" if name == "input_ids" else name
-    model.graph.input[0].name = "words"
-    onnx.save(model, source / "model.onnx")
     with pytest.raises(EngineError, match="words: tensor"):
-        engine.build(source, tmp_path, engine.Config(), context(tmp_path))
+        engine.build(unknown_input(tmp_path), tmp_path, engine.Config(), context(tmp_path))
 
 
 def test_cuda_without_its_provider_is_refused_before_any_work(tmp_path: Path) -> None:
@@ -226,6 +212,7 @@ def test_compute_on_another_provider_is_a_stray_and_shape_arithmetic_is_not() ->
         ({"files": ["other.onnx"]}, "is missing"),
         ({"files": []}, "needs 'engine'"),
         ({"options": {"provider": "abacus"}}, "options that this version does not know"),
+        ({"options": {"provider": "cpu", "optimization": "all", "arena": "much"}}, "options that are not valid"),
     ],
 )
 def test_a_changed_engine_file_is_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:

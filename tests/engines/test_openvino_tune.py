@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.builders import context, onnx_folder, sentences
+from tests.builders import context, onnx_folder, sentences, tiny_onnx_folder
 from toolchain.core.data import Dataset, Split
 from toolchain.core.errors import EngineError, ModelError
 
@@ -19,6 +19,7 @@ from toolchain.engines import _openvino_session as sessions
 from toolchain.engines import _openvino_tune as tune
 from toolchain.engines import openvino as engine
 from toolchain.engines._samples import Samples
+from toolchain.model import tokens
 
 
 def waste(lengths: list[int], chosen: tuple[int, ...]) -> int:
@@ -121,11 +122,18 @@ def test_an_onnx_folder_without_a_tokenizer_says_what_is_missing(tmp_path: Path)
         engine.build(tmp_path, tmp_path, engine.Config(), context(tmp_path))
 
 
-def test_a_batch_is_padded_with_the_padding_token() -> None:
-    (batch,) = Samples([([5, 6, 7], [0, 0, 1]), ([8], [0])], pad_id=1).batches(2, 1)
-    assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 1, 1]]
-    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
-    assert batch["token_type_ids"].tolist() == [[0, 0, 1], [0, 0, 0]]
+def test_a_batch_is_padded_with_the_padding_token(tmp_path: Path) -> None:
+    folder = tiny_onnx_folder(tmp_path, pair=True)
+    interface = json.loads((folder / "interface.json").read_text())
+    (folder / "interface.json").write_text(json.dumps({**interface, "pad_id": 7}))
+    (batch,) = Samples(folder, tokens.encode(folder, [("dull", "an old story"), ("dull", "old")])).batches(2, 1)
+    longest = batch["input_ids"].shape[1]
+    lengths = batch["attention_mask"].sum(axis=1).tolist()
+    assert lengths[0] == longest > lengths[1]
+    assert batch["input_ids"][1, lengths[1] :].tolist() == [7] * (longest - lengths[1])
+    assert 7 not in batch["input_ids"][0]
+    assert batch["token_type_ids"][:, lengths[1] - 2].tolist() == [1, 1]
+    assert not batch["token_type_ids"][1, lengths[1] :].any()
 
 
 def test_one_length_of_dev_texts_is_enough(tmp_path: Path) -> None:

@@ -16,8 +16,7 @@ import onnx
 import onnxruntime as ort
 
 from tests.builders import MAX_LENGTH, SENTENCES, checkpoint_folder, context
-from toolchain.model import export, graph
-from toolchain.optimize import _observed
+from toolchain.model import export, graph, tokens
 
 FAMILIES = ("bert", "albert", "roberta")
 
@@ -67,11 +66,11 @@ def logits(folder: Path, options: Any = None) -> Iterator[Any]:
     options.log_severity_level = 4
     session = ort.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
     generator = np.random.default_rng(0)
-    for rows, tokens in SHAPES:
-        ids = generator.integers(4, 60, (rows, tokens))
+    for rows, length in SHAPES:
+        ids = generator.integers(4, 60, (rows, length))
         mask = np.ones_like(ids)
         for row in range(1, rows):
-            mask[row, max(2, tokens - 2 * row) :] = 0
+            mask[row, max(2, length - 2 * row) :] = 0
         ids[mask == 0] = 0
         feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
         yield session.run(None, {item.name: feed[item.name] for item in session.get_inputs()})[0]
@@ -80,7 +79,7 @@ def logits(folder: Path, options: Any = None) -> Iterator[Any]:
 def sentence_logits(folder: Path) -> Any:
     """Logits ``[8, 2]`` of the sentences that the tests calibrate on."""
     session = ort.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
-    batch = _observed.padded(folder, _observed.encode(folder, [(text,) for text in SENTENCES]))
+    batch = tokens.padded(folder, tokens.encode(folder, [(text,) for text in SENTENCES]))
     return session.run(None, {item.name: batch[item.name] for item in session.get_inputs()})[0]
 
 

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+#: Inputs that an encoder's graph may have, in the order of its signature; each ``[batch, tokens]``.
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
 #: The one input of an engine that tokenizes by itself.
 TEXT_INPUT = "text"
 

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from toolchain.core.errors import EngineError, MissingPackageError, require
-from toolchain.core.session import TEXT_INPUT
+from toolchain.core.session import INPUTS, TEXT_INPUT
 from toolchain.engines._onnxruntime_tune import Options
-from toolchain.engines._samples import INPUTS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

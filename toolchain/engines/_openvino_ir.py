@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from toolchain.core.errors import EngineError, first_line, require
+from toolchain.core.session import INPUTS
 from toolchain.model import graph
 
 SOURCE_FILE = "model.onnx"
 GRAPH_FILE = "model.xml"
 WEIGHTS_FILE = "model.bin"
-
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 #: Kinds of node that are recognized by name in the executed graph.
 NAMED = ("Softmax", "Gelu", "MVN")

@@ -12,8 +12,9 @@ import numpy as np
 
 from toolchain.core.errors import EngineError
 from toolchain.core.log import progress
+from toolchain.core.session import INPUTS
 from toolchain.core.stage import Context
-from toolchain.engines._openvino_ir import INPUTS, WEIGHTS_FILE
+from toolchain.engines._openvino_ir import WEIGHTS_FILE
 from toolchain.engines._openvino_session import OpenvinoSession, Plan, open_plan
 from toolchain.engines._samples import Samples, encode_dev
 

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from toolchain.core.errors import EngineError
+from toolchain.core.errors import EngineError, first_line
 from toolchain.core.session import TEXT_INPUT, ConcurrentSession
 from toolchain.core.stage import Context, Ge, Gt, Le, Metrics, StageConfig
 from toolchain.engines._artifact import need_space, place, read_engine, write_engine
@@ -33,7 +33,7 @@ from toolchain.engines._onnxruntime_session import (
 from toolchain.engines._onnxruntime_tune import BATCH_SIZE, BATCHES, TEXTS, Options, tune
 from toolchain.engines._samples import encode_dev
 
-VERSION = 2
+VERSION = 3
 LIBRARIES = ("onnxruntime",)
 ACCEPTS = ("standard", "qdq", "qdq-asymmetric", "ort")
 
@@ -147,7 +147,12 @@ def open_session(folder: Path, threads: int) -> ConcurrentSession:
         )
     config = Config(**{name: value for name, value in found.items() if name in Config.__dataclass_fields__})
     given = {name: value for name, value in _given(found).items() if value is not None}
-    return OnnxRuntimeSession(folder / MODEL_FILE, threads, _opening(config), Options(**given))
+    try:
+        return OnnxRuntimeSession(folder / MODEL_FILE, threads, _opening(config), Options(**given))
+    except (TypeError, ValueError, KeyError) as error:
+        raise EngineError(
+            f"{folder} has options that are not valid: {dict(found)}: {first_line(error)}", "build the engine again"
+        ) from error
 
 
 def _tuned(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from toolchain.core.errors import EngineError, ModelError, require
-from toolchain.core.session import Session
+from toolchain.core.session import INPUTS, Session
 from toolchain.core.stage import Context, Metrics, StageConfig
 from toolchain.engines._artifact import need_space, place, read_engine, write_engine
 
@@ -113,8 +113,7 @@ class _PytorchSession:
         self._call: Any = self._torch.compile(self._model, dynamic=True) if config.compile else self._model
         # Encoders without segments (RoBERTa, DistilBERT) have one row in that table, or no table at all.
         segments = int(getattr(self._model.config, "type_vocab_size", 0) or 0)
-        names = ("input_ids", "attention_mask", "token_type_ids")
-        self.inputs: tuple[str, ...] = names if segments > 1 else names[:2]
+        self.inputs: tuple[str, ...] = INPUTS if segments > 1 else INPUTS[:2]
 
     def run(self, batch: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
         torch = self._torch

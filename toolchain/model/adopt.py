@@ -10,15 +10,13 @@ from types import SimpleNamespace
 from typing import Annotated, Any
 
 from toolchain.core.errors import ModelError
+from toolchain.core.session import INPUTS
 from toolchain.core.stage import Context, Kind, Metrics, MinLen, StageConfig
 from toolchain.core.store import MANIFEST, Artifact, digest
 from toolchain.model import checkpoint, graph, onnx_file, source
 
 VERSION = 2
 LIBRARIES = ("transformers",)
-
-#: ONNX Runtime's and OpenVINO's names for the same inputs.
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 @dataclass(frozen=True, kw_only=True)

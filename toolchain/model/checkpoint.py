@@ -17,6 +17,7 @@ from typing import Any
 
 from toolchain.core.errors import ModelError, first_line, require
 from toolchain.core.log import logger
+from toolchain.core.session import INPUTS
 from toolchain.model.source import check_folder
 
 #: Files of a model folder that belong to its tokenizer.
@@ -209,9 +210,7 @@ def model_inputs(model: Any, tokenizer: Any) -> tuple[str, ...]:
     wanted = set(tokenizer.model_input_names)
     if getattr(model.config, "type_vocab_size", 0) < 2:
         wanted.discard("token_type_ids")
-    return tuple(
-        name for name in ("input_ids", "attention_mask", "token_type_ids") if name in wanted and name in accepted
-    )
+    return tuple(name for name in INPUTS if name in wanted and name in accepted)
 
 
 def copy_tokenizer(source: Path, out: Path) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from toolchain.core.errors import ModelError, RecipeError, first_line, require
 from toolchain.core.log import progress
 from toolchain.core.stage import Context, Metrics
-from toolchain.model import graph
+from toolchain.model import graph, tokens
 from toolchain.optimize import _observed
 
 #: Computed in half precision.
@@ -138,14 +138,14 @@ def magnitudes(proto: Any, source: Path, samples: int, context: Context) -> dict
             found[tensor.name] = _largest(onnx.numpy_helper.to_array(tensor))
     if not samples:
         return found
-    encoded = _observed.encode(source, context.dataset().train.texts[:samples])
+    encoded = tokens.encode(source, context.dataset().train.texts[:samples])
     with (
         _observed.every_value(proto, source / "model.onnx", context) as values,
         progress("looking for overflow", len(encoded)) as bar,
     ):
         for start in range(0, len(encoded), _ROWS):
             rows = encoded[start : start + _ROWS]
-            for name, value in values.run(_observed.padded(source, rows)).items():
+            for name, value in values.run(tokens.padded(source, rows)).items():
                 if value.dtype == np.float32:
                     found[name] = max(found.get(name, 0.0), _largest(value))
             bar.advance(len(rows))

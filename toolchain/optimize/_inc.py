@@ -23,7 +23,7 @@ from toolchain.core.child import ChildError
 from toolchain.core.errors import ModelError, ToolchainError
 from toolchain.core.log import Progress, logger, progress
 from toolchain.core.stage import DIALECTS, Context, Metrics
-from toolchain.model import checkpoint, graph
+from toolchain.model import checkpoint, graph, tokens
 from toolchain.optimize import _inc_errors, _inc_graph, _int8
 from toolchain.optimize.static_int8 import calibration_batches
 
@@ -89,9 +89,21 @@ class Job:
     tuning: Tuning | None = None
 
 
-def fingerprint(python: str) -> dict[str, str]:
-    """Versions in another interpreter; empty for this one, whose versions the key holds anyway."""
-    return child.versions(python, LIBRARIES) if python else {}
+def job(technique: str, config: Any, **rest: Any) -> Job:
+    """What a pass asks for: the settings that all of them have, from its own, and the rest.
+
+    Args:
+        technique: The pass.
+        config: Its settings.
+        rest: What its settings do not name as :class:`Job` does.
+    """
+    shared = ("python", "exclude", "embeddings", "attention", "calibration_samples")
+    return Job(technique=technique, **{name: getattr(config, name) for name in shared if hasattr(config, name)} | rest)
+
+
+def fingerprint(config: Any) -> dict[str, str]:
+    """Versions in the interpreter that a pass's settings name; empty for this one, whose versions the key holds."""
+    return child.versions(config.python, LIBRARIES) if config.python else {}
 
 
 def static(symmetric: bool, reduce_range: bool) -> dict[str, Any]:
@@ -227,28 +239,10 @@ def _tuning(tuning: Tuning, folder: Path, source: Path, context: Context) -> dic
 
 def _dev_batches(source: Path, texts: Sequence[tuple[str, ...]]) -> tuple[list[dict[str, Any]], list[int]]:
     """Tokenized sentences in batches of equal length, and the position of each."""
-    from tokenizers import Tokenizer
-
-    interface = checkpoint.read_json(source / "interface.json")
-    tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(int(interface["max_length"]))
-    encoded = tokenizer.encode_batch([text if len(text) > 1 else text[0] for text in texts])
-    order = sorted(range(len(encoded)), key=lambda index: len(encoded[index].ids))
-    made: list[list[int]] = []
-    for index in order:
-        if not made or len(made[-1]) == 32 or len(encoded[made[-1][0]].ids) != len(encoded[index].ids):
-            made.append([])
-        made[-1].append(index)
-    columns = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
-
-    def batch(rows: list[int]) -> dict[str, Any]:
-        return {
-            name: np.array([getattr(encoded[row], columns[name]) for row in rows], dtype=np.int64)
-            for name in interface["inputs"]
-        }
-
-    return [batch(rows) for rows in made], order
+    encoded = tokens.encode(source, texts)
+    groups = tokens.by_length(encoded, 32)
+    batches = [tokens.padded(source, [encoded[index] for index in group]) for group in groups]
+    return batches, [index for group in groups for index in group]
 
 
 def _of_one_length(batches: list[dict[str, Any]]) -> list[dict[str, Any]]:

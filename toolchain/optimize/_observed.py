@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ import numpy as np
 
 from toolchain.core.errors import ModelError, first_line, require
 from toolchain.core.stage import Context
-from toolchain.model import checkpoint, graph
+from toolchain.model import graph, tokens
 
 #: Rows and tokens of the runs that tell dimensions apart; the last is one example, of the task's mean length.
 ROWS = (3, 2, 1)
@@ -153,49 +153,7 @@ def operations(model: Any, observed: Observed) -> int:
     return total
 
 
-def encode(source: Path, texts: Sequence[tuple[str, ...]]) -> list[Any]:
-    """Tokenizes texts as the model was trained to read them.
-
-    Args:
-        source: Folder with tokenizer and interface.
-        texts: One tuple per example.
-
-    Returns:
-        ``tokenizers.Encoding`` of each, without padding.
-    """
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(int(checkpoint.read_json(source / "interface.json")["max_length"]))
-    found: list[Any] = tokenizer.encode_batch([text if len(text) > 1 else text[0] for text in texts])
-    return found
-
-
-def padded(source: Path, encoded: Sequence[Any]) -> dict[str, Any]:
-    """One batch of tokenized texts, padded to its longest.
-
-    Args:
-        source: Folder with the interface.
-        encoded: ``tokenizers.Encoding`` of each text.
-
-    Returns:
-        ``[batch, tokens]`` int64 by input.
-    """
-    interface = checkpoint.read_json(source / "interface.json")
-    length = max(len(item.ids) for item in encoded)
-
-    def rows(values: Iterable[Sequence[int]], fill: int) -> Any:
-        return np.array([[*row, *[fill] * (length - len(row))] for row in values], dtype=np.int64)
-
-    return {
-        "input_ids": rows((item.ids for item in encoded), interface.get("pad_id", 0)),
-        "attention_mask": rows((item.attention_mask for item in encoded), 0),
-        "token_type_ids": rows((item.type_ids for item in encoded), interface.get("pad_type_id", 0)),
-    }
-
-
 def mean_tokens(source: Path, context: Context) -> int:
     """Mean length of the task's dev examples, in whole tokens; FLOPs are given for an example of this length."""
-    lengths = [len(item.ids) for item in encode(source, context.dataset().dev.texts)]
+    lengths = [len(item.ids) for item in tokens.encode(source, context.dataset().dev.texts)]
     return round(sum(lengths) / len(lengths))

@@ -8,7 +8,6 @@ graph, which OpenVINO, CUDA and TensorRT run and ONNX Runtime's CPU provider ref
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -21,6 +20,9 @@ LIBRARIES = ("onnx", "onnxscript", "onnxruntime")
 TAKES = ("standard",)
 GIVES = "standard"
 AGREEMENT = 0.998
+
+#: It narrows single precision.
+requires = _half.refusal
 
 _KIND = _half.Kind("bf16", "BFLOAT16", 3.3895e38)
 
@@ -37,11 +39,6 @@ class Config(StageConfig):
     headroom: Annotated[float, Ge(1), Le(1000)] = 4.0
     #: Nodes, or weights, that stay in fp32: names or shell patterns.
     exclude: tuple[str, ...] = ()
-
-
-def requires(history: Sequence[str]) -> str | None:
-    """It narrows single precision."""
-    return _half.refusal(history)
 
 
 def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:

@@ -23,6 +23,9 @@ TAKES = ("standard",)
 GIVES = "ort"
 AGREEMENT = 0.98
 
+#: It quantizes single precision.
+requires = _half.refusal
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config(StageConfig):
@@ -39,11 +42,6 @@ class Config(StageConfig):
     embeddings: bool = True
     reduce_range: bool = False
     exclude: tuple[str, ...] = ()
-
-
-def requires(history: Sequence[str]) -> str | None:
-    """It quantizes single precision."""
-    return _half.refusal(history)
 
 
 def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:

@@ -8,12 +8,11 @@ it, the best so far is kept, and the manifest's ``target_reached`` says so.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from toolchain.core.stage import Context, Ge, Gt, Le, Lt, Metrics, StageConfig
+from toolchain.core.stage import Context, Ge, Gt, Le, Metrics, StageConfig
 from toolchain.optimize import _half, _inc
 
 VERSION = 1
@@ -21,13 +20,18 @@ LIBRARIES = _inc.LIBRARIES
 TAKES = ("standard",)
 AGREEMENT = 0.98
 
+#: It quantizes single precision.
+requires = _half.refusal
+#: Versions in the interpreter that the settings name; empty for this one.
+fingerprint = _inc.fingerprint
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config(StageConfig):
     """Settings of accuracy-aware tuning.
 
     Attributes:
-        max_drop: Dev accuracy that may be lost, of 0 to 1; 0.01 is one point.
+        max_drop: Points of dev accuracy that may be lost.
         trials: Graphs to try at most.
         minutes: Time for all of them, the start of the package included; then the best so far is taken.
         dev_samples: Dev sentences that each is judged on, the first ones.
@@ -42,7 +46,7 @@ class Config(StageConfig):
         python: Interpreter of an environment that has the package; empty for this one.
     """
 
-    max_drop: Annotated[float, Ge(0), Lt(1)] = 0.005
+    max_drop: Annotated[float, Ge(0), Le(100)] = 0.5
     trials: Annotated[int, Ge(1), Le(1000)] = 30
     minutes: Annotated[float, Gt(0), Le(1440)] = 15
     dev_samples: Annotated[int, Ge(1), Le(100_000)] = 2000
@@ -61,16 +65,6 @@ def gives(config: Config, taken: str) -> str:
     return {"symmetric": "qdq", "asymmetric": "qdq-asymmetric", "any": "ort"}[config.activations]
 
 
-def requires(history: Sequence[str]) -> str | None:
-    """It quantizes single precision."""
-    return _half.refusal(history)
-
-
-def fingerprint(config: Config) -> dict[str, Any]:
-    """Versions in the interpreter that the settings name; empty for this one."""
-    return _inc.fingerprint(config.python)
-
-
 def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     """Searches, and writes the best graph as ``model.onnx``.
 
@@ -84,8 +78,9 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
         nodes, parameters, int8_weights, float_weights, the package's versions, target_reached, trials,
         accuracy_dev, accuracy_dev_float and accuracy_drop_dev.
     """
-    job = _inc.Job(
-        technique="inc_auto",
+    job = _inc.job(
+        "inc_auto",
+        config,
         settings=_inc.static(config.activations == "symmetric", config.reduce_range)
         | {
             "approach": "auto" if config.activations == "any" else "static",
@@ -94,13 +89,8 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
             "op_type_dict": _inc.weights(config.per_channel),
         },
         dialect=gives(config, "standard"),
-        python=config.python,
-        exclude=config.exclude,
-        embeddings=config.embeddings,
-        attention=config.attention,
-        calibration_samples=config.calibration_samples,
         tuning=_inc.Tuning(
-            max_drop=config.max_drop, trials=config.trials, minutes=config.minutes, dev_samples=config.dev_samples
+            max_drop=config.max_drop / 100, trials=config.trials, minutes=config.minutes, dev_samples=config.dev_samples
         ),
     )
     return _inc.quantize(_inc.load(source), source, out, job, context)

@@ -7,10 +7,8 @@ implementation. See intel.github.io/neural-compressor, and Jacob et al., arXiv 1
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from toolchain.core.stage import Context, Metrics, StageConfig
 from toolchain.optimize import _half, _inc
@@ -20,6 +18,11 @@ LIBRARIES = _inc.LIBRARIES
 TAKES = ("standard",)
 GIVES = "ort"
 AGREEMENT = 0.98
+
+#: It quantizes single precision.
+requires = _half.refusal
+#: Versions in the interpreter that the settings name; empty for this one.
+fingerprint = _inc.fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,16 +45,6 @@ class Config(StageConfig):
     python: str = ""
 
 
-def requires(history: Sequence[str]) -> str | None:
-    """It quantizes single precision."""
-    return _half.refusal(history)
-
-
-def fingerprint(config: Config) -> dict[str, Any]:
-    """Versions in the interpreter that the settings name; empty for this one."""
-    return _inc.fingerprint(config.python)
-
-
 def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     """Quantizes ``model.onnx``.
 
@@ -64,16 +57,14 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     Returns:
         nodes, parameters, int8_weights, float_weights, and the package's versions.
     """
-    job = _inc.Job(
-        technique="inc_dynamic",
+    job = _inc.job(
+        "inc_dynamic",
+        config,
         settings={
             "approach": "dynamic",
             "reduce_range": config.reduce_range,
             "op_type_dict": _inc.weights(config.per_channel),
         },
         dialect=GIVES,
-        python=config.python,
-        exclude=config.exclude,
-        embeddings=config.embeddings,
     )
     return _inc.quantize(_inc.load(source), source, out, job, context)

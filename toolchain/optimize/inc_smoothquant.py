@@ -8,10 +8,9 @@ it into what comes before. Layers that share a weight (ALBERT) share ``s`` too, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from toolchain.core.stage import Context, Ge, Le, Metrics, StageConfig
 from toolchain.optimize import _half, _inc
@@ -20,6 +19,11 @@ VERSION = 1
 LIBRARIES = _inc.LIBRARIES
 TAKES = ("standard",)
 AGREEMENT = 0.98
+
+#: It quantizes single precision.
+requires = _half.refusal
+#: Versions in the interpreter that the settings name; empty for this one.
+fingerprint = _inc.fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,16 +60,6 @@ def gives(config: Config, taken: str) -> str:
     return "qdq" if config.symmetric else "qdq-asymmetric"
 
 
-def requires(history: Sequence[str]) -> str | None:
-    """It quantizes single precision."""
-    return _half.refusal(history)
-
-
-def fingerprint(config: Config) -> dict[str, Any]:
-    """Versions in the interpreter that the settings name; empty for this one."""
-    return _inc.fingerprint(config.python)
-
-
 def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     """Smooths, calibrates and quantizes ``model.onnx``.
 
@@ -79,19 +73,15 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
         nodes, parameters, int8_weights, float_weights, and the package's versions.
     """
     smoothing = {"alpha": config.alpha, "folding": True, "scales_per_op": config.scale_per_product}
-    job = _inc.Job(
-        technique="inc_smoothquant",
+    job = _inc.job(
+        "inc_smoothquant",
+        config,
         settings=_inc.static(config.symmetric, config.reduce_range)
         | {
             "recipes": {"smooth_quant": True, "smooth_quant_args": smoothing},
             "op_type_dict": _inc.weights(config.per_channel, "percentile"),
         },
         dialect=gives(config, "standard"),
-        python=config.python,
-        exclude=config.exclude,
-        embeddings=config.embeddings,
-        attention=config.attention,
-        calibration_samples=config.calibration_samples,
         readings=2,
         smooth=True,
     )

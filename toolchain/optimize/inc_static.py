@@ -8,10 +8,9 @@ See its documentation, intel.github.io/neural-compressor, and Jacob et al., arXi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from toolchain.core.stage import Context, Ge, Le, Metrics, StageConfig
 from toolchain.optimize import _half, _inc
@@ -20,6 +19,11 @@ VERSION = 1
 LIBRARIES = _inc.LIBRARIES
 TAKES = ("standard",)
 AGREEMENT = 0.98
+
+#: It quantizes single precision.
+requires = _half.refusal
+#: Versions in the interpreter that the settings name; empty for this one.
+fingerprint = _inc.fingerprint
 
 _ALGORITHMS = {"min_max": "minmax", "percentile": "percentile", "entropy": "kl"}
 
@@ -57,16 +61,6 @@ def gives(config: Config, taken: str) -> str:
     return "qdq" if config.symmetric else "qdq-asymmetric"
 
 
-def requires(history: Sequence[str]) -> str | None:
-    """It quantizes single precision."""
-    return _half.refusal(history)
-
-
-def fingerprint(config: Config) -> dict[str, Any]:
-    """Versions in the interpreter that the settings name; empty for this one."""
-    return _inc.fingerprint(config.python)
-
-
 def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     """Calibrates and quantizes ``model.onnx``.
 
@@ -79,15 +73,11 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     Returns:
         nodes, parameters, int8_weights, float_weights, and the package's versions.
     """
-    job = _inc.Job(
-        technique="inc_static",
+    job = _inc.job(
+        "inc_static",
+        config,
         settings=_inc.static(config.symmetric, config.reduce_range)
         | {"op_type_dict": _inc.weights(config.per_channel, _ALGORITHMS[config.calibration])},
         dialect=gives(config, "standard"),
-        python=config.python,
-        exclude=config.exclude,
-        embeddings=config.embeddings,
-        attention=config.attention,
-        calibration_samples=config.calibration_samples,
     )
     return _inc.quantize(_inc.load(source), source, out, job, context)

@@ -9,10 +9,9 @@ round: it packs 4 bits and no other number.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from toolchain.core.errors import RecipeError
 from toolchain.core.stage import Context, Ge, Le, Metrics, StageConfig
@@ -23,6 +22,11 @@ LIBRARIES = _inc.LIBRARIES
 TAKES = ("standard",)
 GIVES = "ort"
 AGREEMENT = 0.95
+
+#: It quantizes single precision.
+requires = _half.refusal
+#: Versions in the interpreter that the settings name; empty for this one.
+fingerprint = _inc.fingerprint
 
 #: ``accuracy_level`` of MatMulNBits.
 _LEVELS = {"float32": 0, "int8": 4}
@@ -49,16 +53,6 @@ class Config(StageConfig):
     calibration_samples: Annotated[int, Ge(1), Le(10_000)] = 128
     exclude: tuple[str, ...] = ()
     python: str = ""
-
-
-def requires(history: Sequence[str]) -> str | None:
-    """It quantizes single precision."""
-    return _half.refusal(history)
-
-
-def fingerprint(config: Config) -> dict[str, Any]:
-    """Versions in the interpreter that the settings name; empty for this one."""
-    return _inc.fingerprint(config.python)
 
 
 def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
@@ -92,16 +86,15 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
         "scheme": ["sym" if config.symmetric else "asym"],
         "algorithm": [config.algorithm.upper()],
     }
-    job = _inc.Job(
-        technique="inc_weight_only",
+    job = _inc.job(
+        "inc_weight_only",
+        config,
         settings={
             "approach": "weight_only",
             "recipes": {f"{config.algorithm}_args": {"accuracy_level": _LEVELS[config.compute]}},
             "op_type_dict": {"MatMul": {"weight": weight}},
         },
         dialect=GIVES,
-        python=config.python,
-        exclude=config.exclude,
         embeddings=False,
         calibration_samples=0 if config.algorithm == "rtn" else config.calibration_samples,
         equal_lengths=config.algorithm == "awq",

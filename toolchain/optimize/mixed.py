@@ -29,8 +29,8 @@ from toolchain.core.log import logger, progress
 from toolchain.core.session import ConcurrentSession, Session
 from toolchain.core.stage import Context, Ge, Gt, Le, Metrics, StageConfig
 from toolchain.engines._artifact import read_engine
-from toolchain.model import checkpoint, graph
-from toolchain.optimize import _half, _int8, _observed, dynamic_int8, static_int8
+from toolchain.model import checkpoint, graph, tokens
+from toolchain.optimize import _half, _int8, dynamic_int8, static_int8
 from toolchain.optimize._groups import group_nodes
 from toolchain.optimize._search import Groups, Journal, OutOfTime, Trial, best, failure, search
 
@@ -38,6 +38,9 @@ VERSION = 1
 LIBRARIES = ("onnxruntime", "onnx")
 TAKES = ("standard",)
 AGREEMENT = 0.98
+
+#: It quantizes single precision.
+requires = _half.refusal
 
 #: Dev sentences of a batch that tells accuracy.
 ROWS = 32
@@ -109,11 +112,6 @@ def gives(config: Config, taken: str) -> str:
     if config.quantization == "dynamic":
         return "ort"
     return static_int8.gives(config.static, taken)
-
-
-def requires(history: Sequence[str]) -> str | None:
-    """It quantizes single precision."""
-    return _half.refusal(history)
 
 
 def fingerprint(config: Config) -> dict[str, Any]:
@@ -273,14 +271,14 @@ class _Bench:
     @cached_property
     def _dev(self) -> tuple[list[int], list[Mapping[str, Any]]]:
         """Positions of the dev sentences by length, and their batches in that order."""
-        encoded = _observed.encode(self._source, self._context.dataset().dev.texts)
+        encoded = tokens.encode(self._source, self._context.dataset().dev.texts)
         order = sorted(range(len(encoded)), key=lambda index: -len(encoded[index].ids))
         return order, self._batches([encoded[index] for index in order], ROWS)
 
     @cached_property
     def _timed(self) -> list[Mapping[str, Any]]:
         """The batches that are timed: dev sentences, evenly over all lengths."""
-        encoded = _observed.encode(self._source, self._context.dataset().dev.texts)
+        encoded = tokens.encode(self._source, self._context.dataset().dev.texts)
         encoded.sort(key=lambda item: -len(item.ids))
         count = min(self._config.samples, len(encoded))
         return self._batches(
@@ -288,7 +286,7 @@ class _Bench:
         )
 
     def _batches(self, encoded: Sequence[Any], size: int) -> list[Mapping[str, Any]]:
-        return [_observed.padded(self._source, encoded[start : start + size]) for start in range(0, len(encoded), size)]
+        return [tokens.padded(self._source, encoded[start : start + size]) for start in range(0, len(encoded), size)]
 
     def _logits(self, session: Session) -> Any:
         order, batches = self._dev

@@ -13,17 +13,15 @@ import contextlib
 import io
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
-
 from toolchain.core.errors import ModelError, first_line, require
 from toolchain.core.log import logger, progress
 from toolchain.core.stage import Context, Ge, Le, Metrics, StageConfig
-from toolchain.model import checkpoint, graph
+from toolchain.model import graph, tokens
 from toolchain.optimize import _half, _int8
 from toolchain.optimize.static_int8 import calibration_batches
 
@@ -31,6 +29,9 @@ VERSION = 1
 LIBRARIES = ("nncf", "onnx", "onnxruntime")
 TAKES = ("standard",)
 AGREEMENT = 0.98
+
+#: It quantizes single precision.
+requires = _half.refusal
 
 #: Presets by the names that NNCF has for them.
 _PRESETS = {"performance": "PERFORMANCE", "mixed": "MIXED"}
@@ -71,11 +72,6 @@ class Config(StageConfig):
 def gives(config: Config, taken: str) -> str:
     """``qdq`` by the performance preset: every engine takes it; ``qdq-asymmetric`` by the mixed one."""
     return "qdq" if config.preset == "performance" else "qdq-asymmetric"
-
-
-def requires(history: Sequence[str]) -> str | None:
-    """It quantizes single precision."""
-    return _half.refusal(history)
 
 
 def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
@@ -188,24 +184,9 @@ def dev_batches(source: Path, context: Context) -> list[tuple[dict[str, Any], in
         source: Folder with tokenizer and interface.
         context: Gives the sentences.
     """
-    from tokenizers import Tokenizer
-
-    interface = checkpoint.read_json(source / "interface.json")
-    tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(int(interface["max_length"]))
     dev = context.dataset().dev
-    encodings = tokenizer.encode_batch([given if len(given) > 1 else given[0] for given in dev.texts])
-
-    def inputs(encoding: Any) -> dict[str, Any]:
-        columns = {
-            "input_ids": encoding.ids,
-            "attention_mask": encoding.attention_mask,
-            "token_type_ids": encoding.type_ids,
-        }
-        return {name: np.array([columns[name]], dtype=np.int64) for name in interface["inputs"]}
-
-    return [(inputs(encoding), int(label)) for encoding, label in zip(encodings, dev.labels, strict=True)]
+    encoded = tokens.encode(source, dev.texts)
+    return [(tokens.padded(source, [item]), int(label)) for item, label in zip(encoded, dev.labels, strict=True)]
 
 
 def dev_accuracy(proto: Any, items: Iterable[tuple[dict[str, Any], int]], threads: int) -> tuple[float, list[float]]:

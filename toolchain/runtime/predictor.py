@@ -20,13 +20,12 @@ from toolchain.core import registry
 from toolchain.core.errors import DataError, EngineError, ModelError
 from toolchain.core.session import TEXT_INPUT, ConcurrentSession, Session
 from toolchain.engines._artifact import ENGINE_FILE, read_engine
+from toolchain.model.tokens import TOKENIZER_FILE, load_tokenizer
 from toolchain.runtime.batching import plan_batches, read_batching
 from toolchain.runtime.interface import read_interface
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-TOKENIZER_FILE = "tokenizer.json"
 
 #: About how many characters a token has, where texts are batched by length and not tokenized here.
 CHARACTERS_PER_TOKEN = 4
@@ -268,25 +267,6 @@ class Predictor:
             _refuse_broken(texts)
             raise
         return encodings
-
-
-def load_tokenizer(path: Path, max_length: int) -> Any:
-    """Loads ``tokenizer.json``, cutting to a length and not padding.
-
-    Raises:
-        ModelError: The file is missing or damaged, or the length leaves no room beside the special tokens.
-    """
-    from tokenizers import Tokenizer
-
-    try:
-        tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
-        tokenizer.no_padding()
-        tokenizer.enable_truncation(max_length)
-    except FileNotFoundError as error:
-        raise ModelError(f"{path} is missing", "the model's own fast tokenizer goes with it") from error
-    except Exception as error:  # tokenizers raises plain Exception
-        raise ModelError(f"{path} cannot be used as a tokenizer cut at {max_length} tokens: {error}") from error
-    return tokenizer
 
 
 def open_engine(folder: Path, threads: int) -> Session:
