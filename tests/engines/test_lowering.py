@@ -99,6 +99,34 @@ def test_a_gemm_with_a_scale_for_each_input_is_left_as_it_is() -> None:
     assert products == ["Gemm"]
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_table_with_a_scale_for_each_row_or_column_is_looked_up_before_it_is_widened(
+    axis: int, tmp_path: Path
+) -> None:
+    generator = np.random.default_rng(4)
+    constants = {
+        "table": generator.integers(-127, 128, (9, 4)).astype(np.int8),
+        "scale": generator.uniform(0.01, 0.1, (9, 4)[axis]).astype(np.float32),
+        "zero": np.zeros((9, 4)[axis], np.int8), "to": np.array([2, -1], np.int64),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("Cast", ["x"], ["ids"], to=onnx.TensorProto.INT64),
+        helper.make_node("DequantizeLinear", ["table", "scale", "zero"], ["wide"], axis=axis),
+        helper.make_node("Gather", ["wide", "ids"], ["looked"]),
+        helper.make_node("Reshape", ["looked", "to"], ["y"]),
+    ]
+    before = graph_of(nodes, constants, 3, 6)
+    model = ir.from_proto(before)
+    assert _integer.lower(model) == 1
+    assert all(node.inputs[0].name != "table" for node in model.graph if node.op_type != "Gather")
+    ids = np.array([[0, 8, 3], [5, 5, 1]], np.float32)
+    expected, found = (
+        ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"x": ids})[0]
+        for proto in (before, ir.to_proto(model))
+    )
+    assert np.abs(expected - found).max() == 0
+
+
 def graph_of(nodes: list[Any], constants: dict[str, Any], wide: int, out: int) -> onnx.ModelProto:
     kind = onnx.TensorProto.FLOAT
     made = helper.make_graph(

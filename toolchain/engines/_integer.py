@@ -7,8 +7,8 @@
    value in floats.
 3. What reads a Q/DQ pair and is no product of weights (residual, layer-norm) reads the float before the pair, which the
    pair rounds, and cuts off where it is beyond the calibrated range.
-4. A lookup in a quantized table looks up first: ``Gather(DQ(W), i) = DQ(Gather(W, i))``, one scale per table.
-   Otherwise every run turns the whole table into floats.
+4. A lookup in a quantized table looks up first: ``Gather(DQ(W), i) = DQ(Gather(W, i))``, with one scale per table or
+   per column; with one per row, ``Cast(Gather(W, i))·Gather(s, i)``. Otherwise every run turns the whole table into floats.
 """
 
 from __future__ import annotations
@@ -82,12 +82,31 @@ def _lookup_first(graph: Any, gather: Any) -> bool:
     if widened is None or widened.op_type != "DequantizeLinear" or len(gather.inputs[0].uses()) > 1:
         return False
     table, scale = widened.inputs[0].const_value, widened.inputs[1].const_value
-    if table is None or len(table.shape) != 2 or scale is None or scale.size != 1:
+    if table is None or len(table.shape) != 2 or scale is None or gather.attributes.get_int("axis", 0):
         return False
-    narrow = ir.Node("", "Gather", [widened.inputs[0], gather.inputs[1]], list(gather.attributes.values()))
-    wide = ir.Node("", "DequantizeLinear", [narrow.outputs[0], *widened.inputs[1:]])
+    axis = widened.attributes.get_int("axis", 1) % 2
+    if widened.attributes.get_int("block_size", 0) or (scale.size > 1 and scale.size != table.shape[axis]):
+        return False
+    narrow = ir.Node("", "Gather", [widened.inputs[0], gather.inputs[1]])
     graph.insert_before(gather, narrow)
-    replace(graph, gather, wide)
+    if scale.size == 1 or axis == 1:
+        # The result's rank is the indices' and one more; its last axis is the table's.
+        attributes = [ir.AttrInt64("axis", -1)] if scale.size > 1 else []
+        replace(graph, gather, ir.Node("", "DequantizeLinear", [narrow.outputs[0], *widened.inputs[1:]], attributes))
+        return True
+    zero = widened.inputs[2] if len(widened.inputs) > 2 else None
+    if zero is not None and (zero.const_value is None or zero.const_value.numpy().any()):
+        graph.remove(narrow, safe=True)
+        return False
+    column = f"{widened.inputs[1].name}.column"
+    scales = graph.initializers.get(column)
+    if scales is None:
+        scales = initializer(graph, column, scale.numpy().reshape(-1, 1))
+    wide = ir.Node("", "Cast", [narrow.outputs[0]], [ir.AttrInt64("to", ir.DataType.FLOAT.value)])
+    steps = ir.Node("", "Gather", [scales, gather.inputs[1]])
+    for node in (wide, steps):
+        graph.insert_before(gather, node)
+    replace(graph, gather, ir.Node("", "Mul", [wide.outputs[0], steps.outputs[0]]))
     return True
 
 
