@@ -24,7 +24,7 @@ ONNXRUNTIME = {
 #: by itself is not the same on every CPU. A test holds that none of what our engine adds is left on.
 OPENVINO: dict[str, Any] = {
     "performance": "latency", "attention": "fused", "single_attention": "fused", "lengths": [], "streams": 1,
-    "call_tokens": 10**9,
+    "split": False,
 }  # fmt: skip
 
 #: The same with its throughput hint: one stream per thread, several whole batches at a time.

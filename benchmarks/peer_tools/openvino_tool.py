@@ -45,6 +45,11 @@ def _converted(asked: Asked) -> tuple[Any, tuple[str, ...]]:
     example = {name: torch.tensor(value) for name, value in next(batches(asked, 2, inputs)).items()}
     shape = ov.PartialShape([-1, -1])
     model = ov.convert_model(classifier, example_input=example, input={name: (shape, ov.Type.i64) for name in inputs})
+    given = {name for value in model.inputs for name in value.get_names()}
+    lost = [name for name in inputs if name not in given]  # by its trace, in the order of forward
+    for value in model.inputs:
+        if not value.get_names() & set(inputs):
+            value.get_tensor().set_names({lost.pop(0)})
     model.outputs[0].get_tensor().set_names({"logits"})
     return model, inputs
 

@@ -11,7 +11,8 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.builders import context, onnx_folder, sentences, tiny_onnx_folder
+from tests.builders import context, onnx_folder, sentences
+from tests.engines.broken import unknown_input, unknown_operator
 from tests.optimize.variants import FAMILIES, exported, made
 from toolchain.core.errors import EngineError
 from toolchain.core.session import ConcurrentSession
@@ -165,7 +166,11 @@ def test_logits_do_not_hang_on_streams_splits_or_fixed_lengths(folders: Any) -> 
     out, _ = folders("bert", "float")
     plan = json.loads((out / "engine.json").read_text())["options"]
     expected = logits(out)
-    for change in ({"streams": 2, "call_tokens": 1}, {"lengths": [8, 32]}, {"performance": "throughput"}):
+    never = {"call_tokens": 1_000_000}
+    for change in (
+        {"streams": 2, "call_tokens": 1}, {"streams": 1, **never}, {"streams": 2, **never}, {"split": False},
+        {"lengths": [8, 32]}, {"performance": "throughput"},
+    ):  # fmt: skip
         session = sessions.open_plan(out, sessions.Plan(**{**plan, "lengths": (), **change}), 2)
         for batch_size in (1, 3, 8):
             found = Predictor(out, session=session).logits(TEXTS, batch_size, sort=False)
@@ -252,25 +257,14 @@ def test_a_damaged_ir_is_an_engine_error(name: str, folders: Any, tmp_path: Path
 
 
 def test_an_operator_that_openvino_lacks_is_named(tmp_path: Path) -> None:
-    source = tiny_onnx_folder(tmp_path)
-    model = onnx.load(source / "model.onnx")
-    next(node for node in model.graph.node if node.op_type == "Tanh").op_type = "NoSuchOperator"
-    onnx.save(model, source / "model.onnx")
     with pytest.raises(EngineError, match="NoSuchOperator") as caught:
-        engine.build(source, tmp_path, engine.Config(tune=False), context(tmp_path))
+        engine.build(unknown_operator(tmp_path), tmp_path, engine.Config(tune=False), context(tmp_path))
     assert caught.value.__cause__ is not None
 
 
 def test_an_unknown_input_name_is_an_engine_error(tmp_path: Path) -> None:
-    source = tiny_onnx_folder(tmp_path)
-    model = onnx.load(source / "model.onnx")
-    for names in (node.input for node in model.graph.node):
-        for index, name in enumerate(names):
-            names[index] = "words" if name == "input_ids" else name
-    model.graph.input[0].name = "words"
-    onnx.save(model, source / "model.onnx")
     with pytest.raises(EngineError, match="words: i64"):
-        engine.build(source, tmp_path, engine.Config(tune=False), context(tmp_path))
+        engine.build(unknown_input(tmp_path), tmp_path, engine.Config(tune=False), context(tmp_path))
 
 
 def test_pairs_of_texts_are_computed_with_their_segments(tmp_path: Path) -> None:

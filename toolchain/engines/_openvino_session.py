@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from toolchain.core.errors import EngineError, require
+from toolchain.core.session import INPUTS
 from toolchain.engines import _openvino_ir as ir
 from toolchain.engines._openvino_graph import Executed, count_int8, executed
 
@@ -44,6 +45,7 @@ class Plan:
         attention: ``fused``: OpenVINO's one kernel for batches; ``plain``: products and softmax.
         single_attention: The same for single texts.
         lengths: Lengths of the graphs of fixed length, ascending.
+        split: Whether a batch is split over the streams.
         call_tokens: What one more part of a batch costs, in tokens of work.
         dynamic_quantization: Group size of activations that are quantized as they come; 0 keeps them float.
         pad_id: Token id that fills a row.
@@ -57,6 +59,7 @@ class Plan:
     attention: str = "fused"
     single_attention: str = "fused"
     lengths: tuple[int, ...] = ()
+    split: bool = True
     call_tokens: int = 100
     dynamic_quantization: int = 0
     pad_id: int = 0
@@ -103,7 +106,7 @@ class OpenvinoSession:
             ) from error
         ir.check_inputs(model, self._path)
         types = {item.get_any_name(): item.get_element_type().to_dtype() for item in model.inputs}
-        self.inputs = tuple(name for name in ir.INPUTS if name in types)
+        self.inputs = tuple(name for name in INPUTS if name in types)
         self._types = types
         most = threads or int(core.get_property(DEVICE, "RANGE_FOR_STREAMS")[1])
         self.streams = 1 if plan.performance == "latency" else min(plan.streams or most, most)
@@ -169,10 +172,10 @@ class OpenvinoSession:
                 answers[index] = self._run_fixed(fixed, batch, length)
                 continue
             share = self.streams if len(batches) < self.streams * 2 else 1
-            parts = split(lengths, share, self._plan.call_tokens) if len(lengths) else [np.arange(0)]
-            for rows in parts:
+            parts = split(lengths, share, self._plan.call_tokens) if self._plan.split else []
+            for rows in parts if len(parts) > 1 else [np.arange(len(lengths))]:
                 longest = int(lengths[rows].max(initial=1))
-                whole = len(rows) == len(lengths)
+                whole = len(rows) == len(lengths)  # and in the order in which it came
                 feed = {
                     name: np.ascontiguousarray((batch[name] if whole else batch[name][rows])[:, :longest])
                     for name in self.inputs

@@ -25,7 +25,7 @@ from toolchain.engines._openvino_graph import describe
 from toolchain.engines._openvino_session import DEVICE, Plan, open_plan
 from toolchain.engines._openvino_tune import tuned
 
-VERSION = 1
+VERSION = 2
 LIBRARIES = ("openvino",)
 ACCEPTS = ("standard", "qdq", "qdq-asymmetric")
 
