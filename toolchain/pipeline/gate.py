@@ -43,7 +43,8 @@ def reference(inputs: Sequence[Artifact]) -> engine_parity.Reference | None:
 def check_pass(step: Step, parent: Artifact, out: Path, context: Context, store: Store) -> dict[str, Any]:
     """Judges what a graph pass wrote.
 
-    The floor is the pass's ``AGREEMENT``, or that of a pass before it, whichever is less.
+    The floor is the pass's ``AGREEMENT``, or that of a pass before it, whichever is less. A pass that claims to change
+    nothing is compared with what it was given too, at its own floor.
 
     Args:
         step: The pass.
@@ -63,17 +64,17 @@ def check_pass(step: Step, parent: Artifact, out: Path, context: Context, store:
     name = step.technique.name
     origin = beginning(parent, store)
     before = parent.metrics.get("parity") or {}
-    floor = min(float(step.technique.module.AGREEMENT), float(before.get("floor", 1.0)))
+    claimed = float(step.technique.module.AGREEMENT)
+    floor = min(claimed, float(before.get("floor", 1.0)))
     texts = context.dataset().dev.texts
+    if floor < claimed == 1:
+        _check_exact(name, parent.path, out, texts, context)
     against = {"pass": name, "against": origin.key, "floor": floor}
+    if floor == 1:
+        return against | _check_exact(name, origin.path, out, texts, context)
     try:
         found = parity.compare(origin.path, out, floor, texts, context.threads)
     except (EngineError, MissingPackageError) as error:
-        if floor == 1:
-            raise GateError(
-                f"{name} wrote a graph that cannot be compared with the one it was made from: {error.message}",
-                error.hint or "this pass does not fit this model: take it out of the variant",
-            ) from error
         return {**against, "passed": None, "reason": error.message}
     if not found["passed"]:
         # A pass behind the one that failed fails with it; the node to look for is the former's.
@@ -84,10 +85,23 @@ def check_pass(step: Step, parent: Artifact, out: Path, context: Context, store:
             else None
         )
         found |= {"first": first, "introduced_by": name if blamed else before.get("introduced_by")}
-        if floor == 1:
-            raise GateError(
-                f"parity: {name} claims to change nothing; {gates.compared(found)}; first diverging node: "
-                f"{first or 'not found'}",
-                "nothing was published: take the pass out of the variant, and report it",
-            )
     return against | found
+
+
+def _check_exact(name: str, before: Path, out: Path, texts: parity.Texts, context: Context) -> dict[str, Any]:
+    """Holds a pass to its claim that it changes nothing; gives what :func:`parity.compare` found."""
+    try:
+        found = parity.compare(before, out, 1.0, texts, context.threads)
+    except (EngineError, MissingPackageError) as error:
+        raise GateError(
+            f"{name} wrote a graph that cannot be compared with the one it was made from: {error.message}",
+            error.hint or "this pass does not fit this model: take it out of the variant",
+        ) from error
+    if found["passed"]:
+        return found
+    first = divergence.first_diverging(before, out, texts[:SOUGHT], 1.0, context.threads, context.work)
+    raise GateError(
+        f"parity: {name} claims to change nothing; {gates.compared(found)}; first diverging node: "
+        f"{first or 'not found'}",
+        "nothing was published: take the pass out of the variant, and report it",
+    )
