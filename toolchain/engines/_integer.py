@@ -8,7 +8,8 @@
 3. What reads a Q/DQ pair and is no product of weights (residual, layer-norm) reads the float before the pair, which the
    pair rounds, and cuts off where it is beyond the calibrated range.
 4. A lookup in a quantized table looks up first: ``Gather(DQ(W), i) = DQ(Gather(W, i))``, with one scale per table or
-   per column; with one per row, ``Cast(Gather(W, i))·Gather(s, i)``. Otherwise every run turns the whole table into floats.
+   per column; with one per row, ``Cast(Gather(W, i))·Gather(s, i)``. Otherwise every run turns the
+   whole table into floats.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 ``b' = b + E[x]·(W − Ŵ)`` with ``Ŵ`` quantized and dequantized, and the mean over the tokens of calibration sentences
 (Nagel et al., Data-Free Quantization, arXiv 1906.04721, section 4.2, with means that are measured). It costs nothing
-when the graph runs. What activations lose is left alone: they are cut off at a few tokens, and a bias moves all of them.
+when the graph runs. What activations lose is left alone: they are cut off at a few tokens, a bias moves all of them.
 """
 
 from __future__ import annotations
