@@ -47,9 +47,8 @@ def _converted(asked: Asked) -> tuple[Any, tuple[str, ...]]:
     model = ov.convert_model(classifier, example_input=example, input={name: (shape, ov.Type.i64) for name in inputs})
     given = {name for value in model.inputs for name in value.get_names()}
     lost = [name for name in inputs if name not in given]  # by its trace, in the order of forward
-    for value in model.inputs:
-        if not value.get_names() & set(inputs):
-            value.get_tensor().set_names({lost.pop(0)})
+    for value in model.inputs:  # one name each: a trace may number an input beside its name
+        value.get_tensor().set_names(value.get_names() & set(inputs) or {lost.pop(0)})
     model.outputs[0].get_tensor().set_names({"logits"})
     return model, inputs
 

@@ -25,6 +25,7 @@ class Paced:
     """A session whose pace is known: what tuning must find out."""
 
     inputs: tuple[str, ...] = ("input_ids",)
+    concurrency = 1
 
     def __init__(self, options: Options) -> None:
         self.single = 0.001 if options.single_threads == 1 else 0.002

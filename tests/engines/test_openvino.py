@@ -225,16 +225,6 @@ def test_inner_padding_counts_and_trailing_padding_does_not() -> None:
     assert sessions.row_lengths({"input_ids": mask, "attention_mask": mask}).tolist() == [2, 3, 1]
 
 
-def test_a_split_keeps_every_row_and_pads_less_when_calls_are_cheap() -> None:
-    lengths = np.random.default_rng(0).integers(3, 60, 32)
-    for streams in (1, 2, 3):
-        parts = sessions.split(lengths, streams, 5)
-        assert sorted(np.concatenate(parts).tolist()) == list(range(32))
-        cells = sum(len(part) * int(lengths[part].max()) for part in parts)
-        assert cells < 0.8 * 32 * int(lengths.max())
-    assert len(sessions.split(lengths, 1, 10**6)) == 1
-
-
 @pytest.mark.parametrize("change", [{"abacus": 1}, {"lengths": None}])
 def test_a_changed_engine_file_is_refused(change: dict[str, Any], folders: Any, tmp_path: Path) -> None:
     out, _ = folders("bert", "float")

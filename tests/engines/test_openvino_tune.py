@@ -80,7 +80,7 @@ def test_latency_takes_one_stream_and_throughput_no_graphs_of_fixed_length(
     engine.build(onnx_folder(), tmp_path, config, context(tmp_path))
     session = engine.open_session(tmp_path, 2)
     assert isinstance(session, sessions.OpenvinoSession)
-    assert session.streams == streams
+    assert session.concurrency == streams
     assert bool(session._fixed) is (performance == "latency")
 
 

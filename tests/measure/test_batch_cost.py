@@ -6,9 +6,9 @@ import pytest
 
 from tests.builders import engine_folder
 from toolchain.core.errors import EngineError
+from toolchain.engines._batching import Batching
 from toolchain.engines.onnxruntime import open_session
 from toolchain.measure.batch_cost import NO_ATTENTION, SHAPES, fit, measure
-from toolchain.runtime.batching import Batching
 
 
 def test_costs_that_follow_the_formula_are_found_again() -> None:

@@ -52,7 +52,12 @@ class ConcurrentSession(Session, Protocol):
     with, so that a caller may hand over all that it has, in pieces or at once. Batches differ in rows and tokens, and
     one batch alone, or none, is allowed. When one of them fails, its error is raised, and the session can be used
     again. Callers may be in several threads.
+
+    Attributes:
+        concurrency: Batches that it computes at a time, for whoever divides work; 1 where it is better left whole.
     """
+
+    concurrency: int
 
     def run_many(self, batches: Sequence[Mapping[str, NDArray[Any]]]) -> list[NDArray[np.float32]]:
         """Logits of several padded batches.

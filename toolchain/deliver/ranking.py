@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from toolchain.core.errors import ToolchainError
 from toolchain.deliver import report
+from toolchain.engines._batching import BATCHING_KEY
 from toolchain.pipeline.settings import plain
-from toolchain.runtime.batching import BATCHING_KEY
 
 if TYPE_CHECKING:
     from toolchain.pipeline.run import Outcome

@@ -65,6 +65,7 @@ class OnnxRuntimeSession:
 
     Attributes:
         inputs: Names of the inputs that it reads.
+        concurrency: Batches that it computes at a time.
 
     Raises:
         EngineError: The file cannot be loaded, has other inputs, or would run elsewhere than it was built for.
@@ -74,6 +75,8 @@ class OnnxRuntimeSession:
         check_provider(opening.provider)
         self._path, self._threads, self._opening, self._options = path, threads, opening, options
         self._session = open_file(path, session_options(opening, options, threads), opening)
+        alone = threads == 1 or options.streams == 1 or opening.provider != "cpu"
+        self.concurrency = 1 if alone else threads or os.cpu_count() or 1
         self._lock = threading.Lock()
         self._one_thread: Any = self._session if threads == 1 else None
         self._pool: ThreadPoolExecutor | None = None
@@ -99,7 +102,7 @@ class OnnxRuntimeSession:
 
     def run_many(self, batches: Sequence[Mapping[str, NDArray[Any]]]) -> list[NDArray[np.float32]]:
         """Logits of several padded batches: one on each thread, or one after the other, as the options say."""
-        if self._threads == 1 or self._options.streams == 1 or self._opening.provider != "cpu" or len(batches) < 2:
+        if self.concurrency == 1 or len(batches) < 2:
             return [self.run(batch) for batch in batches]
         session, pool = self._single(), self._workers()
         return list(pool.map(lambda batch: self._run(session, batch), batches))
@@ -146,7 +149,7 @@ class OnnxRuntimeSession:
     def _workers(self) -> ThreadPoolExecutor:
         with self._lock:
             if self._pool is None:
-                self._pool = ThreadPoolExecutor(self._threads or os.cpu_count(), "onnxruntime")
+                self._pool = ThreadPoolExecutor(self.concurrency, "onnxruntime")
             return self._pool
 
     def _run(self, session: Any, batch: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:

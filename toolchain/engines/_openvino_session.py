@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 from toolchain.core.errors import EngineError, require
 from toolchain.core.session import INPUTS
 from toolchain.engines import _openvino_ir as ir
+from toolchain.engines._batching import Batching, plan_batches
 from toolchain.engines._openvino_graph import Executed, count_int8, executed
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ DEVICE = "CPU"
 #: Where placement counts a product that was to run in int8 and ran in floating point.
 FELL_BACK = f"{DEVICE}, float for int8"
 
-#: A batch is split into at most so many parts for each stream.
-MOST_PARTS = 6
+#: No batch that comes alone has so many tokens that it must be split.
+NEVER_FULL = 10**9
 
 #: Requests kept for each stream: one that runs, and one that is ready when it ends.
 REQUESTS = 2
@@ -45,7 +45,7 @@ class Plan:
         attention: ``fused``: OpenVINO's one kernel for batches; ``plain``: products and softmax.
         single_attention: The same for single texts.
         lengths: Lengths of the graphs of fixed length, ascending.
-        split: Whether a batch is split over the streams.
+        split: Whether a batch that comes alone is split over the streams.
         call_tokens: What one more part of a batch costs, in tokens of work.
         dynamic_quantization: Group size of activations that are quantized as they come; 0 keeps them float.
         pad_id: Token id that fills a row.
@@ -91,7 +91,7 @@ class OpenvinoSession:
 
     Attributes:
         inputs: Names of the inputs that it reads.
-        streams: Batches that it computes at a time.
+        concurrency: Batches that it computes at a time; 1 where batches are left whole.
     """
 
     def __init__(self, folder: Path, plan: Plan, threads: int) -> None:
@@ -109,7 +109,9 @@ class OpenvinoSession:
         self.inputs = tuple(name for name in INPUTS if name in types)
         self._types = types
         most = threads or int(core.get_property(DEVICE, "RANGE_FOR_STREAMS")[1])
-        self.streams = 1 if plan.performance == "latency" else min(plan.streams or most, most)
+        self._streams = 1 if plan.performance == "latency" else min(plan.streams or most, most)
+        self.concurrency = self._streams if plan.split else 1
+        self._batching = Batching(call=plan.call_tokens, token_budget=NEVER_FULL)
         self._threads = threads
         self._compiled, self._queue = self._batches(core, model)
         # Without a mask, what fills a row up to a fixed length would be read as text.
@@ -156,14 +158,14 @@ class OpenvinoSession:
 
     def _batches(self, core: Any, model: Any) -> tuple[Any, Any]:
         """The graph of any shape, compiled, and its queue of requests."""
-        compiled = self._compile(core, model, self._threads, self.streams, self._plan.attention)
-        queue = require("openvino", "openvino").AsyncInferQueue(compiled, self.streams * REQUESTS)
+        compiled = self._compile(core, model, self._threads, self._streams, self._plan.attention)
+        queue = require("openvino", "openvino").AsyncInferQueue(compiled, self._streams * REQUESTS)
         queue.set_callback(_keep)
         return compiled, queue
 
     def _run(self, batches: Sequence[Batch]) -> list[NDArray[np.float32]]:
         answers: list[Any] = [None] * len(batches)
-        jobs: list[tuple[int, NDArray[np.intp], dict[str, NDArray[Any]]]] = []
+        jobs: list[tuple[int, list[int], dict[str, NDArray[Any]]]] = []
         for index, batch in enumerate(batches):
             lengths = row_lengths(batch)
             length = int(lengths.max(initial=1))
@@ -171,9 +173,9 @@ class OpenvinoSession:
             if fixed:
                 answers[index] = self._run_fixed(fixed, batch, length)
                 continue
-            share = self.streams if len(batches) < self.streams * 2 else 1
-            parts = split(lengths, share, self._plan.call_tokens) if self._plan.split else []
-            for rows in parts if len(parts) > 1 else [np.arange(len(lengths))]:
+            alone = len(batches) == 1 and self._plan.split
+            parts = plan_batches(lengths.tolist(), len(lengths), self._batching, self._streams) if alone else []
+            for rows in parts if len(parts) > 1 else [list(range(len(lengths)))]:
                 longest = int(lengths[rows].max(initial=1))
                 whole = len(rows) == len(lengths)  # and in the order in which it came
                 feed = {
@@ -255,35 +257,3 @@ def row_lengths(batch: Batch) -> NDArray[np.intp]:
     reversed_mask = batch["attention_mask"][:, ::-1] != 0
     lengths = np.where(reversed_mask.any(axis=1), tokens - reversed_mask.argmax(axis=1), 1)
     return lengths.astype(np.intp)
-
-
-def split(lengths: NDArray[np.intp], streams: int, call_tokens: int) -> list[NDArray[np.intp]]:
-    """Splits a batch into parts of like length that its streams end together with.
-
-    A part takes ``call_tokens + rows × longest``. Rows are sorted by length and cut where the sum of tokens is even,
-    into as many parts as end first when the streams take the largest first.
-
-    Args:
-        lengths: Tokens of each row, ``[batch]``.
-        streams: Parts computed at a time.
-        call_tokens: What one more part costs, in tokens of work.
-
-    Returns:
-        Row numbers of each part; every row is in one.
-    """
-    order = np.argsort(-lengths, kind="stable")
-    ordered = lengths[order]
-    sums = np.cumsum(ordered)
-    best: tuple[float, list[NDArray[np.intp]]] = (float("inf"), [order])
-    tried = {1, *(streams * count for count in range(1, MOST_PARTS + 1))}
-    for parts in sorted(count for count in tried if count <= len(order)):
-        cuts = np.searchsorted(sums, sums[-1] * np.arange(1, parts) / parts, side="left") + 1
-        edges = sorted({0, *map(int, cuts), len(order)})
-        bounds = list(itertools.pairwise(edges))
-        ends = [0.0] * streams
-        costs = [call_tokens + (stop - start) * int(ordered[start]) for start, stop in bounds]
-        for cost in sorted(costs, reverse=True):
-            ends[ends.index(min(ends))] += cost
-        if max(ends) < best[0]:
-            best = (max(ends), [order[start:stop] for start, stop in bounds])
-    return best[1]

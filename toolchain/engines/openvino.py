@@ -21,11 +21,12 @@ from toolchain.core.session import Session
 from toolchain.core.stage import Context, Ge, Gt, Le, Metrics, StageConfig
 from toolchain.engines import _openvino_ir as ir
 from toolchain.engines._artifact import need_space, read_engine, write_engine
+from toolchain.engines._batching import BATCHING_KEY, Batching
 from toolchain.engines._openvino_graph import describe
 from toolchain.engines._openvino_session import DEVICE, Plan, open_plan
 from toolchain.engines._openvino_tune import tuned
 
-VERSION = 2
+VERSION = 3
 LIBRARIES = ("openvino",)
 ACCEPTS = ("standard", "qdq", "qdq-asymmetric")
 
@@ -101,8 +102,9 @@ def build(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     plan = replace(plan, int8_products=expected.int8_products)
     session = open_plan(out, plan, context.threads)
     told = describe(session.executed(), expected, plan)
+    batching = Batching(call=plan.call_tokens).record()
     extra = {"fusion": told["fusion"], "precision": told["precision"], "tuning": tuning}
-    write_engine(out, "openvino", files, asdict(plan), extra)
+    write_engine(out, "openvino", files, asdict(plan), extra | {BATCHING_KEY: batching})
     return {"bytes": size_bytes, "source_bytes": found.bytes, "placement": session.placement(), **extra}
 
 

@@ -18,6 +18,7 @@ from toolchain.core.errors import StoreError, ToolchainError
 from toolchain.core.log import logger
 from toolchain.core.stage import Context
 from toolchain.core.store import Artifact, Store, key_of
+from toolchain.engines._batching import BATCHING_KEY, Batching
 from toolchain.measure import gates
 from toolchain.measure.machine import environment, physical_cores
 from toolchain.model import source as model_source
@@ -27,7 +28,6 @@ from toolchain.pipeline import gate, keys
 from toolchain.pipeline.items import gives
 from toolchain.pipeline.plan import Plan, Step
 from toolchain.pipeline.settings import plain
-from toolchain.runtime.batching import BATCHING_KEY, Batching
 
 #: How long a process waits for another process of the same launch to publish, in seconds.
 WAIT_S = 24 * 3600
@@ -232,8 +232,8 @@ def perform(step: Step, inputs: list[Artifact], out: Path, context: Context, pla
             if (parent.path / name).is_file() and not (out / name).exists():
                 shutil.copyfile(parent.path / name, out / name)
         known = {name: parent.metrics[name] for name in ("parameters", "flops") if name in parent.metrics}
-        batching = {BATCHING_KEY: Batching(**getattr(module, "BATCHING", {})).record()}
-        write_json(out / "engine.json", read_json(out / "engine.json") | known | batching)
+        defaults = {BATCHING_KEY: Batching().record()}
+        write_json(out / "engine.json", defaults | read_json(out / "engine.json") | known)
         _write_history(out, read_history(parent.path))
         return known | metrics
     metrics = module.apply(parent.path, out, config, context)

@@ -20,8 +20,8 @@ from toolchain.core import registry
 from toolchain.core.errors import DataError, EngineError, ModelError
 from toolchain.core.session import TEXT_INPUT, ConcurrentSession, Session
 from toolchain.engines._artifact import ENGINE_FILE, read_engine
+from toolchain.engines._batching import plan_batches, read_batching
 from toolchain.model.tokens import TOKENIZER_FILE, load_tokenizer
-from toolchain.runtime.batching import plan_batches, read_batching
 from toolchain.runtime.interface import read_interface
 
 if TYPE_CHECKING:
@@ -180,7 +180,9 @@ class Predictor:
             Positions of a batch's examples, and the batch.
         """
         if sort:
-            split = plan_batches([len(example) for example in encoded], batch_size, self.batching)
+            lengths = [len(example) for example in encoded]
+            concurrency = self.session.concurrency if isinstance(self.session, ConcurrentSession) else 1
+            split = plan_batches(lengths, batch_size, self.batching, concurrency)
         else:
             order = range(len(encoded))
             split = [list(order[start : start + batch_size]) for start in order[::batch_size]]

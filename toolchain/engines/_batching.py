@@ -13,19 +13,26 @@ they not, swapping two of them would make no batch longer. So the best split is 
 
 which is found exactly. Not every cut has to be tried: moving one back among rows of equal length takes rows out of the
 longer batch and lengthens none, so that it may stand where the length changes, or where the batch after it is full.
+
+An engine that computes several batches at a time ends with the last of its streams. The split of least total cost then
+stands beside others that give every stream as many tokens, and the one that is predicted to end first is taken.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import accumulate, pairwise
 from typing import Any
 
 from toolchain.core.errors import EngineError
 
 #: The key of ``engine.json`` that holds what was measured of an engine.
 BATCHING_KEY = "batching"
+
+#: Splits by even tokens are tried up to so many batches for each stream.
+MOST_EACH = 6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,13 +94,14 @@ def read_batching(extra: Mapping[str, Any], where: str) -> Batching:
     return Batching(**record)
 
 
-def plan_batches(lengths: Sequence[int], batch_size: int, batching: Batching) -> list[list[int]]:
+def plan_batches(lengths: Sequence[int], batch_size: int, batching: Batching, concurrency: int = 1) -> list[list[int]]:
     """Splits examples into batches; the least predicted time of all splits that keep to the limits.
 
     Args:
         lengths: Tokens of each example.
         batch_size: The most examples of a batch, from 1.
         batching: The engine's costs, and its token budget: a batch of more than one row keeps rows × longest within it.
+        concurrency: Batches that are computed at a time; above 1, the least of the splits that are tried.
 
     Returns:
         Positions of each batch's examples, the longest first; the batches with the longest examples first. Every
@@ -101,11 +109,20 @@ def plan_batches(lengths: Sequence[int], batch_size: int, batching: Batching) ->
     """
     order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
     ordered = [lengths[index] for index in order]
+    bounds = _cheapest(ordered, batch_size, batching)
+    if concurrency > 1:
+        tried = [bounds, *_even(ordered, batch_size, batching, concurrency)]
+        bounds = min(tried, key=lambda one: _end(ordered, one, batching, concurrency))
+    return [order[start:end] for start, end in bounds]
+
+
+def _cheapest(ordered: Sequence[int], batch_size: int, batching: Batching) -> list[tuple[int, int]]:
+    """Start and end of each batch of the split that costs least in all, of lengths in descending order."""
     costs = [batching.row_cost(length) for length in ordered]
-    steps = [i for i in range(1, len(order)) if ordered[i] != ordered[i - 1]]
+    steps = [i for i in range(1, len(ordered)) if ordered[i] != ordered[i - 1]]
     earliest = _earliest_cuts(ordered, batch_size, batching.token_budget)
-    ends = {*steps, len(order)}
-    for end in range(len(order), 0, -1):
+    ends = {*steps, len(ordered)}
+    for end in range(len(ordered), 0, -1):
         if end in ends:
             ends.add(earliest[end])
     best, cut = {0: 0.0}, {}
@@ -116,11 +133,37 @@ def plan_batches(lengths: Sequence[int], batch_size: int, batching: Batching) ->
             if total < least:
                 least, cut[end] = total, start
         best[end] = least + batching.call
-    batches, end = [], len(order)
+    bounds, end = [], len(ordered)
     while end:
-        batches.append(order[cut[end] : end])
+        bounds.append((cut[end], end))
         end = cut[end]
-    return batches[::-1]
+    return bounds[::-1]
+
+
+def _even(
+    ordered: Sequence[int], batch_size: int, batching: Batching, concurrency: int
+) -> Iterator[list[tuple[int, int]]]:
+    """Splits into batches of about equal cost, as many as each stream gets equally many of, within the limits."""
+    sums = list(accumulate(map(batching.row_cost, ordered)))
+    least = -(-len(ordered) // batch_size)
+    for count in range(concurrency, min(concurrency * MOST_EACH, len(ordered)) + 1, concurrency):
+        if count < least:
+            continue
+        cuts = {bisect_left(sums, sums[-1] * part / count) + 1 for part in range(1, count)}
+        bounds = list(pairwise(sorted({0, *(cut for cut in cuts if cut < len(ordered)), len(ordered)})))
+        if all(
+            end - start == 1 or (end - start <= batch_size and (end - start) * ordered[start] <= batching.token_budget)
+            for start, end in bounds
+        ):
+            yield bounds
+
+
+def _end(ordered: Sequence[int], bounds: Sequence[tuple[int, int]], batching: Batching, concurrency: int) -> float:
+    """When the last stream ends, in tokens, where each takes the most expensive batch that is left."""
+    ends = [0.0] * concurrency
+    for cost in sorted((batching.cost(end - start, ordered[start]) for start, end in bounds), reverse=True):
+        ends[ends.index(min(ends))] += cost
+    return max(ends)
 
 
 def _earliest_cuts(ordered: Sequence[int], batch_size: int, token_budget: int) -> list[int]:

@@ -3,12 +3,13 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toolchain.core.errors import EngineError
-from toolchain.runtime.batching import Batching, padding_waste, plan_batches, read_batching
+from toolchain.engines._batching import Batching, padding_waste, plan_batches, read_batching
 
 LENGTHS = st.lists(st.integers(1, 60), max_size=60)
 COSTS = st.builds(
@@ -42,11 +43,11 @@ def partitions(items: list[int]) -> Any:
 
 
 @settings(deadline=None)
-@given(LENGTHS, st.integers(1, 40), COSTS)
+@given(LENGTHS, st.integers(1, 40), COSTS, st.integers(1, 5))
 def test_every_example_is_in_one_batch_and_every_batch_within_the_limits(
-    lengths: list[int], batch_size: int, batching: Batching
+    lengths: list[int], batch_size: int, batching: Batching, concurrency: int
 ) -> None:
-    batches = plan_batches(lengths, batch_size, batching)
+    batches = plan_batches(lengths, batch_size, batching, concurrency)
     assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
     assert all(allowed(lengths, batch, batch_size, batching) for batch in batches)
     longest = [max(lengths[index] for index in batch) for batch in batches]
@@ -95,6 +96,34 @@ def test_a_request_of_real_lengths_is_padded_little() -> None:
     lengths += [16, 26, 20, 10, 36, 15]
     assert padding_waste(lengths, [list(range(32))]) == pytest.approx(0.507, abs=0.001)
     assert padding_waste(lengths, plan_batches(lengths, 32, Batching())) < 0.16
+
+
+def end(lengths: list[int], batches: list[list[int]], batching: Batching, streams: int) -> float:
+    """When the last of several streams ends that take the batches that cost most first."""
+    ends = [0.0] * streams
+    for cost in sorted((batching.cost(len(batch), lengths[batch[0]]) for batch in batches), reverse=True):
+        ends[ends.index(min(ends))] += cost
+    return max(ends)
+
+
+@settings(deadline=None)
+@given(LENGTHS, st.integers(1, 40), COSTS, st.integers(2, 5))
+def test_several_at_a_time_never_end_later_than_the_split_that_costs_least(
+    lengths: list[int], batch_size: int, batching: Batching, streams: int
+) -> None:
+    split = plan_batches(lengths, batch_size, batching, streams)
+    cheapest = plan_batches(lengths, batch_size, batching)
+    assert end(lengths, split, batching, streams) <= end(lengths, cheapest, batching, streams)
+
+
+def test_streams_end_together_where_the_cheapest_split_leaves_one_idle() -> None:
+    lengths = np.random.default_rng(0).integers(3, 60, 32).tolist()
+    dear = Batching(call=1000)
+    assert len(plan_batches(lengths, 32, dear)) == 1
+    halves = plan_batches(lengths, 32, dear, 2)
+    assert len(halves) == 2
+    costs = [dear.cost(len(batch), lengths[batch[0]]) for batch in halves]
+    assert max(costs) < 0.65 * dear.cost(32, max(lengths))  # of all in one batch
 
 
 def test_nothing_makes_no_batches() -> None:
