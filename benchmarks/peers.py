@@ -113,11 +113,12 @@ def _compare(chosen: argparse.Namespace) -> int:
 
 
 def _written(output: Path, record: dict[str, Any]) -> str:
-    """Writes ``peers.json`` and ``peers.md``; gives the latter's text."""
+    """Writes ``peers.json``, ``peers.md`` and, of the best alone, ``summary.md``; gives the second one's text."""
     output.mkdir(parents=True, exist_ok=True)
     write_json(output / "peers.json", record)
     text = table.markdown(record)
     (output / "peers.md").write_text(text, "utf-8")
+    (output / "summary.md").write_text(table.summary(record), "utf-8")
     return text
 
 

@@ -2,7 +2,9 @@
 
 ``python benchmarks/publish.py recipes/quickstart.yaml`` copies what the store has of that recipe, measured on this
 machine; nothing is run. A place is a pair of comments, ``<!-- results: quickstart -->`` and ``<!-- /results -->``, and
-a test holds that what stands between them is what the published report says.
+a test holds that what stands between them is what the published report says. ``results: peers/summary`` quotes a page
+that a benchmark has written, ``artifacts/published/peers/summary.md``; its headings become paragraphs. Without a
+recipe, only the places are filled.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from toolchain.deliver.report.figures import quantity, ratio, show
 
 ROOT = Path(__file__).parent.parent
 PUBLISHED = ROOT / "artifacts" / "published"
-_PLACE = re.compile(r"(<!-- results: (?P<name>[\w-]+) -->\n)(?P<text>.*?)(<!-- /results -->)", re.DOTALL)
+_PLACE = re.compile(r"(<!-- results: (?P<name>[\w/-]+) -->\n)(?P<text>.*?)(<!-- /results -->)", re.DOTALL)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -34,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
         The exit code of ``toolchain report``, 0 when all went well.
     """
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("recipes", nargs="+", type=Path, help="recipes that have been run on this machine")
+    parser.add_argument("recipes", nargs="*", type=Path, help="recipes that have been run on this machine")
     parser.add_argument("--store", default=None, help="the store they were run in [default: artifacts]")
     chosen = parser.parse_args(arguments)
     setup(0)
@@ -68,33 +70,35 @@ def places(text: str) -> list[tuple[str, str]]:
     return [(match["name"], match["text"]) for match in _PLACE.finditer(text)]
 
 
-def report(name: str) -> dict[str, Any] | None:
-    """A published report, or None when there is none of that name."""
-    path = PUBLISHED / name / "report.json"
-    return dict(json.loads(path.read_text("utf-8"))) if path.is_file() else None
+def published(name: str) -> str | None:
+    """What stands in a place of that name, or None when nothing of that name is published."""
+    page, report = PUBLISHED / f"{name}.md", PUBLISHED / name / "report.json"
+    if page.is_file():
+        return re.sub(r"^#+ (.*)$", r"**\1**", page.read_text("utf-8"), flags=re.MULTILINE).rstrip() + "\n"
+    return block(json.loads(report.read_text("utf-8"))) if report.is_file() else None
 
 
 def quote(text: str) -> str:
     """A page with every place filled for which a report is published."""
 
     def fill(match: re.Match[str]) -> str:
-        found = report(match["name"])
-        return match[0] if found is None else match[1] + block(found) + match[4]
+        found = published(match["name"])
+        return match[0] if found is None else match[1] + found + match[4]
 
     return _PLACE.sub(fill, text)
 
 
-def block(published: Mapping[str, Any]) -> str:
+def block(report: Mapping[str, Any]) -> str:
     """The table of a report, and what a reader must know of it.
 
     Args:
-        published: ``report.json``.
+        report: ``report.json``.
     """
-    return "\n".join([*_table(published), "", *_notes(published), ""])
+    return "\n".join([*_table(report), "", *_notes(report), ""])
 
 
-def _table(published: Mapping[str, Any]) -> Iterator[str]:
-    lines = published["lines"]
+def _table(report: Mapping[str, Any]) -> Iterator[str]:
+    lines = report["lines"]
     sizes = sorted(int(m[1]) for name in lines[0] if (m := re.fullmatch(r"per_s_sorted_engine_batch_(\d+)", name)))
     heads = ["#", "engine", "accuracy %", "MB", "CR", "ms @1", "IS @1"]
     heads += [text for size in sizes for text in (f"/s @{size}", f"IS @{size}")]
@@ -114,16 +118,16 @@ def _half_width(line: Mapping[str, Any]) -> float:
     return float(line["accuracy_percent_high"] - line["accuracy_percent_low"]) / 2
 
 
-def _notes(published: Mapping[str, Any]) -> Iterator[str]:
-    machine, settings = published["machine"], published["settings"]
-    weights = published["weights"]
+def _notes(report: Mapping[str, Any]) -> Iterator[str]:
+    machine, settings = report["machine"], report["settings"]
+    weights = report["weights"]
     yield (
         f"Measured on {machine['cpu']}, {machine['physical_cores']} cores, {machine['system']}, "
         f"{settings['threads']} threads, median of {settings['rounds']} interleaved rounds; accuracy on "
-        f"{published['lines'][0]['examples']:,} {published['split']} examples with its 95 % interval. @N: at batch "
+        f"{report['lines'][0]['examples']:,} {report['split']} examples with its 95 % interval. @N: at batch "
         "size N, the engine alone, batches sorted by length. CR and IS: bytes and time of the baseline (bold) over "
         f"this engine's. WS = {weights['accuracy']:g}·A + {weights['compression']:g}·CR + {weights['speedup']:g}·IS at "
-        f"{published['speedup']}."
+        f"{report['speedup']}."
     )
 
 

@@ -157,10 +157,10 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
 def test_results_that_are_quoted_are_those_that_are_published() -> None:
     quoted = [(page, *place) for page in PUBLISH["pages"]() for place in PUBLISH["places"](page.read_text("utf-8"))]
     assert ("README.md", "quickstart") in {(page.name, name) for page, name, _ in quoted}
-    missing = sorted({name for _, name, _ in quoted if PUBLISH["report"](name) is None})
+    missing = sorted({name for _, name, _ in quoted if PUBLISH["published"](name) is None})
     for page, name, text in quoted:
         if name not in missing:
-            assert text == PUBLISH["block"](PUBLISH["report"](name)), f"{page.name}: run benchmarks/publish.py"
+            assert text == PUBLISH["published"](name), f"{page.name}: run benchmarks/publish.py"
     if missing:
         pytest.skip(f"not published yet: {', '.join(missing)}")
 

@@ -61,6 +61,15 @@ def markdown(found: Record) -> str:
     )
 
 
+def summary(found: Record) -> str:
+    """The best peer and our best of every setting alone."""
+    parts: list[str] = []
+    for threads, timed in found["timed"].items():
+        parts += [f"{_threads(threads)}:".capitalize(), "", *_best(timed)]
+    machine = found["machine"]
+    return "\n".join([*parts, f"Measured on {machine['cpu']}, {machine['physical_cores']} cores.", ""])
+
+
 def _line(engine: Record, reference: Record | None) -> Record:
     line = {key: value for key, value in engine.items() if key != "folder"}
     if "accuracy" in engine and reference:
@@ -129,24 +138,9 @@ def _ratio(base: Record, other: Record) -> Record:
 
 
 def _timed(found: Record, threads: str, timed: Record) -> Iterator[str]:
-    yield f"## {threads} {'thread' if threads == '1' else 'threads'}"
+    yield f"## {_threads(threads)}"
     yield ""
-    if timed["best"]:
-        yield "| setting | best peer | /s | ours | /s | ratio | 95 % interval |"
-        yield "| --- | --- | ---: | --- | ---: | ---: | --- |"
-        for setting, it in timed["best"].items():
-            yield (
-                f"| {setting} | {it['peer']} | {it['peer_per_s']:,.0f} | {it['ours']} | {it['ours_per_s']:,.0f} "
-                f"| **{it['ratio']:.2f}** | {it['low']:.2f} to {it['high']:.2f} |"
-            )
-        yield ""
-        for setting, it in timed["best"].items():
-            if (peer := it["fastest_peer"])["peer"] != it["peer"]:
-                yield (
-                    f"- {setting}: a quicker peer, less accurate than is compared: {peer['peer']}, "
-                    f"{peer['per_s']:,.0f}; to it, ours {peer['ratio']:.2f} ({peer['low']:.2f} to {peer['high']:.2f})"
-                )
-        yield ""
+    yield from _best(timed)
     yield f"| engine | {' | '.join(PLACES)} | memory, MB |"
     yield f"| --- |{' ---: |' * (len(PLACES) + 1)}"
     for line in found["engines"]:
@@ -163,6 +157,31 @@ def _timed(found: Record, threads: str, timed: Record) -> Iterator[str]:
     )
     yield from (f"- not timed: {name}: {error.strip().splitlines()[0]}" for name, error in timed["errors"].items())
     yield ""
+
+
+def _threads(threads: str) -> str:
+    return f"{threads} {'thread' if threads == '1' else 'threads'}"
+
+
+def _best(timed: Record) -> Iterator[str]:
+    """The best peer and our best of every setting; a quicker peer that is not accurate enough is named below."""
+    if not timed["best"]:
+        return
+    yield "| setting | best peer | /s | ours | /s | ratio | 95 % interval |"
+    yield "| --- | --- | ---: | --- | ---: | ---: | --- |"
+    for setting, it in timed["best"].items():
+        yield (
+            f"| {setting} | {it['peer']} | {it['peer_per_s']:,.0f} | {it['ours']} | {it['ours_per_s']:,.0f} "
+            f"| **{it['ratio']:.2f}** | {it['low']:.2f} to {it['high']:.2f} |"
+        )
+    yield ""
+    quicker = [
+        f"- {setting}: a quicker peer, less accurate than is compared: {peer['peer']}, {peer['per_s']:,.0f}; to it, "
+        f"ours {peer['ratio']:.2f} ({peer['low']:.2f} to {peer['high']:.2f})"
+        for setting, it in timed["best"].items()
+        if (peer := it["fastest_peer"])["peer"] != it["peer"]
+    ]
+    yield from [*quicker, ""] if quicker else ()
 
 
 def _name(line: Record) -> str:

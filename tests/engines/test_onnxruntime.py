@@ -21,6 +21,7 @@ from tests.engines.broken import unknown_input, unknown_operator
 from toolchain.core.errors import EngineError, ModelError
 from toolchain.engines import onnxruntime as engine
 from toolchain.engines._onnxruntime_session import stray_nodes
+from toolchain.measure import gates
 
 
 def batch(names: tuple[str, ...], rows: int, tokens: int) -> dict[str, Any]:
@@ -56,6 +57,21 @@ def test_a_file_that_is_not_to_be_lowered_stays_as_it_came(settings: Any, tmp_pa
     metrics = engine.build(onnx_folder(), tmp_path, engine.Config(**settings), context(tmp_path))
     assert metrics["kept_source"] is True
     assert (tmp_path / "model.onnx").read_bytes() == (onnx_folder() / "model.onnx").read_bytes()
+
+
+def test_fusion_that_a_session_does_or_does_not_do_by_itself_is_counted(tmp_path: Path) -> None:
+    metrics = engine.build(onnx_folder(), tmp_path, engine.Config(offline=False), context(tmp_path))
+    # ONNX Runtime's own rules find no attention in the exporter's graph; GELUs are whole as they come.
+    assert metrics["fusion"]["attention"] == [0, 2]
+    assert metrics["fusion"]["gelu"] == [2, 2]
+    assert gates.fusion(metrics["fusion"]).failed
+
+
+def test_settings_that_are_tuned_are_those_of_a_processor() -> None:
+    assert engine.tunes(engine.Config())
+    assert not engine.tunes(engine.Config(tune=False))
+    assert {"processor", "logical_cpus"} <= set(engine.fingerprint(engine.Config()))
+    assert "processor" not in engine.fingerprint(engine.Config(tune=False))
 
 
 def test_int8_weights_stay_int8_in_the_lowered_file(tmp_path: Path) -> None:

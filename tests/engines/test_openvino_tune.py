@@ -99,6 +99,16 @@ def test_a_slow_model_is_timed_on_fewer_batches() -> None:
     assert tune.affordable(Slow(), [None] * 6, 60) == 6  # type: ignore[arg-type]
 
 
+def test_a_call_that_seems_to_cost_nothing_still_counts(tmp_path: Path) -> None:
+    class Growing:
+        """Four times as slow for twice the tokens: the line through two of them starts below 0."""
+
+        def run(self, batch: Any) -> None:
+            time.sleep(2e-7 * batch["input_ids"].size ** 2)
+
+    assert tune._call_tokens(Growing(), 0.05) == 1  # type: ignore[arg-type]
+
+
 def test_a_kernel_that_cannot_take_fixed_lengths_is_recorded_and_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

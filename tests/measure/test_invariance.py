@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.builders import MAX_LENGTH, SENTENCES, context, engine_folder
@@ -56,6 +57,23 @@ def test_a_graph_that_has_lost_its_padding_mask_fails_and_names_sentences(engine
     assert verdict.failed
     assert f"batch 1 against 32: label flips {found['batch']['flips']} (sentences {found['batch']['indices'][0]}," in (
         verdict.evidence
+    )
+
+
+def test_a_sentence_without_numbers_is_a_flip_whatever_its_label_would_be() -> None:
+    sound = np.array([[2.0, -1.0], [0.5, 1.0]], np.float32)
+    broken = np.array([[np.nan, np.nan], [0.5, 1.25]], np.float32)
+    found = invariance._flips(sound, broken, [7, 9])
+    assert found == {"flips": 1, "ties": 0, "indices": [7], "max_difference": 0.25}
+
+
+def test_an_engine_that_pads_by_itself_has_no_padding_to_pass() -> None:
+    run = {"flips": 0, "ties": 0, "indices": [], "max_difference": 0.0}
+    verdict = gates.invariance({"examples": 9, "of": 9, "batch": {"sizes": [1, 32], **run}, "padding": None})
+    assert verdict.passed
+    assert verdict.evidence == (
+        "batch 1 against 32: label flips 0; padding not run: the engine tokenizes, and pads, by itself; "
+        "on all 9 test sentences"
     )
 
 

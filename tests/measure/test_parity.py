@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from tests.builders import SENTENCES, context, engine_folder, onnx_folder
@@ -121,6 +123,28 @@ def test_an_engine_that_is_not_its_graph_fails_and_the_node_is_named(tmp_path: P
     assert found["passed"] is False
     verdict = gates.parity([], found)
     assert verdict.evidence.startswith("introduced by the engine, first diverging node ")
+
+
+def test_an_engine_that_is_wrong_for_single_texts_alone_fails(tmp_path: Path) -> None:
+    def turn_when_alone(model: Any) -> None:
+        """Negates the logits of a batch of one."""
+        last = next(node for node in model.graph.node if "logits" in node.output)
+        last.output[list(last.output).index("logits")] = "right"
+        make, tensor = onnx.helper.make_node, onnx.numpy_helper.from_array
+        model.graph.initializer.extend(
+            [tensor(np.array(v), n) for n, v in (("at.0", 0), ("one", 1))]
+            + [tensor(np.array(v, np.float32), n) for n, v in (("minus", -1), ("plus", 1))]
+        )
+        model.graph.node.extend([
+            make("Shape", ["input_ids"], ["shape"]), make("Gather", ["shape", "at.0"], ["rows"]),
+            make("Equal", ["rows", "one"], ["alone"]), make("Where", ["alone", "minus", "plus"], ["sign"]),
+            make("Mul", ["right", "sign"], ["logits"]),
+        ])  # fmt: skip
+
+    engine = engine_folder(tmp_path / "engine", offline=False)
+    found = _engine_against_its_graph(edited(engine, tmp_path / "other", turn_when_alone), tmp_path)
+    assert found is not None
+    assert found["passed"] is False
 
 
 @pytest.mark.parametrize(

@@ -228,12 +228,22 @@ def test_a_new_runtime_is_measured_anew_though_the_engine_is_the_same(monkeypatc
     steps = [step for step in made.steps.values() if step.stage in ("evaluate", "time")]
     engines = [artifact for artifact in tiny().store.artifacts() if artifact.kind == "engine"]
     task = Task(made.recipe)
-    before = [keys.parts(step, engines, task, made.recipe) for step in steps]
+    before = [keys.parts(step, engines, task, made.recipe, 1) for step in steps]
     monkeypatch.setattr(keys, "installed", lambda name: "9.9.9")
-    after = [keys.parts(step, engines, task, made.recipe) for step in steps]
+    after = [keys.parts(step, engines, task, made.recipe, 1) for step in steps]
     assert steps
     assert all(old["runtimes"] != new["runtimes"] for old, new in zip(before, after, strict=True))
     assert before[-1]["engines"] == [artifact.key for artifact in engines]
+
+
+@pytest.mark.parametrize("tune", [True, False])
+def test_an_engine_that_was_tuned_is_not_another_number_of_threads(tune: bool) -> None:
+    made = plans.make(recipes.load(tiny().recipe, [f"onnxruntime.tune={str(tune).lower()}"]))
+    build = next(step for step in made.steps.values() if step.stage == "build")
+    graphs = [artifact for artifact in tiny().store.artifacts() if artifact.kind == "onnx"][:1]
+    one, two = (keys.parts(build, graphs, Task(made.recipe), made.recipe, threads) for threads in (1, 2))
+    assert (one != two) is tune
+    assert ("task" in one) is tune  # whose dev texts it is tuned on
 
 
 def test_a_stage_that_has_nothing_to_do_says_so(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ class Forms:
         return () if self.residuals else RESIDUAL_RULES
 
 
-def rewrite(path: Path, folder: Path, forms: Forms) -> tuple[Path, dict[str, int]]:
+def rewrite(path: Path, folder: Path, forms: Forms) -> Path:
     """Fuses a graph and makes its quantized products integer ones.
 
     Args:
@@ -43,8 +44,7 @@ def rewrite(path: Path, folder: Path, forms: Forms) -> tuple[Path, dict[str, int
         forms: What to make.
 
     Returns:
-        The rewritten file, or the path itself when no rule applied; and how much there was to fuse: nothing in a graph
-        that computes in half precision, for which ONNX Runtime has no fused kernels on a CPU.
+        The rewritten file, or the path itself when no rule applied.
 
     Raises:
         ModelError: The graph cannot be read.
@@ -52,17 +52,16 @@ def rewrite(path: Path, folder: Path, forms: Forms) -> tuple[Path, dict[str, int
     ir = require("onnx_ir", "torch")
     model = _load(path)
     if _computes_in_half(model):
-        return path, {}
-    expected = _fusion_count.expected(model)
+        return path
     count = _fusion.fuse(model, attention=forms.attention, residuals=forms.residuals)
     if not count + _integer.lower(model):
-        return path, expected
+        return path
     tensors = [value.const_value for value in model.graph.initializers.values()]
     apart = sum(tensor.nbytes for tensor in tensors) > ONE_FILE_BYTES
     apart |= any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors)
     target = folder / path.name
     ir.save(model, target, external_data=f"{path.name}.data" if apart else None)
-    return target, expected
+    return target
 
 
 def _computes_in_half(model: Any) -> bool:
@@ -74,15 +73,18 @@ def _computes_in_half(model: Any) -> bool:
     )
 
 
-def counts(path: Path, expected: dict[str, int], forms: Forms) -> dict[str, list[int]]:
-    """What a lowered file has of what it must have, by kind: ``[found, expected]``.
+def counts(ran: Mapping[str, int], path: Path, forms: Forms) -> dict[str, list[int]]:
+    """What ran of what there was to fuse, by kind: ``[found, expected]``.
 
     Args:
-        path: The file that is delivered.
-        expected: What :func:`rewrite` said.
-        forms: What it was asked to make; what was to stay as it is, is not counted.
+        ran: How many nodes of each operator ran.
+        path: The graph before it was lowered. One that computes in half precision has nothing to fuse: ONNX Runtime has
+            no fused kernels for it on a CPU.
+        forms: What was asked for; what was to stay as it is, is not counted.
     """
-    found = _fusion_count.found(_load(path))
+    model = _load(path)
+    expected = {} if _computes_in_half(model) else _fusion_count.expected(model)
+    found = _fusion_count.found(ran)
     left = {"attention"} if not forms.attention else set()
     left |= {"residual"} if not forms.residuals else set()
     return {kind: [found[kind], number] for kind, number in expected.items() if number and kind not in left}

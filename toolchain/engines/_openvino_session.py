@@ -141,13 +141,14 @@ class OpenvinoSession:
                 ) from error
 
     def placement(self) -> dict[str, int]:
-        """How many nodes the executed graph has, apart those int8 products that fell back to floating point.
+        """How many nodes the graph for batches has, apart those int8 products that fell back to floating point in any.
 
         OpenVINO's CPU plugin computes every node or fails; but it computes a product in floating point, without saying
         so, where it cannot bring Q/DQ pairs and product together.
         """
         nodes = self.executed()
-        lost = max(0, self._plan.int8_products - count_int8(nodes))
+        fixed = [executed(request.get_compiled_model()) for request, _ in self._fixed.values()]
+        lost = max(0, self._plan.int8_products - min(map(count_int8, (nodes, *fixed))))
         return {DEVICE: len(nodes) - lost} | ({FELL_BACK: lost} if lost else {})
 
     def executed(self) -> list[Executed]:

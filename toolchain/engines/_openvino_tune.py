@@ -190,7 +190,7 @@ def _call_tokens(session: OpenvinoSession, budget: float) -> int:
     few, many = (rows * tokens for rows, tokens in CALL_SHAPES)
     slope = (times[1] - times[0]) / (many - few)
     # Times that do not grow with the tokens are noise: then nothing is known, and the default stands.
-    return Plan.call_tokens if slope <= 0 else int(min(max(times[0] / slope - few, 0), NEVER_SPLIT))
+    return Plan.call_tokens if slope <= 0 else int(min(max(times[0] / slope - few, 1), NEVER_SPLIT))
 
 
 def _time_each(session: OpenvinoSession, batches: Sequence[Any], times: list[float]) -> None:

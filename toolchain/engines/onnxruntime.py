@@ -8,7 +8,6 @@ measured; a session then adds what its machine allows. How threads are used is t
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import tempfile
 from collections.abc import Mapping
@@ -31,6 +30,7 @@ from toolchain.engines._onnxruntime_session import (
     session_options,
 )
 from toolchain.engines._onnxruntime_tune import BATCH_SIZE, BATCHES, TEXTS, Options, tune
+from toolchain.engines._processor import processor
 from toolchain.engines._samples import encode_dev
 
 VERSION = 3
@@ -78,8 +78,13 @@ class Config(StageConfig):
 
 def fingerprint(config: Config) -> dict[str, Any]:
     """The facts that the engine depends on: processor family, the wheel that lowers it, and who tuned it."""
-    cores = {"logical_cpus": os.cpu_count()} if config.tune and config.provider == "cpu" else {}
-    return {"machine": platform.machine(), **_distribution(), "onnx-ir": _version("onnx-ir"), **cores}
+    tuned_on = processor() if tunes(config) else {}
+    return {"machine": platform.machine(), **_distribution(), "onnx-ir": _version("onnx-ir"), **tuned_on}
+
+
+def tunes(config: Config) -> bool:
+    """Whether dev texts and the number of threads decide how it is run."""
+    return config.tune and config.provider == "cpu"
 
 
 def build(source: Path, out: Path, config: Config, context: Context) -> Metrics:
@@ -106,14 +111,11 @@ def build(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     need_space(out, 2 * found.bytes)  # our rewriting of it is there while ONNX Runtime writes its own
     files = (MODEL_FILE, *found.external)
     forms = _forms(config)
-    fusion: dict[str, list[int]] = {}
     # A lowered graph is bound to the provider that it was lowered for, and what CUDA's needs cannot be saved.
     lowered = config.offline and config.optimization != "disabled" and config.provider == "cpu"
     if lowered:
-        files, expected = _lower(source / MODEL_FILE, out, config, context.threads, context.work)
+        files = _lower(source / MODEL_FILE, out, config, context.threads, context.work)
         lowered = _total_bytes(out, files) <= found.bytes * (1 + MAX_GROWTH)
-        if config.optimization in ("all", "extended"):
-            fusion = counts((out if lowered else source) / MODEL_FILE, expected, forms)
     if not lowered:
         for name in files:
             (out / name).unlink(missing_ok=True)
@@ -123,11 +125,14 @@ def build(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     given = {name: value for name, value in _given(asdict(config)).items() if value is not None}
     session = OnnxRuntimeSession(out / MODEL_FILE, context.threads, _opening(config), Options(**given))
     options, tuning = _tuned(source, out, config, given, session, context)
+    placement = session.placement(context.work)
+    asked = config.optimization in ("all", "extended")
+    fusion = counts(session.operators, source / MODEL_FILE, forms) if asked else {}
     extra: dict[str, Any] = {"fusion": fusion} if fusion else {}
     extra |= {"tuning": tuning} if tuning else {}
     write_engine(out, "onnxruntime", files, asdict(config) | asdict(options), extra)
     metrics = {"kept_source": not lowered, "source_bytes": found.bytes, "bytes": _total_bytes(out, files)}
-    return {**metrics, "fusion": fusion, "placement": session.placement(context.work), "tuning": tuning}
+    return {**metrics, "fusion": fusion, "placement": placement, "tuning": tuning}
 
 
 def open_session(folder: Path, threads: int) -> ConcurrentSession:
@@ -209,28 +214,20 @@ def _forms(config: Config) -> Forms:
     return Forms(attention=config.attention == "fused", residuals=wanted[config.residuals])
 
 
-def _lower(
-    model: Path, out: Path, config: Config, threads: int, scratch: Path
-) -> tuple[tuple[str, ...], dict[str, int]]:
-    """Saves the graph as we and ONNX Runtime optimize it for any machine.
-
-    Returns:
-        The names of the files written, and how much there was to fuse.
-    """
+def _lower(model: Path, out: Path, config: Config, threads: int, scratch: Path) -> tuple[str, ...]:
+    """Saves the graph as we and ONNX Runtime optimize it for any machine; gives the names of the files written."""
     level = "extended" if config.optimization == "all" else config.optimization
     opening = Opening(optimization=level, disabled=_forms(config).disabled)
     options = session_options(opening, Options(arena=False), threads)
     options.optimized_model_filepath = str(out / MODEL_FILE)
     data = f"{MODEL_FILE}.data"
     with tempfile.TemporaryDirectory(prefix="lower-", dir=scratch) as folder:
-        rewritten, expected = model, dict[str, int]()
-        if level == "extended":
-            rewritten, expected = rewrite(model, Path(folder), _forms(config))
+        rewritten = rewrite(model, Path(folder), _forms(config)) if level == "extended" else model
         if (rewritten.parent / data).is_file():
             options.add_session_config_entry("session.optimized_model_external_initializers_file_name", data)
             options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
         open_file(rewritten, options, opening)
-    return ((MODEL_FILE, data) if (out / data).is_file() else (MODEL_FILE,)), expected
+    return (MODEL_FILE, data) if (out / data).is_file() else (MODEL_FILE,)
 
 
 def _total_bytes(folder: Path, files: tuple[str, ...]) -> int:

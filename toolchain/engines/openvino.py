@@ -10,7 +10,6 @@ to its longest text, so a batch is split into parts of like length, which run on
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from toolchain.engines._batching import BATCHING_KEY, Batching
 from toolchain.engines._openvino_graph import describe
 from toolchain.engines._openvino_session import DEVICE, Plan, open_plan
 from toolchain.engines._openvino_tune import tuned
+from toolchain.engines._processor import processor
 
 VERSION = 3
 LIBRARIES = ("openvino",)
@@ -70,8 +70,13 @@ def fingerprint(config: Config) -> dict[str, Any]:
         version = importlib.metadata.version("openvino")
     except importlib.metadata.PackageNotFoundError:
         version = None
-    tuned_on = {"processor": _processor(), "logical_cpus": os.cpu_count()} if config.tune else {}
+    tuned_on = processor() if config.tune else {}
     return {"machine": platform.machine(), "openvino": version, **tuned_on}
+
+
+def tunes(config: Config) -> bool:
+    """Whether dev texts and the number of threads decide how it is run; fixed lengths are those of dev texts."""
+    return config.tune or config.static_lengths > 0
 
 
 def build(source: Path, out: Path, config: Config, context: Context) -> Metrics:
@@ -125,12 +130,3 @@ def open_session(folder: Path, threads: int) -> Session:
         message = f"{folder} has options that this version does not know: {dict(options)}"
         raise EngineError(message, "build the engine again") from error
     return open_plan(folder, plan, threads)
-
-
-def _processor() -> str:
-    """The processor's name, as the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")

@@ -1,4 +1,4 @@
-"""What an engine's batches cost by their shape: the numbers behind ``BATCHING`` of an engine's module.
+"""What an engine's batches cost by their shape: the numbers behind ``batching`` in ``engine.json``.
 
 Times one engine at shapes from one short row to many long ones, in interleaved rounds, and fits
 

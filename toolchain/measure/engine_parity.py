@@ -16,9 +16,15 @@ from toolchain.core.stage import Context
 from toolchain.engines._artifact import EngineFile
 from toolchain.measure import parity
 from toolchain.measure.process import WorkerProcess, write_texts
+from toolchain.runtime.interface import read_interface
 
 #: Sentences per batch, of unlike lengths, so that most rows are padded.
 BATCH_SIZE = 8
+
+#: The first sentences come again, alone: an engine may have graphs of their own for single texts; and so many of them
+#: once more, padded far.
+ALONE = 48
+PADDED = 16
 
 #: Largest |Δlogit| of an engine that computes a float graph in single precision: fused kernels round in another order,
 #: and approximate GELU and softmax to about 1e-3.
@@ -103,18 +109,23 @@ def _judged(
 ) -> dict[str, Any]:
     import numpy as np
 
+    pad_to = min(parity.PADDED_TOKENS, read_interface(reference.graph).max_length)
+    runs = ((texts, BATCH_SIZE, 0), (texts[:ALONE], 1, 0), (texts[:PADDED], BATCH_SIZE, pad_to))
+    found, expected = list[Any](), list[Any]()
     with tempfile.TemporaryDirectory(prefix="parity-", dir=context.work) as folder:
         file = Path(folder).resolve() / "texts.json"
-        write_texts(file, texts)
         paths = file.with_name("engine.npy"), file.with_name("graph.npy")
-        shared: dict[str, Any] = {"texts": str(file), "batch_size": BATCH_SIZE}
-        worker.call("logits", lambda done: None, out=str(paths[0]), **shared)
-        reply = worker.call(
-            "reference", out=str(paths[1]), graph=str(reference.graph.resolve()), threads=context.threads, **shared
-        )
-        if "reason" in reply:
-            return {"passed": None, "reason": f"its graph cannot be run to compare with: {reply['reason']}"}
-        found, expected = map(np.load, paths)
+        graph: dict[str, Any] = {"graph": str(reference.graph.resolve()), "threads": context.threads}
+        for chosen, batch_size, padded in runs:
+            write_texts(file, chosen)
+            shared: dict[str, Any] = {"texts": str(file), "batch_size": batch_size, "pad_to": padded}
+            worker.call("logits", lambda done: None, out=str(paths[0]), **shared)
+            reply = worker.call("reference", out=str(paths[1]), **graph, **shared)
+            if "reason" in reply:
+                return {"passed": None, "reason": f"its graph cannot be run to compare with: {reply['reason']}"}
+            found.append(np.load(paths[0]))
+            expected.append(np.load(paths[1]))
     dialect = json.loads((reference.graph / "interface.json").read_text("utf-8")).get("dialect", "")
     precision = str(manifest.options.get("precision", SINGLE_PRECISION[0]))
-    return parity.judge(expected, found, *floor_of(reference.floor, dialect, reply["half"], precision))
+    limits = floor_of(reference.floor, dialect, reply["half"], precision)
+    return parity.judge(np.concatenate(expected), np.concatenate(found), *limits)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-VERSION = 2
+VERSION = 3
 LIBRARIES = ("tokenizers", "numpy")
 
 SPLITS = ("dev", "test")

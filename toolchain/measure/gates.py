@@ -152,11 +152,11 @@ def invariance(found: Mapping[str, Any] | None) -> Verdict:
     """
     if not found:
         return _not_run("invariance", "evaluate: {invariance: off}")
-    runs = {
-        "batch 1 against {}".format(found["batch"]["sizes"][1]): found["batch"],
-        f"padded to the batch against {found['padding']['pad_to']} tokens": found["padding"],
-    }
+    runs = {"batch 1 against {}".format(found["batch"]["sizes"][1]): found["batch"]}
+    if found["padding"]:
+        runs[f"padded to the batch against {found['padding']['pad_to']} tokens"] = found["padding"]
     told = [f"{name}: {_flips(run)}" for name, run in runs.items()]
+    told += [] if found["padding"] else ["padding not run: the engine tokenizes, and pads, by itself"]
     where = (
         f"{found['examples']} of {found['of']} test sentences"
         if found["examples"] < found["of"]

@@ -60,32 +60,35 @@ def measure(
 
     Returns:
         ``examples`` run, ``of`` how many, and for ``batch`` and ``padding`` the ``flips``, which of them were toss-ups
-        (``ties``, as :func:`parity.judge` has them), their ``indices`` in the split and the largest |Δlogit|.
+        (``ties``, as :func:`parity.judge` has them), their ``indices`` in the split and the largest |Δlogit|. A
+        sentence without numbers counts as a flip. ``padding`` is None where the engine tokenizes, and pads, by itself.
     """
     with tempfile.TemporaryDirectory(prefix="invariance-", dir=context.work) as folder:
         file = Path(folder).resolve() / "texts.json"
         write_texts(file, [texts[i] for i in chosen])
 
-        def logits(batch_size: int, pad_to: int = 0) -> Any:
+        def logits(batch_size: int, pad_to: int = 0) -> tuple[Any, bool]:
             out = file.with_name(f"{batch_size}-{pad_to}.npy")
             options: dict[str, Any] = {"texts": str(file), "batch_size": batch_size, "pad_to": pad_to}
-            worker.call("logits", lambda done: None, out=str(out), **options)
-            return np.load(out)
+            reply = worker.call("logits", lambda done: None, out=str(out), **options)
+            return np.load(out), reply["pads"]
 
-        alone, batched, padded = logits(1), logits(BATCH_SIZE), logits(BATCH_SIZE, pad_to)
+        (alone, pads), (batched, _) = logits(1), logits(BATCH_SIZE)
+        padding = {"pad_to": pad_to, **_flips(batched, logits(BATCH_SIZE, pad_to)[0], chosen)} if pads else None
     return {
         "examples": len(chosen),
         "of": len(texts),
         "batch": {"sizes": [1, BATCH_SIZE], **_flips(alone, batched, chosen)},
-        "padding": {"pad_to": pad_to, **_flips(batched, padded, chosen)},
+        "padding": padding,
     }
 
 
 def _flips(one: Any, other: Any, chosen: Sequence[int]) -> dict[str, Any]:
-    differs = parity.flipped(one, other)
+    finite = np.isfinite(one).all(axis=1) & np.isfinite(other).all(axis=1)
+    differs = parity.flipped(one, other) | ~finite
     return {
         "flips": int(differs.sum()),
-        "ties": int((differs & parity.undecided(one, other)).sum()),
+        "ties": int((differs & finite & parity.undecided(one, other)).sum()),
         "indices": [int(chosen[i]) for i in np.flatnonzero(differs)],
-        "max_difference": float(np.abs(one - other).max(initial=0)),
+        "max_difference": float(np.abs(one - other)[finite].max(initial=0)),
     }

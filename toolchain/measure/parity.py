@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolchain.core.errors import EngineError, require
+from toolchain.core.session import TEXT_INPUT
 from toolchain.runtime.predictor import Predictor
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ SAMPLE = 128
 #: The most sentences that settle one in doubt.
 MOST = 512
 
-#: Sizes of the batches, over and over; after them, the first sentences come once more, padded far.
+#: Sizes of the batches, over and over; after them, the first sentences once more, padded far, where that can be asked.
 BATCH_SIZES = (1, 3, 8, 20)
 
 #: Length that a batch is padded to, to see what padding does; a model of fewer tokens gives its own.
@@ -224,7 +225,8 @@ def _compared(graphs: tuple[Graph, Graph], floor: float, texts: Texts) -> dict[s
     reference, candidate = graphs
     expected, found, shapes = [], [], set()
     plan = [([texts[i] for i in batch], 0) for batch in batches_of(len(texts))]
-    plan.append((list(texts[:PADDED_ROWS]), min(PADDED_TOKENS, reference.predictor.interface.max_length)))
+    if TEXT_INPUT not in candidate.session.inputs:  # which pads by itself, to its longest text
+        plan.append((list(texts[:PADDED_ROWS]), min(PADDED_TOKENS, reference.predictor.interface.max_length)))
     for chosen, pad_to in plan:
         feed = reference.feed(chosen, pad_to)
         expected.append(reference.session.run(feed))

@@ -39,6 +39,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from toolchain.core.errors import EngineError, MissingPackageError, ToolchainError
+from toolchain.core.session import TEXT_INPUT
 from toolchain.measure.energy import EnergyMeter
 
 #: Examples that ``predict`` tokenizes at a time: enough to sort by length, few enough for any memory.
@@ -122,6 +123,9 @@ class Worker:
             batch_size: Examples per batch.
             out: File to write.
             pad_to: Pad every batch to at least so many tokens.
+
+        Returns:
+            How many ``examples``, and whether the engine ``pads`` as it is asked: not where it tokenizes by itself.
         """
         import numpy as np
 
@@ -133,9 +137,9 @@ class Worker:
             rows.append(self._predictor.session.run(batch))
             self._say({"progress": len(rows[-1])})
         np.save(out, np.concatenate(rows) if rows else np.empty((0, len(self._predictor.labels)), np.float32))
-        return {"examples": len(examples)}
+        return {"examples": len(examples), "pads": TEXT_INPUT not in self._predictor.session.inputs}
 
-    def reference(self, graph: str, texts: str, batch_size: int, threads: int, out: str) -> Reply:
+    def reference(self, graph: str, texts: str, batch_size: int, threads: int, out: str, pad_to: int = 0) -> Reply:
         """Writes the logits of the graph in a folder, run as it stands, or gives the reason why that cannot be."""
         import numpy as np
 
@@ -145,7 +149,7 @@ class Worker:
         starts = range(0, len(examples), batch_size)
         try:
             opened = Graph(Path(graph), threads)
-            rows = [opened.logits(examples[start : start + batch_size]) for start in starts]
+            rows = [opened.logits(examples[start : start + batch_size], pad_to) for start in starts]
         except (EngineError, MissingPackageError) as error:
             return {"reason": error.message}
         np.save(out, np.concatenate(rows))

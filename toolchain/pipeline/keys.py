@@ -52,7 +52,7 @@ class Task:
         return self._data
 
 
-def parts(step: Step, inputs: list[Artifact], task: Task, recipe: Recipe) -> dict[str, Any]:
+def parts(step: Step, inputs: list[Artifact], task: Task, recipe: Recipe, threads: int) -> dict[str, Any]:
     """Everything that decides a step's result, as JSON values.
 
     Args:
@@ -60,6 +60,7 @@ def parts(step: Step, inputs: list[Artifact], task: Task, recipe: Recipe) -> dic
         inputs: Its inputs' artifacts, in order.
         task: The recipe's task.
         recipe: The recipe, for the folder that model paths are relative to.
+        threads: Threads to compute with, which decide what is tuned for them.
     """
     found: dict[str, Any] = {
         "stage": step.stage,
@@ -71,7 +72,11 @@ def parts(step: Step, inputs: list[Artifact], task: Task, recipe: Recipe) -> dic
     }
     if step.seed is not None:
         found["seed"] = step.seed
-    if step.stage != "build":
+    tunes = getattr(step.technique.module, "tunes", None)
+    tuned = tunes is not None and tunes(step.config)
+    if tuned:
+        found["threads"] = threads
+    if step.stage != "build" or tuned:
         found["task"] = task.identity
     if step.stage in ("finetune", "compress") and processes()[1] > 1:
         found["processes"] = processes()[1]  # each sees other batches, so the weights differ

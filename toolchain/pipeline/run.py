@@ -84,11 +84,11 @@ def execute(plan: Plan, store: Store, *, force: Collection[str] = ()) -> Outcome
         KeyboardInterrupt: Ctrl-C; what was published stays, training state is kept.
     """
     started = time.monotonic()
-    rank, world = processes()
+    rank, _ = processes()
     outcome = Outcome(plan, keys.Task(plan.recipe), rank=rank)
     if rank:
         logger.setLevel(logging.WARNING)  # the first process says what is done
-    threads = plan.recipe.benchmark.threads or max(1, physical_cores() // world)
+    threads = _threads(plan)
     for number, step in enumerate(plan.steps.values(), 1):
         blocked = next((outcome.failed[i] for i in step.inputs if i in outcome.failed), None)
         inputs = [outcome.artifacts[i] for i in step.inputs if i in outcome.artifacts]
@@ -145,11 +145,16 @@ def preview(plan: Plan, store: Store, force: Collection[str] = ()) -> tuple[Outc
             status[step.id] = "run (after its inputs)"
             continue
         inputs = [outcome.artifacts[i] for i in step.inputs]
-        found = store.find(step.kind, key_of(keys.parts(step, inputs, outcome.task, plan.recipe)))
+        found = store.find(step.kind, key_of(keys.parts(step, inputs, outcome.task, plan.recipe, _threads(plan))))
         status[step.id] = "run (forced)" if found and step.stage in force else "hit" if found else "run"
         if found:
             outcome.artifacts[step.id] = found
     return outcome, status
+
+
+def _threads(plan: Plan) -> int:
+    """Threads that a step computes with."""
+    return plan.recipe.benchmark.threads or max(1, physical_cores() // processes()[1])
 
 
 def _one(
@@ -157,7 +162,7 @@ def _one(
 ) -> tuple[Artifact, bool]:
     """The step's artifact, and whether it was made now."""
     _fetch(step, plan)
-    parts = keys.parts(step, inputs, task, plan.recipe)
+    parts = keys.parts(step, inputs, task, plan.recipe, threads)
     key = key_of(parts)
     found = store.find(step.kind, key)
     if found and not force:
@@ -287,7 +292,7 @@ def _assist(
     step: Step, inputs: list[Artifact], store: Store, task: keys.Task, plan: Plan, threads: int, force: bool
 ) -> Artifact:
     """What a process of a launch does besides the first: its share of the training, and waiting for the rest."""
-    key = key_of(keys.parts(step, inputs, task, plan.recipe))
+    key = key_of(keys.parts(step, inputs, task, plan.recipe, threads))
     found = store.find(step.kind, key)
     if (force or found is None) and step.stage in ("finetune", "compress"):
         with tempfile.TemporaryDirectory() as folder:
