@@ -84,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
     chosen.out.mkdir(parents=True, exist_ok=True)
-    table = "\n".join(markdown(cells)) + "\n"
+    table = page(cells)
     (chosen.out / "agreement.md").write_text(table, encoding="utf-8")
     (chosen.out / "agreement.json").write_text(json.dumps([asdict(cell) for cell in cells], indent=2) + "\n", "utf-8")
     sys.stdout.write(table)
@@ -116,8 +116,13 @@ def measure(outcome: run.Outcome) -> Iterator[Cell]:
         )  # fmt: skip
 
 
+def page(cells: list[Cell]) -> str:
+    """What ``agreement.md`` says of ``agreement.json``."""
+    return "\n".join(markdown(cells)) + "\n"
+
+
 def markdown(cells: list[Cell]) -> Iterator[str]:
-    """The table: a line for every variant, a column for every model on every engine."""
+    """Two tables, a line for every variant: labels, of every model on every engine; and bytes of every model."""
     columns = list(dict.fromkeys((cell.model, cell.engine) for cell in cells))
     yield f"| labels as PyTorch's, % | floor | {' | '.join(f'{model} · {engine}' for model, engine in columns)} |"
     yield f"| --- | ---: |{' ---: |' * len(columns)}"
@@ -128,6 +133,14 @@ def markdown(cells: list[Cell]) -> Iterator[str]:
         yield f"| {variant} | {100 * floor:.1f} | {' | '.join(shown)} |"
     yield ""
     yield "After the slash: accuracy on test, %. –: this engine cannot take it. **Bold**: below the passes' floor."
+    yield ""
+    models = list(dict.fromkeys(cell.model for cell in cells))
+    engine = cells[0].engine
+    yield f"| MB on {engine} | {' | '.join(models)} |"
+    yield f"| --- |{' ---: |' * len(models)}"
+    for variant in dict.fromkeys(cell.variant for cell in cells):
+        sizes = {c.model: c.size_bytes for c in cells if (c.variant, c.engine) == (variant, engine) and c.size_bytes}
+        yield f"| {variant} | {' | '.join(f'{sizes[m] / 1e6:.1f}' if m in sizes else '–' for m in models)} |"
 
 
 def _shown(cell: Cell | None) -> str:

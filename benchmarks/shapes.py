@@ -23,7 +23,7 @@ import numpy as np
 from toolchain.core import registry
 from toolchain.core.log import logger, setup
 from toolchain.core.stage import Context
-from toolchain.measure.machine import physical_cores
+from toolchain.measure.machine import machine, physical_cores
 from toolchain.measure.statistics import speedup
 from toolchain.model import checkpoint, scratch
 from toolchain.tasks import reviews
@@ -138,6 +138,15 @@ def time_all(engines: Mapping[str, Path], threads: int, rounds: int, seconds: fl
                 }  # fmt: skip
 
 
+def page(record: Mapping[str, Any]) -> str:
+    """What ``shapes.md`` says of ``shapes.json``."""
+    told = (
+        f"{record['cpu']}, {record['threads']} threads, random weights, median of {record['rounds']} rounds; "
+        "in brackets the 95 % interval of the ratio to fp32 on ONNX Runtime, fused."
+    )
+    return "\n".join([*markdown(record["families"]), told, ""])
+
+
 def markdown(records: list[dict[str, Any]]) -> Iterator[str]:
     """A table for every family: milliseconds of a batch, and how many times faster than fused fp32."""
     shapes = [(batch, tokens) for batch in BATCHES for tokens in TOKENS]
@@ -190,11 +199,12 @@ def main(arguments: list[str] | None = None) -> int:
             times = list(time_all(engines, chosen.threads, chosen.rounds, chosen.seconds))
             parameters = found["parameter_bytes"]
             records.append({"family": family, "parameter_bytes": parameters, "bytes": sizes, "times": times})
-    table = "\n".join([f"{chosen.threads} threads; random weights.", "", *markdown(records)])
+    facts = {"threads": chosen.threads, "rounds": chosen.rounds, "cpu": machine()["cpu"]}
+    record = {**facts, "families": records}
+    table = page(record)
     if chosen.out:
         chosen.out.mkdir(parents=True, exist_ok=True)
         (chosen.out / "shapes.md").write_text(table, encoding="utf-8")
-        record = {"threads": chosen.threads, "families": records}
         (chosen.out / "shapes.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     sys.stdout.write(table)
     return 0

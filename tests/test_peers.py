@@ -296,3 +296,19 @@ def test_tables_without_timing_hold_accuracy_and_cost() -> None:
     found = table.record(engines, {}, FACTS)
     assert found["timed"] == {}
     assert "| **mine** | 25.0 | 88.70 | -0.30 | 89.70 | -0.30 | 10 | 1,200 |" in table.markdown(found)
+
+
+def test_published_pages_say_what_the_figures_beside_them_say() -> None:
+    table, agreement, shapes = module("peer_tools.table"), module("agreement"), module("shapes")
+    pages: dict[str, tuple[str, Any]] = {
+        "peers/peers.md": ("peers.json", table.markdown),
+        "peers/summary.md": ("peers.json", table.summary),
+        "shapes/shapes.md": ("shapes.json", shapes.page),
+        "agreement/agreement.md": (
+            "agreement.json", lambda cells: agreement.page([agreement.Cell(**cell) for cell in cells])
+        ),
+    }  # fmt: skip
+    for name, (figures, page) in pages.items():
+        published = ROOT / "artifacts/published" / name
+        found = json.loads((published.parent / figures).read_text("utf-8"))
+        assert published.read_text("utf-8") == page(found), name

@@ -11,7 +11,7 @@ import pytest
 
 from tests.builders import context, onnx_folder, sentences, tiny_onnx_folder
 from toolchain.core.data import Dataset, Split
-from toolchain.core.errors import EngineError, ModelError
+from toolchain.core.errors import EngineError, ModelError, RecipeError
 
 pytest.importorskip("openvino")
 
@@ -84,6 +84,14 @@ def test_latency_takes_one_stream_and_throughput_no_graphs_of_fixed_length(
     assert bool(session._fixed) is (performance == "latency")
 
 
+def test_several_streams_with_performance_latency_are_refused_before_any_work(tmp_path: Path) -> None:
+    config = engine.Config(performance="latency", streams=4)
+    with pytest.raises(RecipeError, match="streams is 4, and performance latency computes one batch") as caught:
+        engine.build(tmp_path / "no folder", tmp_path / "out", config, context(tmp_path))
+    assert "throughput" in caught.value.hint
+    engine._check(engine.Config(performance="latency", streams=1))
+
+
 def test_graphs_of_fixed_length_keep_to_their_memory(tmp_path: Path) -> None:
     engine.build(onnx_folder(), tmp_path, engine.Config(tune=False, static_memory_mib=0), context(tmp_path))
     assert json.loads((tmp_path / "engine.json").read_text())["options"]["lengths"] == []
@@ -124,6 +132,11 @@ def test_a_kernel_that_cannot_take_fixed_lengths_is_recorded_and_left_out(
     options = json.loads((tmp_path / "engine.json").read_text())["options"]
     assert options["single_attention"] == "fused"
     assert options["lengths"]
+    for attention, single, lengths in (("auto", "fused", True), ("plain", "plain", False)):
+        config = engine.Config(tune=False, attention=attention)  # type: ignore[arg-type]
+        engine.build(onnx_folder(), tmp_path, config, context(tmp_path))
+        options = json.loads((tmp_path / "engine.json").read_text())["options"]
+        assert (options["single_attention"], bool(options["lengths"])) == (single, lengths)
 
 
 def test_an_onnx_folder_without_a_tokenizer_says_what_is_missing(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from tests.builders import LABELS, context, engine_folder, sentences
 from toolchain.core.data import Dataset, Split
 from toolchain.core.errors import DataError, EngineError, ModelError
-from toolchain.measure.evaluate import Config, evaluate, match_labels
+from toolchain.measure.evaluate import Config, evaluate
 from toolchain.runtime.predictor import Predictor
 
 
@@ -56,12 +56,6 @@ def test_labels_in_another_order_are_matched_by_name(tmp_path: Path) -> None:
     assert record["labels"]["dev"] == [1 - label for label in data.dev.labels]
     assert record["label_names"] == list(LABELS)
     assert "matched by name" in record["notes"][0]
-
-
-def test_unnamed_labels_are_taken_by_position() -> None:
-    index, notes = match_labels(("LABEL_0", "LABEL_1"), ("no", "yes"), Path("engine"))
-    assert index == [0, 1]
-    assert "by position" in notes[0]
 
 
 @pytest.mark.parametrize("task", [("negative", "neutral", "positive"), ("bad", "good")])

@@ -4,6 +4,7 @@ import json
 import logging
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,14 @@ def test_a_search_that_misses_its_goal_keeps_its_best_and_says_so(
     found = np.concatenate([session.run(None, batch)[0].argmax(-1) for batch in batches])
     accuracy = float((found == np.array([data.dev.labels[i] for i in order])).mean())
     assert accuracy == pytest.approx(metrics["accuracy_dev"], abs=2 / len(order))
+
+
+def test_a_search_judges_by_the_order_of_the_models_own_labels(tmp_path: Path) -> None:
+    turned = replace(DATA, labels=tuple(reversed(LABELS)))
+    tuning = _inc.Tuning(max_drop=0, trials=1, minutes=1, dev_samples=len(DATA.dev))
+    _, order = _inc._dev_batches(onnx_folder(), DATA.dev.texts)
+    found = _inc._tuning(tuning, tmp_path, onnx_folder(), context(tmp_path, turned))
+    assert found["labels"] == [1 - DATA.dev.labels[i] for i in order]
 
 
 def judge(folder: Path, max_drop: float, seconds: float) -> Any:

@@ -15,7 +15,7 @@ from tests.optimize.variants import FAMILIES, difference, exported, save, senten
 from toolchain.core.data import Dataset, Split
 from toolchain.core.errors import ModelError, RecipeError
 from toolchain.model import graph
-from toolchain.optimize import _int8, mixed
+from toolchain.optimize import _int8, mixed, static_int8
 from toolchain.optimize._groups import group_nodes
 from toolchain.optimize._search import Journal, OutOfTime, Trial, best, search
 
@@ -130,6 +130,26 @@ def test_a_planted_outlier_stays_in_float_and_the_accuracy_is_held(planted: Path
     assert max(alone, key=alone.__getitem__) == "layer 1 ffn"
     assert alone["layer 1 ffn"] > 5 * sorted(alone.values())[-2]
     assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["journal.jsonl", "ranges.json"]
+
+
+def test_accuracy_is_counted_in_the_order_of_the_models_own_labels(tmp_path: Path) -> None:
+    source = exported("bert")
+    right = labelled(source)
+    dev = Split(right.dev.texts, [1 - label for label in right.dev.labels])
+    turned = replace(right, dev=dev, labels=tuple(reversed(LABELS)))
+    bench = mixed._Bench(source, mixed.Config(samples=1, rounds=3), context(tmp_path, turned), "qdq")
+    assert bench.measure(frozenset(bench.groups)).accuracy == 1  # the float graph, by whose labels dev is labelled
+
+
+def test_a_model_of_other_labels_is_refused_before_any_trial(tmp_path: Path) -> None:
+    data = replace(labelled(exported("bert")), labels=("bad", "good"))
+    with pytest.raises(ModelError, match="negative, positive; the task has bad, good"):
+        mixed.apply(exported("bert"), tmp_path, mixed.Config(), context(tmp_path / "work", data))
+
+
+def test_ranges_are_chosen_as_by_static_int8() -> None:
+    static, ours = static_int8.Config(), mixed.Config().static
+    assert replace(static, smooth=ours.smooth, correct_biases=ours.correct_biases) == ours
 
 
 @pytest.mark.parametrize(("quantization", "dialect"), [("static", "qdq"), ("dynamic", "ort")])

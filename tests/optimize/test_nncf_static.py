@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.builders import MAX_LENGTH, context
+from tests.builders import LABELS, MAX_LENGTH, context, sentences
 from tests.optimize.variants import FAMILIES, difference, exported, made, sentence_logits
+from toolchain.core.data import Split
 from toolchain.core.errors import ModelError, RecipeError
 from toolchain.model import graph
 from toolchain.optimize import static_int8
@@ -74,8 +76,63 @@ def test_accuracy_control_takes_quantizers_back_until_dev_accuracy_is_kept(
     metrics = nncf_static.apply(source, out, nncf_static.Config(**settings), context(tmp_path, kept))
     assert metrics["float_dev_accuracy"] == 100
     assert metrics["dev_accuracy"] == 100
+    assert metrics["target_reached"] is (graph.dialect(graph.load(out / "model.onnx")) == "qdq")
     assert graph.dialect(graph.load(out / "model.onnx")) in ("qdq", "standard")
     assert graph.dialect(graph.load(plain / "model.onnx")) == "qdq"
+
+
+def test_dev_accuracy_is_counted_in_the_order_of_the_models_own_labels(tmp_path: Path) -> None:
+    source, data = exported("bert"), sentences()
+    dev = Split(data.dev.texts, [1 - label for label in model_labels(source)])
+    turned = replace(data, dev=dev, labels=tuple(reversed(LABELS)))
+    items = nncf_static.dev_batches(source, context(tmp_path, turned))
+    assert nncf_static.dev_accuracy(graph.load(source / "model.onnx"), items, 1)[0] == 1
+
+
+def test_a_model_of_other_labels_is_refused_with_accuracy_control(tmp_path: Path) -> None:
+    data = context(tmp_path, replace(sentences(), labels=("bad", "good")))
+    config = nncf_static.Config(accuracy_control=True, calibration_samples=8)
+    with pytest.raises(ModelError, match="negative, positive; the task has bad, good") as caught:
+        nncf_static.apply(exported("bert"), tmp_path, config, data)
+    assert "NNCF" not in caught.value.message
+
+
+@pytest.mark.parametrize(("tried", "said"), [(True, "the best graph that it tried is taken"), (False, "left in float")])
+def test_a_search_that_ends_below_its_goal_says_so_and_whether_a_quantized_graph_was_left(
+    tried: bool, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import nncf
+
+    source, data = exported("bert"), sentences()
+    right = replace(data, dev=Split(data.dev.texts, model_labels(source)))
+
+    def ends_below(model: Any, calibration: Any, validation: Any, validate: Any, **_: Any) -> Any:
+        if tried:
+            good = onnx.ModelProto.FromString(model.SerializeToString())
+            # One scalar through Q/DQ that nothing reads: quantized, and as accurate as the float graph.
+            good.graph.initializer.extend(
+                onnx.numpy_helper.from_array(np.array(value, kind), f"unread.{name}")
+                for name, value, kind in (("x", 1, np.float32), ("scale", 1, np.float32), ("zero", 0, np.int8))
+            )
+            ends = ["unread.scale", "unread.zero"]
+            good.graph.node.append(onnx.helper.make_node("QuantizeLinear", ["unread.x", *ends], ["unread.q"]))
+            good.graph.node.append(onnx.helper.make_node("DequantizeLinear", ["unread.q", *ends], ["unread.dq"]))
+            validate(good, validation.get_data())
+        bad = onnx.ModelProto.FromString(model.SerializeToString())
+        bad.graph.output[0].name, before = "turned", bad.graph.output[0].name
+        bad.graph.node.append(onnx.helper.make_node("Neg", [before], ["turned"]))
+        return bad
+
+    monkeypatch.setattr(nncf, "quantize_with_accuracy_control", ends_below)
+    monkeypatch.setattr(logging.getLogger("toolchain"), "propagate", True)
+    out = tmp_path / "out"
+    out.mkdir()
+    config = nncf_static.Config(accuracy_control=True, max_drop=1, calibration_samples=8)
+    metrics = nncf_static.apply(source, out, config, context(tmp_path, right))
+    assert metrics["target_reached"] is tried
+    assert metrics["dev_accuracy"] == metrics["float_dev_accuracy"] == 100
+    assert graph.dialect(graph.load(out / "model.onnx")) == ("qdq" if tried else "standard")
+    assert f"more than 1 points below the float graph's dev accuracy of 100.00 %: {said}" in caplog.text
 
 
 def model_labels(source: Path) -> list[int]:

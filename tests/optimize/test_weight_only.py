@@ -122,7 +122,8 @@ def test_every_way_to_choose_scales_keeps_the_weights(settings: dict[str, Any], 
     [
         ({"linear_bits": None, "embedding_bits": None}, "both null", "4 or 8"),
         ({"method": "k_quant"}, "method k_quant has 4 bits, and linear_bits is 8", "linear_bits: 4"),
-        ({"method": "hqq", "linear_bits": 4, "symmetric": True}, "fits zero points", "symmetric: false"),
+        ({"method": "hqq", "linear_bits": 4, "symmetric": True}, "method hqq fits zero points", "symmetric: false"),
+        ({"method": "k_quant", "linear_bits": 4, "symmetric": True}, "method k_quant fits zero", "method: default"),
         ({"exclude": ("layer99*",)}, "nothing in the graph matches layer99", "matrix products"),
     ],
 )

@@ -71,8 +71,27 @@ def tuned(source: Path, out: Path, config: Config, context: Context) -> tuple[Pl
     )
     record: dict[str, Any] = {"threads": context.threads, "lengths": list(lengths)}
     if not config.tune:
-        return plan, record
+        return _openable(out, plan, config.attention == "auto", context.threads), record
     return _tune(out, plan, config, context, samples, record)
+
+
+def _openable(out: Path, plan: Plan, any_kernel: bool, threads: int) -> Plan:
+    """The plan, or where OpenVINO cannot compile its graphs of fixed length, one without what it cannot compile.
+
+    Args:
+        out: Folder with the IR.
+        plan: How the engine would be run.
+        any_kernel: Whether single texts may have another attention kernel.
+        threads: Threads to compute with.
+    """
+    tries = [plan, replace(plan, single_attention="fused")] if any_kernel else [plan]
+    for trial in tries if plan.lengths else ():
+        try:
+            open_plan(out, trial, threads)
+        except EngineError:
+            continue
+        return trial
+    return replace(plan, lengths=())
 
 
 def best_lengths(lengths: Sequence[int], count: int) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from toolchain.core.errors import EngineError
+from toolchain.core.errors import EngineError, RecipeError
 from toolchain.core.session import Session
 from toolchain.core.stage import Context, Ge, Gt, Le, Metrics, StageConfig
 from toolchain.engines import _openvino_ir as ir
@@ -46,11 +46,12 @@ class Config(StageConfig):
     compress_to_fp16: bool = False
     #: What the threads are for: one text at a time, several batches at a time, or each as it comes.
     performance: Literal["auto", "latency", "throughput"] = "auto"
-    #: Batches computed at a time; 0 is one per thread, or as tuned.
+    #: Batches computed at a time; 0 is one per thread, or as tuned. With performance latency it is one.
     streams: Annotated[int, Ge(0), Le(256)] = 0
     #: Attention as OpenVINO's one kernel, or as products and softmax; auto is the quicker one, as tuned.
     attention: Literal["auto", "fused", "plain"] = "auto"
-    #: Graphs of fixed length for single texts, at lengths that pad the dev texts least; 0 is none.
+    #: Graphs of fixed length for single texts, at lengths that pad the dev texts least; 0 is none, and so is any number
+    #: with performance throughput.
     static_lengths: Annotated[int, Ge(0), Le(32)] = 6
     #: Memory in MiB that the graphs of fixed length may take together; each holds the weights once.
     static_memory_mib: Annotated[int, Ge(0)] = 512
@@ -94,9 +95,11 @@ def build(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     Raises:
         ModelError: The source is missing, damaged, or keeps data outside of its folder.
         EngineError: OpenVINO lacks an operator of the model, or cannot compute as it was asked to.
+        RecipeError: The settings contradict each other.
     """
     from toolchain.model.onnx_file import inspect
 
+    _check(config)
     found = inspect(source / ir.SOURCE_FILE)
     need_space(out, found.bytes)
     expected = ir.expectations(source / ir.SOURCE_FILE)
@@ -130,3 +133,12 @@ def open_session(folder: Path, threads: int) -> Session:
         message = f"{folder} has options that this version does not know: {dict(options)}"
         raise EngineError(message, "build the engine again") from error
     return open_plan(folder, plan, threads)
+
+
+def _check(config: Config) -> None:
+    if config.performance == "latency" and config.streams > 1:
+        raise RecipeError(
+            f"openvino: streams is {config.streams}, and performance latency computes one batch at a time, by all "
+            "threads; it goes with streams 0 and 1",
+            "leave streams out, or performance: throughput (or auto)",
+        )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from toolchain.engines._artifact import EngineFile, read_engine
 from toolchain.measure import engine_parity, gates, invariance, isa
 from toolchain.measure.engine_parity import Reference
 from toolchain.measure.process import WorkerProcess, texts_file, write_texts
+from toolchain.model.labels import match_labels
 from toolchain.runtime.interface import read_interface
 
 if TYPE_CHECKING:
@@ -42,9 +42,6 @@ INTEGER_OPERATORS = (
 
 #: How the zstd size is taken: the library's own default level.
 ZSTD_LEVEL = 3
-
-#: Names that a model library gives to classes that nobody named; they are taken by position.
-_UNNAMED = re.compile(r"LABEL_\d+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,36 +133,6 @@ def read(folder: Path) -> dict[str, Any]:
     """What ``evaluation.json`` in a folder holds."""
     record: dict[str, Any] = json.loads((folder / EVALUATION_FILE).read_text(encoding="utf-8"))
     return record
-
-
-def match_labels(model: tuple[str, ...], task: tuple[str, ...], engine: Path) -> tuple[list[int], list[str]]:
-    """Finds the model's index of each of the task's labels.
-
-    Args:
-        model: Label names in the order of the logits.
-        task: Label names in the order of the data set's indices.
-        engine: Folder that an error names.
-
-    Returns:
-        For each label of the task, its index in the model; and what is worth noting about that.
-
-    Raises:
-        ModelError: The two have different labels.
-    """
-    if model == task:
-        return list(range(len(task))), []
-    if sorted(model) == sorted(task):
-        return [model.index(name) for name in task], [
-            f"the model's labels are in another order than the task's: {', '.join(model)}; matched by name"
-        ]
-    if len(model) == len(task) and all(_UNNAMED.fullmatch(name) for name in model):
-        return list(range(len(task))), [
-            f"the model's labels have no names ({', '.join(model)}); taken by position as {', '.join(task)}"
-        ]
-    raise ModelError(
-        f"{engine} was trained for the labels {', '.join(model)}; the task has {', '.join(task)}",
-        "evaluate it on the task that it was trained for, or name the labels in its interface.json as the task does",
-    )
 
 
 def zstd_bytes(path: Path) -> int:

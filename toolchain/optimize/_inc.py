@@ -23,7 +23,7 @@ from toolchain.core.child import ChildError
 from toolchain.core.errors import ModelError, ToolchainError
 from toolchain.core.log import Progress, logger, progress
 from toolchain.core.stage import DIALECTS, Context, Metrics
-from toolchain.model import checkpoint, graph, tokens
+from toolchain.model import graph, labels, tokens
 from toolchain.optimize import _inc_errors, _inc_graph, _int8
 from toolchain.optimize.static_int8 import calibration_batches
 
@@ -225,14 +225,11 @@ def _settings(model: Any, job: Job, excluded: Sequence[str]) -> dict[str, Any]:
 
 def _tuning(tuning: Tuning, folder: Path, source: Path, context: Context) -> dict[str, Any]:
     dev = context.dataset().dev
-    names = tuple(checkpoint.read_json(source / "interface.json")["labels"])
-    order = list(range(len(names)))
-    if sorted(names) == sorted(context.dataset().labels):  # the model's order of the logits may be its own
-        order = [names.index(name) for name in context.dataset().labels]
+    gold = labels.dev_labels(source, context.dataset())
     count = min(tuning.dev_samples, len(dev))
     batches, positions = _dev_batches(source, dev.texts[:count])
     return {
-        "dev": str(_write(folder / "dev.npz", batches)), "labels": [order[dev.labels[i]] for i in positions],
+        "dev": str(_write(folder / "dev.npz", batches)), "labels": [gold[i] for i in positions],
         "max_drop": tuning.max_drop, "trials": tuning.trials, "seconds": 60 * tuning.minutes, "best": str(folder),
     }  # fmt: skip
 

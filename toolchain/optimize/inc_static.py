@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 from toolchain.core.stage import Context, Ge, Le, Metrics, StageConfig
 from toolchain.optimize import _half, _inc
 
-VERSION = 1
+VERSION = 2
 LIBRARIES = _inc.LIBRARIES
 TAKES = ("standard",)
 AGREEMENT = 0.98
@@ -45,7 +45,7 @@ class Config(StageConfig):
         python: Interpreter of an environment that has the package; empty for this one.
     """
 
-    calibration: Literal["min_max", "percentile", "entropy"] = "percentile"
+    calibration: Literal["min_max", "percentile", "entropy"] = "min_max"
     calibration_samples: Annotated[int, Ge(1), Le(100_000)] = 256
     symmetric: bool = False
     per_channel: bool = True

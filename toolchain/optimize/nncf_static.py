@@ -21,11 +21,11 @@ from typing import Annotated, Any, Literal
 from toolchain.core.errors import ModelError, first_line, require
 from toolchain.core.log import logger, progress
 from toolchain.core.stage import Context, Ge, Le, Metrics, StageConfig
-from toolchain.model import graph, tokens
+from toolchain.model import graph, labels, tokens
 from toolchain.optimize import _half, _int8
 from toolchain.optimize.static_int8 import calibration_batches
 
-VERSION = 1
+VERSION = 2
 LIBRARIES = ("nncf", "onnx", "onnxruntime")
 TAKES = ("standard",)
 AGREEMENT = 0.98
@@ -85,15 +85,18 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
 
     Returns:
         nodes, parameters, int8_weights, float_weights, calibration_samples; with accuracy control dev_accuracy and
-        float_dev_accuracy, in percent.
+        float_dev_accuracy, in percent, and ``target_reached``: false where no quantized graph kept within ``max_drop``,
+        and the graph is left in float.
 
     Raises:
-        ModelError: NNCF cannot quantize the graph.
+        ModelError: NNCF cannot quantize the graph; with accuracy control, its labels are not the task's.
     """
     path = source / "model.onnx"
     model = _int8.load_float(path)
     excluded = _int8.excluded_nodes(model, config.exclude, embeddings=config.embeddings, attention=config.attention)
     samples = calibration_batches(source, config.calibration_samples, context)
+    judged = dev_batches(source, context) if config.accuracy_control else []
+    below = False
     with _quiet():
         nncf = require("nncf", "openvino")
         advanced = nncf.AdvancedQuantizationParameters(
@@ -116,9 +119,17 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
             calibration = nncf.Dataset(samples, told)
             measured: dict[str, Any] = {}
             if config.accuracy_control:
-                made, measured = _controlled(nncf, model, calibration, settings, advanced, source, config, context)
+                made, measured, below = _controlled(
+                    nncf, model, calibration, settings, advanced, judged, config, context.threads
+                )
             else:
                 made = nncf.quantize(model, calibration, advanced_parameters=advanced, **settings)
+    if below:  # said here, because logging is off while NNCF works
+        logger.warning(
+            "    nncf_static: NNCF ended more than %g points below the float graph's dev accuracy of %.2f %%: %s",
+            config.max_drop, measured["float_dev_accuracy"],
+            "the best graph that it tried is taken" if measured["target_reached"] else "left in float",
+        )  # fmt: skip
     dialect = graph.dialect(made)
     if dialect not in (gives(config, "standard"), "qdq", "standard"):
         raise ModelError(
@@ -132,22 +143,21 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
 
 def _controlled(
     nncf: Any, model: Any, calibration: Any, settings: dict[str, Any], advanced: Any,
-    source: Path, config: Config, context: Context,
-) -> tuple[Any, dict[str, Any]]:  # fmt: skip
+    batches: list[tuple[dict[str, Any], int]], config: Config, threads: int,
+) -> tuple[Any, dict[str, Any], bool]:  # fmt: skip
     """Quantizes under accuracy control; the accuracies are those of the float graph and of the result.
 
-    NNCF may end with less accuracy than it was asked to keep: then the best graph that it tried is taken, or the float
-    one where none was good enough.
+    NNCF may end with less accuracy than it was asked to keep, which is the third thing told: then the best graph that
+    it tried is taken, or the float one where none was good enough.
     """
-    batches = dev_batches(source, context)
-    before, _ = dev_accuracy(model, batches, context.threads)
+    before, _ = dev_accuracy(model, batches, threads)
     least = before - config.max_drop / 100
     best: list[Any] = [before, model.SerializeToString()]
     quantized = False
 
     def validate(proto: Any, items: Iterable[Any]) -> tuple[float, list[float]]:
         nonlocal quantized
-        accuracy, right = dev_accuracy(proto, items, context.threads)
+        accuracy, right = dev_accuracy(proto, items, threads)
         content = proto.SerializeToString() if len(right) == len(batches) and accuracy >= least else b""
         if content and content != original and (not quantized or accuracy >= best[0]):
             best[:], quantized = [accuracy, content], True
@@ -168,25 +178,27 @@ def _controlled(
         ),
         **settings,
     )
-    after, _ = dev_accuracy(made, batches, context.threads)
-    if after < least:
+    after, _ = dev_accuracy(made, batches, threads)
+    below = after < least
+    if below:
         after, made = best[0], type(model).FromString(best[1])
-        logger.warning(
-            "NNCF ended below the accuracy asked for: %s", "its best graph is taken" if quantized else "left in float"
-        )
-    return made, {"float_dev_accuracy": before * 100, "dev_accuracy": after * 100}
+    reached = graph.dialect(made) != "standard"
+    return made, {"float_dev_accuracy": before * 100, "dev_accuracy": after * 100, "target_reached": reached}, below
 
 
 def dev_batches(source: Path, context: Context) -> list[tuple[dict[str, Any], int]]:
-    """Dev sentences, each as inputs ``[1, tokens]`` int64 and its label.
+    """Dev sentences, each as inputs ``[1, tokens]`` int64 and its label, as the index of the logits.
 
     Args:
         source: Folder with tokenizer and interface.
         context: Gives the sentences.
+
+    Raises:
+        ModelError: The model has other labels than the task.
     """
-    dev = context.dataset().dev
-    encoded = tokens.encode(source, dev.texts)
-    return [(tokens.padded(source, [item]), int(label)) for item, label in zip(encoded, dev.labels, strict=True)]
+    gold = labels.dev_labels(source, context.dataset())
+    encoded = tokens.encode(source, context.dataset().dev.texts)
+    return [(tokens.padded(source, [item]), label) for item, label in zip(encoded, gold, strict=True)]
 
 
 def dev_accuracy(proto: Any, items: Iterable[tuple[dict[str, Any], int]], threads: int) -> tuple[float, list[float]]:

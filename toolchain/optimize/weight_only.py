@@ -40,7 +40,7 @@ class Config(StageConfig):
     block_size: Literal[16, 32, 64, 128, 256] = 32
     #: Numbers that share a scale, in a row of a table.
     embedding_block_size: Literal[16, 32, 64, 128, 256] = 32
-    #: Scales only; otherwise every block has a zero point too.
+    #: Scales only, not by hqq and k_quant, which fit zero points; otherwise every block has a zero point too.
     symmetric: bool = False
     #: How a linear layer's scales are chosen; all but default have 4 bits only.
     method: Literal["default", "rtn", "hqq", "k_quant"] = "default"
@@ -117,8 +117,11 @@ def _check(config: Config) -> None:
             f"weight_only: method {config.method} has 4 bits, and linear_bits is 8",
             "linear_bits: 4, or method: default",
         )
-    if config.method == "hqq" and config.symmetric:
-        raise RecipeError("weight_only: method hqq fits zero points, and symmetric asks for none", "symmetric: false")
+    if config.method in ("hqq", "k_quant") and config.symmetric:
+        raise RecipeError(
+            f"weight_only: method {config.method} fits zero points, and symmetric asks for none",
+            "symmetric: false, or method: default",
+        )
 
 
 def _readers(model: Any, kind: str, place: int, excluded: set[str], least: int) -> dict[str, list[str]]:

@@ -1,0 +1,58 @@
+"""A task's labels as a model counts them: a model that was trained elsewhere may have its own order of the logits."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from toolchain.core.data import Dataset
+from toolchain.core.errors import ModelError
+from toolchain.model import checkpoint
+
+#: Names that a model library gives to classes that nobody named; they are taken by position.
+_UNNAMED = re.compile(r"LABEL_\d+")
+
+
+def dev_labels(folder: Path, dataset: Dataset) -> list[int]:
+    """The label of each dev sentence, as the index of the model's logits.
+
+    Args:
+        folder: Folder with the model's ``interface.json``.
+        dataset: The task's data.
+
+    Raises:
+        ModelError: The model has other labels than the task, or ``interface.json`` is missing or damaged.
+    """
+    names = tuple(checkpoint.read_json(folder / "interface.json")["labels"])
+    index, _ = match_labels(names, dataset.labels, folder)
+    return [index[label] for label in dataset.dev.labels]
+
+
+def match_labels(model: tuple[str, ...], task: tuple[str, ...], folder: Path) -> tuple[list[int], list[str]]:
+    """Finds the model's index of each of the task's labels.
+
+    Args:
+        model: Label names in the order of the logits.
+        task: Label names in the order of the data set's indices.
+        folder: Folder that an error names.
+
+    Returns:
+        For each label of the task, its index in the model; and what is worth noting about that.
+
+    Raises:
+        ModelError: The two have different labels.
+    """
+    if model == task:
+        return list(range(len(task))), []
+    if sorted(model) == sorted(task):
+        return [model.index(name) for name in task], [
+            f"the model's labels are in another order than the task's: {', '.join(model)}; matched by name"
+        ]
+    if len(model) == len(task) and all(_UNNAMED.fullmatch(name) for name in model):
+        return list(range(len(task))), [
+            f"the model's labels have no names ({', '.join(model)}); taken by position as {', '.join(task)}"
+        ]
+    raise ModelError(
+        f"{folder} was trained for the labels {', '.join(model)}; the task has {', '.join(task)}",
+        "evaluate it on the task that it was trained for, or name the labels in its interface.json as the task does",
+    )
