@@ -93,7 +93,7 @@ def _compare(chosen: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="work-", dir=cache) as work:
         context = Context(work=Path(work), seed=SEED, threads=max(chosen.threads), dataset=lambda: task.data)
         found = _all_made(jobs, task, cache, context, again=chosen.again)
-        lines = [{"name": job.name, "tool": job.tool, "whose": job.whose, **found[job.name]} for job in jobs]
+        lines = [{"name": job.name, "tool": job.tool, "whose": job.whose, **_told(found[job.name])} for job in jobs]
         facts = {
             "machine": _machine(), "checkpoint": task.digest, "data": task.identity, "calibrated": CALIBRATED,
             "seed": SEED, "tools": environments.PINS,
@@ -128,6 +128,13 @@ def _all_made(
     """What is known of every engine, by its name; several that open one file have it made once."""
     made: set[Path] = set()
     return {job.name: _made(job, task, cache, context, made if again else None) for job in jobs}
+
+
+def _told(found: dict[str, Any]) -> dict[str, Any]:
+    """What is known of an engine, without this machine's folders: they stand in our recipes and in a tool's traceback."""
+    if "error" in found:
+        return {"error": found["error"].strip().splitlines()[0]}
+    return found | {"settings": {key: value for key, value in found["settings"].items() if key != "recipe"}}
 
 
 def _machine() -> dict[str, Any]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 import tempfile
 import time
@@ -90,6 +91,8 @@ def build(folder: Path, threads: int) -> dict[str, Path]:
             act = technique.module.build if technique.folder == "engines" else technique.module.apply
             act(source, out, technique.config(**settings), context)
             checkpoint.copy_tokenizer(source, out)
+            if not (out / "interface.json").is_file():
+                shutil.copyfile(source / "interface.json", out / "interface.json")
             made[key] = out
         return made[key]
 
@@ -175,7 +178,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=FAMILIES)
     parser.add_argument("--threads", type=int, default=physical_cores())
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=9, help="0 builds, and times nothing [default: %(default)s]")
     parser.add_argument("--seconds", type=float, default=0.5, help="of an engine's turn in a round")
     parser.add_argument("--work", type=Path, default=None, help="folder of what is built; it is kept and used again")
     parser.add_argument("--out", type=Path, default=None, help="folder for shapes.md and shapes.json")
@@ -195,10 +198,14 @@ def main(arguments: list[str] | None = None) -> int:
             found = json.loads(built.read_text("utf-8"))
             engines = {name: Path(path) for name, path in found["engines"].items()}
             sizes = {name: _size(path) for name, path in engines.items()}
+            if not chosen.rounds:
+                continue
             logger.info("%s-base: timing", family)
             times = list(time_all(engines, chosen.threads, chosen.rounds, chosen.seconds))
             parameters = found["parameter_bytes"]
             records.append({"family": family, "parameter_bytes": parameters, "bytes": sizes, "times": times})
+    if not chosen.rounds:
+        return 0
     facts = {"threads": chosen.threads, "rounds": chosen.rounds, "cpu": machine()["cpu"]}
     record = {**facts, "families": records}
     table = page(record)

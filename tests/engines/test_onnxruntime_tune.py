@@ -16,6 +16,7 @@ from tests.builders import context, onnx_folder, sentences
 from toolchain.core.errors import ModelError
 from toolchain.core.stage import Context
 from toolchain.engines import onnxruntime as engine
+from toolchain.engines._batching import Batching, plan_batches
 from toolchain.engines._onnxruntime_session import OnnxRuntimeSession, Opening
 from toolchain.engines._onnxruntime_tune import Options, tune
 from toolchain.engines._samples import encode_dev
@@ -43,12 +44,18 @@ class Paced:
         return {}
 
 
+def requests(concurrency: int) -> list[list[dict[str, NDArray[Any]]]]:
+    """One request, cut in two."""
+    assert concurrency == Paced.concurrency
+    return [batches(8, 2)]
+
+
 def batches(rows: int, count: int) -> list[dict[str, NDArray[Any]]]:
     return [{"input_ids": np.ones((rows, 4), dtype=np.int64)}] * count
 
 
 def test_the_quicker_setting_is_chosen_and_every_trial_recorded() -> None:
-    options, trials = tune({}, Paced, batches(1, 4), batches(8, 2), threads=2, seconds=1.0)
+    options, trials = tune({}, Paced, batches(1, 4), requests, threads=2, seconds=1.0)
     assert options == Options(spinning=True, single_threads=1, streams=0, arena=False)
     tried = [(trial["option"], trial["value"]) for trial in trials]
     assert tried == [
@@ -60,13 +67,13 @@ def test_the_quicker_setting_is_chosen_and_every_trial_recorded() -> None:
 
 
 def test_what_is_given_is_not_tried() -> None:
-    options, trials = tune({"single_threads": 0}, Paced, batches(1, 2), batches(8, 2), threads=2, seconds=0.4)
+    options, trials = tune({"single_threads": 0}, Paced, batches(1, 2), requests, threads=2, seconds=0.4)
     assert options.single_threads == 0
     assert {trial["option"] for trial in trials} == {"spinning", "streams", "arena"}
 
 
 def test_with_one_thread_there_is_nothing_to_share_out() -> None:
-    _, trials = tune({}, Paced, batches(1, 2), batches(8, 2), threads=1, seconds=0.2)
+    _, trials = tune({}, Paced, batches(1, 2), requests, threads=1, seconds=0.2)
     assert {trial["option"] for trial in trials} == {"arena"}
 
 
@@ -83,6 +90,36 @@ def test_a_build_records_what_it_chose_and_the_session_uses_it(tmp_path: Path) -
     session = engine.open_session(tmp_path, 2)
     assert isinstance(session, OnnxRuntimeSession)
     assert session._options == Options(**chosen)
+
+
+def test_requests_are_cut_for_as_many_batches_as_are_computed_at_a_time(tmp_path: Path) -> None:
+    samples = encode_dev(onnx_folder(), context(tmp_path, sentences()))
+    for concurrency in (1, 2):
+        (request, *_) = samples.requests(8, 2, concurrency)
+        lengths = samples.lengths[:8]
+        planned = plan_batches(lengths, 8, Batching(), concurrency)
+        assert [batch["input_ids"].shape for batch in request] == [(len(p), lengths[p[0]]) for p in planned]
+
+
+def test_a_session_that_spins_does_not_slow_the_next_one_down() -> None:
+    busy_until = 0.0
+
+    class Spinning(Paced):
+        """Takes the processor from whoever runs within 20 ms after it."""
+
+        def run_many(self, batches: Sequence[Mapping[str, NDArray[Any]]]) -> list[NDArray[np.float32]]:
+            nonlocal busy_until
+            time.sleep(0.005 if time.perf_counter() > busy_until else 0.02)
+            busy_until = time.perf_counter() + 0.02 if self.spins else 0.0
+            return []
+
+        def __init__(self, options: Options) -> None:
+            super().__init__(options)
+            self.spins = options.streams == 1
+
+    _, trials = tune({}, Spinning, batches(1, 1), requests, threads=2, seconds=0.8)
+    took = {(trial["option"], trial["value"]): trial["ms"] for trial in trials}
+    assert took["streams", 0] < 15  # without waiting it would take 20
 
 
 def test_without_tuning_the_defaults_stand(tmp_path: Path) -> None:

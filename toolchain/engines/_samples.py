@@ -12,6 +12,7 @@ import numpy as np
 from toolchain.core.errors import ModelError
 from toolchain.core.session import INPUTS
 from toolchain.core.stage import Context
+from toolchain.engines._batching import Batching, plan_batches
 from toolchain.model import checkpoint, tokens
 
 if TYPE_CHECKING:
@@ -57,6 +58,24 @@ class Samples:
         """
         starts = range(0, min(len(self.encoded), size * most), size)
         return [tokens.padded(self.folder, self.encoded[start : start + size], INPUTS) for start in starts]
+
+    def requests(self, size: int, most: int, concurrency: int) -> list[list[dict[str, NDArray[np.int64]]]]:
+        """Requests of the first texts, in order, each cut into batches by the default costs.
+
+        Args:
+            size: Texts of a request.
+            most: The most requests.
+            concurrency: Batches that are computed at a time.
+
+        Returns:
+            The padded batches of each request.
+        """
+        made = []
+        for start in range(0, min(len(self.encoded), size * most), size):
+            chosen = self.encoded[start : start + size]
+            split = plan_batches([len(item.ids) for item in chosen], size, Batching(), concurrency)
+            made.append([tokens.padded(self.folder, [chosen[i] for i in batch], INPUTS) for batch in split])
+        return made
 
 
 def encode_dev(source: Path, context: Context) -> Samples:

@@ -29,11 +29,11 @@ from toolchain.engines._onnxruntime_session import (
     open_file,
     session_options,
 )
-from toolchain.engines._onnxruntime_tune import BATCH_SIZE, BATCHES, TEXTS, Options, tune
+from toolchain.engines._onnxruntime_tune import BATCH_SIZE, REQUESTS, TEXTS, Options, tune
 from toolchain.engines._processor import processor
 from toolchain.engines._samples import encode_dev
 
-VERSION = 3
+VERSION = 4
 LIBRARIES = ("onnxruntime",)
 ACCEPTS = ("standard", "qdq", "qdq-asymmetric", "ort")
 
@@ -175,7 +175,7 @@ def _tuned(
         given,
         lambda options: OnnxRuntimeSession(out / MODEL_FILE, context.threads, opening, options),
         samples.batches(1, TEXTS),
-        samples.batches(BATCH_SIZE, BATCHES),
+        lambda concurrency: samples.requests(BATCH_SIZE, REQUESTS, concurrency),
         context.threads,
         config.tune_seconds,
     )
