@@ -131,7 +131,7 @@ def _all_made(
 
 
 def _told(found: dict[str, Any]) -> dict[str, Any]:
-    """What is known of an engine, without this machine's folders: they stand in our recipes and in a tool's traceback."""
+    """What is known of an engine, without this machine's folders, which recipes and a tool's traceback name."""
     if "error" in found:
         return {"error": found["error"].strip().splitlines()[0]}
     return found | {"settings": {key: value for key, value in found["settings"].items() if key != "recipe"}}

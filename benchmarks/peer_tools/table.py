@@ -165,11 +165,12 @@ def _threads(threads: str) -> str:
 
 def _best(timed: Record) -> Iterator[str]:
     """The best peer and our best of every setting; a quicker peer that is not accurate enough is named below."""
-    if not timed["best"]:
+    best = [(setting, timed["best"][setting]) for setting in PLACES if setting in timed["best"]]
+    if not best:
         return
     yield "| setting | best peer | /s | ours | /s | ratio | 95 % interval |"
     yield "| --- | --- | ---: | --- | ---: | ---: | --- |"
-    for setting, it in timed["best"].items():
+    for setting, it in best:
         yield (
             f"| {setting} | {it['peer']} | {it['peer_per_s']:,.0f} | {it['ours']} | {it['ours_per_s']:,.0f} "
             f"| **{it['ratio']:.2f}** | {it['low']:.2f} to {it['high']:.2f} |"
@@ -178,7 +179,7 @@ def _best(timed: Record) -> Iterator[str]:
     quicker = [
         f"- {setting}: a quicker peer, less accurate than is compared: {peer['peer']}, {peer['per_s']:,.0f}; to it, "
         f"ours {peer['ratio']:.2f} ({peer['low']:.2f} to {peer['high']:.2f})"
-        for setting, it in timed["best"].items()
+        for setting, it in best
         if (peer := it["fastest_peer"])["peer"] != it["peer"]
     ]
     yield from [*quicker, ""] if quicker else ()
