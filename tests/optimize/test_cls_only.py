@@ -107,6 +107,27 @@ def test_a_slice_of_the_first_token_is_followed_as_well(tmp_path: Path) -> None:
     assert difference(onnx_folder(), out) < 1e-5
 
 
+def test_many_layers_are_no_deep_recursion(tmp_path: Path) -> None:
+    folder = tiny_onnx_folder(tmp_path)
+    model = graph.load(folder / "model.onnx")
+    nodes = list(model.graph.node)
+    place = [i for i, node in enumerate(nodes) if node.op_type == "LayerNormalization"][2] + 1  # behind the first layer
+    name = nodes[place - 1].output[0]
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(1, np.float32), "one.more"))
+    chain = [helper.make_node("Mul", [f"{name}.{n}", "one.more"], [f"{name}.{n + 1}"]) for n in range(500)]
+    for node in nodes[place:]:
+        for index, read in enumerate(node.input):
+            node.input[index] = f"{name}.500" if read == name else read
+    chain[0].input[0] = name
+    nodes[place:place] = chain
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    save(folder, model)
+    out, metrics = made(cls_only, folder, tmp_path / "out")
+    assert metrics["narrowed"] == 6
+    assert difference(onnx_folder(), out) < 1e-5
+
+
 def test_the_last_token_can_be_the_one_that_is_read(tmp_path: Path) -> None:
     folder = tiny_onnx_folder(tmp_path)
     model = graph.load(folder / "model.onnx")

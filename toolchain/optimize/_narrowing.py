@@ -88,6 +88,9 @@ class _Narrowing:
     def rewrite(self) -> list[Any]:
         for read in self.reads:
             self._reach(read.node.inputs[0], read.axis)
+        for node in reversed(list(self.graph)):  # readers first: a deep encoder is no deep recursion
+            for value in node.outputs:
+                self._needed_in_full(value)
         for read in self.reads:
             self.before = read.node
             value = self._narrow(read.node.inputs[0], read.axis)
