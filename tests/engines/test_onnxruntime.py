@@ -22,6 +22,7 @@ from toolchain.core.errors import EngineError, ModelError
 from toolchain.engines import onnxruntime as engine
 from toolchain.engines._onnxruntime_session import stray_nodes
 from toolchain.measure import gates
+from toolchain.optimize import bf16
 
 
 def batch(names: tuple[str, ...], rows: int, tokens: int) -> dict[str, Any]:
@@ -65,6 +66,15 @@ def test_fusion_that_a_session_does_or_does_not_do_by_itself_is_counted(tmp_path
     assert metrics["fusion"]["attention"] == [0, 2]
     assert metrics["fusion"]["gelu"] == [2, 2]
     assert gates.fusion(metrics["fusion"]).failed
+
+
+def test_an_operator_without_a_kernel_says_which_pass_to_leave_out(tmp_path: Path) -> None:
+    source, out = tiny_onnx_folder(tmp_path / "source"), tmp_path / "engine"
+    out.mkdir()
+    bf16.apply(onnx_folder(), source, bf16.Config(compute=True), context(tmp_path))
+    with pytest.raises(EngineError, match="NOT_IMPLEMENTED") as caught:
+        engine.build(source, out, engine.Config(), context(tmp_path))
+    assert "bf16: {compute: false}" in caught.value.hint
 
 
 def test_settings_that_are_tuned_are_those_of_a_processor() -> None:

@@ -246,6 +246,18 @@ def test_an_engine_that_was_tuned_is_not_another_number_of_threads(tune: bool) -
     assert ("task" in one) is tune  # whose dev texts it is tuned on
 
 
+@pytest.mark.slow
+def test_what_was_measured_is_reported_though_another_engine_failed(copied: Path) -> None:
+    more = ["--set", "variants.halved=[export, {bf16: {compute: true}}]"]  # ONNX Runtime has no kernels for it
+    ran = _run(copied, *more, "--json")
+    assert ran.code == 1
+    again = call("report", "tiny.yaml", "--store", "store", *more, "--json", cwd=copied)
+    assert again.code == 0, again.stderr
+    assert [line["name"] for line in again.json["lines"]] == [line["name"] for line in ran.json["lines"]]
+    assert all(line["speedup_batch_1"] for line in again.json["lines"])
+    assert [item["name"] for item in again.json["failed"]] == ["halved/onnxruntime"]
+
+
 def test_a_stage_that_has_nothing_to_do_says_so(tmp_path: Path) -> None:
     graph = tiny().artifact("onnx", "export").path / "model.onnx"
     result = call("build", str(graph), "-e", "pytorch", "-o", "out", "--store", "store", cwd=tmp_path)

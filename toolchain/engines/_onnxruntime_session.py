@@ -255,7 +255,7 @@ def open_file(path: Path, options: Any, opening: Opening) -> Any:
     except MissingPackageError:
         raise
     except Exception as error:
-        raise EngineError(f"ONNX Runtime {ort.__version__} cannot load {path}: {error}") from error
+        raise EngineError(f"ONNX Runtime {ort.__version__} cannot load {path}: {error}", no_kernel(error)) from error
     if wanted not in session.get_providers():
         raise EngineError(
             f"{path} was asked to run on {wanted} and would silently become CPU: the session has "
@@ -263,6 +263,13 @@ def open_file(path: Path, options: Any, opening: Opening) -> Any:
             "'toolchain doctor' shows the GPU, its driver and the CUDA and cuDNN libraries that are missing",
         )
     return session
+
+
+def no_kernel(error: Exception) -> str:
+    """What to do about an error of ONNX Runtime's that an operator has no kernel, such as bf16 arithmetic on a CPU."""
+    if "NOT_IMPLEMENTED" not in str(error):
+        return ""
+    return "leave out the pass that writes this operator (bf16: {compute: false} writes none), or take another engine"
 
 
 def _add_extensions(options: Any) -> None:

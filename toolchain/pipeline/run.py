@@ -94,8 +94,7 @@ def execute(plan: Plan, store: Store, *, force: Collection[str] = ()) -> Outcome
         inputs = [outcome.artifacts[i] for i in step.inputs if i in outcome.artifacts]
         if step.stage == "time":
             # Engines that were built and evaluated are timed; the others are named.
-            sound = {row.build for row in plan.rows if not {row.build, row.evaluate} & set(outcome.failed)}
-            inputs = [outcome.artifacts[i] for i in step.inputs if i in sound]
+            inputs = _sound(plan, outcome, step)
             blocked = None if inputs else next(iter(outcome.failed.values()), None)
         if blocked:
             outcome.failed[step.id] = blocked
@@ -136,20 +135,31 @@ def preview(plan: Plan, store: Store, force: Collection[str] = ()) -> tuple[Outc
     """What a run would find and do, without doing it.
 
     Returns:
-        An outcome with the hits, and for every step ``hit``, ``run``, or ``run (its key depends on a step before)``.
+        An outcome with the hits, and for every step ``hit``, ``run``, or ``run (after its inputs)``. Where engines are
+        missing, because they failed or have not been run, the timing of the others is among the hits all the same.
     """
     outcome = Outcome(plan, keys.Task(plan.recipe))
     status = {}
     for step in plan.steps.values():
-        if any(i not in outcome.artifacts for i in step.inputs):
+        complete = all(i in outcome.artifacts for i in step.inputs)
+        inputs = [outcome.artifacts[i] for i in step.inputs if i in outcome.artifacts]
+        if step.stage == "time":
+            inputs = _sound(plan, outcome, step)
+        if not complete and (step.stage != "time" or not inputs):
             status[step.id] = "run (after its inputs)"
             continue
-        inputs = [outcome.artifacts[i] for i in step.inputs]
         found = store.find(step.kind, key_of(keys.parts(step, inputs, outcome.task, plan.recipe, _threads(plan))))
-        status[step.id] = "run (forced)" if found and step.stage in force else "hit" if found else "run"
+        known = "run (forced)" if found and step.stage in force else "hit" if found else "run"
+        status[step.id] = known if complete else "run (after its inputs)"
         if found:
             outcome.artifacts[step.id] = found
     return outcome, status
+
+
+def _sound(plan: Plan, outcome: Outcome, step: Step) -> list[Artifact]:
+    """The engines among a timing's inputs that were built and evaluated."""
+    sound = {row.build for row in plan.rows if {row.build, row.evaluate} <= set(outcome.artifacts)}
+    return [outcome.artifacts[i] for i in step.inputs if i in sound]
 
 
 def _threads(plan: Plan) -> int:
