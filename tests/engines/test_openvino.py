@@ -155,6 +155,13 @@ def test_the_precision_is_never_left_to_openvino(folders: Any) -> None:
     assert json.loads((out / "engine.json").read_text())["options"]["precision"] == "bf16"
 
 
+def test_int8_products_beside_f16_are_refused(folders: Any, tmp_path: Path) -> None:
+    _, metrics = folders("bert", "qdq")
+    with pytest.raises(EngineError, match="int8 products, and precision f16 was asked for") as caught:
+        engine.build(metrics["source"], tmp_path, engine.Config(precision="f16", tune=False), context(tmp_path))
+    assert "bf16" in caught.value.hint
+
+
 def test_a_build_gives_the_same_bytes_twice(folders: Any, tmp_path: Path) -> None:
     out, metrics = folders("bert", "qdq")
     engine.build(metrics["source"], tmp_path, engine.Config(tune=False), context(tmp_path))
