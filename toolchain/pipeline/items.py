@@ -148,7 +148,7 @@ def check_order(problems: Problems, items: Sequence[Item], path: tuple[Any, ...]
             if dialect and dialect not in takes:
                 problems.add(
                     path, f"{item.label} takes dialect {' or '.join(takes)}, and gets {dialect} from {history[-1]}",
-                    "take one of the two out, or change their order",
+                    "one quantizer is enough: take one of them out",
                 )  # fmt: skip
             dialect = gives(item, dialect or item.technique.module.TAKES[0])
         history.append(item.label)
