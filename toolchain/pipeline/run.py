@@ -84,7 +84,7 @@ def execute(plan: Plan, store: Store, *, force: Collection[str] = ()) -> Outcome
         KeyboardInterrupt: Ctrl-C; what was published stays, training state is kept.
     """
     started = time.monotonic()
-    rank, _ = processes()
+    rank = processes()[0]
     outcome = Outcome(plan, keys.Task(plan.recipe), rank=rank)
     if rank:
         logger.setLevel(logging.WARNING)  # the first process says what is done
