@@ -40,6 +40,26 @@ def checkpoint_folder(architecture: str = "bert", *, pair: bool = False) -> Path
     return _checkpoint(architecture, pair)
 
 
+@functools.cache
+def classifier_folder(architecture: str = "bert", size: str = "2x128") -> Path:
+    """A checkpoint as the program itself writes it, with a tokenizer of its family; never to be written to."""
+    import torch
+
+    from toolchain.model import checkpoint, scratch
+
+    folder, data = _root() / f"classifier-{architecture}-{size}", sentences()
+    scratch.create(f"scratch:{architecture}-{size}", data.train.texts, 17, folder / "encoder")
+    model = checkpoint.load_for_training(folder / "encoder", data.labels, 17)
+    # The default start gives every text the same logits to three digits; this one tells texts apart.
+    for name, weight in model.named_parameters():
+        if weight.ndim == 2 and "embeddings" not in name:
+            torch.nn.init.normal_(weight, std=0.15)
+    (folder / "checkpoint").mkdir()
+    tokenizer = checkpoint.load_tokenizer(folder / "encoder")
+    checkpoint.save(model, tokenizer, folder / "checkpoint", max_length=MAX_LENGTH, labels=data.labels, pair=False)
+    return folder / "checkpoint"
+
+
 def onnx_folder(architecture: str = "bert", *, pair: bool = False) -> Path:
     """The same model as ``model.onnx`` from PyTorch's exporter; never to be written to."""
     return _onnx(architecture, pair)

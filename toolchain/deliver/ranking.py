@@ -50,6 +50,7 @@ def rank(outcome: Outcome) -> report.Report:
                 passes=_passes(outcome, row.build),
                 fusion=built.get("fusion"),
                 settings=engine_settings(built),
+                training=_training(outcome, row.build),
             )
         )
     if not rows:
@@ -88,6 +89,28 @@ def _passes(outcome: Outcome, build: str) -> list[Any]:
         if step.stage == "optimize" and "parity" in outcome.artifacts[step.id].metrics:
             found.append(outcome.artifacts[step.id].metrics["parity"])
     return found[::-1]
+
+
+def _training(outcome: Outcome, build: str) -> dict[str, Any]:
+    """What it took to make an engine's checkpoint, all of its steps together: steps of training, time, machine."""
+    plan, step = outcome.plan, outcome.plan.steps[build]
+    steps, seconds = 0, 0.0
+    machines: dict[str, None] = {}
+    while step.inputs:
+        step = plan.steps[step.inputs[0]]
+        if step.stage in ("finetune", "compress"):
+            manifest = outcome.artifacts[step.id].manifest
+            steps += int(manifest["metrics"].get("steps", 0))
+            seconds += float(manifest["duration_s"])
+            machines[_machine(manifest["environment"])] = None
+    return {"steps": steps, "minutes": seconds / 60, "machine": "; ".join(machines)} if machines else {}
+
+
+def _machine(environment: Mapping[str, Any]) -> str:
+    """The processor and how many cores of it, and the GPU where there is one."""
+    found = environment.get("machine", {})
+    gpus = [str(gpu) for gpu in found.get("gpus", ())]
+    return ", ".join([f"{found.get('physical_cores', '?')} cores of {found.get('cpu', 'an unknown CPU')}", *gpus])
 
 
 def _notes(outcome: Outcome) -> list[str]:

@@ -1,4 +1,4 @@
-"""Checkpoints: a Hugging Face model folder plus what was done to it.
+"""Checkpoints: a Hugging Face model folder plus what was done to it, pruned shapes and low-rank factors included.
 
 ``history.json`` lists the techniques applied, in order, with their settings; ``interface.json`` is what whoever runs
 the model must know of it (labels, longest input, padding).
@@ -18,6 +18,7 @@ from typing import Any
 from toolchain.core.errors import ModelError, first_line, require
 from toolchain.core.log import logger
 from toolchain.core.session import INPUTS
+from toolchain.model import shapes
 from toolchain.model.source import check_folder
 
 #: Files of a model folder that belong to its tokenizer.
@@ -100,6 +101,8 @@ def _load(folder: Path, **settings: Any) -> tuple[Any, set[str], dict[str, str]]
     config = read_json(folder / "config.json")
     try:
         with quiet():
+            if shapes.KEY in config:
+                return _load_shaped(folder, config[shapes.KEY], settings)
             model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
                 folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True,
                 ignore_mismatched_sizes=True, **settings,
@@ -122,6 +125,23 @@ def _load(folder: Path, **settings: Any) -> tuple[Any, set[str], dict[str, str]]
         for name, found, wanted in info["mismatched_keys"]
     }
     return model, set(info["missing_keys"]) - set(unfit), unfit
+
+
+def _load_shaped(folder: Path, found: Any, settings: dict[str, Any]) -> tuple[Any, set[str], dict[str, str]]:
+    """As :func:`_load`, for a model whose modules have shapes of their own."""
+    torch, transformers = require("torch", "torch"), require("transformers", "torch")
+    config = transformers.AutoConfig.from_pretrained(folder, **settings)
+    model = transformers.AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    shapes.restore(model, found, str(folder))
+    weights = require("safetensors.torch", "torch").load_file(str(folder / "model.safetensors"))
+    wanted = {name: value.shape for name, value in model.state_dict().items()}
+    unfit = {
+        name: f"is {list(value.shape)} in the file and {list(wanted[name])} by config.json"
+        for name, value in weights.items() if name in wanted and value.shape != wanted[name]
+    }  # fmt: skip
+    fitting = {name: value for name, value in weights.items() if name in wanted and name not in unfit}
+    missing, _ = model.load_state_dict(fitting, strict=False)
+    return model, set(missing) - set(unfit), unfit
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -161,6 +181,7 @@ def save(model: Any, tokenizer: Any, out: Path, *, max_length: int, labels: Sequ
         pair: Whether it reads sentence pairs.
     """
     with quiet():
+        shapes.record(model)
         model.save_pretrained(out)
         save_tokenizer(tokenizer, out, max_length=max_length, labels=labels, pair=pair)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from toolchain.core.errors import ModelError
+from toolchain.core.errors import ModelError, require
 from toolchain.core.log import logger
 from toolchain.core.stage import Context, Metrics
 from toolchain.model import checkpoint, scratch
-from toolchain.model.train import TrainConfig, encode, train
+from toolchain.model.train import Hooks, TrainConfig, encode, train
 
 VERSION = 1
 LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate")
@@ -18,7 +19,14 @@ LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate")
 
 @dataclass(frozen=True, kw_only=True)
 class Config(TrainConfig):
-    """Settings of the training loop."""
+    """Settings of the training loop.
+
+    Attributes:
+        keep_zeros: Weights of the encoder's matrices that are zero stay zero: a pruned encoder is fine-tuned on another
+            task with its mask locked (prune once for all, Zafrir et al., arXiv 2111.05754).
+    """
+
+    keep_zeros: bool = False
 
 
 def apply(source: Path | str, out: Path, config: Config, context: Context) -> Metrics:
@@ -56,6 +64,27 @@ def _finetune(source: Path, out: Path, config: Config, context: Context) -> Metr
     cut = sum(len(row["input_ids"]) == config.max_length for row in encoded["train"].inputs)
     if cut:
         logger.debug("    %d of %d training examples reach max_length %d", cut, len(data.train), config.max_length)
-    metrics = train(model, encoded["train"], encoded["dev"], config, context)
+    hooks, locked = _locked(model) if config.keep_zeros else (Hooks(), {})
+    metrics = train(model, encoded["train"], encoded["dev"], config, context, hooks=hooks) | locked
     checkpoint.save(model, tokenizer, out, max_length=config.max_length, labels=data.labels, pair=data.pairs)
     return metrics | {"parameters": checkpoint.count_parameters(model)}
+
+
+def _locked(model: Any) -> tuple[Hooks, Metrics]:
+    """Hooks that put the zeros of an encoder's matrices back after every step, and how many there are."""
+    torch = require("torch", "torch")
+    kept = {name: p != 0 for name, p in model.base_model.named_parameters() if p.ndim == 2}
+    zeros = sum(int((~mask).sum()) for mask in kept.values())
+    if not zeros:
+        raise ModelError(
+            "keep_zeros: no weight of this encoder is zero, so there is no mask to keep",
+            "start from a checkpoint that was pruned without remove, or leave keep_zeros out",
+        )
+    named = dict(model.base_model.named_parameters())
+
+    def put_back(step: int, total: int) -> None:
+        with torch.no_grad():
+            for name, mask in kept.items():
+                named[name].mul_(mask.to(named[name].device))
+
+    return Hooks(after_step=put_back), {"zeros": zeros, "sparsity": zeros / sum(mask.numel() for mask in kept.values())}

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +85,38 @@ def resolve(spec: str, base: Path | None = None) -> Source:
     name, _, revision = spec.partition("@")
     cached = _cached(name, revision or "main")
     return Source(spec, "hub", cached, revision or "main")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a model's config says of its encoder, before anything is loaded.
+
+    Attributes:
+        layers: Layers that are computed.
+        physical: Layers that have weights of their own; fewer where they are shared.
+        tokens: Size of the vocabulary.
+    """
+
+    layers: int
+    physical: int
+    tokens: int
+
+
+def shape(source: Source) -> Shape | None:
+    """The shape of a source's encoder; None where its config is not here yet, or does not say."""
+    if source.kind == "scratch":
+        match = SCRATCH.fullmatch(source.spec)
+        layers = int(match["layers"]) if match else 0
+        return Shape(layers, 1 if "albert" in source.spec else layers, 0) if layers else None
+    if source.folder is None:
+        return None
+    try:
+        config = json.loads((source.folder / "config.json").read_text("utf-8"))
+        layers, tokens = int(config["num_hidden_layers"]), int(config["vocab_size"])
+        shared = int(config.get("num_hidden_groups", 0)) * int(config.get("inner_group_num", 1))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # what is wrong with it is said when it is loaded
+    return Shape(layers, shared or layers, tokens)
 
 
 def fetch(source: Source) -> Path:

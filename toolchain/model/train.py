@@ -62,15 +62,19 @@ class Hooks:
 
     Attributes:
         before_step: Called with (step, total steps) before each step: a sparsity schedule.
+        after_backward: Called with (step, total steps) when the gradients are there: importance that is gathered.
         after_step: Called with (step, total steps) after the optimizer's step: a mask put back on.
         candidate: Called with (step, total steps) after an epoch: whether it may be the best one; the last always may.
         extra_parameters: More parameters to train: scores, projections, step sizes. Saved with the state.
+        learning_rates: Peak learning rates of parameters that have one of their own, by name.
     """
 
     before_step: Callable[[int, int], None] | None = None
+    after_backward: Callable[[int, int], None] | None = None
     after_step: Callable[[int, int], None] | None = None
     candidate: Callable[[int, int], bool] | None = None
     extra_parameters: dict[str, Any] = field(default_factory=dict)
+    learning_rates: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -88,11 +92,12 @@ class _Progress:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Tokenized examples: per example the model's inputs as lists of ints, and the label."""
+    """Tokenized examples: per example the model's inputs as lists of ints, the label, and a teacher's logits if any."""
 
     inputs: list[dict[str, list[int]]]
     labels: list[int]
     pad: dict[str, int]
+    teacher: list[list[float]] | None = None
 
 
 def encode(tokenizer: Any, split: Split, max_length: int, names: Sequence[str]) -> Encoded:
@@ -112,7 +117,11 @@ def encode(tokenizer: Any, split: Split, max_length: int, names: Sequence[str]) 
 
 
 def collate(data: Encoded, indices: Sequence[int], device: Any) -> dict[str, Any]:
-    """One batch, padded to its longest example: each input ``[batch, tokens]`` int64, ``labels`` ``[batch]``."""
+    """One batch, padded to its longest example.
+
+    Returns:
+        Inputs, each ``[batch, tokens]`` int64, ``labels`` ``[batch]``, and ``teacher`` ``[batch, classes]`` if any.
+    """
     import torch
 
     longest = max(len(data.inputs[i]["input_ids"]) for i in indices)
@@ -123,6 +132,8 @@ def collate(data: Encoded, indices: Sequence[int], device: Any) -> dict[str, Any
         for name, pad in data.pad.items()
     }
     batch["labels"] = torch.tensor([data.labels[i] for i in indices], device=device)
+    if data.teacher is not None:
+        batch["teacher"] = torch.tensor([data.teacher[i] for i in indices], device=device)
     return batch
 
 
@@ -193,7 +204,7 @@ def train(
     world, rank, device = accelerator.num_processes, accelerator.process_index, accelerator.device
     model.to(device)
     named = dict(model.named_parameters()) | hooks.extra_parameters
-    optimizer = torch.optim.AdamW(_groups(named, config.weight_decay), lr=config.learning_rate)
+    optimizer = torch.optim.AdamW(_groups(named, config, hooks.learning_rates), lr=config.learning_rate)
     per_process = -(-config.batch_size // world)
     lengths = [len(row["input_ids"]) for row in data.inputs]
     per_epoch = -(-len(batches(lengths, per_process, context.seed, 0)) // world)
@@ -219,7 +230,7 @@ def train(
                 for index in range(done, per_epoch):
                     torch.manual_seed((context.seed * 1_000_003 + where.step) * world + rank)
                     for group in optimizer.param_groups:
-                        group["lr"] = config.learning_rate * rate(where.step)
+                        group["lr"] = group["peak"] * rate(where.step)
                     if hooks.before_step:
                         hooks.before_step(where.step, total)
                     with accelerator.autocast():
@@ -230,6 +241,8 @@ def train(
                             f"lower learning_rate (now {config.learning_rate:g}), or use precision: fp32",
                         )
                     accelerator.backward(value)
+                    if hooks.after_backward:
+                        hooks.after_backward(where.step, total)
                     accelerator.clip_grad_norm_(named.values(), config.max_grad_norm)
                     with held_back():  # weights, optimizer and progress tell of one step, or the state is worth nothing
                         stepper.step()
@@ -298,10 +311,15 @@ def _finish_epoch(
         logger.info("    no better dev accuracy for %d epochs: stopping", config.early_stopping)
 
 
-def _groups(named: dict[str, Any], weight_decay: float) -> list[dict[str, Any]]:
-    decayed = [p for p in named.values() if p.requires_grad and p.ndim >= 2]
-    kept = [p for p in named.values() if p.requires_grad and p.ndim < 2]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
+def _groups(named: dict[str, Any], config: TrainConfig, own: dict[str, float]) -> list[dict[str, Any]]:
+    """AdamW's groups: matrices decay, vectors and what has a learning rate of its own do not."""
+    trained = {name: p for name, p in named.items() if p.requires_grad and name not in own}
+    decayed, kept = [p for p in trained.values() if p.ndim >= 2], [p for p in trained.values() if p.ndim < 2]
+    groups = [
+        {"params": decayed, "weight_decay": config.weight_decay, "peak": config.learning_rate},
+        {"params": kept, "weight_decay": 0.0, "peak": config.learning_rate},
+    ]
+    return groups + [{"params": [named[name]], "weight_decay": 0.0, "peak": rate} for name, rate in own.items()]
 
 
 def _precision(asked: str) -> str:

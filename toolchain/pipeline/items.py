@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from toolchain.core import registry
+from toolchain.core.errors import ModelError
 from toolchain.core.stage import DIALECTS
+from toolchain.model import source
 from toolchain.pipeline.document import Problems
 from toolchain.pipeline.settings import validate
 
@@ -156,6 +159,24 @@ def check_order(problems: Problems, items: Sequence[Item], path: tuple[Any, ...]
         problems.add(path, "the variant is never exported", "add export: [export]")
     if not items:
         problems.add(path, "the variant is empty", "for example [export]")
+
+
+def check_fit(problems: Problems, items: Sequence[Item], path: tuple[Any, ...], spec: str, recipe: Path | None) -> None:
+    """What a technique asks of a model that the model's config already refuses: an unknown layer, all layers gone.
+
+    Only the first compression is judged: those behind it get a model of another shape.
+    """
+    first = next((item for item in items if item.stage == "compress"), None)
+    fits = getattr(first.technique.module, "fits", None) if first else None
+    if first is None or fits is None or (items and items[0].stage == "adopt"):
+        return
+    try:
+        shape = source.shape(source.resolve(spec, recipe.parent if recipe else None))
+    except ModelError:
+        return  # said when the model is looked for
+    refusal = fits(first.config, shape) if shape else None
+    if refusal:
+        problems.add(path, f"{first.label}: {refusal[0]}", refusal[1])
 
 
 def mapping(problems: Problems, value: Any, path: tuple[Any, ...]) -> Mapping[str, Any]:

@@ -10,7 +10,17 @@ from typing import Any
 
 from toolchain.core import registry
 from toolchain.pipeline.document import Document, Problems, override, read
-from toolchain.pipeline.items import Item, check_name, check_order, engine_items, mapping, named, names, stage_items
+from toolchain.pipeline.items import (
+    Item,
+    check_fit,
+    check_name,
+    check_order,
+    engine_items,
+    mapping,
+    named,
+    names,
+    stage_items,
+)
 from toolchain.pipeline.settings import Benchmark, Evaluate, Report, validate
 from toolchain.pipeline.sources import point_data, point_models
 
@@ -109,6 +119,8 @@ def parse(document: Document, sets: Sequence[str] = (), models: Sequence[str] = 
     for name, items in parsed.items():
         if stages_sound and name in sound:  # what cannot be read has no order
             check_order(problems, [*stages, *items], ("variants", name))
+            for source in sources.values():
+                check_fit(problems, [*stages, *items], ("variants", name), source, document.path)
         for model in sources or {"": ""}:
             variants[model, name] = tuple(
                 _with_model_settings(problems, item, settings.get(model, {}), model) for item in [*stages, *items]

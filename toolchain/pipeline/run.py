@@ -231,7 +231,8 @@ def perform(step: Step, inputs: list[Artifact], out: Path, context: Context, pla
         resolved = model_source.resolve(step.source or "", plan.recipe.base)
         source = resolved.spec if resolved.kind == "scratch" else model_source.fetch(resolved)
         metrics = module.apply(source, out, config, context)
-        _write_history(out, [_entry(step)])
+        before = read_history(source) if isinstance(source, Path) else []  # an encoder that was pruned before
+        _write_history(out, [*before, _entry(step)])
         return metrics
     if step.stage == "time":
         engines = {artifact.key: artifact.path for artifact in inputs}
@@ -267,7 +268,7 @@ def perform(step: Step, inputs: list[Artifact], out: Path, context: Context, pla
 def read_history(folder: Path) -> list[dict[str, Any]]:
     """Techniques applied, in order, with their settings; empty when none is recorded."""
     path = folder / "history.json"
-    return list(read_json(path)["techniques"]) if path.is_file() else []
+    return list(read_json(path).get("techniques", [])) if path.is_file() else []
 
 
 def _write_history(folder: Path, entries: list[dict[str, Any]]) -> None:

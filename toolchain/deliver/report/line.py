@@ -47,6 +47,7 @@ class Row:
         passes: Parity of each graph pass of its variant, in order, as their manifests have it.
         fusion: Fused operators that its build found and expected, by kind; None where it does not say.
         settings: What it is run with, tuned settings among them.
+        training: ``steps``, ``minutes`` and ``machine`` of what made its checkpoint; empty where it was only adopted.
     """
 
     model: str
@@ -62,6 +63,7 @@ class Row:
     passes: Sequence[Mapping[str, Any]] = ()
     fusion: Mapping[str, Sequence[int]] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def compressed(self) -> bool:

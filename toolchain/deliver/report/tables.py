@@ -87,6 +87,8 @@ def markdown(report: Report) -> str:
         blocks += ["## What to ship", "\n".join(chosen)]
     blocks += ["## Accuracy against the baseline", _accuracy(found)]
     blocks += ["## Size and memory", _size(found)]
+    if any(row["training_minutes"] is not None for row in found):
+        blocks += ["## What it took to train", _training(found)]
     for setting in report.batches:
         if setting == "batch 1":
             blocks += ["## Latency at batch 1, ms", _latency(found)]
@@ -148,6 +150,16 @@ def _size(rows: Sequence[Figures]) -> str:
     heads = ["engine", "size MB", "zstd MB", "parameters M", "MFLOP/example", "load s", "peak memory MB"]
     names = ("size_mb", "zstd_mb", "parameters_m", "flops_per_example_m", "load_s", "peak_memory_mb")
     return _table(heads, [[str(row["name"]), *(quantity(row[name]) for name in names)] for row in rows])
+
+
+def _training(rows: Sequence[Figures]) -> str:
+    """Steps and time of fine-tuning and compression, and where they were spent."""
+    heads = ["engine", "steps", "minutes", "machine"]
+    cells = [
+        [str(row["name"]), show(row["training_steps"]), show(row["training_minutes"], 1), show(row["training_machine"])]
+        for row in rows
+    ]
+    return _table(heads, cells)
 
 
 def _latency(rows: Sequence[Figures]) -> str:
@@ -226,7 +238,7 @@ def _p_value(row: Figures) -> str:
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table: names to the left, numbers to the right."""
-    left = {"engine", "marks", "gate", "verdict", "evidence", *GATES}
+    left = {"engine", "marks", "machine", "gate", "verdict", "evidence", *GATES}
     ruler = ["---" if head in left else "---:" for head in heads]
     body = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, ruler, *body))

@@ -1,0 +1,551 @@
+from __future__ import annotations
+
+import atexit
+import dataclasses
+import functools
+import itertools
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from tests.builders import context, sentences
+from toolchain.compress import _stopwatch, _svd, _weighting, low_rank
+from toolchain.compress._gradients import sample
+from toolchain.compress._matrices import matrices
+from toolchain.compress._recovery import Teacher
+from toolchain.core.data import Dataset
+from toolchain.core.errors import ModelError, RecipeError
+from toolchain.core.stage import Context
+from toolchain.engines import onnxruntime
+from toolchain.model import checkpoint, export, scratch, surgery
+from toolchain.model.anatomy import anatomy, layers_of
+from toolchain.model.factorized import FactorizedEmbedding, FactorizedLinear
+from toolchain.model.train import TrainConfig, collate
+
+FAMILIES = ("bert", "roberta", "albert")
+METHODS = ("plain", "activation", "fisher")
+
+#: Of ``scratch:bert-2x64``: four matrices of 64 × 64 and two of 64 × 256 in each of 2 layers.
+MATRICES = 2 * (4 * 64 * 64 + 2 * 64 * 256)
+
+
+@functools.cache
+def made(family: str = "bert", size: str = "2x64") -> Path:
+    """A classifier with random weights whose logits tell texts apart; made once a process, and to be read only."""
+    folder, data = Path(tempfile.mkdtemp(prefix="toolchain-low-rank-")), sentences()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    scratch.create(f"scratch:{family}-{size}", data.train.texts, 17, folder / "encoder")
+    model = checkpoint.load_for_training(folder / "encoder", data.labels, 17)
+    for name, weight in model.named_parameters():
+        if weight.ndim == 2 and "embeddings" not in name:
+            torch.nn.init.normal_(weight, std=0.15)
+    save(model, folder / "encoder", folder / "checkpoint")
+    return folder / "checkpoint"
+
+
+def save(model: Any, tokenizer: Path, out: Path) -> Path:
+    out.mkdir()
+    checkpoint.save(
+        model, checkpoint.load_tokenizer(tokenizer), out, max_length=32, labels=sentences().labels, pair=False
+    )
+    return out
+
+
+def factorized(folder: Path, source: Path | None = None, **settings: Any) -> tuple[Path, dict[str, Any]]:
+    out, work = folder / "out", folder / "work"
+    out.mkdir(parents=True)
+    work.mkdir()
+    config = low_rank.Config(**{"multiple_of": 8, **settings})
+    return out, low_rank.apply(source or made(), out, config, context(work))
+
+
+def batch(folder: Path) -> dict[str, Any]:
+    model, tokenizer = checkpoint.load_model(folder), checkpoint.load_tokenizer(folder)
+    data = sample(model, tokenizer, context(folder), 8)
+    found = collate(data, range(8), "cpu")
+    found.pop("labels")
+    return found
+
+
+def logits(model: Any, inputs: dict[str, Any]) -> Any:
+    with torch.inference_mode():
+        return model(**inputs).logits.numpy()
+
+
+def product(module: Any) -> Any:
+    """The matrix that two factors stand for."""
+    if isinstance(module, FactorizedEmbedding):
+        return module.first.weight.detach() @ module.second.weight.detach().T
+    return module.second.weight.detach() @ module.first.weight.detach()
+
+
+def matrix(rows: int, columns: int) -> Any:
+    return torch.from_numpy(np.random.default_rng(rows + columns).standard_normal((rows, columns)))
+
+
+SIZES = pytest.mark.parametrize("size", [(12, 20), (16, 16), (20, 12)], ids=["wide", "square", "tall"])
+
+
+@SIZES
+def test_without_weights_the_factors_lose_the_smallest_singular_values(size: tuple[int, int]) -> None:
+    weight = matrix(*size)
+    found = _svd.decompose(weight)
+    values = np.linalg.svd(weight.numpy(), compute_uv=False)
+    for rank in (1, 5, 11):
+        left, right = found.factors(rank)
+        assert (left.shape, right.shape) == ((size[0], rank), (rank, size[1]))
+        lost = np.square((left.double() @ right.double() - weight).numpy()).sum()
+        assert lost == pytest.approx(np.square(values[rank:]).sum(), rel=1e-5)
+        assert found.kept[rank - 1] == pytest.approx(np.square(values[:rank]).sum() / np.square(values).sum())
+    left, right = found.factors(len(values))
+    assert np.abs((left @ right - weight).numpy()).max() < 1e-5
+    assert left.norm(dim=0).numpy() == pytest.approx(right.norm(dim=1).numpy(), rel=1e-4)
+
+
+@SIZES
+def test_with_a_gram_matrix_what_is_computed_is_as_near_as_can_be(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_svd, "DAMPING", 1e-9)
+    weight, scale = matrix(*size), torch.logspace(1, -2, size[1], dtype=torch.float64)
+    inputs = matrix(200, size[1]) * scale
+    outputs = inputs @ weight.T
+    seen = inputs if size[0] > size[1] else outputs
+    best = np.square(np.linalg.svd(outputs.numpy(), compute_uv=False))  # Eckart and Young, of the outputs
+    plain, found = _svd.decompose(weight), _svd.decompose(weight, gram=seen.T @ seen)
+    for rank in (2, 6):
+        lost = [
+            float((inputs @ (item.factors(rank)[0] @ item.factors(rank)[1] - weight).T).square().sum())
+            for item in (found, plain)
+        ]
+        assert lost[0] == pytest.approx(best[rank:].sum(), rel=1e-4)
+        assert lost[0] < 0.3 * lost[1]
+
+
+def test_damping_keeps_a_matrix_whose_inputs_were_hardly_seen() -> None:
+    weight, inputs = matrix(20, 12), torch.zeros(5, 12, dtype=torch.float64)
+    inputs[:, 0] = 1.0  # one input of twelve is ever used
+    found = _svd.decompose(weight, gram=inputs.T @ inputs)
+    left, right = found.factors(12)
+    assert np.abs((left @ right - weight).numpy()).max() < 1e-4
+    left, right = found.factors(6)
+    assert (left @ right - weight)[:, 0].norm() < 1e-2 * weight[:, 0].norm()  # the used one comes first
+
+
+@SIZES
+def test_rows_that_weigh_more_are_nearer(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_svd, "DAMPING", 1e-9)
+    weight, rows = matrix(*size), torch.logspace(2, -2, size[0], dtype=torch.float64)
+    best = np.square(np.linalg.svd((weight * rows[:, None].sqrt()).numpy(), compute_uv=False))
+    left, right = _svd.decompose(weight, rows=rows).factors(5)
+    lost = float(((left @ right - weight).square().sum(dim=1) * rows).sum())
+    assert lost == pytest.approx(best[5:].sum(), rel=1e-4)
+
+
+def test_a_matrix_of_zeros_and_rows_without_weight_have_factors() -> None:
+    for found in (_svd.decompose(torch.zeros(6, 9)), _svd.decompose(matrix(9, 6), rows=torch.zeros(9))):
+        left, right = found.factors(2)
+        assert torch.isfinite(left).all()
+        assert torch.isfinite(right).all()
+
+
+def test_parameters_are_shared_out_as_trying_everything_would() -> None:
+    curves = {"a": [0.5, 0.7, 0.85, 0.9], "b": [0.3, 0.5, 0.6, 0.7], "c": [0.9, 0.95, 0.97, 0.99]}
+    given = {
+        name: _svd.choices((10, 10), 1, np.cumsum(np.diff([0, *curve, *([1.0] * 6)]))) for name, curve in curves.items()
+    }
+    assert all(list(item.ranks) == [1, 2, 3, 4, 0] for item in given.values())  # 5 · 20 is 10 · 10
+    assert list(given["a"].costs) == [20, 40, 60, 80, 100]
+    for budget in (60, 100, 160, 220, 300):
+        found = _svd.share_out(given, budget)
+        index = {name: list(given[name].ranks).index(rank) for name, rank in found.items()}
+        assert sum(int(given[name].costs[i]) for name, i in index.items()) <= budget
+        best = max(
+            sum(float(item.kept[i]) for item, i in zip(given.values(), tried, strict=True))
+            for tried in itertools.product(range(5), repeat=3)
+            if sum(int(item.costs[i]) for item, i in zip(given.values(), tried, strict=True)) <= budget
+        )
+        kept = sum(float(given[name].kept[i]) for name, i in index.items())
+        assert kept >= best - 0.051  # one step of the least worth, that a greedy choice may miss
+    assert _svd.share_out(given, 300) == {"a": 0, "b": 0, "c": 0}
+    assert _svd.share_out(given, 60) == {"a": 1, "b": 1, "c": 1}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_family_loads_again_and_computes_with_the_products(family: str, method: str, tmp_path: Path) -> None:
+    source = made(family)
+    out, metrics = factorized(tmp_path, source, method=method)
+    model, dense = checkpoint.load_model(out), checkpoint.load_model(source)
+    found = matrices(dense, ["query", "key", "value", "output", "ffn_in", "ffn_out"], embedding=False)
+    assert len(found) == (6 if family == "albert" else 12)  # shared layers stand there once
+    assert {*metrics["ranks"], *metrics["whole"]} == set(found)
+    saved = 0
+    for name, item in found.items():
+        module = model.get_submodule(item.module)
+        if name in metrics["whole"]:
+            assert isinstance(module, torch.nn.Linear)
+            continue
+        assert isinstance(module, FactorizedLinear)
+        assert module.rank == metrics["ranks"][name]
+        assert module.rank % 8 == 0
+        saved += item.parameters - module.rank * sum(item.size)
+        with torch.no_grad():
+            dense.get_submodule(item.module).weight.copy_(product(module))
+    total = sum(item.parameters for item in found.values())
+    assert 0.48 <= (total - saved) / total <= 0.5
+    assert metrics["parameters_before"] - metrics["parameters"] == saved
+    assert checkpoint.count_parameters(model) == metrics["parameters"]
+    inputs = batch(source)
+    assert np.abs(logits(model, inputs) - logits(dense, inputs)).max() < 1e-4
+
+
+def test_two_runs_write_the_same_bytes(tmp_path: Path) -> None:
+    first, _ = factorized(tmp_path / "first", embedding=16)
+    second, _ = factorized(tmp_path / "second", embedding=16)
+    names = sorted(path.name for path in first.iterdir())
+    assert "model.safetensors" in names
+    for name in names:
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+
+
+def test_what_layers_compute_is_nearer_by_activations_than_by_weights(tmp_path: Path) -> None:
+    """The error of every layer's output on texts, in which the dense model's inputs go."""
+    source = made()
+    dense, inputs = checkpoint.load_model(source), batch(source)
+    found = matrices(dense, ["query", "ffn_in", "ffn_out"], embedding=False)
+    errors = {}
+    for method in METHODS:
+        out, _ = factorized(tmp_path / method, method=method, rank=16)
+        model = checkpoint.load_model(out)
+        lost: list[float] = []
+
+        def measure(module: Any, given: Any, output: Any, *, other: Any, lost: list[float] = lost) -> None:
+            lost.append(float((other(given[0]) - output).square().sum() / output.square().sum()))
+
+        handles = [
+            dense.get_submodule(item.module).register_forward_hook(
+                functools.partial(measure, other=model.get_submodule(item.module))
+            )
+            for item in found.values()
+        ]
+        logits(dense, inputs)
+        for handle in handles:
+            handle.remove()
+        assert len(lost) == 6
+        errors[method] = np.mean(lost)
+    assert errors["activation"] < 0.7 * errors["plain"]
+    assert errors["activation"] < 0.7 * errors["fisher"]
+
+
+def test_gram_matrices_leave_padding_out() -> None:
+    source = made()
+    model, tokenizer = checkpoint.load_model(source), checkpoint.load_tokenizer(source)
+    data = sample(model, tokenizer, context(source), 20)
+    modules = {name: getattr(layers_of(model)[1], name) for name in ("query", "ffn_in", "ffn_out")}
+    together = _weighting.grams(model, modules, data)
+    alone = [
+        _weighting.grams(model, modules, dataclasses.replace(data, inputs=[row], labels=[0])) for row in data.inputs
+    ]
+    for name, width in (("query", 64), ("ffn_in", 64), ("ffn_out", 64)):
+        assert together[name].shape == (width, width)
+        summed = sum(one[name] for one in alone)
+        assert float((together[name] - summed).abs().max()) < 1e-4 * float(summed.abs().max())
+
+
+def test_fisher_information_is_the_sum_over_a_row_of_each_examples_squared_gradients() -> None:
+    source = made("albert")
+    model, tokenizer = checkpoint.load_model(source), checkpoint.load_tokenizer(source)
+    data = sample(model, tokenizer, context(source), 3)
+    name = layers_of(model)[0].query
+    found = _weighting.fisher(model, {"0.query": name}, data, source, context(source))["0.query"]
+    expected = torch.zeros(64)
+    for index in range(3):
+        model.zero_grad()
+        one = collate(data, [index], "cpu")
+        torch.nn.functional.cross_entropy(
+            model(**{n: v for n, v in one.items() if n != "labels"}).logits, one["labels"]
+        ).backward()
+        expected += model.get_submodule(name).weight.grad.square().sum(dim=1) / 3
+    assert found.numpy() == pytest.approx(expected.numpy(), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"rank": 16, "energy": 0.9}, "rank and energy: ranks are given in one way"),
+        ({"parameters": 0.5, "speedup": 2.0}, "parameters and speedup"),
+        ({"ranks": {}}, "ranks: it is empty"),
+        ({"ranks": {"embedding": 8}, "embedding": 8}, "its rank stands in ranks too"),
+        ({"layers": ()}, "layers: it is empty"),
+        ({"layers": (), "embedding": 8, "rank": 8}, "layers: it is empty"),
+        ({"teacher": {}}, "nobody is taught without finetune"),
+        ({"parameters": 1.0}, "less than 1"),
+        ({"energy": 0.0}, "greater than 0"),
+        ({"layers": ("pooler",)}, "'query', 'key', 'value'"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused_before_any_work(
+    settings: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(ValidationError, match=problem):
+        TypeAdapter(low_rank.Config).validate_python(settings)
+
+
+def test_the_settings_by_default_are_valid_and_leave_half() -> None:
+    assert low_rank.Config().share == 0.5
+    assert TypeAdapter(low_rank.Config).validate_python({"rank": 16}).parameters is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"rank": 64}, r"0.query is \[64, 64\]: 64 is no lower rank"),
+        ({"rank": 40}, "every matrix would stay whole.*a rank below 32"),  # 40 · (64 + 64) > 64 · 64
+        ({"rank": 200, "layers": ("ffn_in",)}, "200 is no lower rank"),
+        ({"ranks": {"7.query": 8}}, "'7.query' fits none of the matrices"),
+        ({"ranks": {"0.query": 8}, "layers": ("key",)}, "'0.query' fits none of the matrices"),
+        ({"ranks": {"*.query": 8, "0.*": 16}}, "two patterns give 0.query ranks, 8 and 16"),
+        ({"embedding": 64}, "embedding is .*64.: 64 is no lower rank"),
+        ({"parameters": 0.1}, "parameters: 0.1 of them is less than ranks of 8 have, 0.1"),
+        ({"multiple_of": 64}, "every matrix would stay whole"),
+    ],
+)
+def test_ranks_that_do_not_fit_the_model_are_refused_before_data_is_read(
+    settings: dict[str, Any], problem: str, tmp_path: Path
+) -> None:
+    def no_data() -> Dataset:
+        raise AssertionError("data was read")
+
+    within = Context(work=tmp_path, seed=17, threads=1, dataset=no_data)
+    config = low_rank.Config(**{"multiple_of": 8, **settings})
+    if settings == {"rank": 40}:
+        config = dataclasses.replace(config, layers=("query", "key"))
+    with pytest.raises(RecipeError, match=problem):
+        low_rank.apply(made(), tmp_path / "out", config, within)
+
+
+def test_ranks_go_by_name_then_by_pattern_and_are_rounded(tmp_path: Path) -> None:
+    _, metrics = factorized(
+        tmp_path, method="plain", ranks={"0.query": 9, "*.query": 21, "1.ffn_*": 12, "embedding": 24}
+    )
+    assert metrics["ranks"] == {"0.query": 8, "1.query": 24, "1.ffn_in": 16, "1.ffn_out": 16, "embedding": 24}
+    assert metrics["whole"] == []
+
+
+def test_matrices_whose_factors_would_be_larger_stay_whole_and_are_named(tmp_path: Path) -> None:
+    out, metrics = factorized(tmp_path, method="plain", rank=32)  # 32 · (64 + 64) = 64 · 64; 32 · (64 + 256) < 64 · 256
+    assert metrics["whole"] == [f"{n}.{kind}" for n in (0, 1) for kind in ("query", "key", "value", "output")]
+    assert metrics["ranks"] == dict.fromkeys(["0.ffn_in", "0.ffn_out", "1.ffn_in", "1.ffn_out"], 32)
+    model = checkpoint.load_model(out)
+    assert isinstance(model.get_submodule(layers_of(model)[0].query), torch.nn.Linear)
+
+
+def test_so_much_energy_is_kept_and_no_rank_more(tmp_path: Path) -> None:
+    _, metrics = factorized(tmp_path, method="plain", energy=0.6, layers=("ffn_in", "ffn_out"))
+    dense = checkpoint.load_model(made())
+    assert len(metrics["ranks"]) == 4
+    for name, item in matrices(dense, ["ffn_in", "ffn_out"], embedding=False).items():
+        values = np.square(np.linalg.svd(dense.get_submodule(item.module).weight.detach().numpy(), compute_uv=False))
+        rank = metrics["ranks"][name]
+        assert values[:rank].sum() / values.sum() >= 0.6 > values[: rank - 8].sum() / values.sum()
+        assert metrics["kept"][name] == pytest.approx(values[:rank].sum() / values.sum(), abs=1e-4)
+    assert metrics["relative_error"] == pytest.approx(np.sqrt(1 - np.mean(list(metrics["kept"].values()))), abs=1e-4)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_the_embedding_becomes_a_table_and_a_projection(family: str, tmp_path: Path) -> None:
+    source = made(family)
+    out, metrics = factorized(tmp_path, source, layers=(), embedding=16)
+    model, dense = checkpoint.load_model(out), checkpoint.load_model(source)
+    table, old = (m.get_submodule(anatomy(m).embedding) for m in (model, dense))
+    tokens = old.num_embeddings
+    assert isinstance(table, FactorizedEmbedding)
+    assert table.padding_idx == old.padding_idx
+    assert metrics["ranks"] == {"embedding": 16}
+    assert metrics["parameters_before"] - metrics["parameters"] == tokens * 64 - 16 * (tokens + 64)
+    with torch.no_grad():
+        old.weight.copy_(product(table))
+    assert np.abs(logits(model, batch(source)) - logits(dense, batch(source))).max() < 1e-4
+
+
+def test_tokens_that_stand_in_the_training_sentences_are_nearer(tmp_path: Path) -> None:
+    source = made()
+    dense = checkpoint.load_model(source)
+    old = dense.get_submodule(anatomy(dense).embedding).weight.detach()
+    counted = _weighting.counts(checkpoint.load_tokenizer(source), len(old), 32, context(tmp_path))
+    tokens = sum(
+        len(ids) for ids in checkpoint.load_tokenizer(source)([t for (t,) in sentences().train.texts])["input_ids"]
+    )
+    assert counted.sum() == len(old) + tokens
+    lost = {}
+    for method in ("plain", "activation"):
+        out, _ = factorized(tmp_path / method, method=method, layers=(), embedding=16)
+        model = checkpoint.load_model(out)
+        error = (product(model.get_submodule(anatomy(model).embedding)) - old).square().sum(dim=1)
+        lost[method] = float((error * (counted - 1)).sum())
+    assert lost["activation"] < 0.6 * lost["plain"]
+
+
+def test_an_embedding_that_is_factorized_already_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"AlbertForSequenceClassification comes with a factorized token embedding"):
+        factorized(tmp_path, made("albert"), embedding=16)
+
+
+def test_it_is_not_done_twice(tmp_path: Path) -> None:
+    assert low_rank.requires(["finetune"]) is None
+    assert low_rank.requires(["finetune", "low_rank"]) == "it stands there already"
+    once, _ = factorized(tmp_path / "once", method="plain")
+    with pytest.raises(ModelError, match=r"0.\w+ is factorized already"):
+        factorized(tmp_path / "twice", once, method="plain")
+
+
+def test_pruned_shapes_are_factorized_as_they_are(tmp_path: Path) -> None:
+    source = made()
+    model = checkpoint.load_model(source)
+    first, second = layers_of(model)
+    surgery.keep_heads(model, first, [1])
+    surgery.keep_neurons(model, second, range(96))
+    pruned = save(model, source, tmp_path / "pruned")
+    out, metrics = factorized(tmp_path, pruned, ranks={"*.query": 8, "1.ffn_in": 16})
+    found = checkpoint.load_model(out)
+    query, neurons = found.get_submodule(first.query), found.get_submodule(second.ffn_in)
+    assert (query.out_features, query.rank, query.in_features) == (32, 8, 64)
+    assert (neurons.out_features, neurons.rank, neurons.in_features) == (96, 16, 64)
+    assert found.get_submodule(first.attention).num_attention_heads == 1
+    assert metrics["parameters_before"] - metrics["parameters"] == (
+        (32 * 64 - 8 * 96) + (64 * 64 - 8 * 128) + (96 * 64 - 16 * 160)
+    )
+    dense = checkpoint.load_model(pruned)
+    with torch.no_grad():
+        for name in (first.query, second.query, second.ffn_in):
+            dense.get_submodule(name).weight.copy_(product(found.get_submodule(name)))
+    assert np.abs(logits(found, batch(source)) - logits(dense, batch(source))).max() < 1e-4
+
+
+def test_factors_are_trained_with_a_teacher_and_stay_factors(tmp_path: Path) -> None:
+    training = TrainConfig(epochs=2, batch_size=8, learning_rate=2e-4, max_length=32)
+    settings = {"parameters": 0.3, "embedding": 16}
+    out, metrics = factorized(tmp_path, finetune=training, teacher=Teacher(weight=1.0), **settings)
+    untrained, _ = factorized(tmp_path / "untrained", **settings)
+    assert metrics["steps"] == 8
+    first, last = (epoch["loss"] for epoch in metrics["epochs"])
+    assert last < 0.8 * first
+    inputs, dense = batch(made()), checkpoint.load_model(made())
+    models = [checkpoint.load_model(folder) for folder in (out, untrained)]
+    trained, before = (float(np.abs(logits(model, inputs) - logits(dense, inputs)).mean()) for model in models)
+    assert trained < 0.95 * before  # nearer to its teacher
+    assert len(metrics["ranks"]) > 6
+    for name, rank in metrics["ranks"].items():
+        if name != "embedding":
+            layer, kind = name.split(".")
+            assert models[0].get_submodule(getattr(layers_of(models[0])[int(layer)], kind)).rank == rank
+
+
+@pytest.mark.parametrize(("embedding", "tables"), [(None, 1), (16, 0)])
+def test_a_graph_of_factors_fuses_as_the_dense_one_does(embedding: int | None, tables: int, tmp_path: Path) -> None:
+    out, _ = factorized(tmp_path, method="plain", embedding=embedding)
+    graph, engine = tmp_path / "onnx", tmp_path / "engine"
+    graph.mkdir()
+    engine.mkdir()
+    found = export.apply(out, graph, export.Config(), context(tmp_path))
+    assert found["max_difference"] < 1e-4
+    metrics = onnxruntime.build(graph, engine, onnxruntime.Config(tune=False), context(tmp_path))
+    fusion = metrics["fusion"]
+    assert {name: fusion[name] for name in ("attention", "layer_norm", "gelu")} == {
+        "attention": [2, 2], "layer_norm": [5, 5], "gelu": [2, 2],
+    }  # fmt: skip
+    # A table with a projection behind it is no sum of tables, and nothing of the kind is expected then.
+    assert fusion.get("embed_layer_norm", [0, 0]) == [tables, tables]
+
+
+def linear(share: float) -> float:
+    """A model of which a fifth of the time is no matrix."""
+    return 1 / (0.2 + 0.8 * share)
+
+
+def jumping(share: float) -> float:
+    """Kernels that are fast up to a part, and slow from there."""
+    return 3.0 if share < 0.4 else 1.2
+
+
+@pytest.mark.parametrize(("speedup", "wanted"), [(linear, 2.0), (linear, 1.1), (linear, 3.9), (jumping, 3.0)])
+def test_the_search_ends_within_a_twentieth_of_the_wanted_speedup(
+    speedup: Callable[[float], float], wanted: float
+) -> None:
+    tried: list[float] = []
+
+    def measure(share: float) -> float:
+        tried.append(share)
+        return speedup(share)
+
+    share = low_rank.find_share(measure, 0.05, wanted)
+    assert speedup(share) == pytest.approx(wanted, rel=0.05)
+    assert len(tried) <= 3
+
+
+def test_where_speed_jumps_the_largest_model_that_is_fast_enough_is_taken() -> None:
+    share = low_rank.find_share(jumping, 0.05, 2.0)
+    assert 0.3 < share < 0.4
+
+
+def test_a_speedup_out_of_reach_says_what_was_reached() -> None:
+    with pytest.raises(ModelError, match=r"× 6 is out of reach; the most is × 4.17, with 0.05 of the parameters"):
+        low_rank.find_share(linear, 0.05, 6.0)
+
+
+def test_ranks_for_a_speedup_are_searched_once_and_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dense, timed = checkpoint.count_parameters(checkpoint.load_model(made())), []
+
+    @contextmanager
+    def stopwatch(source: Path, texts: Any, **settings: Any) -> Iterator[Callable[[Sequence[Path]], list[float]]]:
+        assert source == made()
+        assert settings["batch_size"] == 4
+
+        def time(folders: Sequence[Path]) -> list[float]:
+            left = [checkpoint.count_parameters(checkpoint.load_model(folder)) for folder in folders]
+            timed.extend(left)
+            return [linear(1 - (dense - count) / MATRICES) for count in left]
+
+        yield time
+
+    monkeypatch.setattr(low_rank, "stopwatch", stopwatch)
+    out, metrics = factorized(tmp_path, speedup=1.5, batch_size=4)
+    assert metrics["speedup"] == pytest.approx(1.5, rel=0.05)
+    assert linear(1 - (dense - metrics["parameters"]) / MATRICES) == pytest.approx(metrics["speedup"], abs=1e-3)
+    assert len(metrics["trials"]) == len(timed) >= 2
+    count = len(timed)
+    again = tmp_path / "again"
+    again.mkdir()
+    config = low_rank.Config(multiple_of=8, speedup=1.5, batch_size=4)
+    low_rank.apply(made(), again, config, context(tmp_path / "work"))  # as after a kill
+    assert len(timed) == count
+    assert (again / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
+
+
+def test_engines_are_timed_in_the_same_rounds(tmp_path: Path) -> None:
+    dense = made("bert", "6x64")
+    model = checkpoint.load_model(dense)
+    surgery.keep_layers(model, [0])
+    small = save(model, dense, tmp_path / "small")
+    with _stopwatch.stopwatch(dense, sentences().dev.texts, batch_size=1, rounds=5, context=context(tmp_path)) as time:
+        same, faster = time([dense, small])
+    assert 0.7 < same < 1.4
+    assert faster > 1.8
+    assert [path.name for path in tmp_path.iterdir()] == ["small"]
+
+
+def test_the_key_holds_the_machine_where_time_decides() -> None:
+    plain, timed = low_rank.Config(), low_rank.Config(speedup=2.0)
+    assert not low_rank.tunes(plain)
+    assert low_rank.fingerprint(plain) == {}
+    assert low_rank.tunes(timed)
+    assert {"host", "logical_cpus", "version"} <= set(low_rank.fingerprint(timed))

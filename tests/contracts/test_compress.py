@@ -1,0 +1,142 @@
+"""What every compression technique that is found keeps to, on all families; and that planted faults are noticed."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.builders import classifier_folder, context, sentences
+from tests.contracts.compressed import check_claims, digest
+from toolchain.compress._pruning import Remove
+from toolchain.core import registry
+from toolchain.core.errors import ModelError
+from toolchain.engines import onnxruntime as engine
+from toolchain.model import checkpoint, export
+from toolchain.model.train import TrainConfig
+
+TRAINING = TrainConfig(epochs=2, batch_size=8, learning_rate=1e-3, max_length=32)
+FAMILIES = ("bert", "roberta", "albert")
+
+#: Techniques whose result is measured in time; two runs may choose differently.
+MEASURED = [n for n in registry.names("compress") if hasattr(registry.get("compress", n).module, "tunes")]
+
+
+def cases() -> list[tuple[str, Any]]:
+    """Every technique with its defaults, with training, and with shapes removed, where it has such settings."""
+    found = []
+    for name in registry.names("compress"):
+        config = registry.get("compress", name).config
+        if name == "latency_prune":  # its own test: what it is asked for depends on the machine
+            continue
+        fields = {field.name for field in dataclasses.fields(config)}
+        needs = config().finetune is not None if "finetune" in fields else False
+        trained = {"finetune": TRAINING} if "finetune" in fields else {}
+        found.append((name, config(**(trained if needs else {}))))
+        if trained and not needs:
+            found.append((name, config(**trained)))
+        if "remove" in fields:
+            found.append((name, config(remove=Remove(heads=0.5, ffn=0.5), **(trained if needs else {}))))
+    return found
+
+
+CASES = cases()
+each_case = pytest.mark.parametrize(
+    ("name", "config"), CASES, ids=[f"{name}-{number}" for number, (name, _) in enumerate(CASES)]
+)
+
+
+def compressed(name: str, config: Any, family: str, folder: Path) -> tuple[Path, Path, dict[str, Any]]:
+    source, out = classifier_folder(family), folder / "out"
+    out.mkdir(parents=True)
+    (folder / "work").mkdir()
+    metrics = registry.get("compress", name).module.apply(source, out, config, context(folder / "work", sentences()))
+    return source, out, metrics
+
+
+def test_there_are_techniques() -> None:
+    assert {"magnitude_prune", "movement_prune", "gradient_prune", "low_rank", "vocabulary_prune"} <= {
+        name for name, _ in CASES
+    }
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@each_case
+def test_what_it_claims_is_on_disk_and_its_graph_agrees_and_fuses(
+    name: str, config: Any, family: str, tmp_path: Path
+) -> None:
+    source, out, metrics = compressed(name, config, family, tmp_path)
+    check_claims(source, out, metrics)
+    graph, built = tmp_path / "onnx", tmp_path / "engine"
+    graph.mkdir()
+    built.mkdir()
+    exported = export.apply(out, graph, export.Config(), context(tmp_path, sentences()))  # compares with PyTorch
+    assert exported["max_difference"] <= 1e-4
+    found = engine.build(graph, built, engine.Config(), context(tmp_path, sentences()))
+    assert found["fusion"]["attention"]
+    assert {kind: counts for kind, counts in found["fusion"].items() if counts[0] != counts[1]} == {}
+
+
+@each_case
+def test_two_runs_give_equal_bytes(name: str, config: Any, tmp_path: Path) -> None:
+    digests = {digest(compressed(name, config, "bert", tmp_path / run)[1]) for run in ("a", "b")}
+    assert len(digests) == 1
+
+
+def test_latency_is_reached_or_said_to_be_out_of_reach(tmp_path: Path) -> None:
+    """Three quarters of the time are left when a layer of two goes; a machine that is too busy to tell is no fault."""
+    module = registry.get("compress", "latency_prune").module
+    config = module.Config(speedup=1.25, batch_size=8, calibration_samples=16)
+    try:
+        source, out, metrics = compressed("latency_prune", config, "bert", tmp_path)
+    except ModelError as error:
+        if "was not reached within" not in str(error) and "cannot be had" not in str(error):
+            raise
+        pytest.skip(f"this machine is too busy to time a tiny model: {error.message}")
+    check_claims(source, out, metrics)
+    assert metrics["speedup"] == pytest.approx(1.25, rel=0.05)
+
+
+def planted(tmp_path: Path) -> tuple[Path, Path, dict[str, Any]]:
+    """A technique that copies what it is given, and says the truth about it."""
+    source, out = classifier_folder("bert"), tmp_path / "out"
+    shutil.copytree(source, out)
+    model = checkpoint.load_model(out)
+    return source, out, {"parameters": checkpoint.count_parameters(model), "heads": [4, 4], "ffn": [512, 512]}
+
+
+def test_a_technique_that_does_nothing_is_noticed(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="nothing is smaller"):
+        check_claims(*planted(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        {"heads": [2, 2]},
+        {"ffn": [64, 64]},
+        {"layers": 1},
+        {"hidden": 64},
+        {"sparsity": 0.5, "zeros": 1000, "pruned_weights": 2000},
+        {"ranks": {"0.query": 8}},
+        {"ranks": {}},
+        {"tokens": 100},
+        {"parameters": 1},
+    ],
+    ids=str,
+)
+def test_a_claim_that_is_not_so_is_noticed(claim: dict[str, Any], tmp_path: Path) -> None:
+    source, out, metrics = planted(tmp_path)
+    with pytest.raises((AssertionError, KeyError)):
+        check_claims(source, out, metrics | claim)
+
+
+def test_a_technique_that_cuts_what_it_does_not_name_is_noticed(tmp_path: Path) -> None:
+    config = registry.get("compress", "magnitude_prune").config(remove=Remove(ffn=0.5))
+    source, out, metrics = compressed("magnitude_prune", config, "bert", tmp_path)
+    del metrics["ffn"]
+    with pytest.raises(AssertionError, match="ffn went from"):
+        check_claims(source, out, metrics)

@@ -1,0 +1,102 @@
+"""Training after, or while, a model is made smaller: on the labels, or on the labels and a teacher's answers.
+
+The teacher is the checkpoint that the technique was given. Its logits on the training examples are computed once, and
+the loss is ``(1 − w)·CE(labels) + w·T²·KL(softmax(teacher / T) ‖ softmax(student / T))``: Hinton et al., arXiv
+1503.02531; the T² keeps the gradients of both terms of one size while T changes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from toolchain.core.errors import require
+from toolchain.core.stage import Context, Gt, Le, Metrics, StageConfig
+from toolchain.model import checkpoint
+from toolchain.model.train import Encoded, Hooks, Loss, TrainConfig, collate, cross_entropy, encode, train
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teacher(StageConfig):
+    """How the checkpoint that is made smaller teaches the smaller one.
+
+    Attributes:
+        weight: Weight w of the teacher's answers in the loss; the labels have 1 − w.
+        temperature: T, by which the logits of both are divided.
+    """
+
+    weight: Annotated[float, Gt(0), Le(1)] = 0.8
+    temperature: Annotated[float, Gt(0), Le(100)] = 2.0
+
+
+def recover(
+    model: Any,
+    tokenizer: Any,
+    source: Path,
+    training: TrainConfig,
+    teacher: Teacher | None,
+    context: Context,
+    hooks: Hooks | None = None,
+    added: Callable[[], Any] | None = None,
+) -> Metrics:
+    """Trains a smaller model in place.
+
+    Args:
+        model: The smaller model.
+        tokenizer: Its tokenizer.
+        source: The checkpoint that it was made from: the teacher.
+        training: Settings of the training loop.
+        teacher: How the teacher teaches; None: labels alone.
+        context: Seed, threads, data, and the folder whose state is resumed from.
+        hooks: What the technique adds to the loop.
+        added: Gives what the technique adds to the loss, or None.
+
+    Returns:
+        What the training loop reports.
+    """
+    data = context.dataset()
+    names = checkpoint.model_inputs(model, tokenizer)
+    examples, dev = (encode(tokenizer, data.split(name), training.max_length, names) for name in ("train", "dev"))
+    task: Loss = cross_entropy
+    if teacher is not None:
+        taught = logits(checkpoint.load_model(source), examples, context.threads)
+        examples, task = dataclasses.replace(examples, teacher=taught), _taught(teacher)
+
+    def loss(model: Any, batch: dict[str, Any]) -> Any:
+        more = added() if added else None
+        return task(model, batch) if more is None else task(model, batch) + more
+
+    return train(model, examples, dev, training, context, loss=loss, hooks=hooks)
+
+
+def logits(model: Any, data: Encoded, threads: int, batch_size: int = 64) -> list[list[float]]:
+    """A model's logits on encoded examples, ``[examples][classes]``, in their order."""
+    torch = require("torch", "torch")
+    torch.set_num_threads(threads)
+    order = sorted(range(len(data.labels)), key=lambda i: len(data.inputs[i]["input_ids"]))
+    found: list[list[float]] = [[] for _ in order]
+    model.eval()
+    with torch.inference_mode():
+        for start in range(0, len(order), batch_size):
+            indices = order[start : start + batch_size]
+            batch = collate(data, indices, "cpu")
+            batch.pop("labels")
+            for index, row in zip(indices, model(**batch).logits.float().tolist(), strict=True):
+                found[index] = row
+    return found
+
+
+def _taught(teacher: Teacher) -> Loss:
+    def loss(model: Any, batch: dict[str, Any]) -> Any:
+        functional = require("torch.nn.functional", "torch")
+        inputs = {name: value for name, value in batch.items() if name not in ("labels", "teacher")}
+        found = model(**inputs).logits.float()
+        known = functional.log_softmax(batch["teacher"] / teacher.temperature, dim=-1)
+        learned = functional.log_softmax(found / teacher.temperature, dim=-1)
+        soft = functional.kl_div(learned, known, reduction="batchmean", log_target=True) * teacher.temperature**2
+        return (1 - teacher.weight) * functional.cross_entropy(found, batch["labels"]) + teacher.weight * soft
+
+    return loss
