@@ -40,9 +40,13 @@ def checkpoint_folder(architecture: str = "bert", *, pair: bool = False) -> Path
     return _checkpoint(architecture, pair)
 
 
-@functools.cache
 def classifier_folder(architecture: str = "bert", size: str = "2x128") -> Path:
     """A checkpoint as the program itself writes it, with a tokenizer of its family; never to be written to."""
+    return _classifier(architecture, size)
+
+
+@functools.cache
+def _classifier(architecture: str, size: str) -> Path:
     import torch
 
     from toolchain.model import checkpoint, scratch

@@ -151,7 +151,7 @@ def test_layers_leave_by_number_or_by_name(tmp_path: Path) -> None:
 
 
 def test_a_head_without_effect_goes_by_gradients_and_the_smallest_by_magnitude(tmp_path: Path) -> None:
-    """Head 1 has large weights and always gives zeros; head 2 has small ones: what a criterion is, told by its choice."""
+    """Head 1 has large weights and gives zeros; head 2 has small ones: what a criterion is, told by its choice."""
 
     def change(model: Any) -> None:
         for layer in layers_of(model):
@@ -193,7 +193,7 @@ def test_the_surgeon_beats_setting_the_same_columns_to_zero(tmp_path: Path) -> N
 
     assert error(fitted) < 0.5 * error(masked)
     assert order.costs == sorted(order.costs)
-    assert order.costs[-1] == pytest.approx(error(fitted), rel=0.3, abs=1e-4)  # costs are of the damped matrix
+    assert error(fitted) < order.costs[-1] < 0.05  # costs are of the damped matrix, which has more to lose
 
 
 def test_sparse_weights_fitted_to_what_left_err_less_than_the_smallest_set_to_zero(tmp_path: Path) -> None:

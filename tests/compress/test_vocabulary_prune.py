@@ -214,7 +214,7 @@ def test_pairs_are_read_on_both_sides(tmp_path: Path) -> None:
     torch.testing.assert_close(logits, logits_before, atol=1e-6, rtol=0)
 
 
-def reordered(architecture: str, folder: Path, *first: str, **named: int) -> Path:
+def reordered(architecture: str, folder: Path, *first: str, **named: Any) -> Path:
     """A checkpoint whose vocabulary begins with these tokens, and whose config names ids so."""
     source = Path(shutil.copytree(source_of(architecture), folder / "source"))
     record = json.loads((source / "tokenizer.json").read_text())

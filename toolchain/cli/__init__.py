@@ -1,4 +1,4 @@
-"""The command line: one command per stage, and run, validate, list, show, explain, doctor, report, verify, gc."""
+"""The command line: one command per stage; allocate, run, validate, list, show, explain, doctor, report, verify, gc."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from toolchain.core.errors import ToolchainError
 COMMANDS = {
     "run": "recipes", "validate": "recipes", "explain": "recipes", "report": "recipes",
     "finetune": "stages", "compress": "stages", "export": "stages", "optimize": "stages", "build": "stages",
-    "benchmark": "stages",
+    "benchmark": "stages", "sensitivity": "layers", "allocate": "layers",
     "list": "inspect", "show": "inspect", "verify": "inspect", "gc": "inspect", "doctor": "inspect",
     "completion": "inspect",
 }  # fmt: skip
@@ -26,6 +26,7 @@ COMMANDS = {
 _ORDER = {
     "Recipes": ("run", "validate", "explain", "report"),
     "Stages": ("finetune", "compress", "export", "optimize", "build", "benchmark"),
+    "Layers": ("sensitivity", "allocate"),
     "Look": ("list", "show", "doctor", "verify", "gc", "completion"),
 }
 

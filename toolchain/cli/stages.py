@@ -24,7 +24,8 @@ _OUTPUT = click.option("-o", "--output", type=click.Path(path_type=Path), help="
 _TOKENIZER = click.option("--tokenizer", help="Folder with tokenizer.json, when it is not beside the ONNX file.")
 
 
-def _shared(function: Callable[..., Any]) -> Callable[..., Any]:
+def shared(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options that all commands of stages have."""
     for option in (
         options.verbosity, options.json_option, _OUTPUT, options.store_option, options.run_options,
         options.recipe_options, _TOKENIZER, _TASK,
@@ -35,7 +36,7 @@ def _shared(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command("finetune")
 @click.argument("target")
-@_shared
+@shared
 def finetune_command(target: str, **settings: Any) -> int:
     """Fine-tune a model on a task.
 
@@ -47,7 +48,7 @@ def finetune_command(target: str, **settings: Any) -> int:
 @click.command("compress")
 @click.argument("target")
 @click.option("-t", "--technique", help="Technique of a direct run; 'toolchain list techniques' shows them.")
-@_shared
+@shared
 def compress_command(target: str, technique: str | None, **settings: Any) -> int:
     """Compress a fine-tuned checkpoint in PyTorch.
 
@@ -58,7 +59,7 @@ def compress_command(target: str, technique: str | None, **settings: Any) -> int
 
 @click.command("export")
 @click.argument("target")
-@_shared
+@shared
 def export_command(target: str, **settings: Any) -> int:
     """Export a checkpoint to ONNX and compare it with PyTorch.
 
@@ -70,7 +71,7 @@ def export_command(target: str, **settings: Any) -> int:
 @click.command("optimize")
 @click.argument("target")
 @click.option("-t", "--technique", help="Technique of a direct run; 'toolchain list techniques' shows them.")
-@_shared
+@shared
 def optimize_command(target: str, technique: str | None, **settings: Any) -> int:
     """Quantize or transform an ONNX graph.
 
@@ -82,7 +83,7 @@ def optimize_command(target: str, technique: str | None, **settings: Any) -> int
 @click.command("build")
 @click.argument("target")
 @click.option("-e", "--engine", "engines", multiple=True, help="Engine of a direct run. [default: onnxruntime]")
-@_shared
+@shared
 def build_command(target: str, engines: tuple[str, ...], **settings: Any) -> int:
     """Build the engine that a runtime loads.
 
@@ -94,7 +95,7 @@ def build_command(target: str, engines: tuple[str, ...], **settings: Any) -> int
 @click.command("benchmark")
 @click.argument("targets", nargs=-1, required=True)
 @click.option("-e", "--engine", "engines", multiple=True, help="Engine of a direct run. [default: onnxruntime]")
-@_shared
+@shared
 def benchmark_command(targets: tuple[str, ...], engines: tuple[str, ...], **settings: Any) -> int:
     """Measure accuracy, size and speed of engines, and rank them.
 
@@ -109,27 +110,33 @@ def _stage(
     """Runs a plan up to a stage and shows what it has made."""
     from toolchain.cli.recipes import finish, print_preview
     from toolchain.pipeline import plan, run
-    from toolchain.pipeline import recipe as recipes
 
     store: Store = settings["store"]
-    if len(targets) == 1 and Path(targets[0]).suffix in (".yaml", ".yml"):
-        given = [name for name in ("task", "tokenizer") if settings[name]]
-        if given or engines:
-            raise click.UsageError(f"--{(given or ['engine'])[0]} is for direct runs; use --set with a recipe")
-        sets = options.with_threads(settings["sets"], settings["threads"])
-        recipe = recipes.load(Path(targets[0]), sets, settings["models"], settings["data"])
-    else:
-        recipe = _direct(targets, items, settings, engines)
-    made = plan.make(recipe, stage)
+    made = plan.make(recipe_of(targets, items, settings, engines), stage)
     if settings["dry_run"]:
         return print_preview(made, store, settings["as_json"], options.forced(settings["force"]))
     if settings["output"] and stage != "time":
-        _check_output(settings["output"])
+        check_output(settings["output"])
     run.quiet_libraries()
     outcome = run.execute(made, store, force=options.forced(settings["force"]))
     if stage == "time":
         return finish(outcome, store, settings["output"], settings["as_json"])
     return _show(outcome, stage, settings["output"], settings["as_json"])
+
+
+def recipe_of(
+    targets: Sequence[str], items: Sequence[str], settings: dict[str, Any], engines: Sequence[str] = ()
+) -> Recipe:
+    """The recipe that a command is given, or that a direct one stands for."""
+    from toolchain.pipeline import recipe as recipes
+
+    if len(targets) > 1 or Path(targets[0]).suffix not in (".yaml", ".yml"):
+        return _direct(targets, items, settings, engines)
+    given = [name for name in ("task", "tokenizer") if settings[name]]
+    if given or engines:
+        raise click.UsageError(f"--{(given or ['engine'])[0]} is for direct runs; use --set with a recipe")
+    sets = options.with_threads(settings["sets"], settings["threads"])
+    return recipes.load(Path(targets[0]), sets, settings["models"], settings["data"])
 
 
 def _direct(targets: Sequence[str], items: Sequence[str], settings: dict[str, Any], engines: Sequence[str]) -> Recipe:
@@ -223,7 +230,12 @@ _NOTHING = {
 }
 
 
-def _check_output(output: Path) -> None:
+def check_output(output: Path) -> None:
+    """Holds that a result can be copied there.
+
+    Raises:
+        ToolchainError: It cannot.
+    """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ToolchainError(f"-o {output}: it exists and is not an empty folder", "choose another, or remove it")
     above = next(folder for folder in (output, *output.absolute().parents) if folder.exists())

@@ -29,7 +29,7 @@ from toolchain.model.train import Encoded, collate
 DAMPING = 0.01
 
 #: Units that leave between two looks at all of them, as a part of all.
-AT_ONCE = 1 / 192
+AT_ONCE = 1 / 48
 
 #: Columns whose errors are carried over together, of single weights.
 STRIP = 128
@@ -140,37 +140,36 @@ def eliminate(weight: Any, hessian: Any, width: int, count: int) -> tuple[Elimin
         The order with its costs, and the fitted matrix, whose units that left are zero.
     """
     torch = require("torch", "torch")
-    fitted = weight.detach().double().clone()
-    units = fitted.shape[1] // width
-    whole = float(((fitted @ hessian) * fitted).sum()) or 1.0
+    left = _living(weight, hessian)
+    fitted, units = torch.zeros_like(left), left.shape[1] // width
+    whole = float(((left @ hessian) * left).sum()) or 1.0
     inverse = torch.linalg.inv(_damped(hessian))
-    gone = torch.zeros(units, dtype=torch.bool)
-    order: list[int] = []
-    costs: list[float] = []
-    total = 0.0
-    unit = torch.eye(width, dtype=torch.float64)
-    while len(order) < count:
-        blocks = inverse.view(units, width, units, width).diagonal(dim1=0, dim2=2).permute(2, 0, 1).clone()
-        blocks[gone] = unit
-        parts = fitted.view(-1, units, width).permute(1, 0, 2)
+    alive = torch.arange(units)
+    found, total = Elimination([], []), 0.0
+    while len(found.order) < count:
+        blocks = inverse.view(len(alive), width, len(alive), width).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+        parts = left.view(-1, len(alive), width).permute(1, 0, 2)
         cost = ((parts @ torch.linalg.inv(blocks)) * parts).sum(dim=(1, 2))
-        cost[gone] = float("inf")
-        step = min(count - len(order), max(1, round(units * AT_ONCE)))
-        leaving = torch.topk(cost, step, largest=False).indices
-        for index in leaving.tolist():
+        step = min(count - len(found.order), max(1, round(units * AT_ONCE)))
+        order = torch.argsort(cost, stable=True)
+        for index in order[:step].tolist():
             total += float(cost[index])
-            order.append(index)
-            costs.append(total / whole)
-        columns = (leaving[:, None] * width + torch.arange(width)).flatten()
-        solved = torch.linalg.solve(inverse[columns][:, columns], inverse[columns])
-        fitted -= fitted[:, columns] @ solved
-        inverse = inverse - inverse[:, columns] @ solved
-        gone[leaving] = True
-        dead = (gone.nonzero() * width + torch.arange(width)).flatten()
-        fitted[:, dead] = 0
-        inverse[dead] = 0
-        inverse[:, dead] = 0
-    return Elimination(order, costs), fitted
+            found.order.append(int(alive[index]))
+            found.costs.append(total / whole)
+        stay = order[step:].sort().values
+        gone, rest = _columns(order[:step], width), _columns(stay, width)
+        solved = torch.linalg.solve(inverse[gone][:, gone], inverse[gone][:, rest])
+        left = left[:, rest] - left[:, gone] @ solved
+        inverse = inverse[rest][:, rest] - inverse[rest][:, gone] @ solved
+        alive = alive[stay]
+    fitted[:, _columns(alive, width)] = left
+    return found, fitted
+
+
+def _columns(units: Any, width: int) -> Any:
+    """The columns of these units."""
+    torch = require("torch", "torch")
+    return (units[:, None] * width + torch.arange(width)).flatten()
 
 
 def sparsify(weight: Any, hessian: Any, share: float, two_of_four: bool) -> Any:
@@ -188,7 +187,7 @@ def sparsify(weight: Any, hessian: Any, share: float, two_of_four: bool) -> Any:
         Which weights are kept, ``[out, in]`` bool.
     """
     torch = require("torch", "torch")
-    fitted = weight.detach().double().clone()
+    fitted = _living(weight, hessian)
     kept = torch.ones_like(fitted, dtype=torch.bool)
     upper = torch.linalg.cholesky(torch.linalg.inv(_damped(hessian)), upper=True)
     for start in range(0, fitted.shape[1], STRIP):
@@ -266,6 +265,11 @@ def _in_order(model: Any, targets: Sequence[Target]) -> list[list[Target]]:
     known = {target for group in found for target in group}
     found.append([target for target in targets if target not in known])
     return [group for group in found if group]
+
+
+def _living(weight: Any, hessian: Any) -> Any:
+    """A float64 copy of a matrix, without what it does with inputs that are always zero."""
+    return weight.detach().double() * (hessian.diagonal() != 0)
 
 
 def _damped(hessian: Any) -> Any:

@@ -4,7 +4,7 @@ Heads, FFN neurons and whole layers leave together (joint coarse and fine prunin
 what they cost on ONNX Runtime in fp32; Optimal Brain Surgeon says what each costs in the error of a layer's output; a
 dynamic program finds the sizes with the least error within the time, for each number of layers that leaves, and the
 candidate with the least loss on training examples is taken (ZipLM, Kurtic et al., arXiv 2302.04089). The engine of the
-result is built and timed; as long as its speed is more than 5 % off, the time that is aimed at is corrected.
+result is built and timed; as long as its speed is more than ``tolerance`` off, the time that is aimed at is corrected.
 """
 
 from __future__ import annotations
@@ -26,16 +26,13 @@ from toolchain.compress._time_table import TimeTable, measure, save_like
 from toolchain.core import registry
 from toolchain.core.errors import ModelError, require
 from toolchain.core.log import logger
-from toolchain.core.stage import Context, Ge, Gt, Le, Metrics, StageConfig
+from toolchain.core.stage import Context, Ge, Gt, Le, Lt, Metrics, StageConfig
 from toolchain.model import checkpoint, surgery
 from toolchain.model.anatomy import anatomy, layers_of
 from toolchain.model.train import Encoded, TrainConfig, accuracy
 
 VERSION = 1
 LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "onnx", "onnxruntime")
-
-#: How far the measured speed may be from the one that was asked for.
-TOLERANCE = 0.05
 
 #: What leaves, beside whole layers, in the order in which a plan names it.
 KINDS: tuple[Units, ...] = ("heads", "ffn")
@@ -51,6 +48,7 @@ class Config(StageConfig):
     Attributes:
         speedup: How many times as fast as the checkpoint that it is given the result is to be.
         batch_size: Sentences at a time when time is measured; 1 is latency.
+        tolerance: How far the measured speed may be from the one that is asked for, as a part of it.
         rounds: Times that each engine goes through the sentences, in turn with the dense one.
         layers: Whether whole layers may leave.
         multiple_of: Neurons are kept in such multiples.
@@ -61,6 +59,7 @@ class Config(StageConfig):
 
     speedup: Annotated[float, Gt(1), Le(100)] = 2.0
     batch_size: Annotated[int, Ge(1), Le(1024)] = 1
+    tolerance: Annotated[float, Gt(0), Lt(1)] = 0.05
     rounds: Annotated[int, Ge(3), Le(200)] = 9
     layers: bool = True
     multiple_of: Annotated[int, Ge(1)] = 16
@@ -165,12 +164,12 @@ class _Search:
                 reached = time([folder])[0]
                 tries.append(reached)
                 logger.info("    %s: %.2f times as fast (asked: %g)", _told(plan), reached, asked)
-                if abs(reached / asked - 1) <= TOLERANCE:
+                if abs(reached / asked - 1) <= self.config.tolerance:
                     break
                 aim *= reached / asked
             else:
                 raise ModelError(
-                    f"latency_prune: {asked:g} times as fast was not reached within {TOLERANCE:.0%} in "
+                    f"latency_prune: {asked:g} times as fast was not reached within {self.config.tolerance:.0%} in "
                     f"{len(tries)} tries: {', '.join(f'{t:.2f}' for t in tries)}",
                     "the machine may be busy: run again, with more rounds; or let whole layers leave (layers: true)",
                 )

@@ -2,7 +2,7 @@
 
 Abdaoui, Pradel and Sigel, "Load What You Need", arXiv 2010.05609. The table ``E`` ``[V, d]`` becomes ``E[kept]``, and
 the tokenizer knows the kept tokens alone, renumbered in their old order. Needed is what the training texts are
-tokenized into, dev and test are not looked at. On texts whose tokens all stay, the tokens, and so the logits, are what
+tokenized into; dev and test have no say in it. On texts whose tokens all stay, the tokens, and so the logits, are what
 they were.
 
 A word that was not seen falls apart into smaller pieces that remain, at the worst into its characters, which always

@@ -30,6 +30,7 @@ SINGLE = {
     "export": "model.export",
     "evaluate": "measure.evaluate",
     "time": "measure.timing",
+    "sensitivity": "measure.sensitivity",
 }
 
 
@@ -105,7 +106,7 @@ def get(folder: str, name: str) -> Technique:
 
 @cache
 def stage(name: str) -> Technique:
-    """The module of a stage that has one way to do it (finetune, export, evaluate, time)."""
+    """The module of a stage that has one way to do it (finetune, export, evaluate, time, sensitivity)."""
     dotted = SINGLE[name]
     return Technique(name, dotted.split(".")[0], importlib.import_module(f"toolchain.{dotted}"))
 

@@ -13,7 +13,7 @@ from toolchain.core.data import Dataset
 
 __all__ = ["DIALECTS", "STAGES", "Context", "Ge", "Gt", "Le", "Lt", "MinLen", "Stage", "StageConfig"]
 
-Kind = Literal["source", "checkpoint", "onnx", "engine", "evaluation", "timing"]
+Kind = Literal["source", "checkpoint", "onnx", "engine", "evaluation", "timing", "sensitivity"]
 
 #: ONNX dialects, from the one that every engine takes to the one that only ONNX Runtime takes.
 DIALECTS = ("standard", "qdq", "qdq-asymmetric", "ort")
@@ -43,6 +43,7 @@ STAGES: dict[str, Stage] = {
     "build": Stage("onnx", "engine", "engines"),
     "evaluate": Stage("engine", "evaluation", "measure"),
     "time": Stage("engine", "timing", "measure"),
+    "sensitivity": Stage("checkpoint", "sensitivity", "measure"),
 }
 
 

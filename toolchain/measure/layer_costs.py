@@ -1,7 +1,7 @@
 """What an encoder's layers hold and compute, whole and cut: numbers in their matrices, and FLOPs.
 
-FLOPs are counted as PyTorch's counter counts them, two for a multiplication and an addition: ``2·t·n`` for a matrix of n
-numbers that reads t tokens, and ``4·t²·d`` for the two products of an attention whose heads are d wide together.
+FLOPs are counted as PyTorch's counter counts them, two for a multiplication and an addition: ``2·t·n`` for a matrix of
+n numbers that reads t tokens, and ``4·t²·d`` for the two products of an attention whose heads are d wide together.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from toolchain.compress import _matrices, _obs, _svd, _targets, _weighting
 from toolchain.compress._criteria import magnitude
@@ -24,6 +24,9 @@ from toolchain.model import shapes, surgery
 from toolchain.model.anatomy import anatomy, head_size, heads, hidden, layers_of, neurons
 from toolchain.model.train import Encoded, collate
 
+if TYPE_CHECKING:
+    from toolchain.measure.sensitivity import Config
+
 Technique = Literal["sparsity", "heads", "ffn", "rank", "bits"]
 
 #: The layer of the embedding tables.
@@ -32,19 +35,6 @@ EMBEDDING = "embedding"
 #: Examples of a batch, and the bytes of hidden states that may be kept for all of them.
 ROWS = 64
 KEPT_BYTES = 2**30
-
-
-class Strengths(Protocol):
-    """The settings that are tried: see :class:`toolchain.measure.sensitivity.Config`."""
-
-    sparsity: tuple[float, ...]
-    criterion: Literal["obs", "magnitude"]
-    heads: tuple[float, ...]
-    ffn: tuple[float, ...]
-    rank: tuple[float, ...]
-    bits: tuple[int, ...]
-    multiple_of: int
-    calibration_samples: int
 
 
 @dataclass(frozen=True)
@@ -77,7 +67,7 @@ class Bench:
         max_length: Longest input in tokens.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, config: Strengths, context: Context, max_length: int) -> None:
+    def __init__(self, model: Any, tokenizer: Any, config: Config, context: Context, max_length: int) -> None:
         self.model, self._tokenizer, self._config, self._context = model, tokenizer, config, context
         self._longest = max_length
         self.layers = tuple(_size(model, index) for index in range(len(layers_of(model))))
@@ -305,7 +295,7 @@ def rounded(weight: Any, bits: int) -> Any:
 
 def _once(kept: Mapping[float, int]) -> list[tuple[float, int]]:
     """Settings of which each leaves another number."""
-    return list({left: (setting, left) for setting, left in reversed(kept.items())}.values())[::-1]
+    return list({left: (setting, left) for setting, left in reversed(list(kept.items()))}.values())[::-1]
 
 
 def _size(model: Any, index: int) -> LayerSize:

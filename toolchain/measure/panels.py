@@ -90,7 +90,9 @@ def _legend(colours: Mapping[str, str], left: float) -> list[str]:
     for index, (name, colour) in enumerate(colours.items()):
         y = TOP + 8 + 15 * index
         dash = "" if name.isdigit() else ' stroke-dasharray="5 3"'
-        parts.append(f'<line x1="{left}" y1="{y}" x2="{left + 20}" y2="{y}" stroke="{colour}" stroke-width="1.8"{dash}/>')
+        parts.append(
+            f'<line x1="{left}" y1="{y}" x2="{left + 20}" y2="{y}" stroke="{colour}" stroke-width="1.8"{dash}/>'
+        )
         parts.append(_text(left + 26, y + 4, name))
     return parts
 

@@ -1,9 +1,9 @@
 """What each layer costs on dev when a technique compresses it alone: the sensitivity of a checkpoint.
 
 Each setting is applied to one part of one physical layer, in memory, on a copy, with everything else dense and nothing
-trained; dev accuracy and mean cross-entropy are compared with the dense checkpoint's on the same examples. Test is never
-read. It is the analysis behind HAWQ's layers (Dong et al., arXiv 1905.03696) and OBS pruning's (arXiv 2302.04089), with
-measured losses in the place of estimated ones. A run that is killed goes on at the setting where it was.
+trained; dev accuracy and mean cross-entropy are compared with the dense checkpoint's on the same examples. Test is
+never read. It is the analysis that HAWQ makes of layers (Dong et al., arXiv 1905.03696) and ZipLM of sizes (Kurtic et
+al., arXiv 2302.04089), with measured losses in the place of estimated ones. A run that is killed goes on where it was.
 
 ``sensitivity.json``::
 
@@ -51,7 +51,7 @@ from toolchain.core.interrupt import held_back
 from toolchain.core.log import logger, progress
 from toolchain.core.stage import Context, Ge, Gt, Le, Lt, Metrics, StageConfig
 from toolchain.measure import panels
-from toolchain.measure.layer_costs import channel_bytes
+from toolchain.measure.layer_costs import BLOCKS, MATRICES, channel_bytes
 from toolchain.measure.layer_trials import EMBEDDING, Bench, Dev, Trial
 from toolchain.model import checkpoint, export
 from toolchain.model.labels import match_labels
@@ -176,7 +176,7 @@ def measure(
 def _measure(
     bench: Bench, dev: Dev, trials: Sequence[Trial], context: Context, tokens: int
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The dense model's figures, and a row for each trial; those that a killed run has made are taken from its journal."""
+    """The dense model's figures, and a row for each trial; what a killed run has made is taken from its journal."""
     journal = context.work / JOURNAL_FILE
     known = {_name(row): row for row in _read(journal)}
     left = [trial for trial in trials if _name(asdict(trial)) not in known]
@@ -218,7 +218,7 @@ def _saved(bench: Bench, trial: Trial, tokens: int) -> dict[str, int]:
         return {"parameters": gone, "bytes": 4 * gone, "flops": -2 * tokens * tables.projection(trial.kept)}
     size = bench.layers[int(trial.layer)]
     if trial.technique == "bits":
-        return _as_bits(size.whole, 5 * size.hidden + size.neurons, trial.kept)
+        return _as_bits(size.whole, sum(size.shape(name)[0] for name in MATRICES), trial.kept)
     products = 0
     if trial.technique == "sparsity":
         weights = gone = size.whole - trial.kept
@@ -226,8 +226,8 @@ def _saved(bench: Bench, trial: Trial, tokens: int) -> dict[str, int]:
         weights = gone = size.weights(trial.part) - size.weights(trial.part, rank=trial.kept)
     else:
         left = {"heads" if trial.technique == "heads" else "neurons": trial.kept}
-        parts = ("query", "key", "value", "output") if trial.technique == "heads" else ("ffn_in", "ffn_out")
-        weights = sum(size.weights(name) - size.weights(name, **left) for name in parts)  # type: ignore[arg-type]
+        parts = BLOCKS["attention" if trial.technique == "heads" else "ffn"]
+        weights = sum(size.weights(name) - size.weights(name, **left) for name in parts)
         gone = weights + size.biases() - size.biases(**left)
         products = size.products(tokens) - size.products(tokens, left.get("heads"))
     return {"parameters": gone, "bytes": 4 * gone, "flops": size.flops(tokens, weights) + products}
@@ -237,9 +237,7 @@ def _as_bits(weights: int, channels: int, bits: int) -> dict[str, int]:
     return {"parameters": 0, "bytes": 4 * weights - channel_bytes(weights, channels, bits), "flops": 0}
 
 
-def _examples(
-    source: Path, model: Any, tokenizer: Any, config: Config, context: Context, longest: int
-) -> Encoded:
+def _examples(source: Path, model: Any, tokenizer: Any, config: Config, context: Context, longest: int) -> Encoded:
     """Dev examples drawn by the seed, labelled in the order of the model's logits."""
     dataset = context.dataset()
     count = len(dataset.dev)
@@ -258,7 +256,7 @@ def _notes(config: Config, trials: Sequence[Trial]) -> list[str]:
     """Techniques that were asked for and change nothing here."""
     tried = {trial.technique for trial in trials}
     found = [
-        f"{name}: none of {', '.join(f'{value:g}' for value in getattr(config, name))} makes a layer of this model smaller"
+        f"{name}: none of {', '.join(f'{value:g}' for value in getattr(config, name))} makes a layer smaller"
         for name in TECHNIQUES if getattr(config, name) and name not in tried
     ]  # fmt: skip
     for note in found:
@@ -319,7 +317,8 @@ def plot(record: Mapping[str, Any]) -> str:
             line[row["setting"]] = line.get(row["setting"], 0.0) + row["loss_increase"]
         if rows:
             found.append(panels.Panel(technique, axes[technique], settings, lines))
-    names = [*([EMBEDDING] if any(EMBEDDING in panel.lines for panel in found) else []), *map(str, range(len(record["layers"])))]
+    tables = [EMBEDDING] if any(EMBEDDING in panel.lines for panel in found) else []
+    names = [*tables, *map(str, range(len(record["layers"])))]
     dense = record["dense"]
     title = (
         f"increase of the dev loss when one layer alone is compressed (dense: loss {dense['loss']:.4f}, "

@@ -11,8 +11,9 @@ false``, the layers are int8 and the tables 4-bit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,6 +21,7 @@ from toolchain.core.errors import ModelError, RecipeError
 from toolchain.core.stage import Context, Ge, Metrics, StageConfig
 from toolchain.model import graph
 from toolchain.optimize import _blocks, _half, _int8
+from toolchain.optimize._groups import group_nodes
 
 VERSION = 1
 LIBRARIES = ("onnxruntime", "onnx")
@@ -50,6 +52,9 @@ class Config(StageConfig):
     least_elements: Annotated[int, Ge(1)] = 4096
     #: Nodes, or weights, that stay as they are: names or shell patterns.
     exclude: tuple[str, ...] = ()
+    #: Bits in place of linear_bits for some layers: by group, as mixed reports them, such as layer 3 ffn, or by shell
+    #: pattern, such as layer 3 *; a name goes before a pattern, null leaves a group as it is.
+    bits_by_group: dict[str, Literal[4, 8] | None] | None = None
 
 
 def requires(history: Sequence[str]) -> str | None:
@@ -80,16 +85,19 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     del model.graph.value_info[:]
     model = _int8.replace_gemm(model)
     excluded = set(_int8.excluded_nodes(model, config.exclude, embeddings=True, attention=True))
-    linear = _readers(model, "MatMul", 1, excluded, config.least_elements) if config.linear_bits else {}
+    linear = _readers(model, "MatMul", 1, excluded, config.least_elements)
+    bits = _bits(model, linear, config)
+    linear = {name: nodes for name, nodes in linear.items() if bits[name]}
     tables = _readers(model, "Gather", 0, excluded, config.least_elements) if config.embedding_bits else {}
     _check_found(path, config, linear, tables)
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     made: dict[str, _blocks.Blocks] = {}
-    if config.linear_bits:
+    for width in sorted({width for name in linear if (width := bits[name])}):
         with _int8.quantizer_errors(path):
             made |= _blocks.linear(
-                {name: weights[name] for name in linear}, bits=config.linear_bits, block_size=config.block_size,
-                symmetric=config.symmetric, method=config.method, products=config.products,
+                {name: weights[name] for name in linear if bits[name] == width}, bits=width,
+                block_size=config.block_size, symmetric=config.symmetric, method=config.method,
+                products=config.products,
             )  # fmt: skip
     for name in tables:
         assert config.embedding_bits is not None
@@ -109,19 +117,54 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     }
 
 
+def stored_bytes(bits: Literal[4, 8], block_size: int = 32, symmetric: bool = False) -> float:
+    """Bytes of a weight, with its part of its block's scale, and of the zero point where there is one."""
+    return (bits + 32 / block_size + (0 if symmetric else bits / block_size)) / 8
+
+
 def _check(config: Config) -> None:
-    if config.linear_bits is None and config.embedding_bits is None:
+    grouped = set((config.bits_by_group or {}).values())
+    if config.linear_bits is None and config.embedding_bits is None and not grouped - {None}:
         raise RecipeError("weight_only: linear_bits and embedding_bits are both null", "give one of them: 4 or 8")
-    if config.method != "default" and config.linear_bits == 8:
+    if config.method != "default" and 8 in {config.linear_bits, *grouped}:
+        where = "linear_bits is 8" if config.linear_bits == 8 else "bits_by_group has an 8"
         raise RecipeError(
-            f"weight_only: method {config.method} has 4 bits, and linear_bits is 8",
-            "linear_bits: 4, or method: default",
+            f"weight_only: method {config.method} has 4 bits, and {where}",
+            f"{where.split()[0]}: 4, or method: default",
         )
     if config.method in ("hqq", "k_quant") and config.symmetric:
         raise RecipeError(
             f"weight_only: method {config.method} fits zero points, and symmetric asks for none",
             "symmetric: false, or method: default",
         )
+
+
+def _bits(model: Any, linear: Mapping[str, Sequence[str]], config: Config) -> dict[str, int | None]:
+    """The width of each linear weight: its group's where that is named, else linear_bits.
+
+    Raises:
+        RecipeError: A name fits no group, or two patterns give one group two widths.
+    """
+    found: dict[str, int | None] = dict.fromkeys(linear, config.linear_bits)
+    named = config.bits_by_group or {}
+    if not named:
+        return found
+    reader = {node: weight for weight, nodes in linear.items() for node in nodes}
+    groups = group_nodes(model, set(reader))
+    for group, nodes in groups.items():
+        fitting = {named[group]} if group in named else {b for name, b in named.items() if fnmatchcase(group, name)}
+        if len(fitting) > 1:
+            raise RecipeError(
+                f"weight_only: bits_by_group: two patterns give {group} two widths", f"name it: {group}: 4, 8 or null"
+            )
+        found |= {reader[node]: width for node in nodes for width in fitting}
+    unused = [name for name in named if not any(name == group or fnmatchcase(group, name) for group in groups)]
+    if unused:
+        raise RecipeError(
+            f"weight_only: bits_by_group: nothing fits {', '.join(unused)}",
+            f"groups of linear weights: {', '.join(groups)}",
+        )
+    return found
 
 
 def _readers(model: Any, kind: str, place: int, excluded: set[str], least: int) -> dict[str, list[str]]:
@@ -144,7 +187,7 @@ def _readers(model: Any, kind: str, place: int, excluded: set[str], least: int) 
 
 
 def _check_found(path: Path, config: Config, linear: dict[str, list[str]], tables: dict[str, list[str]]) -> None:
-    if config.linear_bits and not linear:
+    if (config.linear_bits or config.bits_by_group) and not linear:
         raise ModelError(
             f"{path}: no linear layer of {config.least_elements} or more float weights is left to quantize; they are "
             "int8 already, or excluded",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from toolchain.core import registry
+from toolchain.core.errors import RecipeError
 from toolchain.core.stage import DIALECTS
 from toolchain.core.store import key_of
 from toolchain.measure.gates import PROVIDERS
@@ -15,11 +16,11 @@ from toolchain.pipeline.items import Item, gives
 from toolchain.pipeline.recipe import Recipe
 from toolchain.pipeline.settings import plain
 
-#: Stages in the order in which they run.
-STAGES = ("adopt", "finetune", "compress", "export", "optimize", "build", "evaluate", "time")
+#: Stages in the order in which they run; the last one stands beside them, on a command of its own.
+STAGES = ("adopt", "finetune", "compress", "export", "optimize", "build", "evaluate", "time", "sensitivity")
 
 #: Stages whose result depends on the training seed.
-SEEDED = ("finetune", "compress", "optimize", "time")
+SEEDED = ("finetune", "compress", "optimize", "time", "sensitivity")
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,34 @@ def make(recipe: Recipe, until: str = "time") -> Plan:
             plan, "time", registry.stage("time"), recipe.benchmark, tuple(dict.fromkeys(builds)),
             label="time all engines together", seed=recipe.seeds[0], kind="timing",
         )  # fmt: skip
+    return plan
+
+
+def sensitivity(recipe: Recipe, config: Any) -> Plan:
+    """Plans the sensitivity of the recipe's first model, fine-tuned where the recipe does that.
+
+    Args:
+        recipe: A validated recipe.
+        config: A :class:`toolchain.measure.sensitivity.Config`.
+
+    Raises:
+        RecipeError: The recipe begins with a graph or an engine.
+    """
+    plan = Plan(recipe)
+    model = next(iter(recipe.variants))[0]
+    variants = {variant: items for (owner, variant), items in recipe.variants.items() if owner == model}
+    trained = [variant for variant, items in variants.items() if any(item.stage == "finetune" for item in items)]
+    variant = next(iter(trained or variants))
+    dense = _chain(plan, variants[variant], model, recipe.seeds[0], variant, STAGES.index("finetune"))[-1]
+    if dense.kind != "checkpoint":
+        raise RecipeError(
+            f"sensitivity is measured on a fine-tuned checkpoint, and {dense.source} is of kind {dense.kind}",
+            "give a checkpoint folder, or a recipe that fine-tunes or names one",
+        )
+    _add(
+        plan, "sensitivity", registry.stage("sensitivity"), config, (dense.id,), seed=recipe.seeds[0],
+        label=f"{model or variant} · sensitivity", kind="sensitivity",
+    )  # fmt: skip
     return plan
 
 

@@ -238,6 +238,9 @@ def perform(step: Step, inputs: list[Artifact], out: Path, context: Context, pla
         engines = {artifact.key: artifact.path for artifact in inputs}
         return dict(module.time_engines(engines, out, config, context))
     parent = inputs[0]
+    if step.stage == "sensitivity":
+        origin = {"checkpoint": parent.key, "task": {plan.recipe.task.label: plain(plan.recipe.task.config)}}
+        return dict(module.measure(parent.path, out, config, context, origin))
     if step.stage == "evaluate":
         return dict(module.evaluate(parent.path, out, config, context, gate.reference(inputs)))
     if step.stage == "build":

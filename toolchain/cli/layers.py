@@ -1,0 +1,167 @@
+"""Commands on single layers: sensitivity measures what each costs, allocate makes settings within a budget of it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from toolchain.cli import options, stages
+from toolchain.core.errors import ToolchainError
+from toolchain.core.log import logger
+
+if TYPE_CHECKING:
+    from toolchain.core.store import Store
+    from toolchain.measure.layer_prices import Measure
+
+_PART = click.FloatRange(0, 1, min_open=True, max_open=True)
+
+
+@click.command("sensitivity")
+@click.argument("target")
+@stages.shared
+def sensitivity_command(target: str, **settings: Any) -> int:
+    """Measure on dev what each layer costs when a technique compresses it alone.
+
+    TARGET is a fine-tuned checkpoint folder, or a recipe, whose first model is fine-tuned if need be. Settings are
+    those of 'toolchain show sensitivity': --set sensitivity.bits=[8,4] tries two widths, sensitivity.heads=[] no heads.
+    """
+    from toolchain.cli.recipes import print_preview
+    from toolchain.pipeline import plan, run
+
+    store: Store = settings["store"]
+    direct = Path(target).suffix not in (".yaml", ".yml")
+    own, others = _own(settings["sets"], direct)
+    recipe = stages.recipe_of([target], [], settings | {"sets": others})
+    made = plan.sensitivity(recipe, _config(own))
+    force = options.forced(settings["force"])
+    if settings["dry_run"]:
+        return print_preview(made, store, settings["as_json"], force)
+    output: Path | None = settings["output"]
+    if output:
+        stages.check_output(output)
+    run.quiet_libraries()
+    outcome = run.execute(made, store, force=force)
+    if outcome.rank:
+        return outcome.exit_code
+    step = next(step for step in made.steps.values() if step.stage == "sensitivity")
+    artifact = outcome.artifacts.get(step.id)
+    for reason in dict.fromkeys(outcome.failed.values()):
+        logger.error("failed: %s", reason)
+    if artifact is None:
+        return outcome.exit_code
+    if output:
+        with options.output_errors(output):
+            shutil.copytree(artifact.path, output, dirs_exist_ok=True)
+    from toolchain.deliver import layers
+
+    record, _ = layers.read(str(artifact.path), store)
+    where = str(output or artifact.path)
+    if settings["as_json"]:
+        about = {"label": step.label, "kind": artifact.kind, "key": artifact.key, "path": where}
+        options.echo_json([{**about, "made": step.id in outcome.made, "metrics": artifact.metrics, "record": record}])
+    else:
+        options.print_rich(*layers.tables(record))
+        click.echo(f"{artifact.kind} {artifact.key[:12]}  {where}")
+    return outcome.exit_code
+
+
+def _own(sets: Sequence[str], direct: bool) -> tuple[dict[str, Any], list[str]]:
+    """The settings that are sensitivity's own, and the others; of a direct run, the names alone will do."""
+    from toolchain.pipeline import document
+    from toolchain.pipeline import recipe as recipes
+
+    own, others = {}, []
+    for text in sets:
+        key, _, raw = text.partition("=")
+        name = key.removeprefix("sensitivity.")
+        if name != key or (direct and "." not in key and key not in recipes.KEYS):
+            own[name] = document.parse_value(raw) if raw else ""
+        else:
+            others.append(text)
+    return own, others
+
+
+def _config(own: dict[str, Any]) -> Any:
+    """The settings, validated.
+
+    Raises:
+        RecipeError: With every problem found.
+    """
+    from toolchain.core import registry
+    from toolchain.pipeline.document import Document, Problems
+    from toolchain.pipeline.settings import validate
+
+    problems = Problems(Document({"sensitivity": own}, None))
+    found = validate(problems, registry.stage("sensitivity").config, own, ("sensitivity",), "sensitivity")
+    problems.raise_if_any()
+    return found
+
+
+@click.command("allocate")
+@click.argument("sensitivity")
+@click.option(
+    "--size", type=_PART, metavar="PART", help="Part of the dense model's bytes that may remain, such as 0.5."
+)
+@click.option("--flops", type=_PART, metavar="PART", help="The same of its FLOPs.")
+@click.option("--time", type=_PART, metavar="PART", help="The same of its time on ONNX Runtime, where it was measured.")
+@click.option("--techniques", metavar="NAMES", help="Of heads,ffn,rank,sparsity,bits. [default: all but sparsity]")
+@click.option("--model", metavar="SOURCE", help="With -o: the checkpoint, when the store does not have it.")
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write a whole recipe here.")
+@options.store_option
+@options.json_option
+@options.verbosity
+def allocate_command(
+    sensitivity: str, size: float | None, flops: float | None, time: float | None, techniques: str | None,
+    model: str | None, output: Path | None, store: Store, as_json: bool,
+) -> int:  # fmt: skip
+    """Give each layer the settings that cost the least dev loss within a budget, as a variant of a recipe.
+
+    SENSITIVITY is what 'toolchain sensitivity' has made: a folder, the start of its key, or sensitivity.json. With -o,
+    a whole recipe is written, which runs it beside the dense model and one setting for all layers of the same budget.
+    """
+    from toolchain.deliver import allocate as written
+    from toolchain.deliver import layers
+    from toolchain.measure import allocation
+
+    budgets: dict[Measure, float | None] = {"size": size, "flops": flops, "time": time}
+    given = {name: part for name, part in budgets.items() if part is not None}
+    if len(given) != 1:
+        raise click.UsageError("give one budget: --size 0.5, --flops 0.5 or --time 0.5")
+    ((measure, part),) = given.items()
+    record, _ = layers.read(sensitivity, store)
+    names = [name.strip() for name in techniques.split(",") if name.strip()] if techniques is not None else None
+    chosen = allocation.chosen(record, measure, names)
+    found = allocation.allocate(record, measure, part, chosen)
+    alike = allocation.uniform(record, measure, part, chosen)
+    if output:
+        if output.suffix not in (".yaml", ".yml") or output.exists():
+            why = "it exists" if output.exists() else "a recipe's name ends in .yaml"
+            raise ToolchainError(f"-o {output}: {why}", "choose another")
+        text = written.recipe(record, measure, found, alike, model or _checkpoint(record, store), output.stem)
+        with options.output_errors(output):
+            output.write_text(text, "utf-8")
+        logger.info("written: %s; toolchain run %s", output, output)
+    if as_json:
+        options.echo_json(written.as_json(record, measure, found, alike))
+    else:
+        click.echo(written.variants(record, measure, found, alike), nl=False)
+    return 0
+
+
+def _checkpoint(record: Mapping[str, Any], store: Store) -> str:
+    """The folder of the checkpoint that was measured.
+
+    Raises:
+        ToolchainError: The store does not have it.
+    """
+    found = store.find("checkpoint", str(record["checkpoint"]))
+    if found is None:
+        raise ToolchainError(
+            f"the store {store.root} does not have the checkpoint {str(record['checkpoint'])[:12]} that was measured",
+            "name the store with --store FOLDER, or the checkpoint with --model FOLDER",
+        )
+    return str(found.path.resolve())
