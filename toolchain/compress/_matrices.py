@@ -156,6 +156,6 @@ def put_in(
                 made.first.weight.copy_(right)
                 made.second.weight.copy_(left)
                 if old.bias is not None:
-                    made.bias.copy_(old.bias)
+                    made.bias.copy_(old.bias + decomposed[name].shift(rank))
         made.train(old.training)
         shapes.replace(model, found[name].module, made)

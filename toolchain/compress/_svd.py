@@ -34,15 +34,21 @@ class Decomposition:
         left: ``[out, k]`` fp32, with k the smaller side of the matrix; each column as long as its row in ``right``.
         right: ``[k, in]`` fp32.
         energies: ``[k]`` float64: squared singular values of the weighted matrix, falling.
+        mean: ``[in]`` fp32: the mean input, for which the bias makes good; or None.
     """
 
     left: Any
     right: Any
     energies: NDArray[np.float64]
+    mean: Any = None
 
     def factors(self, rank: int) -> tuple[Any, Any]:
         """U ``[out, rank]`` and V ``[rank, in]``."""
         return self.left[:, :rank], self.right[:rank]
+
+    def shift(self, rank: int) -> Any:
+        """What the bias gains, ``[out]``: what the products that are left out make of the mean input."""
+        return 0.0 if self.mean is None else self.left[:, rank:] @ (self.right[rank:] @ self.mean)
 
     @property
     def kept(self) -> NDArray[np.float64]:
@@ -52,7 +58,7 @@ class Decomposition:
         return part
 
 
-def decompose(weight: Any, *, rows: Any = None, gram: Any = None) -> Decomposition:
+def decompose(weight: Any, *, rows: Any = None, gram: Any = None, mean: Any = None) -> Decomposition:
     """Decomposes a matrix for the weights that it is given; without any, this is its SVD.
 
     Args:
@@ -60,6 +66,7 @@ def decompose(weight: Any, *, rows: Any = None, gram: Any = None) -> Decompositi
         rows: Weight of the squared error of each output, ``[out]``, none negative.
         gram: For ``out > in`` the Gram matrix of the inputs, ``[in, in]``; otherwise that of the outputs without the
             bias, ``[out, out]``.
+        mean: Mean input, ``[in]``, where the Gram matrix is of inputs less their mean.
     """
     torch = require("torch", "torch")
     matrix = weight.detach().double()
@@ -81,7 +88,9 @@ def decompose(weight: Any, *, rows: Any = None, gram: Any = None) -> Decompositi
         left, right = basis / scale[:, None], basis.T @ (matrix * scale[:, None])
     tiny = torch.finfo(torch.float32).tiny
     balance = (right.norm(dim=1).clamp_min(tiny) / left.norm(dim=0).clamp_min(tiny)).sqrt()
-    return Decomposition((left * balance).float(), (right / balance[:, None]).float(), energies.numpy())
+    return Decomposition(
+        (left * balance).float(), (right / balance[:, None]).float(), energies.numpy(), None if mean is None else mean.float()
+    )
 
 
 def _damped(rows: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,22 @@ from toolchain.model.train import Encoded, collate, cross_entropy, encode
 ROWS = 16
 
 
-def grams(model: Any, modules: Mapping[str, str], data: Encoded) -> dict[str, Any]:
-    """Gram matrices of what goes through linear layers: of the inputs, or of the outputs where these are not more.
+@dataclass(frozen=True)
+class Activations:
+    """What goes through a linear layer ``W [out, in]``; for one that runs several times, in all runs.
+
+    Attributes:
+        gram: For ``out > in`` ``XᵀX [in, in]`` of the inputs; otherwise ``YᵀY [out, out]`` of ``Y = X Wᵀ``, without the
+            bias. Where the layer has a bias, which can make good for the mean, these are of X less its mean.
+        mean: Mean input, ``[in]``; None where the layer has no bias.
+    """
+
+    gram: Any
+    mean: Any
+
+
+def activations(model: Any, modules: Mapping[str, str], data: Encoded) -> dict[str, Activations]:
+    """Gathers what goes through linear layers.
 
     Args:
         model: A classifier.
@@ -26,20 +41,20 @@ def grams(model: Any, modules: Mapping[str, str], data: Encoded) -> dict[str, An
         data: Examples, best of like length side by side; their padding does not count.
 
     Returns:
-        For ``W [out, in]`` with ``out > in``: ``XᵀX [in, in]``; otherwise ``YᵀY [out, out]`` of ``Y = X Wᵀ``, without
-        the bias. A layer that runs several times has the sum.
+        Of each layer, by the name of the matrix.
     """
     torch = require("torch", "torch")
-    found: dict[str, Any] = {}
+    sums: dict[str, list[Any]] = {}  # of the squares, of what is squared, of the inputs; and how many
     real: Any = None  # positions of the batch that are no padding
 
     def gather(name: str) -> Callable[[Any, Any, Any], None]:
         def hook(module: Any, inputs: tuple[Any, ...], output: Any) -> None:
-            values = inputs[0][real]
+            read = inputs[0][real]
+            values = read
             if module.out_features <= module.in_features:
                 values = output[real] if module.bias is None else output[real] - module.bias
-            square = (values.T @ values).double()
-            found[name] = found[name] + square if name in found else square
+            new = [(values.T @ values).double(), values.double().sum(0), read.double().sum(0), len(values)]
+            sums[name] = [old + one for old, one in zip(sums[name], new, strict=True)] if name in sums else new
 
         return hook
 
@@ -56,7 +71,13 @@ def grams(model: Any, modules: Mapping[str, str], data: Encoded) -> dict[str, An
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return {name: _activations(model.get_submodule(module), *sums[name]) for name, module in modules.items()}
+
+
+def _activations(module: Any, squares: Any, summed: Any, read: Any, count: int) -> Activations:
+    if module.bias is None:
+        return Activations(squares, None)
+    return Activations(squares - summed[:, None] * summed / count, read / count)
 
 
 def fisher(model: Any, modules: Mapping[str, str], data: Encoded, source: Path, context: Context) -> dict[str, Any]:

@@ -215,12 +215,12 @@ def _decompose(
 ) -> dict[str, _svd.Decomposition]:
     """Weighs and decomposes matrices."""
     modules = {name: matrix.module for name, matrix in treated.items() if name != EMBEDDING}
-    grams: dict[str, Any] = {}
+    seen: dict[str, _weighting.Activations] = {}
     rows: dict[str, Any] = {}
     if config.method != "plain" and modules:
         data = sample(model, tokenizer, context, config.calibration_samples)
         if config.method == "activation":
-            grams = _weighting.grams(model, modules, data)
+            seen = _weighting.activations(model, modules, data)
         else:
             rows = _weighting.fisher(model, modules, data, source, context)
     if config.method != "plain" and EMBEDDING in treated:
@@ -229,8 +229,9 @@ def _decompose(
     found = {}
     with progress("factors", len(treated)) as bar:
         for name, matrix in treated.items():
-            weight = model.get_submodule(matrix.module).weight
-            found[name] = _svd.decompose(weight, rows=rows.get(name), gram=grams.pop(name, None))
+            weight, read = model.get_submodule(matrix.module).weight, seen.pop(name, None)
+            gram, mean = (read.gram, read.mean) if read else (None, None)
+            found[name] = _svd.decompose(weight, rows=rows.get(name), gram=gram, mean=mean)
             bar.advance(note=name)
     return found
 

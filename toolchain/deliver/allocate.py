@@ -163,7 +163,7 @@ def _yaml(value: Mapping[str, Any]) -> str:
     if "task" in value:
         shown["task"] = flow(value["task"])
     writer: Any = YAML()
-    writer.width = 116
+    writer.width = 10_000  # an item stands on one line, whatever it holds
     writer.indent(mapping=2, sequence=4, offset=2)
     stream = StringIO()
     writer.dump(shown, stream)

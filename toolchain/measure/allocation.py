@@ -29,6 +29,9 @@ COUNTS: dict[Measure, tuple[str, ...]] = {
 
 WORDS: dict[Measure, str] = {"size": "bytes", "flops": "FLOPs", "time": "time"}
 
+#: Of settings that cost the same, the one that leaves more is taken: leaving everything counts as so much less loss.
+TIE = 1e-6
+
 #: Steps of the search for a uniform setting.
 UNIFORM_STEPS = 200
 
@@ -52,7 +55,7 @@ class Allocation:
 
 @dataclass(frozen=True)
 class _Choice:
-    """Settings of a part of the model, what they cost, and what they leave."""
+    """Settings of a part of the model, what they cost, ties broken, and what they leave."""
 
     loss: float
     left: float
@@ -150,7 +153,7 @@ def _alike(prices: Prices, part: float, bits: int | None, techniques: Sequence[s
     """Every layer with this part removed; None where that is more than was measured."""
     layers = [_uniform(prices, index, part, techniques) for index in range(len(prices.layers))]
     tables: dict[str, float] | None = {}
-    if "rank" in techniques and not {"heads", "ffn"} & set(techniques):
+    if "rank" in techniques and prices.measure == "size" and not {"heads", "ffn"} & set(techniques):
         tables = _uniform_ranks(prices, EMBEDDING, (EMBEDDING,), part)
     whole = [found for found in layers if found is not None]
     if tables is None or len(whole) < len(layers):
@@ -208,30 +211,28 @@ def _layer(prices: Prices, index: int, techniques: Sequence[str]) -> list[_Choic
         ways: list[Settings] = [{}]
         if technique in techniques:
             ways += [{name: float(count)} for count in prices.units(index, block)]
-        front = [_Choice(_cost(prices, index, w), prices.of_block(index, block, w), tuple(w.items())) for w in ways]
+        front = [_choice(prices, index, way, prices.of_block(index, block, way)) for way in ways]
         fronts.append(_front([*front, *(_ranked(prices, index, block) if "rank" in techniques else ())]))
-    found = [choice for choice in _sum(*fronts)]
     above = prices.of_layer(index, {}) - sum(prices.of_block(index, block, {}) for block in BLOCKS)
-    made = _front(_Choice(choice.loss, choice.left + above, choice.settings) for choice in found)
+    made = _front(_Choice(both.loss, both.left + above, both.settings) for both in _sum(*fronts))
     values: dict[str, Sequence[float]] = {"sparsity": prices.sparsities(), "bits": prices.widths()}
     for name in ("sparsity", "bits"):
         if name in techniques:
             more = [{**dict(choice.settings), name: value} for choice in made for value in values[name]]
-            added = (_Choice(_cost(prices, index, s), prices.of_layer(index, s), tuple(s.items())) for s in more)
-            made = _front([*made, *added])
+            made = _front([*made, *(_choice(prices, index, found, prices.of_layer(index, found)) for found in more)])
     return made
 
 
 def _ranked(prices: Prices, index: int, block: str) -> list[_Choice]:
     """A block's ranks that nothing beats."""
-    made = [_Choice(0.0, prices.of_block(index, block, {}))]
+    made = [_choice(prices, index, {}, prices.of_block(index, block, {}))]
     for name in BLOCKS[block]:
         whole = prices.of_matrix(index, name, {})
         own = [_Choice(0.0, 0.0)]
         for rank in prices.ranks(index, name):
             settings = {f"rank {name}": float(rank)}
             saved = prices.of_matrix(index, name, settings) - whole
-            own.append(_Choice(_cost(prices, index, settings), saved, tuple(settings.items())))
+            own.append(_choice(prices, index, settings, saved))
         made = _front(_sum(made, own))
     return made
 
@@ -243,12 +244,13 @@ def _tables(prices: Prices, techniques: Sequence[str]) -> list[_Choice]:
     for rank, bits in itertools.product((None, *ranks), (None, *widths)):
         asked = {f"rank {EMBEDDING}": rank, "bits": bits}
         settings = {name: float(value) for name, value in asked.items() if value is not None}
-        made.append(_Choice(_cost(prices, EMBEDDING, settings), prices.of_tables(settings), tuple(settings.items())))
+        made.append(_choice(prices, EMBEDDING, settings, prices.of_tables(settings)))
     return _front(made)
 
 
-def _cost(prices: Prices, layer: int | str, settings: Settings) -> float:
-    return sum(prices.loss(layer, name, value) for name, value in settings.items())
+def _choice(prices: Prices, layer: int | str, settings: Settings, left: float) -> _Choice:
+    loss = sum(prices.loss(layer, name, value) for name, value in settings.items())
+    return _Choice(loss - TIE * left / prices.whole, left, tuple(settings.items()))
 
 
 def _sum(some: Sequence[_Choice], others: Sequence[_Choice]) -> Iterator[_Choice]:

@@ -1,8 +1,9 @@
 """What settings of layers are predicted to cost in loss, and what they leave of a budget, by a measured sensitivity.
 
-Between two measured settings of a layer the loss is interpolated along what is left of it; a measured decrease counts
-as none. Sparsity and bits act on what is left of a layer, so their savings multiply. Bytes of 8 and 4 bits are those
-that ``weight_only`` writes, scales and zero points included.
+Between two measured settings of a layer the loss is interpolated along what is left of it. A measured decrease counts
+as none, and a stronger setting as no cheaper than a weaker one: what says otherwise is noise, and would be sought out.
+Sparsity and bits act on what is left of a layer, so their savings multiply. Bytes of 8 and 4 bits are those that
+``weight_only`` writes, scales and zero points included.
 """
 
 from __future__ import annotations
@@ -43,14 +44,14 @@ class Prices:
     """
 
     def __init__(self, record: Mapping[str, Any], measure: Measure) -> None:
-        self._measure = measure
+        self.measure = measure
         self._rows: dict[tuple[str, int | str, str], list[Mapping[str, Any]]] = {}
         for row in record["rows"]:
             self._rows.setdefault((row["technique"], row["layer"], row["part"]), []).append(row)
         self.layers = tuple(LayerSize(**layer) for layer in record["layers"])
         self.tables = TableSize(**record["tables"])
         self.multiple = int(record["settings"]["multiple_of"])
-        self._tokens = round(record["dense"]["mean_tokens"])
+        self._tokens = round(float(record["dense"]["mean_tokens"]))
         self._times = _time_table(record["time"]) if measure == "time" else None
         self.whole = 1.0 if measure == "time" else float(record["dense"]["bytes" if measure == "size" else "flops"])
         self.rest = self.whole - sum(self.of_layer(i, {}) for i in range(len(self.layers))) - self.of_tables({})
@@ -70,19 +71,18 @@ class Prices:
         kind, _, matrix = name.partition(" ")
         technique = "ffn" if kind == "neurons" else kind
         part = technique if technique in ("heads", "ffn") else matrix or "layer"
-        rows = self._rows[technique, layer, part]
-        if technique == "bits":
-            return max(0.0, next(float(row["loss_increase"]) for row in rows if row["setting"] == value))
         at = "setting" if technique == "sparsity" else "kept"
-        known = {float(row[at]): max(0.0, float(row["loss_increase"])) for row in rows}
+        known = {float(row[at]): float(row["loss_increase"]) for row in self._rows[technique, layer, part]}
         known[self._dense(layer, technique, matrix)] = 0.0
-        places = sorted(known)
-        return float(np.interp(value, places, [known[place] for place in places]))
+        places = sorted(known, reverse=technique != "sparsity")  # from dense to the strongest
+        losses = np.maximum.accumulate([max(0.0, known[place]) for place in places])
+        rising = slice(None, None, 1 if technique == "sparsity" else -1)
+        return float(np.interp(value, places[rising], losses[rising]))
 
     def _dense(self, layer: int | str, technique: str, matrix: str) -> float:
         """What stands for the dense part; of ranks, that of factors as large as the matrix."""
-        if technique == "sparsity":
-            return 0.0
+        if technique in ("sparsity", "bits"):
+            return 32.0 if technique == "bits" else 0.0
         if technique == "rank":
             rows, columns = self.shape(layer, matrix)
             return rows * columns / (rows + columns)
@@ -95,7 +95,7 @@ class Prices:
         heads, neurons = _whole(settings.get("heads")), _whole(settings.get("neurons"))
         numbers = size.weights(name, heads=heads, neurons=neurons, rank=int(settings.get(f"rank {name}", 0)))
         numbers = round(numbers * (1 - settings.get("sparsity", 0.0)))
-        return size.flops(self._tokens, numbers) if self._measure == "flops" else numbers * _bytes(settings.get("bits"))
+        return size.flops(self._tokens, numbers) if self.measure == "flops" else numbers * _bytes(settings.get("bits"))
 
     def of_block(self, index: int, block: str, settings: Settings) -> float:
         """What a block leaves; of time, which is known of whole layers alone, what it saves, below zero."""
@@ -106,7 +106,7 @@ class Prices:
                 return -size.runs * self._times.saved_by_heads(size.heads if heads is None else heads)
             return -size.runs * self._times.saved_by_neurons(size.neurons if neurons is None else neurons)
         left = sum(self.of_matrix(index, name, settings) for name in BLOCKS[block])
-        if self._measure == "flops":
+        if self.measure == "flops":
             return left + (size.products(self._tokens, heads) if block == "attention" else 0)
         return left + 4 * (
             size.biases(heads=heads, neurons=0) if block == "attention" else size.biases(heads=0, neurons=neurons)
@@ -120,9 +120,9 @@ class Prices:
     def of_tables(self, settings: Settings) -> float:
         """What the embedding tables, and a projection behind them, leave."""
         rank = int(settings.get(f"rank {EMBEDDING}", 0))
-        if self._measure == "time":
+        if self.measure == "time":
             return 0.0
-        if self._measure == "flops":
+        if self.measure == "flops":
             return 2.0 * self._tokens * self.tables.projection(rank)
         return self.tables.table(rank) * _bytes(settings.get("bits")) + 4 * self.tables.projection(rank)
 

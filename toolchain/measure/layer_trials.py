@@ -96,7 +96,7 @@ class Bench:
     def prepare(self, trials: Sequence[Trial]) -> None:
         """Reads the calibration sentences for the ranks among trials that are to be made."""
         if any(trial.technique == "rank" for trial in trials):
-            _ = self._grams
+            _ = self._activations
 
     @contextmanager
     def changed(self, trial: Trial) -> Iterator[None]:
@@ -178,8 +178,11 @@ class Bench:
             for name, matrix in self._found.items():
                 if name == EMBEDDING if layer == EMBEDDING else name.startswith(f"{layer}."):
                     weight = self.model.get_submodule(matrix.module).weight
-                    rows, gram = (self._counts, None) if name == EMBEDDING else (None, self._grams[name])
-                    made[name] = _svd.decompose(weight, rows=rows, gram=gram)
+                    if name == EMBEDDING:
+                        made[name] = _svd.decompose(weight, rows=self._counts)
+                    else:
+                        read = self._activations[name]
+                        made[name] = _svd.decompose(weight, gram=read.gram, mean=read.mean)
             self._decomposed = (layer, made)
         return self._decomposed[1]
 
@@ -205,9 +208,9 @@ class Bench:
         return sample(self.model, self._tokenizer, self._context, self._config.calibration_samples)
 
     @cached_property
-    def _grams(self) -> dict[str, Any]:
+    def _activations(self) -> dict[str, _weighting.Activations]:
         modules = {name: matrix.module for name, matrix in self._found.items() if name != EMBEDDING}
-        return _weighting.grams(self.model, modules, self._calibration)
+        return _weighting.activations(self.model, modules, self._calibration)
 
     @cached_property
     def _counts(self) -> Any:

@@ -184,8 +184,9 @@ def _measure(
     gold = dev.labels
     dense = {"accuracy": float((labels == gold).mean()), "loss": float(losses.mean()), "examples": len(gold)}
     bench.prepare(left)
-    with progress("sensitivity", len(trials)) as bar:
-        bar.advance(len(trials) - len(left))
+    if len(left) < len(trials):
+        logger.info("    going on: %d of %d settings are measured", len(trials) - len(left), len(trials))
+    with progress("sensitivity", len(left)) as bar:
         for trial in left:
             dev.begin_at(trial.layer)
             with bench.changed(trial):
