@@ -24,7 +24,7 @@ from toolchain.core.store import Store
 from toolchain.measure.machine import machine
 from toolchain.measure.statistics import accuracy_difference, discordant, mcnemar
 from toolchain.model import checkpoint
-from toolchain.model.train import collate, encode
+from toolchain.model.encoded import collate, encode
 from toolchain.pipeline import plan, run
 from toolchain.pipeline import recipe as recipes
 
@@ -53,8 +53,8 @@ CURVES: dict[str, tuple[str, tuple[float, ...], dict[str, tuple[str, dict[str, A
         "part of the encoder's weights that is zero, trained",
         (0.6, 0.7, 0.8, 0.9, 0.95),
         {
-            "magnitude": ("magnitude_prune", {"finetune": {}}, "sparsity"),
-            "movement": ("movement_prune", {"finetune": {}}, "sparsity"),
+            "magnitude": ("magnitude_prune", {"scope": "local", "finetune": {}}, "sparsity"),
+            "movement": ("movement_prune", {"scope": "local", "finetune": {}}, "sparsity"),
         },
     ),
 }

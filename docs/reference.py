@@ -89,8 +89,9 @@ def _tasks() -> Iterator[str]:
 
 
 def _settings() -> Iterator[str]:
-    yield "# Evaluation, benchmark and report settings"
+    yield "# Evaluation, benchmark, report and sensitivity settings"
     configs = {"evaluate": Evaluate, "benchmark": Benchmark, "report": Report, "report.weights": Weights}
+    configs |= {"sensitivity": registry.stage("sensitivity").config}
     for key, config in configs.items():
         yield f"## {key}"
         yield _first_line(config)

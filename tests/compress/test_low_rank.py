@@ -27,8 +27,9 @@ from toolchain.core.stage import Context
 from toolchain.engines import onnxruntime
 from toolchain.model import checkpoint, export, scratch, surgery
 from toolchain.model.anatomy import anatomy, layers_of
+from toolchain.model.encoded import collate
 from toolchain.model.factorized import FactorizedEmbedding, FactorizedLinear
-from toolchain.model.train import TrainConfig, collate
+from toolchain.model.train import TrainConfig, cross_entropy
 
 FAMILIES = ("bert", "roberta", "albert")
 METHODS = ("plain", "activation", "fisher")
@@ -159,9 +160,10 @@ def test_a_matrix_of_zeros_and_rows_without_weight_have_factors() -> None:
 
 def test_parameters_are_shared_out_as_trying_everything_would() -> None:
     curves = {"a": [0.5, 0.7, 0.85, 0.9], "b": [0.3, 0.5, 0.6, 0.7], "c": [0.9, 0.95, 0.97, 0.99]}
-    given = {
-        name: _svd.choices((10, 10), 1, np.cumsum(np.diff([0, *curve, *([1.0] * 6)]))) for name, curve in curves.items()
-    }
+    given = {}
+    for name, curve in curves.items():
+        energies = np.diff([0, *curve, *([1.0] * 6)])
+        given[name] = _svd.choices((10, 10), 1, _svd.Decomposition(None, None, energies))
     assert all(list(item.ranks) == [1, 2, 3, 4, 0] for item in given.values())  # 5 · 20 is 10 · 10
     assert list(given["a"].costs) == [20, 40, 60, 80, 100]
     for budget in (60, 100, 160, 220, 300):
@@ -246,19 +248,65 @@ def test_what_layers_compute_is_nearer_by_activations_than_by_weights(tmp_path: 
     assert errors["activation"] < 0.7 * errors["fisher"]
 
 
-def test_gram_matrices_leave_padding_out() -> None:
+def test_what_goes_through_layers_is_gathered_without_padding() -> None:
     source = made()
     model, tokenizer = checkpoint.load_model(source), checkpoint.load_tokenizer(source)
     data = sample(model, tokenizer, context(source), 20)
-    modules = {name: getattr(layers_of(model)[1], name) for name in ("query", "ffn_in", "ffn_out")}
-    together = _weighting.grams(model, modules, data)
-    alone = [
-        _weighting.grams(model, modules, dataclasses.replace(data, inputs=[row], labels=[0])) for row in data.inputs
-    ]
-    for name, width in (("query", 64), ("ffn_in", 64), ("ffn_out", 64)):
-        assert together[name].shape == (width, width)
-        summed = sum(one[name] for one in alone)
-        assert float((together[name] - summed).abs().max()) < 1e-4 * float(summed.abs().max())
+    layer = layers_of(model)[1]
+    modules = {name: getattr(layer, name) for name in ("query", "ffn_in", "ffn_out")}
+    found = _weighting.activations(model, modules, data, gradients=True)
+    inputs: dict[str, list[Any]] = {name: [] for name in modules}
+    squares = dict.fromkeys(modules, 0.0)
+    outputs: dict[str, Any] = {}
+
+    def keep(module: Any, given: Any, output: Any, *, name: str) -> None:
+        inputs[name].append(given[0][0].detach().double())
+        outputs[name] = output
+
+    for name, module in modules.items():
+        model.get_submodule(module).register_forward_hook(functools.partial(keep, name=name))
+    for index in range(20):  # one by one there is nothing to pad
+        loss = cross_entropy(model, collate(data, [index], "cpu"))
+        for name, gradient in zip(outputs, torch.autograd.grad(loss, list(outputs.values())), strict=True):
+            squares[name] += float(gradient.square().sum())
+    for name, module in modules.items():
+        read, linear = torch.cat(inputs[name]), model.get_submodule(module)
+        assert found[name].mean.numpy() == pytest.approx(read.mean(0).numpy(), abs=1e-5)
+        centered = read - read.mean(0)
+        values = centered if name == "ffn_in" else centered @ linear.weight.detach().double().T
+        expected = values.T @ values
+        assert found[name].gram.shape == (64, 64)
+        assert float((found[name].gram - expected).abs().max()) < 1e-4 * float(expected.abs().max())
+        assert found[name].felt == pytest.approx(squares[name] / len(read) / linear.out_features, rel=1e-3)
+    assert _weighting.activations(model, modules, data)["query"].felt is None
+
+
+def test_the_bias_makes_good_for_the_mean(tmp_path: Path) -> None:
+    """Whatever the rank, a layer's mean output on calibration sentences stays what it was."""
+    source = made()
+    dense, tokenizer = checkpoint.load_model(source), checkpoint.load_tokenizer(source)
+    data = sample(dense, tokenizer, context(source), 256)
+    name = layers_of(dense)[0].ffn_in
+    mean = _weighting.activations(dense, {"": name}, data)[""].mean.float()
+    moved = {}
+    for method in ("plain", "activation"):
+        out, _ = factorized(tmp_path / method, method=method, ranks={"0.ffn_in": 8})
+        with torch.no_grad():
+            change = checkpoint.load_model(out).get_submodule(name)(mean) - dense.get_submodule(name)(mean)
+        moved[method] = float(change.abs().max())
+    assert moved["activation"] < 1e-4
+    assert moved["plain"] > 0.02
+
+
+def test_what_the_loss_feels_more_gets_more_parameters() -> None:
+    """Three matrices of the same spectrum."""
+    weight = matrix(32, 32)
+    found = {name: _svd.decompose(weight, felt=felt) for name, felt in (("a", 1.0), ("b", 9.0), ("c", 1e-9))}
+    assert found["b"].importance == pytest.approx(9 * found["a"].importance)
+    shared = _svd.share_out({name: _svd.choices((32, 32), 1, item) for name, item in found.items()}, 1.2 * 32 * 32)
+    assert shared["c"] == 1
+    assert shared["b"] == 0 or shared["b"] > shared["a"] + 3
+    assert _svd.decompose(weight).importance == 1.0
 
 
 def test_fisher_information_is_the_sum_over_a_row_of_each_examples_squared_gradients() -> None:
@@ -266,14 +314,11 @@ def test_fisher_information_is_the_sum_over_a_row_of_each_examples_squared_gradi
     model, tokenizer = checkpoint.load_model(source), checkpoint.load_tokenizer(source)
     data = sample(model, tokenizer, context(source), 3)
     name = layers_of(model)[0].query
-    found = _weighting.fisher(model, {"0.query": name}, data, source, context(source))["0.query"]
+    found = _weighting.fisher(model, {"0.query": name}, data)["0.query"]
     expected = torch.zeros(64)
     for index in range(3):
         model.zero_grad()
-        one = collate(data, [index], "cpu")
-        torch.nn.functional.cross_entropy(
-            model(**{n: v for n, v in one.items() if n != "labels"}).logits, one["labels"]
-        ).backward()
+        cross_entropy(model, collate(data, [index], "cpu")).backward()
         expected += model.get_submodule(name).weight.grad.square().sum(dim=1) / 3
     assert found.numpy() == pytest.approx(expected.numpy(), rel=1e-4)
 
@@ -433,7 +478,7 @@ def test_pruned_shapes_are_factorized_as_they_are(tmp_path: Path) -> None:
 
 def test_factors_are_trained_with_a_teacher_and_stay_factors(tmp_path: Path) -> None:
     training = TrainConfig(epochs=2, batch_size=8, learning_rate=2e-4, max_length=32)
-    settings = {"parameters": 0.3, "embedding": 16}
+    settings: dict[str, Any] = {"parameters": 0.3, "embedding": 16}
     out, metrics = factorized(tmp_path, finetune=training, teacher=Teacher(weight=1.0), **settings)
     untrained, _ = factorized(tmp_path / "untrained", **settings)
     assert metrics["steps"] == 8

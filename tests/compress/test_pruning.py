@@ -20,7 +20,7 @@ from toolchain.compress._targets import Target, choose, two_of_four, unit_target
 from toolchain.core.errors import ModelError, RecipeError
 from toolchain.model import checkpoint, surgery
 from toolchain.model.anatomy import heads, hidden, layers_of, neurons
-from toolchain.model.train import TrainConfig
+from toolchain.model.train import TrainConfig, train
 
 TRAINING = TrainConfig(epochs=2, batch_size=8, learning_rate=1e-3, max_length=32)
 FAMILIES = ("bert", "roberta", "albert")
@@ -236,11 +236,9 @@ def test_pruning_while_training_ends_at_the_asked_sparsity(module: Any, tmp_path
 def test_a_run_that_was_stopped_ends_with_the_same_bytes(
     module: Any, settings: dict[str, Any], stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from toolchain.compress import _pruning, _recovery
-
-    monkeypatch.setattr(_pruning, "CHOOSE_EVERY", 2)  # 8 steps in all: 3 is between two choices
+    monkeypatch.setattr("toolchain.compress._pruning.CHOOSE_EVERY", 2)  # 8 steps in all: 3 is between two choices
     whole, _ = pruned(module, tmp_path / "whole", finetune=TRAINING, **settings)
-    train, out = _recovery.train, tmp_path / "stopped" / "out"
+    out = tmp_path / "stopped" / "out"
 
     def stopped(*arguments: Any, **named: Any) -> Any:
         before = named["hooks"].before_step
@@ -254,10 +252,10 @@ def test_a_run_that_was_stopped_ends_with_the_same_bytes(
         named["hooks"].before_step = press
         return train(*arguments, **named)
 
-    monkeypatch.setattr(_recovery, "train", stopped)
+    monkeypatch.setattr("toolchain.compress._recovery.train", stopped)
     with pytest.raises(KeyboardInterrupt):
         pruned(module, tmp_path / "stopped", finetune=TRAINING, **settings)
-    monkeypatch.setattr(_recovery, "train", train)
+    monkeypatch.setattr("toolchain.compress._recovery.train", train)
     config = module.Config(finetune=TRAINING, **settings)
     shutil.rmtree(out)
     out.mkdir()

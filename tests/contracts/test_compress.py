@@ -11,6 +11,7 @@ import pytest
 
 from tests.builders import classifier_folder, context, sentences
 from tests.contracts.compressed import check_claims, digest
+from tests.tiny import call
 from toolchain.compress._pruning import Remove
 from toolchain.core import registry
 from toolchain.core.errors import ModelError
@@ -140,3 +141,28 @@ def test_a_technique_that_cuts_what_it_does_not_name_is_noticed(tmp_path: Path) 
     del metrics["ffn"]
     with pytest.raises(AssertionError, match="ffn went from"):
         check_claims(source, out, metrics)
+
+
+def test_history_says_what_was_done_in_order_and_goes_on_through_fine_tuning(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(
+        """\
+task: {reviews: {train_size: 16, dev_size: 16, test_size: 16}}
+model: scratch:bert-2x64
+stages: [{finetune: {epochs: 1}}]
+variants:
+  both: [vocabulary_prune, {gradient_prune: {remove: {ffn: 0.5}, calibration_samples: 8}}, export]
+""",
+        "utf-8",
+    )
+    done = call("compress", "r.yaml", "--store", "store", "-o", "out", cwd=tmp_path)
+    assert done.code == 0, done.stderr
+    history = checkpoint.read_json(tmp_path / "out" / "history.json")["techniques"]
+    assert [entry["technique"] for entry in history] == ["finetune", "vocabulary_prune", "gradient_prune"]
+    assert history[2]["config"]["remove"]["ffn"] == 0.5
+    task = "{reviews: {train_size: 16, dev_size: 16, test_size: 16}}"
+    again = call(
+        "finetune", "out", "--task", task, "--set", "finetune.epochs=1", "--store", "store", "-o", "again", cwd=tmp_path
+    )
+    assert again.code == 0, again.stderr
+    history = checkpoint.read_json(tmp_path / "again" / "history.json")["techniques"]
+    assert [entry["technique"] for entry in history][-2:] == ["gradient_prune", "finetune"]

@@ -13,7 +13,8 @@ from toolchain.core.data import Split
 from toolchain.core.errors import ModelError
 from toolchain.core.stage import Context
 from toolchain.model import adopt, checkpoint, scratch
-from toolchain.model.train import TrainConfig, encode, train
+from toolchain.model.encoded import encode
+from toolchain.model.train import TrainConfig, train
 
 
 def _adopt(source: Path, out: Path, **settings: Any) -> dict[str, Any]:

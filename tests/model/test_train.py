@@ -14,7 +14,8 @@ from toolchain.core.data import Dataset, Split
 from toolchain.core.errors import ModelError
 from toolchain.core.stage import Context
 from toolchain.model import checkpoint, scratch, train
-from toolchain.model.train import Encoded, Hooks, TrainConfig, batches, encode
+from toolchain.model.encoded import Encoded, batches, encode
+from toolchain.model.train import Hooks, TrainConfig
 
 TEXTS = [(text,) for text in SENTENCES] * 3
 LABELS = [index % 2 for index in range(len(TEXTS))]

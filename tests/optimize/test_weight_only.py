@@ -13,6 +13,7 @@ from tests.optimize.variants import FAMILIES, difference, exported, made, operat
 from toolchain.core.errors import ModelError, RecipeError
 from toolchain.model import graph
 from toolchain.optimize import _blocks, _int8, cls_only, dynamic_int8, static_int8, weight_only
+from toolchain.optimize._groups import group_nodes
 
 #: Largest |Δlogit| of models whose logits lie in ±2. That the packed numbers are right, WEIGHT_ERROR says.
 CLOSE = {8: 0.05, 4: 1.0}
@@ -143,6 +144,62 @@ def test_what_int8_took_already_is_named_with_what_to_do(tmp_path: Path) -> None
     with pytest.raises(ModelError, match="no embedding table") as caught:
         made(weight_only, narrow, tmp_path / "out", linear_bits=None)
     assert "embeddings: false" in caught.value.hint
+
+
+def widths(folder: Path) -> dict[str, int]:
+    """Bits of each matrix of the encoder's layers, by group; what is float is not among them."""
+    before = _int8.replace_gemm(graph.load(exported("bert") / "model.onnx"))
+    _int8.excluded_nodes(before, (), embeddings=True, attention=True)
+    products = [node for node in before.graph.node if node.op_type == "MatMul"]
+    groups = group_nodes(before, {node.name for node in products})
+    weights = {node.name: node.input[1] for node in products}
+    bits = {
+        node.input[1].removesuffix("_packed"): next(a.i for a in node.attribute if a.name == "bits")
+        for node in graph.load(folder / "model.onnx").graph.node if node.op_type == "MatMulNBits"
+    }  # fmt: skip
+    found = {group: {bits[weights[name]] for name in names if weights[name] in bits} for group, names in groups.items()}
+    assert all(len(several) <= 1 for several in found.values())
+    return {group: several.pop() for group, several in found.items() if several}
+
+
+def test_layers_have_bits_of_their_own(tmp_path: Path) -> None:
+    named: dict[str, int | None] = {"layer 0 *": 4, "layer 1 ffn": None}
+    settings: dict[str, Any] = {"linear_bits": 8, "embedding_bits": None, "bits_by_group": named}
+    out, metrics = made(weight_only, exported("bert"), tmp_path / "out", **settings)
+    assert widths(out) == {"layer 0 attention": 4, "layer 0 ffn": 4, "layer 1 attention": 8, "classifier": 8}
+    assert metrics["linear_weights"] == 6 + 4 + 1  # the classifier's own matrix, 64 × 2, is too small
+    numbers = {4: 4 * 64 * 64 + 2 * 64 * 128, 8: 4 * 64 * 64 + 64 * 64}
+    wanted = sum(count * weight_only.stored_bytes(bits) for bits, count in numbers.items()) / sum(numbers.values())  # type: ignore[arg-type]
+    assert metrics["bytes_per_weight"] == pytest.approx(wanted)
+    some, _ = made(weight_only, exported("bert"), tmp_path / "some", **(settings | {"linear_bits": None}))
+    assert widths(some) == {"layer 0 attention": 4, "layer 0 ffn": 4}
+    named["layer 0 ffn"] = 8  # a name goes before a pattern
+    both, _ = made(weight_only, exported("bert"), tmp_path / "both", **settings)
+    assert widths(both)["layer 0 ffn"] == 8
+
+
+def test_layers_that_share_their_weights_are_one_group(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"linear_bits": None, "embedding_bits": None, "bits_by_group": {"layers 0-1 *": 4}}
+    out, metrics = made(weight_only, exported("albert"), tmp_path / "out", **settings)
+    assert metrics["linear_weights"] == 6
+    assert operators(out).count("MatMulNBits") == 12
+
+
+@pytest.mark.parametrize(
+    ("named", "settings", "says", "advice"),
+    [
+        ({"layer 9 *": 4}, {}, r"bits_by_group: nothing fits layer 9 \*", "layer 0 attention"),
+        ({"layer 0 *": 4, "* ffn": 8}, {}, "two patterns give layer 0 ffn two widths", "name it: layer 0 ffn"),
+        ({"layer 0 *": 8}, {"linear_bits": 4, "method": "hqq"}, "hqq has 4 bits, and bits_by_group has an 8", ": 4"),
+        ({"layer 0 *": None}, {"linear_bits": None, "embedding_bits": None}, "both null", "4 or 8"),
+    ],
+)
+def test_bits_by_group_that_fit_nothing_are_named(
+    named: dict[str, int | None], settings: dict[str, Any], says: str, advice: str, tmp_path: Path
+) -> None:
+    with pytest.raises(RecipeError, match=says) as caught:
+        made(weight_only, exported("bert"), tmp_path / "out", bits_by_group=named, **settings)
+    assert advice in caught.value.hint
 
 
 def test_excluded_weights_stay_in_floating_point(tmp_path: Path) -> None:

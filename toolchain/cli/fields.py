@@ -6,31 +6,50 @@ import ast
 import dataclasses
 import inspect
 import re
+import typing
 from collections.abc import Iterator
 from typing import Any
+
+from toolchain.core.stage import StageConfig
+from toolchain.model.train import TrainConfig
 
 _SIGNS = {"Ge": "≥", "Gt": ">", "Le": "≤", "Lt": "<"}
 
 
-def describe(config: type[Any]) -> Iterator[dict[str, Any]]:
-    """The settings of a ``Config``, in the order in which they are declared.
+def describe(config: type[Any], prefix: str = "") -> Iterator[dict[str, Any]]:
+    """The settings of a ``Config``, in the order in which they are declared; those of a setting's own come behind it.
 
     Args:
         config: A dataclass whose fields carry their ranges, and a ``#:`` comment or a line under ``Attributes`` each.
+        prefix: Stands before every name.
 
     Yields:
         name, type, default (``required`` where there is none) and meaning.
     """
     meanings = _meanings(config)
+    hints = typing.get_type_hints(config)
     for field in dataclasses.fields(config):
         default: Any = "required" if field.default is dataclasses.MISSING else field.default
         factory: Any = field.default_factory
         if factory is not dataclasses.MISSING:
             default = factory()
+        inner = _settings_in(hints[field.name])
+        kind = type_text(str(field.type))
+        if inner is not None:
+            of = " of finetune's settings" if inner is TrainConfig else ""
+            kind = kind.replace(inner.__name__, f"mapping{of}")
+            default = {} if dataclasses.is_dataclass(default) else default
         yield {
-            "name": field.name, "type": type_text(str(field.type)), "default": default,
-            "meaning": meanings.get(field.name, ""),
+            "name": f"{prefix}{field.name}", "type": kind, "default": default, "meaning": meanings.get(field.name, ""),
         }  # fmt: skip
+        if inner is not None and inner is not TrainConfig:
+            yield from describe(inner, f"{prefix}{field.name}.")
+
+
+def _settings_in(hint: Any) -> type[Any] | None:
+    """The class of settings that a field holds, alone or in a union."""
+    held = [hint, *typing.get_args(hint)]
+    return next((kind for kind in held if isinstance(kind, type) and issubclass(kind, StageConfig)), None)
 
 
 def type_text(annotation: str) -> str:

@@ -12,7 +12,8 @@ from toolchain.core.errors import require
 from toolchain.core.log import progress
 from toolchain.core.stage import Context
 from toolchain.model import checkpoint
-from toolchain.model.train import Encoded, collate, cross_entropy, encode
+from toolchain.model.encoded import Encoded, collate, encode
+from toolchain.model.train import cross_entropy
 
 
 def gather(

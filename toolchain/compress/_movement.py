@@ -24,7 +24,8 @@ class Masked(torch.nn.Module):  # type: ignore[misc]
         self.target = target
         units = target.pool(weight.detach())
         self.scores = torch.nn.Parameter(torch.zeros_like(units))
-        self.register_buffer("mask", torch.ones_like(units), persistent=False)
+        # A parameter that nothing trains: it is saved with the state of the training, and so resumed.
+        self.mask = torch.nn.Parameter(torch.ones_like(units), requires_grad=False)
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         """The masked matrix, ``[out, in]``."""

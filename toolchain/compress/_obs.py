@@ -23,7 +23,7 @@ from toolchain.core.log import progress
 from toolchain.core.stage import Context, Metrics
 from toolchain.model import checkpoint
 from toolchain.model.anatomy import layers_of
-from toolchain.model.train import Encoded, collate
+from toolchain.model.encoded import Encoded, collate
 
 #: Added to the diagonal of H, by its mean: inputs that are always zero would make it singular.
 DAMPING = 0.01
@@ -84,7 +84,7 @@ def surgeon(source: Path, out: Path, config: _pruning.PruneConfig, context: Cont
     if config.finetune is not None:
         hooks = _pruning.while_training(masks, config)
         metrics = recover(model, tokenizer, source, config.finetune, config.teacher, context, hooks)
-    _pruning.finish(model, tokenizer, source, out)
+    checkpoint.save_like(model, tokenizer, source, out)
     return metrics | _pruning.measured(model, masks, before)
 
 

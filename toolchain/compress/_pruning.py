@@ -128,14 +128,8 @@ def prune(
         hooks = while_training(masks, config)
         metrics = recover(model, tokenizer, source, config.finetune, config.teacher, context, hooks)
         masks.cut()
-    finish(model, tokenizer, source, out)
+    checkpoint.save_like(model, tokenizer, source, out)
     return metrics | measured(model, masks, before)
-
-
-def finish(model: Any, tokenizer: Any, source: Path, out: Path) -> None:
-    """Writes the pruned checkpoint, with the interface of the one that it was made from."""
-    found = checkpoint.read_json(source / "interface.json")
-    checkpoint.save(model, tokenizer, out, max_length=found["max_length"], labels=found["labels"], pair=found["pair"])
 
 
 class Scores:

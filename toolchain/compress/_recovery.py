@@ -16,7 +16,8 @@ from typing import Annotated, Any
 from toolchain.core.errors import require
 from toolchain.core.stage import Context, Gt, Le, Metrics, StageConfig
 from toolchain.model import checkpoint
-from toolchain.model.train import Encoded, Hooks, Loss, TrainConfig, collate, cross_entropy, encode, train
+from toolchain.model.encoded import Encoded, collate, encode
+from toolchain.model.train import Hooks, Loss, TrainConfig, cross_entropy, train
 
 
 @dataclass(frozen=True, kw_only=True)

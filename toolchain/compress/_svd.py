@@ -34,12 +34,14 @@ class Decomposition:
         left: ``[out, k]`` fp32, with k the smaller side of the matrix; each column as long as its row in ``right``.
         right: ``[k, in]`` fp32.
         energies: ``[k]`` float64: squared singular values of the weighted matrix, falling.
+        importance: What the loss feels when all of the energy is lost; 1 where that is not known.
         mean: ``[in]`` fp32: the mean input, for which the bias makes good; or None.
     """
 
     left: Any
     right: Any
     energies: NDArray[np.float64]
+    importance: float = 1.0
     mean: Any = None
 
     def factors(self, rank: int) -> tuple[Any, Any]:
@@ -58,7 +60,9 @@ class Decomposition:
         return part
 
 
-def decompose(weight: Any, *, rows: Any = None, gram: Any = None, mean: Any = None) -> Decomposition:
+def decompose(
+    weight: Any, *, rows: Any = None, gram: Any = None, mean: Any = None, felt: float | None = None
+) -> Decomposition:
     """Decomposes a matrix for the weights that it is given; without any, this is its SVD.
 
     Args:
@@ -67,6 +71,7 @@ def decompose(weight: Any, *, rows: Any = None, gram: Any = None, mean: Any = No
         gram: For ``out > in`` the Gram matrix of the inputs, ``[in, in]``; otherwise that of the outputs without the
             bias, ``[out, out]``.
         mean: Mean input, ``[in]``, where the Gram matrix is of inputs less their mean.
+        felt: What the loss feels of a unit of energy that is lost, in the same unit for all matrices; None: not known.
     """
     torch = require("torch", "torch")
     matrix = weight.detach().double()
@@ -89,7 +94,11 @@ def decompose(weight: Any, *, rows: Any = None, gram: Any = None, mean: Any = No
     tiny = torch.finfo(torch.float32).tiny
     balance = (right.norm(dim=1).clamp_min(tiny) / left.norm(dim=0).clamp_min(tiny)).sqrt()
     return Decomposition(
-        (left * balance).float(), (right / balance[:, None]).float(), energies.numpy(), None if mean is None else mean.float()
+        left=(left * balance).float(),
+        right=(right / balance[:, None]).float(),
+        energies=energies.numpy(),
+        importance=1.0 if felt is None else felt * float(energies.sum()),
+        mean=None if mean is None else mean.float(),
     )
 
 
@@ -133,25 +142,28 @@ class Choices:
         ranks: ``[n]``.
         costs: Parameters of each, ``[n]``.
         kept: Part of the energy that each keeps, ``[n]``.
+        importance: What all of the energy is worth beside another matrix's.
     """
 
     ranks: NDArray[np.int64]
     costs: NDArray[np.int64]
     kept: NDArray[np.float64]
+    importance: float = 1.0
 
 
-def choices(shape: tuple[int, int], multiple: int, kept: NDArray[np.float64] | None = None) -> Choices:
+def choices(shape: tuple[int, int], multiple: int, found: Decomposition | None = None) -> Choices:
     """The ranks that a matrix may have.
 
     Args:
         shape: ``[out, in]``.
         multiple: Ranks are multiples of it.
-        kept: Part of the energy by rank, from 1; where only costs matter, it may be left out.
+        found: The matrix decomposed; where only costs matter, it may be left out.
     """
     ranks = np.array([rank for rank in range(multiple, min(shape), multiple) if pays(shape, rank)] + [0])
     costs = np.append(ranks[:-1] * sum(shape), shape[0] * shape[1])
-    energies = np.zeros(len(ranks)) if kept is None else np.append(kept[ranks[:-1] - 1], 1.0)
-    return Choices(ranks, costs, energies)
+    if found is None:
+        return Choices(ranks, costs, np.zeros(len(ranks)))
+    return Choices(ranks, costs, np.append(found.kept[ranks[:-1] - 1], 1.0), found.importance)
 
 
 def enough(given: Choices, energy: float) -> int:
@@ -160,7 +172,7 @@ def enough(given: Choices, energy: float) -> int:
 
 
 def share_out(given: Mapping[str, Choices], budget: float) -> dict[str, int]:
-    """Ranks that keep the most energy for so many parameters: the step that keeps the most for its cost comes first.
+    """Ranks that keep the most for so many parameters: the step that keeps the most for its cost comes first.
 
     A step may be several ranks long: the last one, to the whole matrix, keeps more for its cost than those before it.
 
@@ -188,11 +200,11 @@ def share_out(given: Mapping[str, Choices], budget: float) -> dict[str, int]:
 
 
 def _best_step(item: Choices, at: int, most: float) -> tuple[float, int]:
-    """Energy for each parameter of the best step that costs no more than this, and its end; -1: there is none."""
+    """What each parameter keeps in the best step that costs no more than this, and its end; -1: there is none."""
     costs = item.costs[at + 1 :] - item.costs[at]
     fitting = int(np.searchsorted(costs, most, side="right"))
     if fitting == 0:
         return -1.0, at
-    worth = (item.kept[at + 1 : at + 1 + fitting] - item.kept[at]) / costs[:fitting]
+    worth = item.importance * (item.kept[at + 1 : at + 1 + fitting] - item.kept[at]) / costs[:fitting]
     best = int(np.argmax(worth))
     return float(worth[best]), at + 1 + best

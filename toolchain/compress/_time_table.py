@@ -84,7 +84,7 @@ def measure(
         folders[-1].mkdir()
         smaller = checkpoint.load_model(source)
         cut(smaller)
-        save_like(smaller, tokenizer, source, folders[-1])
+        checkpoint.save_like(smaller, tokenizer, source, folders[-1])
     saved = [1 - 1 / speed for speed in time(folders)]
     by_heads = dict(zip(head_counts, saved, strict=False)) | {most_heads: 0.0}
     by_neurons = dict(zip(neuron_counts, saved[len(head_counts) :], strict=False)) | {most_neurons: 0.0}
@@ -95,12 +95,6 @@ def measure(
         {count: max(0.0, value / found.depth) for count, value in by_neurons.items()},
         found.depth,
     )
-
-
-def save_like(model: Any, tokenizer: Any, source: Path, out: Path) -> None:
-    """Writes a checkpoint with the interface of another."""
-    found = checkpoint.read_json(source / "interface.json")
-    checkpoint.save(model, tokenizer, out, max_length=found["max_length"], labels=found["labels"], pair=found["pair"])
 
 
 def _heads(model: Any, count: int) -> None:

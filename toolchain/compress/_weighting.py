@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from toolchain.core.errors import require
 from toolchain.core.log import progress
 from toolchain.core.stage import Context
-from toolchain.model import checkpoint
-from toolchain.model.labels import match_labels
-from toolchain.model.train import Encoded, collate, cross_entropy, encode
+from toolchain.model.encoded import Encoded, collate, encode
+from toolchain.model.train import cross_entropy
 
 #: Sentences that run through the model together.
-ROWS = 16
+ROWS = 8
 
 
 @dataclass(frozen=True)
@@ -26,80 +24,91 @@ class Activations:
         gram: For ``out > in`` ``XᵀX [in, in]`` of the inputs; otherwise ``YᵀY [out, out]`` of ``Y = X Wᵀ``, without the
             bias. Where the layer has a bias, which can make good for the mean, these are of X less its mean.
         mean: Mean input, ``[in]``; None where the layer has no bias.
+        felt: Mean square of the loss's gradient by a number that the layer computes, where it was asked for.
     """
 
     gram: Any
     mean: Any
+    felt: float | None
 
 
-def activations(model: Any, modules: Mapping[str, str], data: Encoded) -> dict[str, Activations]:
+def activations(
+    model: Any, modules: Mapping[str, str], data: Encoded, *, gradients: bool = False
+) -> dict[str, Activations]:
     """Gathers what goes through linear layers.
 
     Args:
-        model: A classifier.
+        model: A classifier, in evaluation mode.
         modules: Names of modules, by the name of the matrix.
         data: Examples, best of like length side by side; their padding does not count.
+        gradients: Gather the loss's gradients too, on the examples' labels.
 
     Returns:
         Of each layer, by the name of the matrix.
     """
     torch = require("torch", "torch")
-    sums: dict[str, list[Any]] = {}  # of the squares, of what is squared, of the inputs; and how many
+    sums: dict[str, list[Any]] = {}  # of the products, of their factors, of the inputs, of gradients squared; how many
+    outputs: list[tuple[str, Any]] = []
     real: Any = None  # positions of the batch that are no padding
+
+    def add(name: str, at: int, value: Any) -> None:
+        entry = sums.setdefault(name, [0.0] * 5)
+        entry[at] = entry[at] + value
 
     def gather(name: str) -> Callable[[Any, Any, Any], None]:
         def hook(module: Any, inputs: tuple[Any, ...], output: Any) -> None:
-            read = inputs[0][real]
+            outputs.append((name, output))
+            read = inputs[0].detach()[real]
             values = read
             if module.out_features <= module.in_features:
-                values = output[real] if module.bias is None else output[real] - module.bias
-            new = [(values.T @ values).double(), values.double().sum(0), read.double().sum(0), len(values)]
-            sums[name] = [old + one for old, one in zip(sums[name], new, strict=True)] if name in sums else new
+                values = output.detach()[real] - (0.0 if module.bias is None else module.bias.detach())
+            new = ((values.T @ values).double(), values.double().sum(0), read.double().sum(0))
+            for at, value in enumerate((*new, 0.0, len(values))):
+                add(name, at, value)
 
         return hook
 
     handles = [model.get_submodule(module).register_forward_hook(gather(name)) for name, module in modules.items()]
     try:
-        with torch.inference_mode(), progress("calibration", len(data.labels)) as bar:
+        with torch.set_grad_enabled(gradients), progress("calibration", len(data.labels)) as bar:
             for start in range(0, len(data.labels), ROWS):
                 indices = range(start, min(start + ROWS, len(data.labels)))
                 batch = collate(data, indices, "cpu")
-                batch.pop("labels")
                 real = batch["attention_mask"].bool()
-                model(**batch)
+                outputs.clear()
+                # Summed over examples, the loss's gradient by what is computed for one of them is its own alone.
+                loss = cross_entropy(model, batch) * len(indices)
+                if gradients:
+                    found = torch.autograd.grad(loss, [output for _, output in outputs])
+                    for (name, _), gradient in zip(outputs, found, strict=True):
+                        add(name, 3, float(gradient[real].square().mean(dim=1).sum()))
                 bar.advance(len(indices))
     finally:
         for handle in handles:
             handle.remove()
-    return {name: _activations(model.get_submodule(module), *sums[name]) for name, module in modules.items()}
+    made = {}
+    for name, (squares, summed, read, felt, count) in sums.items():
+        mean = None if model.get_submodule(modules[name]).bias is None else read / count
+        gram = squares if mean is None else squares - summed[:, None] * summed / count
+        made[name] = Activations(gram, mean, felt / count if gradients else None)
+    return made
 
 
-def _activations(module: Any, squares: Any, summed: Any, read: Any, count: int) -> Activations:
-    if module.bias is None:
-        return Activations(squares, None)
-    return Activations(squares - summed[:, None] * summed / count, read / count)
-
-
-def fisher(model: Any, modules: Mapping[str, str], data: Encoded, source: Path, context: Context) -> dict[str, Any]:
+def fisher(model: Any, modules: Mapping[str, str], data: Encoded) -> dict[str, Any]:
     """The empirical Fisher information of each output of linear layers: its row's squared gradients, summed, ``[out]``.
 
     Args:
         model: A classifier, in evaluation mode.
         modules: Names of modules, by the name of the matrix.
-        data: Examples with the task's labels; each has a gradient of its own.
-        source: The model's folder, for its labels.
-        context: The task's labels.
+        data: Examples; each has a gradient of its own.
     """
     torch = require("torch", "torch")
-    names = tuple(checkpoint.read_json(source / "interface.json")["labels"])
-    index, _ = match_labels(names, context.dataset().labels, source)
     weights = {name: model.get_submodule(module).weight for name, module in modules.items()}
     found = {name: torch.zeros(len(weight), dtype=torch.float64) for name, weight in weights.items()}
     with progress("calibration", len(data.labels)) as bar:
         for position in range(len(data.labels)):
-            batch = collate(data, [position], "cpu")
-            batch["labels"] = torch.tensor([index[data.labels[position]]])
-            gradients = torch.autograd.grad(cross_entropy(model, batch), list(weights.values()))
+            loss = cross_entropy(model, collate(data, [position], "cpu"))
+            gradients = torch.autograd.grad(loss, list(weights.values()))
             for name, gradient in zip(weights, gradients, strict=True):
                 found[name] += gradient.square().sum(dim=1).double() / len(data.labels)
             bar.advance()

@@ -22,14 +22,15 @@ from toolchain.compress._gradients import sample
 from toolchain.compress._recovery import Teacher, recover
 from toolchain.compress._stopwatch import stopwatch
 from toolchain.compress._targets import Units, unit_targets
-from toolchain.compress._time_table import TimeTable, measure, save_like
+from toolchain.compress._time_table import TimeTable, measure
 from toolchain.core import registry
 from toolchain.core.errors import ModelError, require
 from toolchain.core.log import logger
 from toolchain.core.stage import Context, Ge, Gt, Le, Lt, Metrics, StageConfig
 from toolchain.model import checkpoint, surgery
 from toolchain.model.anatomy import anatomy, layers_of
-from toolchain.model.train import Encoded, TrainConfig, accuracy
+from toolchain.model.encoded import Encoded
+from toolchain.model.train import TrainConfig, accuracy
 
 VERSION = 1
 LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "onnx", "onnxruntime")
@@ -131,7 +132,7 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     metrics: Metrics = {}
     if config.finetune is not None:
         metrics = recover(model, tokenizer, source, config.finetune, config.teacher, context)
-    save_like(model, tokenizer, source, out)
+    checkpoint.save_like(model, tokenizer, source, out)
     return metrics | found | _pruning.size(model) | {"before": before}
 
 
@@ -160,7 +161,7 @@ class _Search:
                 plan = self._best(table, aim)
                 folder = work / f"try-{number}"
                 folder.mkdir()
-                save_like(self._cut(plan), self.tokenizer, self.source, folder)
+                checkpoint.save_like(self._cut(plan), self.tokenizer, self.source, folder)
                 reached = time([folder])[0]
                 tries.append(reached)
                 logger.info("    %s: %.2f times as fast (asked: %g)", _told(plan), reached, asked)

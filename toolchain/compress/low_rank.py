@@ -4,13 +4,17 @@
 
 - ``plain``: U and V are nearest to W, ``min ‖W − U V‖_F``: truncated SVD (Eckart and Young, 1936).
 - ``activation``: what the layer computes is nearest, ``min ‖X (W − U V)ᵀ‖_F``, with its inputs X on training sentences:
-  DRONE (Chen et al., NeurIPS 2021); ASVD, arXiv 2312.05821, and SVD-LLM, arXiv 2403.07378, do alike.
+  DRONE (Chen et al., NeurIPS 2021); ASVD, arXiv 2312.05821, and SVD-LLM, arXiv 2403.07378, do alike. X is taken less its
+  mean μ, and the bias makes good for that, ``b + (W − U V) μ``, as in atomic feature mimicking (Yu and Wu, AAAI 2023).
 - ``fisher``: ``min ‖D (W − U V)‖_F``, where D² is each row's empirical Fisher information, the sum of its squared
   gradients: FWSVD (Hsu et al., arXiv 2207.00112).
 
 The embedding's rows are weighted by how often their tokens stand in the training sentences; its factors are ALBERT's
-(arXiv 1909.11942). ``parameters`` are shared out among the matrices: where a parameter keeps the most of the matrix's
-energy ``Σ σ²``, it goes first. A layer that ALBERT shares is factorized once.
+(arXiv 1909.11942). A layer that ALBERT shares is factorized once.
+
+``parameters`` are shared out among the matrices step by step, to where one keeps the most. ``plain`` counts the parts of
+each matrix's energy Σ σ². The others count what the loss feels, ``(∂L/∂y · δy)²`` as in Molchanov et al., arXiv
+1906.10771: the energy lost times the mean squared gradient of what the layer computes, or of the row's weights.
 """
 
 from __future__ import annotations
@@ -37,7 +41,7 @@ from toolchain.engines import onnxruntime
 from toolchain.model import checkpoint
 from toolchain.model.train import TrainConfig
 
-VERSION = 1
+VERSION = 2
 LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate")
 
 #: A measured speedup is near enough to the one that was asked for.
@@ -157,21 +161,16 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
 
     treated = {name: matrix for name, matrix in found.items() if name in sought or name in given}
     decomposed = _decompose(model, tokenizer, source, treated, config, context)
-    choices = {n: _svd.choices(matrix.size, config.multiple_of, decomposed[n].kept) for n, matrix in sought.items()}
+    choices = {n: _svd.choices(matrix.size, config.multiple_of, decomposed[n]) for n, matrix in sought.items()}
     whole = sum(matrix.parameters for matrix in sought.values())
-    interface = checkpoint.read_json(source / "interface.json")
 
     def shared_out(share: float) -> dict[str, int]:
         return given | _svd.share_out(choices, share * whole)
 
-    def save(result: Any, folder: Path) -> None:
-        asked = {name: interface[name] for name in ("max_length", "labels", "pair")}
-        checkpoint.save(result, tokenizer, folder, **asked)
-
     def write(share: float, folder: Path) -> None:
         result = checkpoint.load_model(source)
         put_in(result, found, decomposed, shared_out(share))
-        save(result, folder)
+        checkpoint.save_like(result, tokenizer, source, folder)
 
     metrics: Metrics = {}
     if config.speedup is not None:
@@ -185,7 +184,7 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     put_in(model, found, decomposed, ranks)
     if config.finetune is not None:
         metrics |= recover(model, tokenizer, source, config.finetune, config.teacher, context)
-    save(model, out)
+    checkpoint.save_like(model, tokenizer, source, out)
     counted = {"parameters": checkpoint.count_parameters(model), "parameters_before": before}
     return metrics | counted | _report(decomposed, ranks)
 
@@ -220,18 +219,23 @@ def _decompose(
     if config.method != "plain" and modules:
         data = sample(model, tokenizer, context, config.calibration_samples)
         if config.method == "activation":
-            seen = _weighting.activations(model, modules, data)
+            shared = config.rank is None and not config.ranks and config.energy is None
+            seen = _weighting.activations(model, modules, data, gradients=shared)
         else:
-            rows = _weighting.fisher(model, modules, data, source, context)
+            rows = _weighting.fisher(model, modules, data)
     if config.method != "plain" and EMBEDDING in treated:
         longest = int(checkpoint.read_json(source / "interface.json")["max_length"])
         rows[EMBEDDING] = _weighting.counts(tokenizer, treated[EMBEDDING].size[0], longest, context)
     found = {}
     with progress("factors", len(treated)) as bar:
         for name, matrix in treated.items():
-            weight, read = model.get_submodule(matrix.module).weight, seen.pop(name, None)
-            gram, mean = (read.gram, read.mean) if read else (None, None)
-            found[name] = _svd.decompose(weight, rows=rows.get(name), gram=gram, mean=mean)
+            weight = model.get_submodule(matrix.module).weight
+            if name in seen:
+                found[name] = _svd.decompose(weight, **vars(seen.pop(name)))
+            else:
+                # The mean over a row is what stands for each of its weights.
+                felt = 1 / matrix.size[1] if name in rows else None
+                found[name] = _svd.decompose(weight, rows=rows.get(name), felt=felt)
             bar.advance(note=name)
     return found
 

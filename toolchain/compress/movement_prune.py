@@ -90,7 +90,7 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     )
     learned.settle()
     masks.cut()
-    _pruning.finish(model, tokenizer, source, out)
+    checkpoint.save_like(model, tokenizer, source, out)
     return metrics | _pruning.measured(model, masks, before)
 
 
@@ -110,13 +110,13 @@ class _Learned:
             self._parametrize.register_parametrization(module, name, self.masked[target])
 
     def hooks(self) -> Hooks:
-        """Chooses the masks anew before every step; scores have a learning rate of their own."""
+        """Chooses the masks anew now and then; scores have a learning rate of their own."""
 
         def before(step: int, total: int) -> None:
-            # Chosen from scores alone, which are resumed, so that a resumed run finds the same masks.
             end = round(self.config.ramp * total)
             self.reached = _pruning.cubic(step, end)
-            self._mask(final=step >= end)
+            if step % _pruning.CHOOSE_EVERY == 0 or step == end:  # between them, masks are those of the state
+                self._mask(final=step >= end)
 
         rates = {
             name: self.config.score_learning_rate
@@ -151,5 +151,6 @@ class _Learned:
             self.masks.choose(scores, 1.0 if final else self.reached)
         else:
             self.masks.kept = {t: torch.sigmoid(s) > self.config.threshold for t, s in scores.items()}
-        for target, kept in self.masks.kept.items():
-            self.masked[target].mask.copy_(kept)
+        with torch.no_grad():
+            for target, kept in self.masks.kept.items():
+                self.masked[target].mask.copy_(kept)

@@ -24,7 +24,8 @@ from toolchain.core.errors import DataError, ModelError, require
 from toolchain.core.registry import suggest
 from toolchain.core.stage import Context, Ge, Metrics, StageConfig
 from toolchain.model import checkpoint
-from toolchain.model.train import Encoded, TrainConfig, accuracy, encode, train
+from toolchain.model.encoded import Encoded, encode
+from toolchain.model.train import TrainConfig, accuracy, train
 
 VERSION = 1
 LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate")

@@ -22,7 +22,7 @@ from toolchain.core.stage import Context
 from toolchain.measure.layer_costs import MATRICES, LayerSize, TableSize
 from toolchain.model import shapes, surgery
 from toolchain.model.anatomy import anatomy, head_size, heads, hidden, layers_of, neurons
-from toolchain.model.train import Encoded, collate
+from toolchain.model.encoded import Encoded, collate
 
 if TYPE_CHECKING:
     from toolchain.measure.sensitivity import Config

@@ -54,8 +54,8 @@ from toolchain.measure import panels
 from toolchain.measure.layer_costs import BLOCKS, MATRICES, channel_bytes
 from toolchain.measure.layer_trials import EMBEDDING, Bench, Dev, Trial
 from toolchain.model import checkpoint, export
+from toolchain.model.encoded import Encoded, encode
 from toolchain.model.labels import match_labels
-from toolchain.model.train import Encoded, encode
 
 VERSION = 1
 LIBRARIES = ("torch", "transformers", "tokenizers")

@@ -186,6 +186,19 @@ def save(model: Any, tokenizer: Any, out: Path, *, max_length: int, labels: Sequ
         save_tokenizer(tokenizer, out, max_length=max_length, labels=labels, pair=pair)
 
 
+def save_like(model: Any, tokenizer: Any, source: Path, out: Path) -> None:
+    """Writes a checkpoint that is used as another one is: with its labels and its longest input.
+
+    Args:
+        model: A sequence classifier.
+        tokenizer: Its fast tokenizer.
+        source: The checkpoint that it was made from.
+        out: Folder to write into.
+    """
+    found = read_json(source / "interface.json")
+    save(model, tokenizer, out, max_length=found["max_length"], labels=found["labels"], pair=found["pair"])
+
+
 def save_tokenizer(tokenizer: Any, out: Path, *, max_length: int, labels: Sequence[str], pair: bool) -> None:
     """Writes the tokenizer's files and ``interface.json``."""
     # A truncation or padding set while training must not travel in the file: whoever runs it goes by the interface.

@@ -11,7 +11,8 @@ from toolchain.core.errors import ModelError, require
 from toolchain.core.log import logger
 from toolchain.core.stage import Context, Metrics
 from toolchain.model import checkpoint, scratch
-from toolchain.model.train import Hooks, TrainConfig, encode, train
+from toolchain.model.encoded import encode
+from toolchain.model.train import Hooks, TrainConfig, train
 
 VERSION = 1
 LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from toolchain.core.data import Dataset
@@ -23,9 +24,28 @@ def dev_labels(folder: Path, dataset: Dataset) -> list[int]:
     Raises:
         ModelError: The model has other labels than the task, or ``interface.json`` is missing or damaged.
     """
+    return list(own_order(folder, dataset).dev.labels)
+
+
+def own_order(folder: Path, dataset: Dataset) -> Dataset:
+    """The data with the labels as a model counts them, for whoever trains it on or takes its gradients.
+
+    Args:
+        folder: Folder with the model's ``interface.json``.
+        dataset: The task's data.
+
+    Raises:
+        ModelError: The model has other labels than the task, or ``interface.json`` is missing or damaged.
+    """
     names = tuple(checkpoint.read_json(folder / "interface.json")["labels"])
     index, _ = match_labels(names, dataset.labels, folder)
-    return [index[label] for label in dataset.dev.labels]
+    if index == list(range(len(index))):
+        return dataset
+    train, dev, test = (
+        replace(split, labels=[index[label] for label in split.labels])
+        for split in (dataset.train, dataset.dev, dataset.test)
+    )
+    return replace(dataset, train=train, dev=dev, test=test, labels=names)
 
 
 def match_labels(model: tuple[str, ...], task: tuple[str, ...], folder: Path) -> tuple[list[int], list[str]]:

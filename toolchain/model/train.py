@@ -11,16 +11,16 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from toolchain.core.data import Split
 from toolchain.core.errors import ModelError, require
 from toolchain.core.interrupt import held_back
 from toolchain.core.log import logger, progress
 from toolchain.core.stage import Context, Ge, Gt, Le, Lt, StageConfig
+from toolchain.model.encoded import Encoded, batches, collate
 
 #: loss(model, batch) → scalar; a batch holds the model's inputs and ``labels``, tensors on the model's device.
 Loss = Callable[[Any, dict[str, Any]], Any]
@@ -88,76 +88,6 @@ class _Progress:
     best_epoch: int = 0
     stopped: bool = False
     epochs: list[dict[str, float]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Tokenized examples: per example the model's inputs as lists of ints, the label, and a teacher's logits if any."""
-
-    inputs: list[dict[str, list[int]]]
-    labels: list[int]
-    pad: dict[str, int]
-    teacher: list[list[float]] | None = None
-
-
-def encode(tokenizer: Any, split: Split, max_length: int, names: Sequence[str]) -> Encoded:
-    """Tokenizes with the model's own tokenizer, without padding.
-
-    Args:
-        tokenizer: A fast tokenizer.
-        split: Examples, single sentences or pairs.
-        max_length: Longest input in tokens.
-        names: The inputs that the model reads.
-    """
-    columns = [list(column) for column in zip(*split.texts, strict=True)]
-    output = tokenizer(*columns, truncation=True, max_length=max_length, padding=False)
-    rows = [{name: output[name][i] for name in names if name in output} for i in range(len(split))]
-    pad = {"input_ids": tokenizer.pad_token_id, "attention_mask": 0, "token_type_ids": tokenizer.pad_token_type_id}
-    return Encoded(rows, list(split.labels), {name: pad[name] for name in rows[0]})
-
-
-def collate(data: Encoded, indices: Sequence[int], device: Any) -> dict[str, Any]:
-    """One batch, padded to its longest example.
-
-    Returns:
-        Inputs, each ``[batch, tokens]`` int64, ``labels`` ``[batch]``, and ``teacher`` ``[batch, classes]`` if any.
-    """
-    import torch
-
-    longest = max(len(data.inputs[i]["input_ids"]) for i in indices)
-    batch = {
-        name: torch.tensor(
-            [row + [pad] * (longest - len(row)) for row in (data.inputs[i][name] for i in indices)], device=device
-        )
-        for name, pad in data.pad.items()
-    }
-    batch["labels"] = torch.tensor([data.labels[i] for i in indices], device=device)
-    if data.teacher is not None:
-        batch["teacher"] = torch.tensor([data.teacher[i] for i in indices], device=device)
-    return batch
-
-
-def batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """Shuffled batches of examples of similar length; they depend on (seed, epoch) and on nothing else.
-
-    Args:
-        lengths: Tokens of every example.
-        batch_size: Examples per batch; the last one may be smaller.
-        seed: Training seed.
-        epoch: Epoch number, from 0.
-    """
-    import random
-
-    rng = random.Random(seed * 1_000_003 + epoch)
-    order = list(range(len(lengths)))
-    rng.shuffle(order)
-    window = 50 * batch_size
-    made = []
-    for start in range(0, len(order), window):
-        part = sorted(order[start : start + window], key=lengths.__getitem__)
-        made += [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
-    rng.shuffle(made)
-    return made
 
 
 def cross_entropy(model: Any, batch: dict[str, Any]) -> Any:

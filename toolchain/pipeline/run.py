@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from toolchain.core.data import Dataset
 from toolchain.core.errors import StoreError, ToolchainError
 from toolchain.core.log import logger
 from toolchain.core.stage import Context
@@ -23,6 +25,7 @@ from toolchain.measure import gates
 from toolchain.measure.machine import environment, physical_cores
 from toolchain.model import source as model_source
 from toolchain.model.checkpoint import copy_tokenizer, read_json, write_json
+from toolchain.model.labels import own_order
 from toolchain.model.train import processes
 from toolchain.pipeline import gate, keys
 from toolchain.pipeline.items import gives
@@ -255,6 +258,8 @@ def perform(step: Step, inputs: list[Artifact], out: Path, context: Context, pla
         write_json(out / "engine.json", defaults | read_json(out / "engine.json") | known)
         _write_history(out, read_history(parent.path))
         return known | metrics
+    if step.stage == "compress":
+        context = _in_own_order(context, parent.path)
     metrics = module.apply(parent.path, out, config, context)
     if step.stage == "optimize":
         copy_tokenizer(parent.path, out)
@@ -266,6 +271,17 @@ def perform(step: Step, inputs: list[Artifact], out: Path, context: Context, pla
         metrics = {name: parent.metrics[name] for name in ("flops", "mean_tokens") if name in parent.metrics} | metrics
     _write_history(out, [*read_history(parent.path), _entry(step)])
     return metrics
+
+
+def _in_own_order(context: Context, folder: Path) -> Context:
+    """A context whose data counts labels as the checkpoint does."""
+    given = context.dataset
+
+    @cache
+    def data() -> Dataset:
+        return own_order(folder, given())
+
+    return dataclasses.replace(context, dataset=data)
 
 
 def read_history(folder: Path) -> list[dict[str, Any]]:

@@ -15,6 +15,11 @@ BOMB = "description:\n  - &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
 )
 
 
+def _pruned(technique: str, settings: str) -> str:
+    """A recipe with one compression."""
+    return TRAINED.replace("export]", f"{{{technique}: {{{settings}}}}}, export]")
+
+
 def _recipe(what: str, text: str, *says: str) -> Case:
     return Case(what, ("validate", "r.yaml"), files(r_yaml=text), ("r.yaml", *says))
 
@@ -52,6 +57,18 @@ CASES = [
     _recipe("a date for a number", GOOD.replace("export]", "{export: {opset: 2026-01-01}}]"), "opset", "2026-01-01"),
     _recipe("settings that are no mapping", GOOD.replace("export]", "{export: 20}]"), "export", "20", "mapping"),
     _recipe("two techniques in one item", GOOD.replace("export]", "{export: {}, dynamic_int8: {}}]"), "export", "NAME"),
+    _recipe("all weights gone", _pruned("magnitude_prune", "sparsity: 1.0"), "sparsity", "1.0", "not below 1"),
+    _recipe("all heads gone", _pruned("gradient_prune", "remove: {heads: 1.0}"), "remove.heads", "1.0", "not below 1"),
+    _recipe("all layers gone", _pruned("gradient_prune", "remove: {layers: 1}"), "1 of 1 layers", "one must stay"),
+    _recipe("a layer that is not there", _pruned("magnitude_prune", "remove: {layers: [7]}"), "no layer 7", "0 to 0"),
+    _recipe("nothing to remove", _pruned("magnitude_prune", "remove: {}"), "nothing is to be removed"),
+    _recipe("zeros and shapes", _pruned("magnitude_prune", "sparsity: 0.5, remove: {ffn: 0.5}"), "choose one"),
+    _recipe("movement without training", _pruned("movement_prune", "finetune: null"), "movement", "finetune"),
+    _recipe("a rank of nothing", _pruned("low_rank", "rank: 0"), "rank", "0 is below 1"),
+    _recipe("a rank in two ways", _pruned("low_rank", "rank: 16, energy: 0.9"), "rank and energy", "one way"),
+    _recipe("no faster", _pruned("latency_prune", "speedup: 1"), "speedup", "1 is not above 1"),
+    _recipe("a vocabulary of nothing", _pruned("vocabulary_prune", "tokens: 0"), "tokens", "0 is below 1"),
+    _recipe("factors of factors", _pruned("low_rank", "rank: 8}}, {low_rank: {rank: 8"), "low_rank", "already"),
     _recipe("no variants", "model: scratch:bert-1x32\n", "variants", "at least one"),
     _recipe("an empty variant", GOOD.replace("[export]", "[]"), "variants.base", "empty", "[export]"),
     _recipe("a variant that is no list", GOOD.replace("[export]", "export"), "variants.base", "'export'", "list"),
