@@ -66,7 +66,7 @@ def test_the_table_has_a_row_for_each_layer_and_a_column_for_each_setting() -> N
     heads = text.partition("\nheads: ")[2].partition("\nffn: ")[0].splitlines()
     assert heads[1].split() == ["layer", "0.5", "0.75"]
     assert [line.split()[0] for line in heads[2:5]] == ["0", "1", "saves"]
-    assert heads[3].split()[1:] == ["+0.0000", "(+0.0)"] * 2, "the layer that is useless"
+    assert heads[3].split()[1:] == ["0.0000", "+0.0000", "(+0.0)"] * 2, "the layer that is useless"
     bits = text.partition("\nbits: ")[2].splitlines()
     assert [line.split()[0] for line in bits[2:6]] == ["embedding", "0", "1", "saves"]
 
@@ -128,7 +128,7 @@ def test_the_layer_that_is_useless_is_cut_most() -> None:
     assert (remove["heads"][1], remove["ffn"][1]) == (0.75, 0.75)
     assert 0 < remove["heads"][0] + remove["ffn"][0] < 1.0
     assert found["left"] <= 0.5
-    assert found["loss"] < result.json["uniform"]["loss"]
+    assert found["cost"] < result.json["uniform"]["cost"]
     assert result.json["uniform"]["left"] <= 0.5
 
 

@@ -6,7 +6,8 @@ import functools
 import itertools
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,14 @@ def product(module: Any) -> Any:
     if isinstance(module, FactorizedEmbedding):
         return module.first.weight.detach() @ module.second.weight.detach().T
     return module.second.weight.detach() @ module.first.weight.detach()
+
+
+def multiply_out(dense: Any, model: Any, names: Iterable[str]) -> None:
+    """Gives a dense model's linear layers the products of the factors, and their biases."""
+    with torch.no_grad():
+        for name in names:
+            dense.get_submodule(name).weight.copy_(product(model.get_submodule(name)))
+            dense.get_submodule(name).bias.copy_(model.get_submodule(name).bias)
 
 
 def matrix(rows: int, columns: int) -> Any:
@@ -200,8 +209,7 @@ def test_every_family_loads_again_and_computes_with_the_products(family: str, me
         assert module.rank == metrics["ranks"][name]
         assert module.rank % 8 == 0
         saved += item.parameters - module.rank * sum(item.size)
-        with torch.no_grad():
-            dense.get_submodule(item.module).weight.copy_(product(module))
+        multiply_out(dense, model, [item.module])
     total = sum(item.parameters for item in found.values())
     assert 0.48 <= (total - saved) / total <= 0.5
     assert metrics["parameters_before"] - metrics["parameters"] == saved
@@ -470,9 +478,7 @@ def test_pruned_shapes_are_factorized_as_they_are(tmp_path: Path) -> None:
         (32 * 64 - 8 * 96) + (64 * 64 - 8 * 128) + (96 * 64 - 16 * 160)
     )
     dense = checkpoint.load_model(pruned)
-    with torch.no_grad():
-        for name in (first.query, second.query, second.ffn_in):
-            dense.get_submodule(name).weight.copy_(product(found.get_submodule(name)))
+    multiply_out(dense, found, (first.query, second.query, second.ffn_in))
     assert np.abs(logits(found, batch(source)) - logits(dense, batch(source))).max() < 1e-4
 
 
@@ -555,12 +561,12 @@ def test_ranks_for_a_speedup_are_searched_once_and_remembered(tmp_path: Path, mo
         assert source == made()
         assert settings["batch_size"] == 4
 
-        def time(folders: Sequence[Path]) -> list[float]:
+        def measure(folders: Sequence[Path]) -> list[float]:
             left = [checkpoint.count_parameters(checkpoint.load_model(folder)) for folder in folders]
             timed.extend(left)
             return [linear(1 - (dense - count) / MATRICES) for count in left]
 
-        yield time
+        yield measure
 
     monkeypatch.setattr(low_rank, "stopwatch", stopwatch)
     out, metrics = factorized(tmp_path, speedup=1.5, batch_size=4)
@@ -576,15 +582,44 @@ def test_ranks_for_a_speedup_are_searched_once_and_remembered(tmp_path: Path, mo
     assert (again / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
 
 
-def test_engines_are_timed_in_the_same_rounds(tmp_path: Path) -> None:
-    dense = made("bert", "6x64")
+class Sleeper:
+    """An engine that takes so long, and notes that it was asked."""
+
+    inputs: tuple[str, ...] = ("input_ids",)
+
+    def __init__(self, seconds: float, log: list[float]) -> None:
+        self.seconds, self.log = seconds, log
+
+    def run(self, batch: Any) -> Any:
+        assert set(batch) == {"input_ids"}
+        time.sleep(self.seconds)
+        if self.log[-1:] != [self.seconds]:
+            self.log.append(self.seconds)
+
+    def placement(self) -> dict[str, int]:
+        return {}
+
+
+def test_engines_take_turns_and_each_is_first_in_some_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_stopwatch, "SETTLE_S", 0.0)
+    log: list[float] = []
+    sessions = [Sleeper(seconds, log) for seconds in (0.006, 0.012, 0.003)]
+    inputs = [{"input_ids": np.ones((1, 3)), "attention_mask": np.ones((1, 3))}] * 4
+    found = _stopwatch._speedups(sessions, inputs, batch_size=1, rounds=3)
+    assert found == pytest.approx([0.5, 2.0], rel=0.2)
+    warm = [0.006, 0.012, 0.003]
+    assert log == [*warm, *warm, 0.012, 0.003, 0.006, 0.003, 0.006, 0.012]
+
+
+def test_fewer_layers_are_faster_on_the_engine(tmp_path: Path) -> None:
+    dense = made("bert", "4x64")
     model = checkpoint.load_model(dense)
     surgery.keep_layers(model, [0])
     small = save(model, dense, tmp_path / "small")
-    with _stopwatch.stopwatch(dense, sentences().dev.texts, batch_size=1, rounds=5, context=context(tmp_path)) as time:
-        same, faster = time([dense, small])
-    assert 0.7 < same < 1.4
-    assert faster > 1.8
+    texts = sentences().dev.texts
+    with _stopwatch.stopwatch(dense, texts, batch_size=1, rounds=5, context=context(tmp_path)) as measure:
+        (faster,) = measure([small])
+    assert 1.5 < faster < 8
     assert [path.name for path in tmp_path.iterdir()] == ["small"]
 
 

@@ -36,7 +36,7 @@ def record(*losses: Mapping[str, float], time: dict[str, Any] | None = None) -> 
 
     def add(technique: str, layer: int | str, part: str, setting: float, kept: int, loss: float) -> None:
         named = {"technique": technique, "layer": layer, "part": part, "setting": setting, "kept": kept}
-        rows.append({**named, "loss_increase": loss})
+        rows.append({**named, "divergence": loss, "loss_increase": -loss})
 
     for layer, own in enumerate(losses):
         for technique, loss in own.items():
@@ -83,9 +83,9 @@ def test_what_costs_nothing_goes_first_and_as_far_as_it_was_measured() -> None:
     share = 1 - saved / FLOPS
     found, alike = of(UNITS, "flops", share + 1e-3)
     assert found.layers == ({}, {"heads": 1.0, "neurons": 8.0}, {})
-    assert found.loss == 0.0
+    assert found.cost == 0.0
     assert found.left == pytest.approx(share, abs=1e-12)
-    assert alike.loss > 0
+    assert alike.cost > 0
 
 
 @pytest.mark.parametrize("share", [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.35])
@@ -99,24 +99,24 @@ def test_it_costs_no_more_than_one_setting_for_all_layers_and_keeps_to_the_budge
     found, alike = of(heavy, measure, share, "heads", "ffn", *(["bits"] if measure == "size" else []))
     assert found.left <= share
     assert alike.left <= share + 1e-9
-    assert found.loss < alike.loss
+    assert found.cost < alike.cost
     prices = Prices(heavy, measure)
     assert found.left == pytest.approx(prices.left(found.layers, found.tables))
-    assert found.loss == pytest.approx(prices.losses(found.layers, found.tables))
+    assert found.cost == pytest.approx(prices.costs(found.layers, found.tables))
 
 
-def test_between_two_measured_settings_the_loss_is_interpolated_and_never_falls() -> None:
+def test_between_two_measured_settings_the_cost_is_interpolated_and_never_falls() -> None:
     prices = Prices(UNITS, "flops")
     # 0.4 with one head left, 0.1 with two, 0 with all four.
-    assert [prices.loss(0, "heads", n) for n in (4, 3, 2, 1)] == pytest.approx([0.0, 0.05, 0.1, 0.4])
-    assert prices.loss(0, "neurons", 12) == pytest.approx((0.2 + 0.8) / 2)
+    assert [prices.cost(0, "heads", n) for n in (4, 3, 2, 1)] == pytest.approx([0.0, 0.05, 0.1, 0.4])
+    assert prices.cost(0, "neurons", 12) == pytest.approx((0.2 + 0.8) / 2)
     odd = record(*[{"heads": 0.4}] * 3)
     for row in odd["rows"]:
-        row["loss_increase"] = {2: 0.3, 1: -0.2}[row["kept"]]
-    assert [Prices(odd, "flops").loss(0, "heads", n) for n in (2, 1)] == pytest.approx([0.3, 0.3])
+        row["divergence"] = {2: 0.3, 1: -0.2}[row["kept"]]
+    assert [Prices(odd, "flops").cost(0, "heads", n) for n in (2, 1)] == pytest.approx([0.3, 0.3])
     for row in odd["rows"]:
-        row["loss_increase"] = -0.1
-    assert Prices(odd, "flops").loss(1, "heads", 1) == 0.0
+        row["divergence"] = -0.1
+    assert Prices(odd, "flops").cost(1, "heads", 1) == 0.0
 
 
 def test_of_settings_that_cost_the_same_the_one_that_leaves_more_is_taken() -> None:
@@ -195,3 +195,14 @@ def test_techniques_that_do_not_fit_are_named(
     widths = record(*[{"bits": 1.0}] * 3)
     with pytest.raises(RecipeError, match="nothing that was measured saves FLOPs; measured are bits"):
         chosen(widths, "flops")
+
+
+def test_the_loss_may_be_what_is_least_in_place_of_the_divergence() -> None:
+    turned = record({"ffn": 0.4}, {"ffn": 0.4}, {"ffn": 0.4})
+    for row in turned["rows"]:
+        row["loss_increase"] = 0.0 if row["layer"] == 2 else 0.1
+        row["divergence"] = 0.0 if row["layer"] == 0 else 0.1
+    share = 1 - 2 * TOKENS * 768 / FLOPS + 1e-3
+    assert [bool(own) for own in allocate(turned, "flops", share, ("ffn",)).layers] == [True, False, False]
+    found = allocate(turned, "flops", share, ("ffn",), "loss")
+    assert ([bool(own) for own in found.layers], found.by) == ([False, False, True], "loss")

@@ -148,7 +148,8 @@ def test_a_layer_that_is_useless_is_the_least_sensitive(tmp_path: Path) -> None:
     useless = [r for r in found["rows"] if r["layer"] == 1]
     others = [r for r in found["rows"] if r["layer"] != 1]
     assert len(useless) == 12  # half the heads, two parts of the FFN, six matrices, sparsity, two widths
-    assert max(abs(r["loss_increase"]) for r in useless) < 1e-7
+    assert max(max(abs(r["loss_increase"]), r["divergence"]) for r in useless) < 1e-7
+    assert min(r["divergence"] for r in found["rows"]) > -1e-12
     assert {r["flips"] for r in useless} == {0}
     assert max(r["loss_increase"] for r in others) > 1e-3
 
@@ -182,8 +183,8 @@ def test_beginning_at_a_layer_changes_nothing_of_the_result() -> None:
     assert len(ran) == 1
     again = dev.judge(1)
     assert len(ran) == 1, "the first layer ran once more"
-    assert (whole[0] == again[0]).all()
-    assert len(dev.judge("embedding")[0]) == len(data.labels)
+    assert (whole == again).all()
+    assert dev.judge("embedding").shape == (len(data.labels), 2)
     assert len(ran) == 2
 
 
@@ -213,7 +214,12 @@ def test_a_run_that_was_killed_goes_on_where_it_was(tmp_path: Path, monkeypatch:
     (work / sensitivity.JOURNAL_FILE).write_text("".join(journal[:20]) + journal[20][:30])
     made: list[layer_trials.Trial] = []
     changed = layer_trials.Bench.changed
-    monkeypatch.setattr(layer_trials.Bench, "changed", lambda self, trial: made.append(trial) or changed(self, trial))
+
+    def noted(bench: layer_trials.Bench, trial: layer_trials.Trial) -> Any:
+        made.append(trial)
+        return changed(bench, trial)
+
+    monkeypatch.setattr(layer_trials.Bench, "changed", noted)
     again = measured(dense(), tmp_path / "again")
     assert len(made) == 27 - 20
     assert again == whole
@@ -282,7 +288,15 @@ def test_times_are_measured_once_and_change_the_key(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(sensitivity, "stopwatch", Watch)
     monkeypatch.setattr(_time_table, "measure", table)
-    few = {"heads": (0.5,), "ffn": (), "rank": (), "sparsity": (), "bits": (), "time": True, "batch_size": 4}
+    few: dict[str, Any] = {
+        "heads": (0.5,),
+        "ffn": (),
+        "rank": (),
+        "sparsity": (),
+        "bits": (),
+        "time": True,
+        "batch_size": 4,
+    }
     for _ in range(2):
         found = measured(dense(), tmp_path, **few)
     assert calls == [16]
@@ -303,10 +317,11 @@ def test_the_plot_has_a_panel_for_each_technique_and_a_line_for_each_layer() -> 
     root = ElementTree.fromstring(svg)
     space = "{http://www.w3.org/2000/svg}"
     texts = [element.text or "" for element in root.iter(f"{space}text")]
-    assert [text for text in texts if text in sensitivity.TECHNIQUES] == list(sensitivity.TECHNIQUES)
+    assert [text for text in texts if text in sensitivity.TECHNIQUES] == [*sensitivity.TECHNIQUES] * 2
     assert texts[-3:] == ["embedding", "0", "1"]
     lines = [line for line in root.iter(f"{space}polyline") if line.get("points")]
-    assert len(lines) == 2 * 5 + 2  # both layers by five techniques, and the tables by rank and bits
+    # Divergences and losses: both layers by five techniques, and the tables by rank and bits.
+    assert len(lines) == 2 * (2 * 5 + 2)
     width, height = float(root.get("width", 0)), float(root.get("height", 0))
     points = [tuple(map(float, p.split(","))) for line in lines for p in str(line.get("points")).split()]
     assert all(0 < x < width and 0 < y < height for x, y in points)

@@ -15,7 +15,7 @@ from toolchain.core.log import logger
 
 if TYPE_CHECKING:
     from toolchain.core.store import Store
-    from toolchain.measure.layer_prices import Measure
+    from toolchain.measure.layer_prices import By, Measure
 
 _PART = click.FloatRange(0, 1, min_open=True, max_open=True)
 
@@ -109,6 +109,13 @@ def _config(own: dict[str, Any]) -> Any:
 @click.option("--flops", type=_PART, metavar="PART", help="The same of its FLOPs.")
 @click.option("--time", type=_PART, metavar="PART", help="The same of its time on ONNX Runtime, where it was measured.")
 @click.option("--techniques", metavar="NAMES", help="Of heads,ffn,rank,sparsity,bits. [default: all but sparsity]")
+@click.option(
+    "--by",
+    type=click.Choice(("divergence", "loss")),
+    default="divergence",
+    show_default=True,
+    help="What is to be least on dev: the change of the probabilities, or the increase of the loss.",
+)
 @click.option("--model", metavar="SOURCE", help="With -o: the checkpoint, when the store does not have it.")
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write a whole recipe here.")
 @options.store_option
@@ -116,9 +123,9 @@ def _config(own: dict[str, Any]) -> Any:
 @options.verbosity
 def allocate_command(
     sensitivity: str, size: float | None, flops: float | None, time: float | None, techniques: str | None,
-    model: str | None, output: Path | None, store: Store, as_json: bool,
+    by: By, model: str | None, output: Path | None, store: Store, as_json: bool,
 ) -> int:  # fmt: skip
-    """Give each layer the settings that cost the least dev loss within a budget, as a variant of a recipe.
+    """Give each layer the settings that cost the least on dev within a budget, as a variant of a recipe.
 
     SENSITIVITY is what 'toolchain sensitivity' has made: a folder, the start of its key, or sensitivity.json. With -o,
     a whole recipe is written, which runs it beside the dense model and one setting for all layers of the same budget.
@@ -135,20 +142,20 @@ def allocate_command(
     record, _ = layers.read(sensitivity, store)
     names = [name.strip() for name in techniques.split(",") if name.strip()] if techniques is not None else None
     chosen = allocation.chosen(record, measure, names)
-    found = allocation.allocate(record, measure, part, chosen)
-    alike = allocation.uniform(record, measure, part, chosen)
+    found = allocation.allocate(record, measure, part, chosen, by)
+    alike = allocation.uniform(record, measure, part, chosen, by)
     if output:
         if output.suffix not in (".yaml", ".yml") or output.exists():
             why = "it exists" if output.exists() else "a recipe's name ends in .yaml"
             raise ToolchainError(f"-o {output}: {why}", "choose another")
-        text = written.recipe(record, measure, found, alike, model or _checkpoint(record, store), output.stem)
+        text = written.recipe(record, found, alike, model or _checkpoint(record, store), output.stem)
         with options.output_errors(output):
             output.write_text(text, "utf-8")
         logger.info("written: %s; toolchain run %s", output, output)
     if as_json:
-        options.echo_json(written.as_json(record, measure, found, alike))
+        options.echo_json(written.as_json(record, found, alike))
     else:
-        click.echo(written.variants(record, measure, found, alike), nl=False)
+        click.echo(written.variants(record, found, alike), nl=False)
     return 0
 
 

@@ -4,17 +4,17 @@
 
 - ``plain``: U and V are nearest to W, ``min ‖W − U V‖_F``: truncated SVD (Eckart and Young, 1936).
 - ``activation``: what the layer computes is nearest, ``min ‖X (W − U V)ᵀ‖_F``, with its inputs X on training sentences:
-  DRONE (Chen et al., NeurIPS 2021); ASVD, arXiv 2312.05821, and SVD-LLM, arXiv 2403.07378, do alike. X is taken less its
-  mean μ, and the bias makes good for that, ``b + (W − U V) μ``, as in atomic feature mimicking (Yu and Wu, AAAI 2023).
+  DRONE (Chen et al., NeurIPS 2021); ASVD, arXiv 2312.05821, and SVD-LLM, arXiv 2403.07378, do alike. X is less its mean
+  μ, for which the bias makes good, ``b + (W − U V) μ``, as in atomic feature mimicking (Yu and Wu, AAAI 2023).
 - ``fisher``: ``min ‖D (W − U V)‖_F``, where D² is each row's empirical Fisher information, the sum of its squared
   gradients: FWSVD (Hsu et al., arXiv 2207.00112).
 
 The embedding's rows are weighted by how often their tokens stand in the training sentences; its factors are ALBERT's
 (arXiv 1909.11942). A layer that ALBERT shares is factorized once.
 
-``parameters`` are shared out among the matrices step by step, to where one keeps the most. ``plain`` counts the parts of
-each matrix's energy Σ σ². The others count what the loss feels, ``(∂L/∂y · δy)²`` as in Molchanov et al., arXiv
-1906.10771: the energy lost times the mean squared gradient of what the layer computes, or of the row's weights.
+``parameters`` are shared out among the matrices step by step, to where one keeps the most. ``plain`` counts the part of
+its energy Σ σ² that each matrix keeps. The others count what the loss feels, ``(∂L/∂y · δy)²`` as in Molchanov et al.,
+arXiv 1906.10771: the energy lost times the mean squared gradient of what the layer computes, or of the row's weights.
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ from typing import Any
 
 from toolchain.core import registry
 from toolchain.measure.allocation import WORDS, Allocation
-from toolchain.measure.layer_prices import Measure
 from toolchain.pipeline.settings import plain
 
 #: What the two variants are called.
@@ -30,19 +29,16 @@ def items(record: Mapping[str, Any], allocation: Allocation) -> Items:
     return [*(item for item in found if item), "export", *(item for item in [_bits(record, allocation)] if item)]
 
 
-def variants(record: Mapping[str, Any], measure: Measure, found: Allocation, alike: Allocation | None) -> str:
+def variants(record: Mapping[str, Any], found: Allocation, alike: Allocation | None) -> str:
     """The variant as YAML, to be pasted into a recipe, with what it is predicted to cost."""
-    return _notes(measure, found, alike) + _yaml({"variants": {ALLOCATED: items(record, found)}})
+    return _notes(found, alike) + _yaml({"variants": {ALLOCATED: items(record, found)}})
 
 
-def recipe(
-    record: Mapping[str, Any], measure: Measure, found: Allocation, alike: Allocation | None, model: str, name: str
-) -> str:
+def recipe(record: Mapping[str, Any], found: Allocation, alike: Allocation | None, model: str, name: str) -> str:
     """A whole recipe as YAML: the dense model, the settings for each layer, and uniform ones of the same budget.
 
     Args:
         record: What ``sensitivity.json`` holds.
-        measure: What the budget counts.
         found: Settings for each layer.
         alike: One setting for all layers; None where there is none.
         model: The checkpoint.
@@ -51,18 +47,23 @@ def recipe(
     made = {"base": ["export"], ALLOCATED: items(record, found)}
     made |= {UNIFORM: items(record, alike)} if alike else {}
     whole = {"name": name, "task": _task(record), "model": model, "variants": made, "engines": ["onnxruntime"]}
-    return _notes(measure, found, alike) + _yaml(whole)
+    return _notes(found, alike) + _yaml(whole)
 
 
-def as_json(record: Mapping[str, Any], measure: Measure, found: Allocation, alike: Allocation | None) -> dict[str, Any]:
+def as_json(record: Mapping[str, Any], found: Allocation, alike: Allocation | None) -> dict[str, Any]:
     """Both allocations with their items, for a program."""
     return {
-        "measure": measure,
+        "measure": found.measure,
+        "by": found.by,
         **{
-            name: made and {**plain(made), "items": items(record, made)}
+            name: made and {**_told(made), "items": items(record, made)}
             for name, made in ((ALLOCATED, found), (UNIFORM, alike))
         },
     }
+
+
+def _told(made: Allocation) -> dict[str, Any]:
+    return {name: plain(getattr(made, name)) for name in ("cost", "left", "layers", "tables")}
 
 
 def _removed(record: Mapping[str, Any], allocation: Allocation) -> dict[str, Any] | None:
@@ -138,10 +139,11 @@ def _settled(value: Any) -> Any:
     return str(Path(value).resolve()) if isinstance(value, str) and Path(value).exists() else value
 
 
-def _notes(measure: Measure, found: Allocation, alike: Allocation | None) -> str:
-    lines = [f"{100 * found.left:.1f} % of the {WORDS[measure]} remain; predicted dev loss: {found.loss:+.4f}"]
+def _notes(found: Allocation, alike: Allocation | None) -> str:
+    said = {"divergence": "divergence on dev", "loss": "increase of the dev loss"}[found.by]
+    lines = [f"{100 * found.left:.1f} % of the {WORDS[found.measure]} remain; predicted {said}: {found.cost:.4f}"]
     if alike:
-        lines.append(f"one setting for all layers: {100 * alike.left:.1f} %, {alike.loss:+.4f}")
+        lines.append(f"one setting for all layers: {100 * alike.left:.1f} %, {alike.cost:.4f}")
     if any("sparsity" in own for own in found.layers):
         lines.append("zeros are counted as saved, which they are only where a format or a kernel skips them")
     return "".join(f"# {line}\n" for line in lines)

@@ -71,8 +71,8 @@ def tables(record: Mapping[str, Any]) -> Iterator[RenderableType]:
             yield Text(f"\n{technique}: {_SETTINGS[technique]}", style="bold")
             yield _table(rows, dense, descending=technique in ("rank", "bits"))
     yield Text(
-        "Increase of the dev loss; in brackets, change of accuracy in points; saves: percent of the model's bytes / of "
-        "its FLOPs, by one such part, the mean over layers.",
+        "Divergence of the probabilities from the dense model's, increase of the loss, and in brackets the change of "
+        "accuracy in points; saves: percent of the model's bytes / of its FLOPs, of one such part, the layers' mean.",
         style="dim",
     )
 
@@ -105,4 +105,4 @@ def _saved(rows: Sequence[Mapping[str, Any]], dense: Mapping[str, Any]) -> str:
 def _cell(row: Mapping[str, Any] | None, dense: Mapping[str, Any]) -> str:
     if row is None:
         return "-"
-    return f"{row['loss_increase']:+.4f} ({100 * (row['accuracy'] - dense['accuracy']):+.1f})"
+    return f"{row['divergence']:.4f}  {row['loss_increase']:+.4f} ({100 * (row['accuracy'] - dense['accuracy']):+.1f})"

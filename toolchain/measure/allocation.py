@@ -1,8 +1,11 @@
-"""Settings for each layer, within a budget, at the least total increase of the dev loss.
+"""Settings for each layer, within a budget, at the least total cost on dev.
 
 What layers cost together is taken to be the sum of what each costs alone, as HAWQ-V2 does (Dong et al., arXiv
 1911.03852); that holds while the changes are small. Each layer's settings make a front, those that nothing beats in
-both loss and budget, and a dynamic program takes one of each front (as ZipLM does, Kurtic et al., arXiv 2302.04089).
+both cost and budget, and a dynamic program takes one of each front (as ZipLM does, Kurtic et al., arXiv 2302.04089).
+
+The cost is the divergence of the probabilities from the dense checkpoint's, or the increase of the loss. The loss also
+falls when a model that is too sure of itself is made less sure, whatever becomes of its labels, and is the noisier.
 
 A block, the attention or the FFN, gets fewer heads or neurons, or lower ranks, and never both.
 """
@@ -19,7 +22,7 @@ from toolchain.compress._svd import pays
 from toolchain.core.errors import RecipeError
 from toolchain.core.registry import suggest
 from toolchain.measure.layer_costs import BLOCKS
-from toolchain.measure.layer_prices import EMBEDDING, UNITS, Measure, Prices, Settings
+from toolchain.measure.layer_prices import EMBEDDING, UNITS, By, Measure, Prices, Settings
 
 #: What a budget may count, and the techniques that save some of it, in the order in which they are carried out.
 COUNTS: dict[Measure, tuple[str, ...]] = {
@@ -29,7 +32,7 @@ COUNTS: dict[Measure, tuple[str, ...]] = {
 
 WORDS: dict[Measure, str] = {"size": "bytes", "flops": "FLOPs", "time": "time"}
 
-#: Of settings that cost the same, the one that leaves more is taken: leaving everything counts as so much less loss.
+#: Of settings that cost the same, the one that leaves more is taken: leaving everything counts as costing so much less.
 TIE = 1e-6
 
 #: Steps of the search for a uniform setting.
@@ -43,21 +46,25 @@ class Allocation:
     Attributes:
         layers: By physical layer.
         tables: Of the embedding tables.
-        loss: Increase of the dev loss that the sum predicts.
+        cost: What the sum predicts.
         left: Part of the budget's measure that remains.
+        measure: What the budget counts.
+        by: What the cost is.
     """
 
     layers: tuple[Settings, ...]
     tables: Settings
-    loss: float
+    cost: float
     left: float
+    measure: Measure
+    by: By
 
 
 @dataclass(frozen=True)
 class _Choice:
     """Settings of a part of the model, what they cost, ties broken, and what they leave."""
 
-    loss: float
+    cost: float
     left: float
     settings: tuple[tuple[str, float], ...] = ()
 
@@ -102,21 +109,24 @@ def chosen(record: Mapping[str, Any], measure: Measure, techniques: Sequence[str
     return tuple(name for name in counted if name in techniques)
 
 
-def allocate(record: Mapping[str, Any], measure: Measure, share: float, techniques: Sequence[str]) -> Allocation:
-    """The settings of least loss within a budget.
+def allocate(
+    record: Mapping[str, Any], measure: Measure, share: float, techniques: Sequence[str], by: By = "divergence"
+) -> Allocation:
+    """The settings of least cost within a budget.
 
     Args:
         record: What ``sensitivity.json`` holds.
         measure: What the budget counts.
         share: Part of the dense model's that may remain, 0 to 1.
         techniques: From :func:`chosen`.
+        by: What is to be least.
 
     Raises:
         RecipeError: Not even the strongest settings keep to it.
     """
-    prices = Prices(record, measure)
+    prices = Prices(record, measure, by)
     groups = [*(_layer(prices, index, techniques) for index in range(len(prices.layers))), _tables(prices, techniques)]
-    options = [[Option(choice.loss, choice.left, at) for at, choice in enumerate(group)] for group in groups]
+    options = [[Option(choice.cost, choice.left, at) for at, choice in enumerate(group)] for group in groups]
     picked = cheapest(options, share * prices.whole - prices.rest)
     if picked is None:
         least = (prices.rest + sum(group[0].left for group in groups)) / prices.whole
@@ -129,16 +139,18 @@ def allocate(record: Mapping[str, Any], measure: Measure, share: float, techniqu
     return _judged(prices, found[:-1], found[-1])
 
 
-def uniform(record: Mapping[str, Any], measure: Measure, share: float, techniques: Sequence[str]) -> Allocation | None:
+def uniform(
+    record: Mapping[str, Any], measure: Measure, share: float, techniques: Sequence[str], by: By = "divergence"
+) -> Allocation | None:
     """One setting for all layers within the same budget: what per-layer settings are to be compared with.
 
     The same part of the heads, neurons and weights leaves every layer, or of the parameters where ranks alone are asked
-    for; of the widths of bits, the one with the least loss is taken.
+    for; of the widths of bits, the one with the least cost is taken.
 
     Returns:
         The setting, or None where none keeps to the budget without going beyond what was measured.
     """
-    prices = Prices(record, measure)
+    prices = Prices(record, measure, by)
     found = []
     for bits in [None, *prices.widths()] if "bits" in techniques else [None]:
         for step in range(UNIFORM_STEPS):
@@ -146,7 +158,7 @@ def uniform(record: Mapping[str, Any], measure: Measure, share: float, technique
             if made is not None and made.left <= share + 1e-9:
                 found.append(made)  # a larger part would cost more
                 break
-    return min(found, key=lambda made: made.loss, default=None)
+    return min(found, key=lambda made: made.cost, default=None)
 
 
 def _alike(prices: Prices, part: float, bits: int | None, techniques: Sequence[str]) -> Allocation | None:
@@ -201,7 +213,8 @@ def _judged(prices: Prices, layers: Sequence[Settings], tables: Settings) -> All
         {name: value for name, value in found.items() if value != own.get(name)}
         for found, own in zip(layers, whole, strict=True)
     ]
-    return Allocation(tuple(changed), dict(tables), prices.losses(changed, tables), prices.left(changed, tables))
+    cost, left = prices.costs(changed, tables), prices.left(changed, tables)
+    return Allocation(tuple(changed), dict(tables), cost, left, prices.measure, prices.by)
 
 
 def _layer(prices: Prices, index: int, techniques: Sequence[str]) -> list[_Choice]:
@@ -214,7 +227,7 @@ def _layer(prices: Prices, index: int, techniques: Sequence[str]) -> list[_Choic
         front = [_choice(prices, index, way, prices.of_block(index, block, way)) for way in ways]
         fronts.append(_front([*front, *(_ranked(prices, index, block) if "rank" in techniques else ())]))
     above = prices.of_layer(index, {}) - sum(prices.of_block(index, block, {}) for block in BLOCKS)
-    made = _front(_Choice(both.loss, both.left + above, both.settings) for both in _sum(*fronts))
+    made = _front(_Choice(both.cost, both.left + above, both.settings) for both in _sum(*fronts))
     values: dict[str, Sequence[float]] = {"sparsity": prices.sparsities(), "bits": prices.widths()}
     for name in ("sparsity", "bits"):
         if name in techniques:
@@ -249,20 +262,20 @@ def _tables(prices: Prices, techniques: Sequence[str]) -> list[_Choice]:
 
 
 def _choice(prices: Prices, layer: int | str, settings: Settings, left: float) -> _Choice:
-    loss = sum(prices.loss(layer, name, value) for name, value in settings.items())
-    return _Choice(loss - TIE * left / prices.whole, left, tuple(settings.items()))
+    cost = sum(prices.cost(layer, name, value) for name, value in settings.items())
+    return _Choice(cost - TIE * left / prices.whole, left, tuple(settings.items()))
 
 
 def _sum(some: Sequence[_Choice], others: Sequence[_Choice]) -> Iterator[_Choice]:
     """Every choice of some with every one of the others."""
     for one, other in itertools.product(some, others):
-        yield _Choice(one.loss + other.loss, one.left + other.left, (*one.settings, *other.settings))
+        yield _Choice(one.cost + other.cost, one.left + other.left, (*one.settings, *other.settings))
 
 
 def _front(choices: Iterable[_Choice]) -> list[_Choice]:
-    """Choices that no other one beats: by what they leave, rising, with losses that fall."""
+    """Choices that no other one beats: by what they leave, rising, with costs that fall."""
     found: list[_Choice] = []
-    for choice in sorted(choices, key=lambda choice: (choice.left, choice.loss)):
-        if not found or choice.loss < found[-1].loss - 1e-12:
+    for choice in sorted(choices, key=lambda choice: (choice.left, choice.cost)):
+        if not found or choice.cost < found[-1].cost - 1e-12:
             found.append(choice)
     return found

@@ -1,6 +1,6 @@
-"""What settings of layers are predicted to cost in loss, and what they leave of a budget, by a measured sensitivity.
+"""What settings of layers are predicted to cost on dev, and what they leave of a budget, by a measured sensitivity.
 
-Between two measured settings of a layer the loss is interpolated along what is left of it. A measured decrease counts
+Between two measured settings of a layer the cost is interpolated along what is left of it. A measured decrease counts
 as none, and a stronger setting as no cheaper than a weaker one: what says otherwise is noise, and would be sought out.
 Sparsity and bits act on what is left of a layer, so their savings multiply. Bytes of 8 and 4 bits are those that
 ``weight_only`` writes, scales and zero points included.
@@ -21,6 +21,10 @@ from toolchain.optimize.weight_only import stored_bytes
 
 Measure = Literal["size", "flops", "time"]
 
+#: What is to be least: the divergence of the probabilities from the dense checkpoint's, or the increase of the loss.
+By = Literal["divergence", "loss"]
+COLUMNS: dict[By, str] = {"divergence": "divergence", "loss": "loss_increase"}
+
 #: Settings of a layer, or of the embedding tables: heads, neurons, sparsity, bits, and ``rank MATRIX`` for each matrix
 #: that becomes two factors; what is absent stays dense.
 Settings = Mapping[str, float]
@@ -36,15 +40,16 @@ STEP = 0.05
 
 
 class Prices:
-    """Losses and what is left.
+    """Costs and what is left.
 
     Args:
         record: What ``sensitivity.json`` holds.
         measure: What a budget counts.
+        by: What is to be least.
     """
 
-    def __init__(self, record: Mapping[str, Any], measure: Measure) -> None:
-        self.measure = measure
+    def __init__(self, record: Mapping[str, Any], measure: Measure, by: By = "divergence") -> None:
+        self.measure, self.by, self._column = measure, by, COLUMNS[by]
         self._rows: dict[tuple[str, int | str, str], list[Mapping[str, Any]]] = {}
         for row in record["rows"]:
             self._rows.setdefault((row["technique"], row["layer"], row["part"]), []).append(row)
@@ -55,29 +60,29 @@ class Prices:
         self._times = _time_table(record["time"]) if measure == "time" else None
         self.whole = 1.0 if measure == "time" else float(record["dense"]["bytes" if measure == "size" else "flops"])
         self.rest = self.whole - sum(self.of_layer(i, {}) for i in range(len(self.layers))) - self.of_tables({})
-        self.loss = cache(self._loss)
+        self.cost = cache(self._cost)
 
-    def losses(self, layers: Sequence[Settings], tables: Settings) -> float:
-        """Increase of the dev loss that settings of the whole model add up to."""
-        found = sum(self.loss(EMBEDDING, name, value) for name, value in tables.items())
-        return found + sum(self.loss(i, name, value) for i, own in enumerate(layers) for name, value in own.items())
+    def costs(self, layers: Sequence[Settings], tables: Settings) -> float:
+        """What settings of the whole model add up to."""
+        found = sum(self.cost(EMBEDDING, name, value) for name, value in tables.items())
+        return found + sum(self.cost(i, name, value) for i, own in enumerate(layers) for name, value in own.items())
 
     def left(self, layers: Sequence[Settings], tables: Settings) -> float:
         """Part of the measure that settings of the whole model leave."""
         found = sum(self.of_layer(index, own) for index, own in enumerate(layers))
         return (self.rest + found + self.of_tables(tables)) / self.whole
 
-    def _loss(self, layer: int | str, name: str, value: float) -> float:
+    def _cost(self, layer: int | str, name: str, value: float) -> float:
         kind, _, matrix = name.partition(" ")
         technique = "ffn" if kind == "neurons" else kind
         part = technique if technique in ("heads", "ffn") else matrix or "layer"
         at = "setting" if technique == "sparsity" else "kept"
-        known = {float(row[at]): float(row["loss_increase"]) for row in self._rows[technique, layer, part]}
+        known = {float(row[at]): float(row[self._column]) for row in self._rows[technique, layer, part]}
         known[self._dense(layer, technique, matrix)] = 0.0
         places = sorted(known, reverse=technique != "sparsity")  # from dense to the strongest
-        losses = np.maximum.accumulate([max(0.0, known[place]) for place in places])
+        costs = np.maximum.accumulate([max(0.0, known[place]) for place in places])
         rising = slice(None, None, 1 if technique == "sparsity" else -1)
-        return float(np.interp(value, places[rising], losses[rising]))
+        return float(np.interp(value, places[rising], costs[rising]))
 
     def _dense(self, layer: int | str, technique: str, matrix: str) -> float:
         """What stands for the dense part; of ranks, that of factors as large as the matrix."""

@@ -246,21 +246,20 @@ class Dev:
                 handle.remove()
             self._at, self._given = layer, given
 
-    def judge(self, layer: int | str = EMBEDDING) -> tuple[Any, Any]:
-        """Cross-entropy of each example, and the label that the model gives it, in an order that stays the same.
+    def judge(self, layer: int | str = EMBEDDING) -> Any:
+        """Logarithms of the probabilities of each example, ``[examples, labels]``, in an order that stays the same.
 
         Args:
             layer: The first layer that is not dense.
         """
         torch = require("torch", "torch")
         whole = not self._given or not isinstance(layer, int) or layer < self._at
-        losses, labels = [], []
+        found = []
         with torch.inference_mode(), self._shortened([] if whole else self._given):
             for batch in self._batches:
                 logits = self._model(**{name: value for name, value in batch.items() if name != "labels"}).logits
-                losses.append(torch.nn.functional.cross_entropy(logits.float(), batch["labels"], reduction="none"))
-                labels.append(logits.argmax(-1))
-        return torch.cat(losses).double().numpy(), torch.cat(labels).numpy()
+                found.append(logits.double().log_softmax(-1))
+        return torch.cat(found).numpy()
 
     @property
     def labels(self) -> Any:

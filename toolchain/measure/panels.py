@@ -1,4 +1,4 @@
-"""Line charts side by side as one SVG file: a logarithmic scale that all share, a line for each name."""
+"""Rows of line charts as one SVG file: each row shares a logarithmic scale, a line stands for one name throughout."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ from dataclasses import dataclass
 from html import escape
 
 #: Pixels.
-WIDTH, HEIGHT, GAP = 210, 250, 26
-LEFT, TOP, BOTTOM, LEGEND = 64, 62, 64, 110
-
-#: What is below is drawn at the lower edge: a change that small is none.
-FLOOR = 1e-3
+WIDTH, HEIGHT, GAP = 210, 220, 26
+HEAD, LEFT, TOP, BOTTOM, LEGEND = 30, 64, 52, 54, 110
 
 #: From the first line to the last: dark blue to yellow, as matplotlib's viridis, which prints in grey as well.
 COLOURS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (233, 205, 40))
@@ -35,49 +32,84 @@ class Panel:
     lines: Mapping[str, Mapping[float, float]]
 
 
-def draw(title: str, panels: Sequence[Panel], names: Sequence[str]) -> str:
-    """Draws panels in a row.
+@dataclass(frozen=True)
+class Row:
+    """Charts of one quantity.
+
+    Attributes:
+        title: Stands above them.
+        floor: A power of ten; what is below is drawn at the lower edge: so little is none.
+        panels: At least one.
+    """
+
+    title: str
+    floor: float
+    panels: Sequence[Panel]
+
+
+def draw(title: str, rows: Sequence[Row], names: Sequence[str]) -> str:
+    """Draws rows of charts.
 
     Args:
-        title: Stands above.
-        panels: At least one.
+        title: Stands above all.
+        rows: At least one.
         names: All lines, in the order of their colours; one that is no number is dashed.
     """
-    width = LEFT + len(panels) * (WIDTH + GAP) + LEGEND
-    height = TOP + HEIGHT + BOTTOM
-    values = [value for panel in panels for line in panel.lines.values() for value in line.values()]
-    most = max(10 * FLOOR, 10 ** math.ceil(math.log10(max([*values, FLOOR]))))
+    width = LEFT + max(len(row.panels) for row in rows) * (WIDTH + GAP) + LEGEND
+    height = HEAD + len(rows) * (TOP + HEIGHT + BOTTOM)
     colours = _colours(names)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
         'font-family="sans-serif" font-size="11">',
         f'<rect width="{width}" height="{height}" fill="white"/>',
-        _text(LEFT, 22, title, size=13),
+        _text(LEFT, 22, title, size=13, weight="bold"),
     ]
-    for index, panel in enumerate(panels):
-        parts += _panel(panel, LEFT + index * (WIDTH + GAP), most, colours, labelled=index == 0)
-    parts += _legend(colours, width - LEGEND + 8)
+    for number, row in enumerate(rows):
+        top = HEAD + number * (TOP + HEIGHT + BOTTOM) + TOP
+        parts.append(_text(LEFT, top - 30, row.title, size=12))
+        values = [value for panel in row.panels for line in panel.lines.values() for value in line.values()]
+        most = max(10 * row.floor, 10 ** math.ceil(math.log10(max([*values, row.floor]))))
+        scale = _Scale(top, row.floor, most)
+        for index, panel in enumerate(row.panels):
+            parts += _panel(panel, LEFT + index * (WIDTH + GAP), scale, colours, labelled=index == 0)
+    parts += _legend(colours, width - LEGEND + 8, HEAD + TOP)
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-def _panel(panel: Panel, left: float, most: float, colours: Mapping[str, str], *, labelled: bool) -> list[str]:
-    bottom = TOP + HEIGHT
-    parts = [_text(left + WIDTH / 2, TOP - 10, panel.title, anchor="middle", size=12, weight="bold")]
-    for exponent in range(round(math.log10(FLOOR)), round(math.log10(most)) + 1):
-        y = _height(10**exponent, most)
+@dataclass(frozen=True)
+class _Scale:
+    """The scale of a row: its upper edge in pixels, and its two ends."""
+
+    top: float
+    floor: float
+    most: float
+
+    def height(self, value: float) -> float:
+        """Where a value stands, from the top."""
+        at = math.log10(max(value, self.floor) / self.floor) / math.log10(self.most / self.floor)
+        return self.top + HEIGHT * (1 - at)
+
+
+def _panel(panel: Panel, left: float, scale: _Scale, colours: Mapping[str, str], *, labelled: bool) -> list[str]:
+    bottom = scale.top + HEIGHT
+    parts = [_text(left + WIDTH / 2, scale.top - 10, panel.title, anchor="middle", size=12, weight="bold")]
+    for exponent in range(round(math.log10(scale.floor)), round(math.log10(scale.most)) + 1):
+        y = scale.height(10**exponent)
         parts.append(f'<line x1="{left}" y1="{y:.1f}" x2="{left + WIDTH}" y2="{y:.1f}" stroke="#ddd"/>')
         if labelled:
             shown = f"{10**exponent:g}"
-            parts.append(_text(left - 6, y + 4, f"≤ {shown}" if 10**exponent <= FLOOR else shown, anchor="end"))
+            parts.append(
+                _text(left - 6, y + 4, f"≤ {shown}" if 10**exponent <= scale.floor * 1.001 else shown, anchor="end")
+            )
     places = {setting: left + WIDTH * (at + 0.5) / len(panel.settings) for at, setting in enumerate(panel.settings)}
     for setting, x in places.items():
         parts.append(f'<line x1="{x:.1f}" y1="{bottom}" x2="{x:.1f}" y2="{bottom + 4}" stroke="#555"/>')
         parts.append(_text(x, bottom + 18, f"{setting:g}", anchor="middle"))
-    parts.append(f'<rect x="{left}" y="{TOP}" width="{WIDTH}" height="{HEIGHT}" fill="none" stroke="#555"/>')
+    parts.append(f'<rect x="{left}" y="{scale.top}" width="{WIDTH}" height="{HEIGHT}" fill="none" stroke="#555"/>')
     parts.append(_text(left + WIDTH / 2, bottom + 38, panel.axis, anchor="middle"))
     for name, colour in colours.items():
         line = panel.lines.get(name, {})
-        points = [(places[setting], _height(line[setting], most)) for setting in panel.settings if setting in line]
+        points = [(places[setting], scale.height(line[setting])) for setting in panel.settings if setting in line]
         drawn = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
         dash = "" if name.isdigit() else ' stroke-dasharray="5 3"'
         parts.append(f'<polyline points="{drawn}" fill="none" stroke="{colour}" stroke-width="1.8"{dash}/>')
@@ -85,22 +117,16 @@ def _panel(panel: Panel, left: float, most: float, colours: Mapping[str, str], *
     return parts
 
 
-def _legend(colours: Mapping[str, str], left: float) -> list[str]:
-    parts = [_text(left, TOP - 10, "layer", weight="bold")]
+def _legend(colours: Mapping[str, str], left: float, top: float) -> list[str]:
+    parts = [_text(left, top - 10, "layer", weight="bold")]
     for index, (name, colour) in enumerate(colours.items()):
-        y = TOP + 8 + 15 * index
+        y = top + 8 + 15 * index
         dash = "" if name.isdigit() else ' stroke-dasharray="5 3"'
         parts.append(
             f'<line x1="{left}" y1="{y}" x2="{left + 20}" y2="{y}" stroke="{colour}" stroke-width="1.8"{dash}/>'
         )
         parts.append(_text(left + 26, y + 4, name))
     return parts
-
-
-def _height(value: float, most: float) -> float:
-    """Where a value stands, from the top."""
-    at = math.log10(max(value, FLOOR) / FLOOR) / math.log10(most / FLOOR)
-    return TOP + HEIGHT * (1 - at)
 
 
 def _colours(names: Sequence[str]) -> dict[str, str]:

@@ -1,9 +1,9 @@
 """What each layer costs on dev when a technique compresses it alone: the sensitivity of a checkpoint.
 
 Each setting is applied to one part of one physical layer, in memory, on a copy, with everything else dense and nothing
-trained; dev accuracy and mean cross-entropy are compared with the dense checkpoint's on the same examples. Test is
-never read. It is the analysis that HAWQ makes of layers (Dong et al., arXiv 1905.03696) and ZipLM of sizes (Kurtic et
-al., arXiv 2302.04089), with measured losses in the place of estimated ones. A run that is killed goes on where it was.
+trained; accuracy, cross-entropy and probabilities on dev are compared with the dense checkpoint's on the same examples.
+Test is never read. It is the analysis that HAWQ makes of layers (Dong et al., arXiv 1905.03696) and ZipLM of sizes
+(Kurtic et al., arXiv 2302.04089), measured in place of estimated. A run that is killed goes on where it was.
 
 ``sensitivity.json``::
 
@@ -22,11 +22,12 @@ al., arXiv 2302.04089), with measured losses in the place of estimated ones. A r
       kept       what is left: heads, neurons, the rank, weights that are not zero, bits
       accuracy, loss, flips             of dev; flips are labels that are not the dense checkpoint's
       loss_increase, loss_increase_error    mean over the examples, and its standard error
+      divergence mean Kullback-Leibler divergence of its probabilities from the dense checkpoint's: never below 0
       parameters, bytes, flops          what it saves; of sparsity: only where a format or a kernel skips zeros
     time         with time: parts of the dense model's time: layer, and what a layer with so many heads or neurons saves
     notes        what was asked for and does not fit this model
 
-``sensitivity.svg`` shows each technique's losses, a line for every layer.
+``sensitivity.svg`` shows each technique's divergences and losses, a line for every layer.
 """
 
 from __future__ import annotations
@@ -180,8 +181,9 @@ def _measure(
     journal = context.work / JOURNAL_FILE
     known = {_name(row): row for row in _read(journal)}
     left = [trial for trial in trials if _name(asdict(trial)) not in known]
-    losses, labels = dev.judge()
-    gold = dev.labels
+    whole, gold = dev.judge(), dev.labels
+    every = np.arange(len(gold))
+    losses, labels = -whole[every, gold], whole.argmax(axis=1)
     dense = {"accuracy": float((labels == gold).mean()), "loss": float(losses.mean()), "examples": len(gold)}
     bench.prepare(left)
     if len(left) < len(trials):
@@ -190,13 +192,14 @@ def _measure(
         for trial in left:
             dev.begin_at(trial.layer)
             with bench.changed(trial):
-                found, given = dev.judge(trial.layer)
-            change = found - losses
+                found = dev.judge(trial.layer)
+            given, change = found.argmax(axis=1), -found[every, gold] - losses
             row = asdict(trial) | {
                 "accuracy": float((given == gold).mean()),
-                "loss": float(found.mean()),
+                "loss": float(-found[every, gold].mean()),
                 "loss_increase": float(change.mean()),
                 "loss_increase_error": float(change.std() / np.sqrt(len(change))),
+                "divergence": float((np.exp(whole) * (whole - found)).sum(axis=1).mean()),
                 "flips": int((given != labels).sum()),
                 **_saved(bench, trial, tokens),
             }
@@ -204,7 +207,7 @@ def _measure(
             with held_back(), journal.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
                 file.flush()
-            bar.advance(note=f"layer {trial.layer}, {trial.technique} {trial.setting:g}: {row['loss_increase']:+.4f}")
+            bar.advance(note=f"layer {trial.layer}, {trial.technique} {trial.setting:g}: {row['divergence']:.4f}")
     return dense, [known[_name(asdict(trial))] for trial in trials]
 
 
@@ -299,13 +302,27 @@ def _read(journal: Path) -> Iterator[dict[str, Any]]:
 
 
 def plot(record: Mapping[str, Any]) -> str:
-    """The record as an SVG: a panel for each technique, a line for each layer.
+    """The record as an SVG: a panel for each technique, a line for each layer; divergences above, losses below.
 
     A layer's line for rank is the sum over its matrices.
     """
+    dense = record["dense"]
+    title = (
+        f"one layer alone is compressed; {dense['examples']} dev examples, dense: accuracy "
+        f"{100 * dense['accuracy']:.1f} %, loss {dense['loss']:.4f}"
+    )
+    rows = [
+        panels.Row("divergence of the probabilities from the dense checkpoint's", 1e-5, _panels(record, "divergence")),
+        panels.Row("increase of the loss", 1e-3, _panels(record, "loss_increase")),
+    ]
+    tables = [EMBEDDING] if any(row["layer"] == EMBEDDING for row in record["rows"]) else []
+    return panels.draw(title, rows, [*tables, *map(str, range(len(record["layers"])))])
+
+
+def _panels(record: Mapping[str, Any], column: str) -> list[panels.Panel]:
     axes = {
         "heads": "part of the heads removed", "ffn": "part of the neurons removed",
-        "rank": "part of the parameters kept, all matrices", "sparsity": "part of the weights set to zero",
+        "rank": "part of the parameters kept", "sparsity": "part of the weights set to zero",
         "bits": "bits of a weight",
     }  # fmt: skip
     found = []
@@ -315,14 +332,7 @@ def plot(record: Mapping[str, Any]) -> str:
         lines: dict[str, dict[float, float]] = {}
         for row in rows:
             line = lines.setdefault(str(row["layer"]), {})
-            line[row["setting"]] = line.get(row["setting"], 0.0) + row["loss_increase"]
+            line[row["setting"]] = line.get(row["setting"], 0.0) + row[column]
         if rows:
             found.append(panels.Panel(technique, axes[technique], settings, lines))
-    tables = [EMBEDDING] if any(EMBEDDING in panel.lines for panel in found) else []
-    names = [*tables, *map(str, range(len(record["layers"])))]
-    dense = record["dense"]
-    title = (
-        f"increase of the dev loss when one layer alone is compressed (dense: loss {dense['loss']:.4f}, "
-        f"accuracy {100 * dense['accuracy']:.1f} %, {dense['examples']} examples)"
-    )
-    return panels.draw(title, found, names)
+    return found
