@@ -41,7 +41,7 @@ from toolchain.engines import onnxruntime
 from toolchain.model import checkpoint
 from toolchain.model.train import TrainConfig
 
-VERSION = 2
+VERSION = 1
 LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate")
 
 #: A measured speedup is near enough to the one that was asked for.
