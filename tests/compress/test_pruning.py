@@ -20,7 +20,7 @@ from toolchain.compress._targets import Target, choose, two_of_four, unit_target
 from toolchain.core.errors import ModelError, RecipeError
 from toolchain.model import checkpoint, surgery
 from toolchain.model.anatomy import heads, hidden, layers_of, neurons
-from toolchain.model.train import TrainConfig, train
+from toolchain.model.train import TrainConfig, accuracy, train
 
 TRAINING = TrainConfig(epochs=2, batch_size=8, learning_rate=1e-3, max_length=32)
 FAMILIES = ("bert", "roberta", "albert")
@@ -264,6 +264,57 @@ def test_a_run_that_was_stopped_ends_with_the_same_bytes(
     assert (whole / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
 
 
+@pytest.mark.parametrize("module", [magnitude_prune, gradient_prune, movement_prune])
+def test_a_run_that_was_stopped_after_its_last_step_is_cut_all_the_same(
+    module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove = Remove(heads=0.5, ffn=0.5)
+    whole, expected = pruned(module, tmp_path / "whole", finetune=TRAINING, remove=remove)
+    judged: list[None] = []
+
+    def stopped(*arguments: Any) -> Any:
+        judged.append(None)
+        if len(judged) == TRAINING.epochs:
+            raise KeyboardInterrupt
+        return accuracy(*arguments)
+
+    monkeypatch.setattr("toolchain.model.train.accuracy", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        pruned(module, tmp_path / "stopped", finetune=TRAINING, remove=remove)
+    out, config = tmp_path / "out", module.Config(finetune=TRAINING, remove=remove)
+    out.mkdir()
+    metrics = module.apply(classifier_folder(), out, config, context(tmp_path / "stopped" / "work", sentences()))
+    assert metrics["resumed_at"] == metrics["steps"] == 8
+    assert metrics["heads"] == expected["heads"]
+    assert sum(metrics["ffn"]) < 1024
+    assert (whole / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
+
+
+def test_zeros_of_one_technique_outlive_the_training_of_the_next(tmp_path: Path) -> None:
+    first, _ = pruned(magnitude_prune, tmp_path / "first", sparsity=0.6)
+    out, _ = pruned(
+        magnitude_prune, tmp_path / "next", source=first, remove=Remove(heads=0.5), ramp=0, finetune=TRAINING
+    )
+    name = "bert.encoder.layer.0.intermediate.dense.weight"
+    before, after = (load_file(folder / "model.safetensors")[name] for folder in (first, out))
+    assert ((before == 0) == (after == 0)).all()
+    assert (before != after).any()
+
+
+def test_an_architecture_that_cannot_be_cut_can_have_zeros(tmp_path: Path) -> None:
+    source = classifier_folder("distilbert")
+    _, metrics = pruned(magnitude_prune, tmp_path / "zeros", source=source, sparsity=0.5)
+    assert metrics["sparsity"] == pytest.approx(0.5, abs=1e-3)
+    with pytest.raises(ModelError, match="no layers that can be cut"):
+        pruned(magnitude_prune, tmp_path / "cut", source=source, remove=Remove(heads=0.5))
+
+
+def test_longer_inputs_than_the_model_reads_are_refused_before_training(tmp_path: Path) -> None:
+    training = TrainConfig(epochs=1, max_length=4096)
+    with pytest.raises(ModelError, match="max_length 4096 is more than the"):
+        pruned(magnitude_prune, tmp_path, sparsity=0.5, finetune=training)
+
+
 def test_a_teacher_changes_what_is_learned(tmp_path: Path) -> None:
     remove, files = Remove(ffn=0.5), []
     for name, teacher in (("alone", None), ("taught", Teacher(weight=1.0))):
@@ -300,7 +351,8 @@ def test_blocks_that_do_not_fill_a_matrix_are_refused(tmp_path: Path) -> None:
     [
         (magnitude_prune, {"remove": Remove(ffn=0.5), "sparsity": 0.5}, "choose one"),
         (magnitude_prune, {"structure": "2:4", "sparsity": 0.7}, "leave sparsity out"),
-        (magnitude_prune, {"block": (4,)}, "rows and columns"),
+        (magnitude_prune, {"structure": "block", "block": (4,)}, "rows and columns"),
+        (magnitude_prune, {"block": (8, 8)}, "goes with structure: block"),
         (magnitude_prune, {"teacher": Teacher()}, "without finetune"),
         (gradient_prune, {"criterion": "obs", "finetune": TRAINING}, "set ramp: 0"),
         (gradient_prune, {"criterion": "obs", "structure": "block"}, "single weights"),

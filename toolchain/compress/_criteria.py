@@ -49,4 +49,4 @@ def movement(weight: Any, gradient: Any, pool: Pool) -> Any:
 GRADIENT: frozenset[Criterion] = frozenset({taylor, fisher, movement})
 
 #: Criteria whose scores estimate one thing in every layer, the loss, so that layers may be compared with each other.
-COMPARABLE: frozenset[Criterion] = frozenset({taylor, fisher})
+COMPARABLE: frozenset[Criterion] = frozenset({taylor, fisher, movement})

@@ -18,7 +18,7 @@ from toolchain.compress import _gradients
 from toolchain.compress._criteria import GRADIENT, Criterion
 from toolchain.compress._recovery import Teacher, recover
 from toolchain.compress._targets import Target, Units, choose, two_of_four, unit_targets, weight_targets
-from toolchain.core.errors import RecipeError, require
+from toolchain.core.errors import ModelError, RecipeError, require
 from toolchain.core.stage import Context, Ge, Gt, Lt, Metrics, StageConfig
 from toolchain.model import checkpoint, surgery
 from toolchain.model.anatomy import anatomy, heads, hidden, layers_of, neurons
@@ -61,7 +61,7 @@ class PruneConfig(StageConfig):
         sparsity: Part of the encoder's linear weights that becomes zero, one number or one for each physical layer;
             absent: 0.5. Not for 2:4, which is 0.5, nor with remove.
         structure: Single weights, two of every four neighbours, or blocks; absent: single weights. Not with remove.
-        block: Rows and columns of a block.
+        block: With structure block: rows and columns of a block; absent: 4 and 4.
         remove: Remove heads, FFN neurons, hidden width and layers physically, in place of setting weights to zero.
         scope: Rank within each matrix, or over all of them.
         multiple_of: With remove: neurons and hidden width are kept in such multiples, which kernels like.
@@ -73,7 +73,7 @@ class PruneConfig(StageConfig):
 
     sparsity: Annotated[float, Gt(0), Lt(1)] | tuple[Annotated[float, Ge(0), Lt(1)], ...] | None = None
     structure: Literal["unstructured", "2:4", "block"] | None = None
-    block: tuple[Annotated[int, Ge(1)], ...] = (4, 4)
+    block: tuple[Annotated[int, Ge(1)], ...] | None = None
     remove: Remove | None = None
     scope: Literal["local", "global"] = "global"
     multiple_of: Annotated[int, Ge(1)] = 16
@@ -87,10 +87,16 @@ class PruneConfig(StageConfig):
             raise ValueError("remove takes shapes away, and sparsity, structure and embeddings set zeros: choose one")
         if self.structure == "2:4" and self.sparsity is not None:
             raise ValueError("2:4 has a sparsity of 0.5: leave sparsity out")
-        if len(self.block) != 2:
+        if self.block is not None and len(self.block) != 2:
             raise ValueError(f"block: {list(self.block)} is not rows and columns, such as [4, 4]")
+        if self.block is not None and self.structure != "block":
+            raise ValueError(f"block: {list(self.block)} goes with structure: block; add that, or leave block out")
         if self.teacher is not None and self.finetune is None:
             raise ValueError("teacher: nobody is taught without finetune; add finetune: {}")
+
+    def ramp_end(self, total: int) -> int:
+        """The step at which the whole sparsity is reached; a step of training is left behind it."""
+        return min(round(self.ramp * total), total - 1)
 
     @property
     def part(self) -> float | tuple[float, ...]:
@@ -127,6 +133,8 @@ def prune(
     if config.finetune is not None:
         hooks = while_training(masks, config)
         metrics = recover(model, tokenizer, source, config.finetune, config.teacher, context, hooks)
+        if not masks.kept and config.ramp > 0:
+            masks.read()  # resumed when all steps were done
         masks.cut()
     checkpoint.save_like(model, tokenizer, source, out)
     return metrics | measured(model, masks, before)
@@ -178,6 +186,8 @@ def check(model: Any, config: PruneConfig) -> None:
     Raises:
         RecipeError: It has not, or nothing would.
     """
+    if config.remove is None and not isinstance(config.sparsity, tuple):
+        return  # zeros ask nothing of an architecture
     refusal = fits(config, Shape(anatomy(model).depth, len(layers_of(model)), 0))
     if refusal:
         raise RecipeError(*refusal)
@@ -212,7 +222,8 @@ class Masks:
         self.kept: dict[Target, Any] = {}
         remove = config.remove
         if remove is None:
-            block = (config.block[0], config.block[1]) if config.structure == "block" else (1, 1)
+            rows, columns = config.block or (4, 4)
+            block = (rows, columns) if config.structure == "block" else (1, 1)
             self.groups = [(weight_targets(model, block, embeddings=config.embeddings), config.part)]
             if config.structure == "2:4":
                 weight_targets(model, (1, 4))
@@ -231,8 +242,8 @@ class Masks:
             if not targets:
                 continue
             own = {target: scores[target] for target in targets}
-            if self.config.structure == "2:4":
-                self.kept |= two_of_four(own)
+            if self.config.structure == "2:4":  # there is no part of it: all, or none before the ramp has ended
+                self.kept |= two_of_four(own) if reached >= 1 else {t: s == s for t, s in own.items()}
                 continue
             now = tuple(p * reached for p in part) if isinstance(part, tuple) else part * reached
             self.kept |= choose(own, now, self.config.scope, self.criterion, self.config.multiple_of)
@@ -269,7 +280,7 @@ def while_training(masks: Masks, config: PruneConfig) -> Hooks:
     """
     torch = require("torch", "torch")
     if masks.kept or not masks.targets or config.ramp == 0:
-        return Hooks(after_step=lambda step, total: masks.put_on())
+        return Hooks()  # zeros that are there already are kept by whoever trains
     model, criterion = masks.model, masks.criterion
     gathered: dict[str, Any] = {}
     if criterion in GRADIENT:
@@ -287,13 +298,15 @@ def while_training(masks: Masks, config: PruneConfig) -> Hooks:
             for target in masks.targets:
                 weight, kept = target.weight(model), gathered[f"scores/{target.name}"]
                 kept.data = kept.data.to(weight.device)
-                kept.mul_(KEEP).add_(criterion(weight, weight.grad, target.pool), alpha=1 - KEEP)
+                found = criterion(weight, weight.grad, target.pool)
+                if bool(torch.isfinite(found).all()):  # a step that overflowed in half precision is not taken either
+                    kept.mul_(KEEP).add_(found, alpha=1 - KEEP)
 
     chosen_at = -1
 
     def before(step: int, total: int) -> None:
         nonlocal chosen_at
-        end = round(config.ramp * total)
+        end = config.ramp_end(total)
         at = end if step >= end else step - step % CHOOSE_EVERY
         if at != chosen_at and step > at and chosen_at < 0:
             masks.read()  # resumed between two choices
@@ -306,7 +319,7 @@ def while_training(masks: Masks, config: PruneConfig) -> Hooks:
         before_step=before,
         after_backward=gather if gathered else None,
         after_step=lambda step, total: masks.put_on(),
-        candidate=lambda step, total: step > round(config.ramp * total),
+        candidate=lambda step, total: step > config.ramp_end(total),
         extra_parameters=gathered,
     )
 
@@ -318,9 +331,12 @@ def cubic(step: int, end: int) -> float:
 
 
 def size(model: Any) -> dict[str, Any]:
-    """Heads and neurons of each physical layer, width, depth and parameters."""
+    """Parameters; and, where layers can be cut, heads and neurons of each physical layer, width and depth."""
     found: dict[str, Any] = {"parameters": checkpoint.count_parameters(model)}
-    layers = layers_of(model)
+    try:
+        layers = layers_of(model)
+    except ModelError:
+        return found
     return found | {
         "heads": [heads(model, layer) for layer in layers],
         "ffn": [neurons(model, layer) for layer in layers],

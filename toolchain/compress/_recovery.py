@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from toolchain.core.errors import require
+from toolchain.core.errors import ModelError, require
 from toolchain.core.stage import Context, Gt, Le, Metrics, StageConfig
-from toolchain.model import checkpoint
+from toolchain.model import checkpoint, zeros
 from toolchain.model.encoded import Encoded, collate, encode
 from toolchain.model.train import Hooks, Loss, TrainConfig, cross_entropy, train
 
@@ -43,7 +43,7 @@ def recover(
     hooks: Hooks | None = None,
     added: Callable[[], Any] | None = None,
 ) -> Metrics:
-    """Trains a smaller model in place.
+    """Trains a smaller model in place; weights that are zero when it begins stay zero.
 
     Args:
         model: The smaller model.
@@ -57,7 +57,17 @@ def recover(
 
     Returns:
         What the training loop reports.
+
+    Raises:
+        ModelError: The longest input is more than the model reads.
     """
+    longest = checkpoint.longest_input(model.config, tokenizer)
+    if training.max_length > longest:
+        raise ModelError(
+            f"finetune: max_length {training.max_length} is more than the {longest} tokens that this model reads",
+            f"set max_length to {longest} or less",
+        )
+    hooks = _keeping_zeros(model, hooks or Hooks())
     data = context.dataset()
     names = checkpoint.model_inputs(model, tokenizer)
     examples, dev = (encode(tokenizer, data.split(name), training.max_length, names) for name in ("train", "dev"))
@@ -71,6 +81,21 @@ def recover(
         return task(model, batch) if more is None else task(model, batch) + more
 
     return train(model, examples, dev, training, context, loss=loss, hooks=hooks)
+
+
+def _keeping_zeros(model: Any, hooks: Hooks) -> Hooks:
+    """Hooks under which weights that are zero now stay zero: those of this technique, or of one before it."""
+    kept = zeros.standing(model)
+    if not kept:
+        return hooks
+    put_back, after = zeros.keeping(model, kept), hooks.after_step
+
+    def both(step: int, total: int) -> None:
+        if after:
+            after(step, total)
+        put_back()
+
+    return dataclasses.replace(hooks, after_step=both)
 
 
 def logits(model: Any, data: Encoded, threads: int, batch_size: int = 64) -> list[list[float]]:

@@ -76,8 +76,9 @@ def measure(
     cuts: list[Callable[[Any], None]] = [
         *(lambda m, n=n: _heads(m, n) for n in head_counts),
         *(lambda m, n=n: _neurons(m, n) for n in neuron_counts),
-        lambda m: surgery.keep_layers(m, range(half)),
     ]
+    if found.depth > half and not (found.shared and len(layers) > 1):
+        cuts.append(lambda m: surgery.keep_layers(m, range(half)))
     folders = []
     for number, cut in enumerate(cuts):
         folders.append(work / f"timed-{number}")
@@ -88,7 +89,8 @@ def measure(
     saved = [1 - 1 / speed for speed in time(folders)]
     by_heads = dict(zip(head_counts, saved, strict=False)) | {most_heads: 0.0}
     by_neurons = dict(zip(neuron_counts, saved[len(head_counts) :], strict=False)) | {most_neurons: 0.0}
-    layer = saved[-1] / (found.depth - half) if half < found.depth else 0.0
+    rest = saved[len(head_counts) + len(neuron_counts) :]
+    layer = rest[0] / (found.depth - half) if rest else 0.0
     return TimeTable(
         layer,
         {count: max(0.0, value / found.depth) for count, value in by_heads.items()},

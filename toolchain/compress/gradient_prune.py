@@ -35,7 +35,8 @@ class Config(PruneConfig):
     """Settings of gradient-based pruning.
 
     Attributes:
-        criterion: First order, second order, or second order layer by layer with the rest made up for.
+        criterion: First order, second order, or second order layer by layer with the rest made up for; the last ranks
+            single weights within each matrix, whatever the scope.
         calibration_samples: Training examples that importance is gathered on before training.
     """
 

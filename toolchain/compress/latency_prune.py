@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +28,10 @@ from toolchain.core import registry
 from toolchain.core.errors import ModelError, require
 from toolchain.core.log import logger
 from toolchain.core.stage import Context, Ge, Gt, Le, Lt, Metrics, StageConfig
-from toolchain.model import checkpoint, surgery
+from toolchain.model import checkpoint, export, surgery
 from toolchain.model.anatomy import anatomy, layers_of
 from toolchain.model.encoded import Encoded
-from toolchain.model.train import TrainConfig, accuracy
+from toolchain.model.train import TrainConfig, accuracy, processes
 
 VERSION = 1
 LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "onnx", "onnxruntime")
@@ -79,7 +80,10 @@ def fingerprint(config: Config) -> dict[str, Any]:
     import platform
 
     module = registry.get("engines", "onnxruntime").module
-    return {**module.fingerprint(module.Config()), "logical_cpus": os.cpu_count(), "host": platform.node()}
+    versions = {"export": export.VERSION, "engine": module.VERSION}
+    return {
+        **module.fingerprint(module.Config()), "logical_cpus": os.cpu_count(), "host": platform.node(), **versions,
+    }  # fmt: skip
 
 
 def tunes(config: Config) -> bool:
@@ -123,10 +127,13 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     before = _pruning.size(model)
     context.work.mkdir(parents=True, exist_ok=True)
     cut, chosen = context.work / "cut", context.work / "chosen.json"
+    while processes()[0] and not chosen.is_file():
+        time.sleep(1)  # the first process of a launch measures for all
     if not chosen.is_file():  # training may have been killed after it had been chosen
         shutil.rmtree(cut, ignore_errors=True)
         found = _Search(source, model, tokenizer, config, context).run(cut)
-        checkpoint.write_json(chosen, found)
+        checkpoint.write_json(chosen.with_suffix(".new"), found)
+        chosen.with_suffix(".new").replace(chosen)
     found = checkpoint.read_json(chosen)
     model = checkpoint.load_model(cut)
     metrics: Metrics = {}
@@ -152,9 +159,9 @@ class _Search:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
         options: dict[str, Any] = {"batch_size": self.config.batch_size, "rounds": self.config.rounds}
-        with stopwatch(self.source, texts, context=self.context, **options) as time:
+        with stopwatch(self.source, texts, context=self.context, **options) as timed:
             logger.info("    timing heads, neurons and layers on the engine")
-            table = measure(self.source, work, time, self.config.multiple_of, self.tokenizer)
+            table = measure(self.source, work, timed, self.config.multiple_of, self.tokenizer)
             self._check(table)
             aim, tries = 1 / asked, []
             for number in range(1 + CORRECTIONS):
@@ -162,7 +169,7 @@ class _Search:
                 folder = work / f"try-{number}"
                 folder.mkdir()
                 checkpoint.save_like(self._cut(plan), self.tokenizer, self.source, folder)
-                reached = time([folder])[0]
+                reached = timed([folder])[0]
                 tries.append(reached)
                 logger.info("    %s: %.2f times as fast (asked: %g)", _told(plan), reached, asked)
                 if abs(reached / asked - 1) <= self.config.tolerance:
@@ -209,12 +216,13 @@ class _Search:
     def _within(self, table: TimeTable, aim: float, kept: Sequence[int]) -> Plan | None:
         """The sizes of least error within a time, when these layers stay."""
         errors = self._errors(kept)
-        runs = len(kept) if anatomy(self.model).shared else 1
+        physical = layers_of(self.model)
+        runs = [len(kept)] if len(physical) == 1 else [layer.runs for layer in physical]
         budget = aim - (1 - table.depth * table.layer) - len(kept) * table.layer
         saved: dict[str, Callable[[int], float]] = {"heads": table.saved_by_heads, "ffn": table.saved_by_neurons}
         groups = [
-            [Option(error, -runs * saved[kind](left), left) for left, error in sizes.items()]
-            for layer in errors for kind, sizes in layer.items()
+            [Option(cost, times * (saved[kind](max(sizes)) - saved[kind](left)), left) for left, cost in sizes.items()]
+            for layer, times in zip(errors, runs, strict=False) for kind, sizes in layer.items()
         ]  # fmt: skip
         chosen = cheapest(groups, budget)
         return None if chosen is None else Plan(tuple(kept), tuple(chosen[::2]), tuple(chosen[1::2]))

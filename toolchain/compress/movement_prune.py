@@ -8,6 +8,8 @@ there (straight-through): ``S ← S − η Σ g·w``, so that S grows where weig
 * ``soft``: those with ``sigmoid(S) > threshold`` are kept, and ``penalty · mean sigmoid(S)``, which rises along the
   same schedule, drives them down in the loss; the sparsity that is asked is reached by the last choice, which is hard.
 
+After the ramp the masks are locked, and the rest is trained on.
+
 A matrix that was shared is scored once. Layers and hidden width have no scores: ``gradient_prune`` removes them.
 """
 
@@ -113,10 +115,10 @@ class _Learned:
         """Chooses the masks anew now and then; scores have a learning rate of their own."""
 
         def before(step: int, total: int) -> None:
-            end = round(self.config.ramp * total)
+            end = self.config.ramp_end(total)
             self.reached = _pruning.cubic(step, end)
-            if step % _pruning.CHOOSE_EVERY == 0 or step == end:  # between them, masks are those of the state
-                self._mask(final=step >= end)
+            if (step < end and step % _pruning.CHOOSE_EVERY == 0) or step == end:
+                self._mask(final=step == end)  # otherwise the masks are those of the state, and locked after the ramp
 
         rates = {
             name: self.config.score_learning_rate
@@ -125,7 +127,7 @@ class _Learned:
         }
         return Hooks(
             before_step=before,
-            candidate=lambda step, total: step > round(self.config.ramp * total),
+            candidate=lambda step, total: step > self.config.ramp_end(total),
             learning_rates=rates,
         )
 
@@ -139,7 +141,7 @@ class _Learned:
 
     def settle(self) -> None:
         """Leaves the masked matrices in the model, and takes scores and masks out of it."""
-        self._mask(final=True)
+        self.masks.kept = {target: masked.mask.detach() > 0 for target, masked in self.masked.items()}
         for target in self.masked:
             module = self.model.get_submodule(target.name)
             self._parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)

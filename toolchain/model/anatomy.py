@@ -125,6 +125,8 @@ def _bert(model: Any) -> Anatomy | None:
     blocks = getattr(getattr(base, "encoder", None), "layer", None)
     if blocks is None or not all(_has(block, "attention.self.query", "intermediate.dense") for block in blocks):
         return None
+    if any(_has(block, "bottleneck") for block in blocks):  # MobileBERT, whose layers are narrower inside
+        return None
     at = f"{prefix}.encoder.layer"
     layers = tuple(
         Layer(

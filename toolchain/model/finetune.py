@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolchain.core.errors import ModelError, require
+from toolchain.core.errors import ModelError
 from toolchain.core.log import logger
 from toolchain.core.stage import Context, Metrics
-from toolchain.model import checkpoint, scratch
+from toolchain.model import checkpoint, scratch, zeros
 from toolchain.model.encoded import encode
 from toolchain.model.train import Hooks, TrainConfig, train
 
@@ -73,19 +73,12 @@ def _finetune(source: Path, out: Path, config: Config, context: Context) -> Metr
 
 def _locked(model: Any) -> tuple[Hooks, Metrics]:
     """Hooks that put the zeros of an encoder's matrices back after every step, and how many there are."""
-    torch = require("torch", "torch")
-    kept = {name: p != 0 for name, p in model.base_model.named_parameters() if p.ndim == 2}
-    zeros = sum(int((~mask).sum()) for mask in kept.values())
-    if not zeros:
+    kept = zeros.standing(model)
+    if not kept:
         raise ModelError(
             "keep_zeros: no weight of this encoder is zero, so there is no mask to keep",
             "start from a checkpoint that was pruned without remove, or leave keep_zeros out",
         )
-    named = dict(model.base_model.named_parameters())
-
-    def put_back(step: int, total: int) -> None:
-        with torch.no_grad():
-            for name, mask in kept.items():
-                named[name].mul_(mask.to(named[name].device))
-
-    return Hooks(after_step=put_back), {"zeros": zeros, "sparsity": zeros / sum(mask.numel() for mask in kept.values())}
+    put_back = zeros.keeping(model, kept)
+    count = sum(int((~mask).sum()) for mask in kept.values())
+    return Hooks(after_step=lambda step, total: put_back()), {"zeros": count}

@@ -66,10 +66,10 @@ def keep_layers(model: Any, kept: Sequence[int]) -> None:
     torch = require("torch", "torch")
     found = anatomy(model)
     if found.shared:
-        if len({layer.runs for layer in found.layers}) > 1 or model.config.num_hidden_groups > 1:
+        if len(found.layers) > 1:
             raise ModelError(
-                f"this ALBERT has {model.config.num_hidden_groups} groups of shared layers: single runs cannot leave",
-                "remove heads, neurons or hidden width in place of layers",
+                f"this ALBERT shares {len(found.layers)} different layers: single runs of them cannot leave",
+                "remove heads, neurons or hidden width; with latency_prune, set layers: false",
             )
         model.config.num_hidden_layers = len(kept)
         return

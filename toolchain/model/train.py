@@ -62,7 +62,7 @@ class Hooks:
 
     Attributes:
         before_step: Called with (step, total steps) before each step: a sparsity schedule.
-        after_backward: Called with (step, total steps) when the gradients are there: importance that is gathered.
+        after_backward: Called with (step, total steps) when gradients are there, clipped: importance that is gathered.
         after_step: Called with (step, total steps) after the optimizer's step: a mask put back on.
         candidate: Called with (step, total steps) after an epoch: whether it may be the best one; the last always may.
         extra_parameters: More parameters to train: scores, projections, step sizes. Saved with the state.
@@ -171,10 +171,10 @@ def train(
                             f"lower learning_rate (now {config.learning_rate:g}), or use precision: fp32",
                         )
                     accelerator.backward(value)
-                    if hooks.after_backward:
-                        hooks.after_backward(where.step, total)
-                    accelerator.clip_grad_norm_(named.values(), config.max_grad_norm)
                     with held_back():  # weights, optimizer and progress tell of one step, or the state is worth nothing
+                        accelerator.clip_grad_norm_(named.values(), config.max_grad_norm)
+                        if hooks.after_backward:
+                            hooks.after_backward(where.step, total)
                         stepper.step()
                         stepper.zero_grad()
                         where.step += 1

@@ -161,7 +161,9 @@ def check_order(problems: Problems, items: Sequence[Item], path: tuple[Any, ...]
         problems.add(path, "the variant is empty", "for example [export]")
 
 
-def check_fit(problems: Problems, items: Sequence[Item], path: tuple[Any, ...], spec: str, recipe: Path | None) -> None:
+def check_fit(
+    problems: Problems, items: Sequence[Item], path: tuple[Any, ...], model: str, spec: str, recipe: Path | None
+) -> None:
     """What a technique asks of a model that the model's config already refuses: an unknown layer, all layers gone.
 
     Only the first compression is judged: those behind it get a model of another shape.
@@ -176,7 +178,7 @@ def check_fit(problems: Problems, items: Sequence[Item], path: tuple[Any, ...], 
         return  # said when the model is looked for
     refusal = fits(first.config, shape) if shape else None
     if refusal:
-        problems.add(path, f"{first.label}: {refusal[0]}", refusal[1])
+        problems.add(path, f"{first.label} of {model}: {refusal[0]}", refusal[1])
 
 
 def mapping(problems: Problems, value: Any, path: tuple[Any, ...]) -> Mapping[str, Any]:

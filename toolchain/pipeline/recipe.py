@@ -119,12 +119,12 @@ def parse(document: Document, sets: Sequence[str] = (), models: Sequence[str] = 
     for name, items in parsed.items():
         if stages_sound and name in sound:  # what cannot be read has no order
             check_order(problems, [*stages, *items], ("variants", name))
-            for source in sources.values():
-                check_fit(problems, [*stages, *items], ("variants", name), source, document.path)
         for model in sources or {"": ""}:
             variants[model, name] = tuple(
                 _with_model_settings(problems, item, settings.get(model, {}), model) for item in [*stages, *items]
             )
+            if stages_sound and name in sound and model in sources:
+                check_fit(problems, variants[model, name], ("variants", name), model, sources[model], document.path)
     baseline = _baseline(problems, root.get("baseline"), list(parsed), engines)
     evaluate = validate(problems, Evaluate, root.get("evaluate", {}), ("evaluate",), "evaluate")
     benchmark = validate(problems, Benchmark, root.get("benchmark", {}), ("benchmark",), "benchmark")
