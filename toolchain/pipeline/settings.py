@@ -71,9 +71,25 @@ def validate(problems: Problems, config: type[T], value: Any, path: tuple[Any, .
     try:
         return _adapter(config).validate_json(text, strict=True)  # type: ignore[no-any-return, arg-type]
     except ValidationError as error:
-        for item in error.errors():
-            _explain(problems, config, item, path, label)
+        found = error.errors()
+        for item in found:
+            if not _beside_the_point(item, found):
+                _explain(problems, config, item, path, label)
         return None
+
+
+def _beside_the_point(item: Any, found: list[Any]) -> bool:
+    """Whether an error says only that a value is of another kind, where another error is about that kind."""
+    where = _inside(item)
+    others = (other for other in found if other is not item and not str(other["type"]).endswith("_type"))
+    return str(item["type"]).endswith("_type") and any(_inside(other)[: len(where)] == where for other in others)
+
+
+def _inside(item: Any) -> list[Any]:
+    """Where in the settings an error is: fields and places in lists, without the kinds that were tried."""
+    tried = ("list[", "tuple[", "function-", "constrained-")
+    named = [part for part in item["loc"] if not str(part).startswith(tried)]
+    return [part for part in named if part not in ("str", "int", "float", "nullable")]
 
 
 def plain(value: Any) -> Any:
@@ -96,10 +112,7 @@ def _adapter(config: type[Any]) -> Any:
 
 def _explain(problems: Problems, config: type[Any], item: Any, path: tuple[Any, ...], label: str) -> None:
     """One pydantic error in the recipe's words, at the place it is about."""
-    inside = [
-        part for part in item["loc"] if not str(part).startswith(("list[", "tuple[", "function-", "constrained-"))
-    ]
-    inside = [part for part in inside if part not in ("str", "int", "float", "nullable")]
+    inside = _inside(item)
     name = ".".join(str(part) for part in inside)
     where = f"{label}: {name}" if name else label
     value, context = item["input"], item.get("ctx", {})
