@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from toolchain.compress._recovery import logits
 from toolchain.core.log import logger, setup
 from toolchain.core.store import Store
-from toolchain.measure.machine import machine
+from toolchain.measure.machine import machine, physical_cores
 from toolchain.measure.statistics import accuracy_difference, discordant, mcnemar
 from toolchain.model import checkpoint
-from toolchain.model.encoded import collate, encode
+from toolchain.model.encoded import encode
 from toolchain.pipeline import plan, run
 from toolchain.pipeline import recipe as recipes
 
@@ -62,8 +63,6 @@ CURVES: dict[str, tuple[str, tuple[float, ...], dict[str, tuple[str, dict[str, A
 #: The method that each curve's others are compared with.
 AGAINST = {"heads": "magnitude", "svd": "plain", "sparsity": "magnitude"}
 
-BATCH = 64
-
 
 def points(curve: str) -> Iterator[tuple[str, float, dict[str, Any]]]:
     """Method, strength and the recipe's item of every point of a curve."""
@@ -93,25 +92,15 @@ def document(
     }  # fmt: skip
 
 
-def correct(folder: Path, data: Any) -> dict[str, NDArray[np.bool_]]:
+def correct(folder: Path, data: Any, threads: int) -> dict[str, NDArray[np.bool_]]:
     """Which examples of dev and test a checkpoint labels right, ``[examples]`` each."""
-    import torch
-
     model, tokenizer = checkpoint.load_model(folder), checkpoint.load_tokenizer(folder)
     names = checkpoint.model_inputs(model, tokenizer)
     longest = checkpoint.read_json(folder / "interface.json")["max_length"]
     found = {}
     for split in ("dev", "test"):
         encoded = encode(tokenizer, data.split(split), longest, names)
-        order = sorted(range(len(encoded.labels)), key=lambda i: len(encoded.inputs[i]["input_ids"]))
-        right = np.zeros(len(order), dtype=np.bool_)
-        with torch.inference_mode():
-            for start in range(0, len(order), BATCH):
-                indices = order[start : start + BATCH]
-                batch = collate(encoded, indices, "cpu")
-                labels = batch.pop("labels")
-                right[indices] = (model(**batch).logits.argmax(-1) == labels).numpy()
-        found[split] = right
+        found[split] = np.argmax(logits(model, encoded, threads), axis=1) == np.array(encoded.labels)
     return found
 
 
@@ -125,11 +114,12 @@ def measure(curve: str, recipe: recipes.Recipe, store: Store) -> dict[str, Any]:
     by_variant = {step.label.partition(" · ")[0]: outcome.artifacts[step.id] for step in made.steps.values()
                   if step.stage == "compress"}  # fmt: skip
     base = next(outcome.artifacts[step.id] for step in made.steps.values() if step.stage == "finetune")
-    dense = correct(base.path, data)
+    threads = recipe.benchmark.threads or physical_cores()
+    dense = correct(base.path, data, threads)
     rights, rows = {}, []
     for method, strength, _ in points(curve):
         artifact = by_variant[f"{method}-{strength:g}"]
-        right = rights[method, strength] = correct(artifact.path, data)
+        right = rights[method, strength] = correct(artifact.path, data, threads)
         rows.append(
             {
                 "method": method, "strength": strength, "parameters": artifact.metrics["parameters"],

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from toolchain.compress import _gradients
 from toolchain.compress._criteria import GRADIENT, Criterion
 from toolchain.compress._recovery import Teacher, recover
-from toolchain.compress._targets import Target, Units, choose, two_of_four, unit_targets, weight_targets
+from toolchain.compress._targets import Target, Units, choose, reader, two_of_four, unit_targets, weight_targets
 from toolchain.core.errors import ModelError, RecipeError, require
 from toolchain.core.stage import Context, Ge, Gt, Lt, Metrics, StageConfig
 from toolchain.model import checkpoint, surgery
@@ -174,7 +174,7 @@ def remove_first(model: Any, config: PruneConfig, score: Scores) -> None:
         width, step = hidden(model), config.multiple_of
         kept = min(width, max(step, round((1 - remove.hidden) * width / step) * step))
         readers = [name for layer in layers_of(model) for name in (layer.query, layer.key, layer.value, layer.ffn_in)]
-        targets = [Target(_reader(model, name), "weights", -1, 0, 1) for name in readers]
+        targets = [Target(reader(model, name), "weights", -1, 0, 1) for name in readers]
         total = sum(value.flatten() / value.mean().clamp_min(1e-20) for value in score.of(targets).values())
         torch = require("torch", "torch")
         surgery.keep_hidden(model, torch.topk(total, kept).indices.tolist())
@@ -362,17 +362,12 @@ def _least_layers(model: Any, count: int, score: Scores) -> set[int]:
     if anatomy(model).shared:
         return set(range(depth - count, depth))
     whole = {
-        name: Target(_reader(model, name), "weights", -1, 0, model.get_submodule(_reader(model, name)).in_features)
+        name: Target(reader(model, name), "weights", -1, 0, model.get_submodule(reader(model, name)).in_features)
         for layer in layers_of(model) for name in (layer.output, layer.ffn_out)
     }  # fmt: skip
     values = score.of(list(whole.values()))
     worth = [float(sum(values[whole[n]].sum() for n in (layer.output, layer.ffn_out))) for layer in layers_of(model)]
     return set(sorted(range(depth), key=lambda index: (worth[index], -index))[:count])
-
-
-def _reader(model: Any, name: str) -> str:
-    """The matrix that reads a linear layer's input: of a factorized one, the first factor."""
-    return f"{name}.first" if hasattr(model.get_submodule(name), "rank") else name
 
 
 def _any(part: float | Sequence[float]) -> bool:

@@ -92,9 +92,13 @@ def unit_targets(model: Any, kind: Units) -> list[Target]:
     found = []
     for layer in layers_of(model):
         name, columns = (layer.output, head_size(model, layer)) if kind == "heads" else (layer.ffn_out, 1)
-        reader = f"{name}.first" if hasattr(model.get_submodule(name), "rank") else name
-        found.append(Target(reader, kind, layer.index, 0, columns))
+        found.append(Target(reader(model, name), kind, layer.index, 0, columns))
     return found
+
+
+def reader(model: Any, name: str) -> str:
+    """The matrix that reads a linear layer's input: of a factorized one, the first factor."""
+    return f"{name}.first" if hasattr(model.get_submodule(name), "rank") else name
 
 
 def choose(

@@ -105,9 +105,7 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
         splits = [encode(pruned, data.split(name), length, names) for name in ("train", "dev")]
         metrics = train(model, splits[0], splits[1], config.finetune, context)
         unseen.judge(model, "trained")
-    checkpoint.save(
-        model, pruned, out, max_length=interface["max_length"], labels=interface["labels"], pair=interface["pair"]
-    )
+    checkpoint.save_like(model, pruned, source, out)
     parameters = checkpoint.count_parameters(model)
     return metrics | {
         "tokens": len(kept),

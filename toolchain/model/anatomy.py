@@ -11,6 +11,30 @@ from typing import Any
 
 from toolchain.core.errors import ModelError
 
+#: Modules of a layer, by what :class:`Layer` calls them.
+_BERT = {
+    "attention": "attention.self",
+    "query": "attention.self.query",
+    "key": "attention.self.key",
+    "value": "attention.self.value",
+    "output": "attention.output.dense",
+    "attention_norm": "attention.output.LayerNorm",
+    "ffn_in": "intermediate.dense",
+    "ffn_out": "output.dense",
+    "ffn_norm": "output.LayerNorm",
+}
+_ALBERT = {
+    "attention": "attention",
+    "query": "attention.query",
+    "key": "attention.key",
+    "value": "attention.value",
+    "output": "attention.dense",
+    "attention_norm": "attention.LayerNorm",
+    "ffn_in": "ffn",
+    "ffn_out": "ffn_output",
+    "ffn_norm": "full_layer_layer_norm",
+}
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -129,19 +153,7 @@ def _bert(model: Any) -> Anatomy | None:
         return None
     at = f"{prefix}.encoder.layer"
     layers = tuple(
-        Layer(
-            index=index,
-            runs=1,
-            attention=f"{at}.{index}.attention.self",
-            query=f"{at}.{index}.attention.self.query",
-            key=f"{at}.{index}.attention.self.key",
-            value=f"{at}.{index}.attention.self.value",
-            output=f"{at}.{index}.attention.output.dense",
-            attention_norm=f"{at}.{index}.attention.output.LayerNorm",
-            ffn_in=f"{at}.{index}.intermediate.dense",
-            ffn_out=f"{at}.{index}.output.dense",
-            ffn_norm=f"{at}.{index}.output.LayerNorm",
-        )
+        Layer(index=index, runs=1, **{part: f"{at}.{index}.{name}" for part, name in _BERT.items()})
         for index in range(len(blocks))
     )
     tables = tuple(f"{prefix}.embeddings.{name}_embeddings" for name in ("word", "position", "token_type"))
@@ -167,21 +179,8 @@ def _albert(model: Any) -> Anatomy | None:
         runs = sum(int(i / (depth / len(groups))) == number for i in range(depth))
         for inner in range(len(group.albert_layers)):
             one = f"{at}.{number}.albert_layers.{inner}"
-            layers.append(
-                Layer(
-                    index=len(layers),
-                    runs=runs,
-                    attention=f"{one}.attention",
-                    query=f"{one}.attention.query",
-                    key=f"{one}.attention.key",
-                    value=f"{one}.attention.value",
-                    output=f"{one}.attention.dense",
-                    attention_norm=f"{one}.attention.LayerNorm",
-                    ffn_in=f"{one}.ffn",
-                    ffn_out=f"{one}.ffn_output",
-                    ffn_norm=f"{one}.full_layer_layer_norm",
-                )
-            )
+            parts = {part: f"{one}.{name}" for part, name in _ALBERT.items()}
+            layers.append(Layer(index=len(layers), runs=runs, **parts))
     reader = f"{prefix}.pooler" if _linear(model, f"{prefix}.pooler") else "classifier"
     outputs = (f"{prefix}.encoder.embedding_hidden_mapping_in",)
     return Anatomy(tuple(layers), True, "", f"{prefix}.embeddings.word_embeddings", outputs, (reader,), ())
