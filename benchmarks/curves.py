@@ -19,13 +19,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toolchain.compress._recovery import logits
 from toolchain.core.log import logger, setup
 from toolchain.core.store import Store
 from toolchain.measure.machine import machine, physical_cores
 from toolchain.measure.statistics import accuracy_difference, discordant, mcnemar
 from toolchain.model import checkpoint
-from toolchain.model.encoded import encode
+from toolchain.model.encoded import encode, logits
 from toolchain.pipeline import plan, run
 from toolchain.pipeline import recipe as recipes
 
@@ -52,7 +51,7 @@ CURVES: dict[str, tuple[str, tuple[float, ...], dict[str, tuple[str, dict[str, A
     ),
     "sparsity": (
         "part of the encoder's weights that is zero, trained",
-        (0.6, 0.7, 0.8, 0.9, 0.95),
+        (0.7, 0.8, 0.9),
         {
             "magnitude": ("magnitude_prune", {"scope": "local", "finetune": {}}, "sparsity"),
             "movement": ("movement_prune", {"scope": "local", "finetune": {}}, "sparsity"),

@@ -100,18 +100,35 @@ def block(report: Mapping[str, Any]) -> str:
 def _table(report: Mapping[str, Any]) -> Iterator[str]:
     lines = report["lines"]
     sizes = sorted(int(m[1]) for name in lines[0] if (m := re.fullmatch(r"per_s_sorted_engine_batch_(\d+)", name)))
-    heads = ["#", "engine", "accuracy %", "MB", "CR", "ms @1", "IS @1"]
+    heads = ["#", "engine", "accuracy %", "change", "MB", "CR", "ms @1", "IS @1"]
     heads += [text for size in sizes for text in (f"/s @{size}", f"IS @{size}")]
+    trained = any(line.get("training_steps") is not None for line in lines)
+    heads += ["steps", "minutes"] if trained else []
     yield f"| {' | '.join([*heads, 'WS', ''])} |"
     yield f"| ---: | --- |{' ---: |' * (len(heads) - 1)} --- |"
     for line in lines:
         name = f"**{line['name']}**" if line["baseline"] else line["name"]
         accuracy = f"{show(line['accuracy_percent'], 2)} ± {show(_half_width(line), 2)}"
-        cells = [show(line["rank"]), name, accuracy, quantity(line["size_mb"]), ratio(line["compression"])]
+        cells = [
+            show(line["rank"]),
+            name,
+            accuracy,
+            _change(line),
+            quantity(line["size_mb"]),
+            ratio(line["compression"]),
+        ]
         cells += [quantity(line["latency_engine_p50_ms"]), ratio(line["speedup_batch_1"])]
         for size in sizes:
             cells += [show(line[f"per_s_sorted_engine_batch_{size}"]), ratio(line[f"speedup_batch_{size}"])]
+        cells += [show(line["training_steps"]), show(line["training_minutes"], 1)] if trained else []
         yield f"| {' | '.join([*cells, show(line['score'], 2), ', '.join(line['marks'])])} |"
+
+
+def _change(line: Mapping[str, Any]) -> str:
+    points = [line[f"accuracy_change_points{end}"] for end in ("", "_low", "_high")]
+    if line["baseline"] or points[0] is None:
+        return "-"
+    return f"{show(points[0], 2, sign=True)} ({show(points[1], 2, sign=True)} to {show(points[2], 2, sign=True)})"
 
 
 def _half_width(line: Mapping[str, Any]) -> float:
@@ -124,11 +141,15 @@ def _notes(report: Mapping[str, Any]) -> Iterator[str]:
     yield (
         f"Measured on {machine['cpu']}, {machine['physical_cores']} cores, {machine['system']}, "
         f"{settings['threads']} threads, median of {settings['rounds']} interleaved rounds; accuracy on "
-        f"{report['lines'][0]['examples']:,} {report['split']} examples with its 95 % interval. @N: at batch "
-        "size N, the engine alone, batches sorted by length. CR and IS: bytes and time of the baseline (bold) over "
+        f"{report['lines'][0]['examples']:,} {report['split']} examples with its 95 % interval, and its change in "
+        "points against the baseline on the same examples. @N: at batch size N, the engine alone, batches sorted by "
+        "length. CR and IS: bytes and time of the baseline (bold) over "
         f"this engine's. WS = {weights['accuracy']:g}·A + {weights['compression']:g}·CR + {weights['speedup']:g}·IS at "
         f"{report['speedup']}."
     )
+    machines = sorted({line["training_machine"] for line in report["lines"] if line.get("training_machine")})
+    if machines:
+        yield f"steps, minutes: all that made the checkpoint, fine-tuning too, on {' and '.join(machines)}."
 
 
 if __name__ == "__main__":

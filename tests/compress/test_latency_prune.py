@@ -67,6 +67,16 @@ def test_sizes_keep_to_the_time_and_the_model_is_cut_to_them(tmp_path: Path) -> 
     assert all(count % 16 == 0 for count in plan.neurons)
 
 
+def test_a_plan_says_whether_nothing_but_whole_layers_left(tmp_path: Path) -> None:
+    found = search(tmp_path)
+    one_layer = found._within(TABLE, 0.7, [1])  # it takes 0.6 of the time as it is
+    assert one_layer == latency_prune.Plan((1,), (4,), (512,), whole=True)
+    less = found._within(TABLE, 0.5, [1])
+    assert less is not None
+    assert not less.whole
+    assert (less.heads, less.neurons) != ((4,), (512,))
+
+
 def test_a_speed_that_no_size_reaches_is_refused_with_the_most_that_there_is(tmp_path: Path) -> None:
     # One layer with one head and 16 neurons takes 1 − 2·0.4 + 0.4 − 0.15 − 0.29 = 0.16 of the time.
     with pytest.raises(ModelError, match=r"speedup 50 cannot be had: .* in one layer this model is 6\.25 times"):

@@ -185,6 +185,7 @@ def test_tokens_of_more_files_stay_and_their_content_is_in_the_key(tmp_path: Pat
         with pytest.raises(DataError, match=says) as caught:
             vocabulary_prune.fingerprint(broken)
         assert hint in caught.value.hint
+        assert vocabulary_prune.fits(broken, None) == (caught.value.message, caught.value.hint)
     path.write_bytes(b"caf\xe9")
     with pytest.raises(DataError, match="is not UTF-8 from byte 3"):
         pruned(source_of("bert"), tmp_path / "latin", files=(str(path),))

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from toolchain.core.errors import ModelError, require
+from toolchain.core.errors import require
 from toolchain.core.stage import Context, Gt, Le, Metrics, StageConfig
 from toolchain.model import checkpoint, zeros
-from toolchain.model.encoded import Encoded, collate, encode
+from toolchain.model.encoded import encode, logits
 from toolchain.model.train import Hooks, Loss, TrainConfig, cross_entropy, train
 
 
@@ -61,12 +61,7 @@ def recover(
     Raises:
         ModelError: The longest input is more than the model reads.
     """
-    longest = checkpoint.longest_input(model.config, tokenizer)
-    if training.max_length > longest:
-        raise ModelError(
-            f"finetune: max_length {training.max_length} is more than the {longest} tokens that this model reads",
-            f"set max_length to {longest} or less",
-        )
+    checkpoint.check_length(model.config, tokenizer, training.max_length)
     hooks = _keeping_zeros(model, hooks or Hooks())
     data = context.dataset()
     names = checkpoint.model_inputs(model, tokenizer)
@@ -96,23 +91,6 @@ def _keeping_zeros(model: Any, hooks: Hooks) -> Hooks:
         put_back()
 
     return dataclasses.replace(hooks, after_step=both)
-
-
-def logits(model: Any, data: Encoded, threads: int, batch_size: int = 64) -> list[list[float]]:
-    """A model's logits on encoded examples, ``[examples][classes]``, in their order."""
-    torch = require("torch", "torch")
-    torch.set_num_threads(threads)
-    order = sorted(range(len(data.labels)), key=lambda i: len(data.inputs[i]["input_ids"]))
-    found: list[list[float]] = [[] for _ in order]
-    model.eval()
-    with torch.inference_mode():
-        for start in range(0, len(order), batch_size):
-            indices = order[start : start + batch_size]
-            batch = collate(data, indices, "cpu")
-            batch.pop("labels")
-            for index, row in zip(indices, model(**batch).logits.float().tolist(), strict=True):
-                found[index] = row
-    return found
 
 
 def _taught(teacher: Teacher) -> Loss:

@@ -5,7 +5,7 @@ what they cost on ONNX Runtime in fp32; Optimal Brain Surgeon says what each cos
 dynamic program finds the sizes with the least error within the time, for each number of layers that leaves, and the
 candidate with the least loss on training examples is taken (ZipLM, Kurtic et al., arXiv 2302.04089). The engine of the
 result is built and timed; as long as its speed is more than ``tolerance`` off, the time that is aimed at is corrected.
-Faster than that is what has the least loss of all without whole layers, and nothing else cut: then it is taken as it is.
+Where leaving out whole layers costs least of all, and that alone is faster than asked, nothing is put back.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from toolchain.core import registry
 from toolchain.core.errors import ModelError, require
 from toolchain.core.log import logger
 from toolchain.core.stage import Context, Ge, Gt, Le, Lt, Metrics, StageConfig
+from toolchain.engines import _timed
 from toolchain.model import checkpoint, export, surgery
 from toolchain.model.anatomy import anatomy, layers_of
 from toolchain.model.encoded import Encoded
@@ -76,15 +77,9 @@ class Config(StageConfig):
 
 
 def fingerprint(config: Config) -> dict[str, Any]:
-    """What the times depend on: the engine, and the machine, because a measurement is not another machine's."""
-    import os
-    import platform
-
-    module = registry.get("engines", "onnxruntime").module
-    versions = {"export": export.VERSION, "engine": module.VERSION}
-    return {
-        **module.fingerprint(module.Config()), "logical_cpus": os.cpu_count(), "host": platform.node(), **versions,
-    }  # fmt: skip
+    """What the times depend on."""
+    versions = {"export": export.VERSION, "engine": registry.get("engines", "onnxruntime").module.VERSION}
+    return {**_timed.fingerprint("onnxruntime"), **versions}
 
 
 def tunes(config: Config) -> bool:

@@ -20,8 +20,6 @@ arXiv 1906.10771: the energy lost times the mean squared gradient of what the la
 from __future__ import annotations
 
 import json
-import os
-import platform
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -37,7 +35,7 @@ from toolchain.compress._stopwatch import stopwatch
 from toolchain.core.errors import ModelError, RecipeError, require
 from toolchain.core.log import logger, progress
 from toolchain.core.stage import Context, Ge, Gt, Le, Lt, Metrics, StageConfig
-from toolchain.engines import onnxruntime
+from toolchain.engines import _timed
 from toolchain.model import checkpoint
 from toolchain.model.train import TrainConfig
 
@@ -124,11 +122,8 @@ def tunes(config: Config) -> bool:
 
 
 def fingerprint(config: Config) -> dict[str, Any]:
-    """What measured times depend on: the engine, and the machine, because a measurement is not another machine's."""
-    if not tunes(config):
-        return {}
-    facts = onnxruntime.fingerprint(onnxruntime.Config())
-    return {**facts, "logical_cpus": os.cpu_count(), "host": platform.node()}
+    """What measured times depend on."""
+    return _timed.fingerprint("onnxruntime") if tunes(config) else {}
 
 
 def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:

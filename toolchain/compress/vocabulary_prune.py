@@ -65,6 +65,15 @@ def fingerprint(config: Config) -> dict[str, Any]:
     return {name: hashlib.sha256(_bytes(name)).hexdigest() for name in config.files}
 
 
+def fits(config: Config, shape: Any) -> tuple[str, str] | None:
+    """What is wrong with the files, and what to do, or None: said before anything runs."""
+    try:
+        fingerprint(config)
+    except DataError as error:
+        return error.message, error.hint
+    return None
+
+
 def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     """Prunes the vocabulary of a checkpoint.
 
@@ -101,6 +110,7 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     unseen.judge(model, "after")
     metrics: dict[str, Any] = {}
     if config.finetune is not None:
+        checkpoint.check_length(model.config, pruned, config.finetune.max_length)
         names, length = checkpoint.model_inputs(model, pruned), config.finetune.max_length
         splits = [encode(pruned, data.split(name), length, names) for name in ("train", "dev")]
         metrics = train(model, splits[0], splits[1], config.finetune, context)

@@ -33,8 +33,6 @@ Test is never read. It is the analysis that HAWQ makes of layers (Dong et al., a
 from __future__ import annotations
 
 import json
-import os
-import platform
 import random
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -46,11 +44,11 @@ import numpy as np
 
 from toolchain.compress import _time_table
 from toolchain.compress._stopwatch import stopwatch
-from toolchain.core import registry
 from toolchain.core.errors import DataError, RecipeError, require
 from toolchain.core.interrupt import held_back
 from toolchain.core.log import logger, progress
 from toolchain.core.stage import Context, Ge, Gt, Le, Lt, Metrics, StageConfig
+from toolchain.engines import _timed
 from toolchain.measure import panels
 from toolchain.measure.layer_costs import BLOCKS, MATRICES, channel_bytes
 from toolchain.measure.layer_trials import EMBEDDING, Bench, Dev, Trial
@@ -113,11 +111,8 @@ def tunes(config: Config) -> bool:
 
 
 def fingerprint(config: Config) -> dict[str, Any]:
-    """What measured times depend on: the engine, and the machine, because a measurement is not another machine's."""
-    if not config.time:
-        return {}
-    module = registry.get("engines", "onnxruntime").module
-    return {**module.fingerprint(module.Config()), "logical_cpus": os.cpu_count(), "host": platform.node()}
+    """What measured times depend on."""
+    return _timed.fingerprint("onnxruntime") if config.time else {}
 
 
 def measure(

@@ -236,6 +236,20 @@ def longest_input(config: Any, tokenizer: Any) -> int:
     return min(positions - offset, int(tokenizer.model_max_length))
 
 
+def check_length(config: Any, tokenizer: Any, max_length: int) -> None:
+    """Checks that a model reads inputs of so many tokens.
+
+    Raises:
+        ModelError: It does not.
+    """
+    longest = longest_input(config, tokenizer)
+    if max_length > longest:
+        raise ModelError(
+            f"max_length {max_length} is more than the {longest} tokens that this model reads",
+            f"set max_length to {longest} or less",
+        )
+
+
 def model_inputs(model: Any, tokenizer: Any) -> tuple[str, ...]:
     """Names of the inputs that this model reads, in the order of its signature."""
     import inspect

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +54,38 @@ def collate(data: Encoded, indices: Sequence[int], device: Any) -> dict[str, Any
     if data.teacher is not None:
         batch["teacher"] = torch.tensor([data.teacher[i] for i in indices], device=device)
     return batch
+
+
+def answers(model: Any, data: Encoded, batch_size: int = 64) -> Iterator[tuple[list[int], Any, Any]]:
+    """What a model answers, in batches sorted by length, without gradients.
+
+    Yields:
+        Indices of the examples, their labels ``[batch]`` and the logits ``[batch, classes]``, fp32, where the model is.
+    """
+    import torch
+
+    device = next(model.parameters()).device
+    order = sorted(range(len(data.labels)), key=lambda i: len(data.inputs[i]["input_ids"]))
+    model.eval()
+    for start in range(0, len(order), batch_size):
+        indices = order[start : start + batch_size]
+        with torch.inference_mode():
+            batch = collate(data, indices, device)
+            known = batch.pop("labels")
+            found = model(**batch).logits.float()
+        yield indices, known, found
+
+
+def logits(model: Any, data: Encoded, threads: int) -> list[list[float]]:
+    """A model's logits on encoded examples, ``[examples][classes]``, in their order."""
+    import torch
+
+    torch.set_num_threads(threads)
+    found: list[list[float]] = [[] for _ in data.labels]
+    for indices, _, batch in answers(model, data):
+        for index, row in zip(indices, batch.tolist(), strict=True):
+            found[index] = row
+    return found
 
 
 def batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:

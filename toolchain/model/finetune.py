@@ -54,12 +54,7 @@ def _finetune(source: Path, out: Path, config: Config, context: Context) -> Metr
     data = context.dataset()
     tokenizer = checkpoint.load_tokenizer(source)
     model = checkpoint.load_for_training(source, data.labels, context.seed)
-    longest = checkpoint.longest_input(model.config, tokenizer)
-    if config.max_length > longest:
-        raise ModelError(
-            f"max_length {config.max_length} is more than the {longest} tokens that this model reads",
-            f"set max_length to {longest} or less",
-        )
+    checkpoint.check_length(model.config, tokenizer, config.max_length)
     names = checkpoint.model_inputs(model, tokenizer)
     encoded = {name: encode(tokenizer, data.split(name), config.max_length, names) for name in ("train", "dev")}
     cut = sum(len(row["input_ids"]) == config.max_length for row in encoded["train"].inputs)

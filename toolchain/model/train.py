@@ -20,7 +20,7 @@ from toolchain.core.errors import ModelError, require
 from toolchain.core.interrupt import held_back
 from toolchain.core.log import logger, progress
 from toolchain.core.stage import Context, Ge, Gt, Le, Lt, StageConfig
-from toolchain.model.encoded import Encoded, batches, collate
+from toolchain.model.encoded import Encoded, answers, batches, collate
 
 #: loss(model, batch) → scalar; a batch holds the model's inputs and ``labels``, tensors on the model's device.
 Loss = Callable[[Any, dict[str, Any]], Any]
@@ -209,18 +209,11 @@ def accuracy(model: Any, data: Encoded, batch_size: int = 64) -> tuple[float, fl
     """Accuracy and mean cross-entropy of a model on encoded examples."""
     import torch
 
-    device = next(model.parameters()).device
-    order = sorted(range(len(data.labels)), key=lambda i: len(data.inputs[i]["input_ids"]))
-    model.eval()
-    correct, summed = 0, 0.0
-    with torch.inference_mode():
-        for start in range(0, len(order), batch_size):
-            batch = collate(data, order[start : start + batch_size], device)
-            labels = batch.pop("labels")
-            logits = model(**batch).logits.float()
-            correct += int((logits.argmax(-1) == labels).sum())
-            summed += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
-    return correct / len(order), summed / len(order)
+    correct, summed, count = 0, 0.0, len(data.labels)
+    for _, labels, logits in answers(model, data, batch_size):
+        correct += int((logits.argmax(-1) == labels).sum())
+        summed += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
+    return correct / count, summed / count
 
 
 def _finish_epoch(

@@ -10,8 +10,6 @@ Unlike ``static_int8``, it neither smooths outliers nor corrects biases.
 
 from __future__ import annotations
 
-import os
-import platform
 import shutil
 import statistics
 import tempfile
@@ -30,6 +28,7 @@ from toolchain.core.errors import EngineError, ModelError, RecipeError
 from toolchain.core.log import logger, progress
 from toolchain.core.session import ConcurrentSession, Session
 from toolchain.core.stage import Context, Ge, Gt, Le, Metrics, StageConfig
+from toolchain.engines import _timed
 from toolchain.engines._artifact import read_engine
 from toolchain.model import checkpoint, graph, labels, tokens
 from toolchain.optimize import _half, _int8, dynamic_int8, static_int8
@@ -118,9 +117,8 @@ def gives(config: Config, taken: str) -> str:
 
 
 def fingerprint(config: Config) -> dict[str, Any]:
-    """What the times depend on: the engine, and the machine, because a measurement is not another machine's."""
-    module = registry.get("engines", config.engine).module
-    return {**module.fingerprint(module.Config()), "logical_cpus": os.cpu_count(), "host": platform.node()}
+    """What the times depend on."""
+    return _timed.fingerprint(config.engine)
 
 
 def tunes(config: Config) -> bool:

@@ -1,0 +1,19 @@
+"""What times on an engine depend on, for the keys of artifacts that measured times decide."""
+
+from __future__ import annotations
+
+import os
+import platform
+from typing import Any
+
+from toolchain.core import registry
+
+
+def fingerprint(engine: str) -> dict[str, Any]:
+    """The engine's own facts, and which machine it is: a time is not another machine's.
+
+    Args:
+        engine: Name of the engine, a file of ``engines/``.
+    """
+    module = registry.get("engines", engine).module
+    return {**module.fingerprint(module.Config()), "logical_cpus": os.cpu_count(), "host": platform.node()}
