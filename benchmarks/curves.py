@@ -51,7 +51,7 @@ CURVES: dict[str, tuple[str, tuple[float, ...], dict[str, tuple[str, dict[str, A
     ),
     "sparsity": (
         "part of the encoder's weights that is zero, trained",
-        (0.7, 0.8, 0.9),
+        (0.8, 0.9),
         {
             "magnitude": ("magnitude_prune", {"scope": "local", "finetune": {}}, "sparsity"),
             "movement": ("movement_prune", {"scope": "local", "finetune": {}}, "sparsity"),

@@ -301,6 +301,23 @@ def test_zeros_of_one_technique_outlive_the_training_of_the_next(tmp_path: Path)
     assert (before != after).any()
 
 
+def test_movement_takes_zeros_that_are_there_for_a_part_of_what_is_asked(tmp_path: Path) -> None:
+    first, _ = pruned(magnitude_prune, tmp_path / "first", sparsity=0.6)
+    for asked, reached in ((0.5, 0.6), (0.8, 0.8)):
+        _, metrics = pruned(
+            movement_prune, tmp_path / str(asked), source=first, sparsity=asked, finetune=TRAINING, ramp=0.5
+        )
+        assert metrics["sparsity"] == pytest.approx(reached, abs=0.02)
+
+
+@pytest.mark.parametrize("remove", [Remove(ffn=0.5), Remove(heads=0.5)])
+def test_what_fills_zeros_says_so(tmp_path: Path, remove: Remove, caplog: pytest.LogCaptureFixture) -> None:
+    first, _ = pruned(magnitude_prune, tmp_path / "first", sparsity=0.6)
+    assert not caplog.records
+    pruned(gradient_prune, tmp_path / "next", source=first, criterion="obs", remove=remove)
+    assert "obs computes weights anew: zeros of an earlier pruning are filled" in caplog.text
+
+
 def test_an_architecture_that_cannot_be_cut_can_have_zeros(tmp_path: Path) -> None:
     source = classifier_folder("distilbert")
     _, metrics = pruned(magnitude_prune, tmp_path / "zeros", source=source, sparsity=0.5)

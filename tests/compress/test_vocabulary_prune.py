@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from tests.builders import LABELS, SENTENCES, checkpoint_folder, context
 from tests.model.test_export import made
-from toolchain.compress import _vocabulary, vocabulary_prune
+from toolchain.compress import _vocabulary, magnitude_prune, vocabulary_prune
 from toolchain.core.data import Dataset, Split
 from toolchain.core.errors import DataError, ModelError
 from toolchain.model import checkpoint
@@ -189,6 +189,20 @@ def test_tokens_of_more_files_stay_and_their_content_is_in_the_key(tmp_path: Pat
     path.write_bytes(b"caf\xe9")
     with pytest.raises(DataError, match="is not UTF-8 from byte 3"):
         pruned(source_of("bert"), tmp_path / "latin", files=(str(path),))
+
+
+def test_zeros_of_an_earlier_pruning_outlive_its_training(tmp_path: Path) -> None:
+    given, out = tmp_path / "given", tmp_path / "out"
+    for folder in (given, out, tmp_path / "work"):
+        folder.mkdir()
+    around = context(tmp_path / "work")
+    magnitude_prune.apply(source_of("bert"), given, magnitude_prune.Config(sparsity=0.6), around)
+    training = TrainConfig(epochs=1, batch_size=4, learning_rate=1e-3, max_length=32)
+    vocabulary_prune.apply(given, out, vocabulary_prune.Config(finetune=training), around)
+    name = "bert.encoder.layer.0.intermediate.dense.weight"
+    before, after = (load_file(folder / "model.safetensors")[name] for folder in (given, out))
+    assert ((before == 0) == (after == 0)).all()
+    assert (before != after).any()
 
 
 def test_training_afterwards_is_reported_and_repeatable(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def test_compressed_but_no_faster_is_size_only(tmp_path: Path) -> None:
     assert {name: line["marks"] for name, line in lines.items()} == {
         "int8/ort": [],
         "base/ort": ["baseline"],
-        "zeros/ort": ["size only"],
+        "zeros/ort": ["no gain"],
     }
     gate = next(gate for gate in lines["zeros/ort"]["gates"] if gate["gate"] == "never slower")
     assert not gate["passed"]

@@ -55,6 +55,43 @@ def test_a_problem_stands_at_its_line_and_column(tmp_path: Path) -> None:
     assert _problems(tmp_path, text)[0].startswith("r.yaml:3:27: stages[0] finetune: unknown setting 'lerning_rate'")
 
 
+def test_a_setting_within_a_setting_is_named_whole_with_its_neighbours(tmp_path: Path) -> None:
+    text = BASE.replace("[export]", "[{magnitude_prune: {finetune: {epochz: 1}}}, export]", 1)
+    found = _problems(tmp_path, text)[0]
+    assert "magnitude_prune: unknown setting 'finetune.epochz'" in found
+    assert "did you mean 'epochs'?" in found
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "says"),
+    [
+        ("remove: {layers: 1}", "remove: {layers: 1}", "magnitude_prune of model: remove.layers: 1 of 1 layers cannot"),
+        ("remove: {layers: [0]}", "sparsity: [0.5, 0.5]", "sparsity: 2 parts, and the model has 1 layers"),
+        ("sparsity: 0.5", "structure: block, block: [8, 1000]", "block: sides of 1000 do not divide the model's width"),
+    ],
+)
+def test_a_technique_is_judged_by_the_shape_that_those_before_it_leave(
+    tmp_path: Path, first: str, second: str, says: str
+) -> None:
+    items = f"{{magnitude_prune: {{{first}}}}}, {{magnitude_prune: {{{second}}}}}"
+    text = f"model: scratch:bert-2x64\nvariants: {{base: [finetune, {items}, export]}}\n"
+    assert says in _problems(tmp_path, text)[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ("ranks: {9.query: 16}", "ranks: '9.query' fits none of the matrices"),
+        ("ranks: {0.query: 16}, layers: [key]", "ranks: '0.query' fits none of the matrices"),
+        ("rank: 64", "rank: 64 is no lower rank than the model's width, 64"),
+        ("layers: [], embedding: 1000", "embedding: 1000 is no lower rank"),
+    ],
+)
+def test_ranks_are_held_against_the_models_shape(tmp_path: Path, settings: str, says: str) -> None:
+    text = f"model: scratch:bert-2x64\nvariants: {{base: [finetune, {{low_rank: {{{settings}}}}}, export]}}\n"
+    assert says in _problems(tmp_path, text)[0]
+
+
 def test_all_problems_come_at_once_in_the_order_of_the_document(tmp_path: Path) -> None:
     text = BASE.replace("epochs: 2", "epochs: 0").replace("dynamic_int8]", "dynamc_int8]") + "seed: 1\nseeds: [a]\n"
     count, *lines = _problems(tmp_path, text)

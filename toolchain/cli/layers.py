@@ -34,6 +34,8 @@ def sensitivity_command(target: str, **settings: Any) -> int:
 
     store: Store = settings["store"]
     direct = Path(target).suffix not in (".yaml", ".yml")
+    if direct and not settings["task"]:
+        raise click.UsageError(f"--task is missing: {target} is measured on the dev examples of its task")
     own, others = _own(settings["sets"], direct)
     recipe = stages.recipe_of([target], [], settings | {"sets": others})
     made = plan.sensitivity(recipe, _config(own))
@@ -128,7 +130,8 @@ def allocate_command(
     """Give each layer the settings that cost the least on dev within a budget, as a variant of a recipe.
 
     SENSITIVITY is what 'toolchain sensitivity' has made: a folder, the start of its key, or sensitivity.json. With -o,
-    a whole recipe is written, which runs it beside the dense model and one setting for all layers of the same budget.
+    a whole recipe is written, which runs it beside the dense model and the best single setting for all layers
+    within the budget.
     """
     from toolchain.deliver import allocate as written
     from toolchain.deliver import layers
@@ -140,6 +143,8 @@ def allocate_command(
         raise click.UsageError("give one budget: --size 0.5, --flops 0.5 or --time 0.5")
     ((measure, part),) = given.items()
     record, _ = layers.read(sensitivity, store)
+    if techniques is not None and not techniques.strip(" ,"):
+        raise click.UsageError("--techniques is empty: name some of heads, ffn, rank, sparsity, bits")
     names = [name.strip() for name in techniques.split(",") if name.strip()] if techniques is not None else None
     chosen = allocation.chosen(record, measure, names)
     found = allocation.allocate(record, measure, part, chosen, by)

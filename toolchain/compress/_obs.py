@@ -21,7 +21,7 @@ from toolchain.compress._targets import Target
 from toolchain.core.errors import require
 from toolchain.core.log import progress
 from toolchain.core.stage import Context, Metrics
-from toolchain.model import checkpoint
+from toolchain.model import checkpoint, zeros
 from toolchain.model.anatomy import layers_of
 from toolchain.model.encoded import Encoded, collate
 
@@ -58,6 +58,7 @@ def surgeon(source: Path, out: Path, config: _pruning.PruneConfig, context: Cont
     """
     model, tokenizer = checkpoint.load_model(source), checkpoint.load_tokenizer(source)
     before = _pruning.size(model)
+    zeros.warn_of_loss(model, "obs")
     _pruning.remove_first(model, config, _pruning.Scores(model, tokenizer, taylor, context, samples))
     masks = _pruning.Masks(model, config, taylor)
     data = sample(model, tokenizer, context, samples)

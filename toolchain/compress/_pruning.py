@@ -9,6 +9,7 @@ smaller model.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -196,6 +197,10 @@ def check(model: Any, config: PruneConfig) -> None:
 def fits(config: PruneConfig, shape: Shape) -> tuple[str, str] | None:
     """Why a model of this shape cannot be pruned so, and what to do; None where it can."""
     lists = {"sparsity": config.sparsity}
+    uneven = [side for side in config.block or () if shape.hidden % side]
+    if uneven:
+        said = f"block: sides of {' and '.join(map(str, uneven))} do not divide the model's width of {shape.hidden}"
+        return said, "choose a block whose sides divide those of every matrix"
     if config.remove is not None:
         lists |= {"remove.heads": config.remove.heads, "remove.ffn": config.remove.ffn}
         layers, depth = config.remove.layers, shape.layers
@@ -212,6 +217,17 @@ def fits(config: PruneConfig, shape: Shape) -> tuple[str, str] | None:
             count = shape.physical
             return f"{name}: {len(value)} parts, and the model has {count} layers", f"give one number, or {count}"
     return None
+
+
+def leaves(config: PruneConfig, shape: Shape) -> Shape:
+    """The shape of a model after it is pruned."""
+    layers = config.remove.layers if config.remove is not None else 0
+    gone = len(set(layers)) if isinstance(layers, tuple) else layers
+    shared = shape.physical < shape.layers
+    hidden = 0 if config.remove is not None and config.remove.hidden else shape.hidden
+    return dataclasses.replace(
+        shape, layers=shape.layers - gone, physical=shape.physical - (0 if shared else gone), hidden=hidden
+    )
 
 
 class Masks:

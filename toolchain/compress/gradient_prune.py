@@ -21,10 +21,10 @@ from typing import Annotated, Literal
 
 from toolchain.compress._criteria import fisher, taylor
 from toolchain.compress._obs import surgeon
-from toolchain.compress._pruning import PruneConfig, fits, prune
+from toolchain.compress._pruning import PruneConfig, fits, leaves, prune
 from toolchain.core.stage import Context, Ge, Le, Metrics
 
-__all__ = ["Config", "apply", "fits"]
+__all__ = ["Config", "apply", "fits", "leaves"]
 
 VERSION = 1
 LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate")

@@ -30,7 +30,7 @@ from toolchain.core.errors import ModelError, require
 from toolchain.core.log import logger
 from toolchain.core.stage import Context, Ge, Gt, Le, Lt, Metrics, StageConfig
 from toolchain.engines import _timed
-from toolchain.model import checkpoint, export, surgery
+from toolchain.model import checkpoint, export, surgery, zeros
 from toolchain.model.anatomy import anatomy, layers_of
 from toolchain.model.encoded import Encoded
 from toolchain.model.train import TrainConfig, accuracy, processes
@@ -123,6 +123,7 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     tokenizer = checkpoint.load_tokenizer(source)
     model = checkpoint.load_model(source)
     before = _pruning.size(model)
+    zeros.warn_of_loss(model, "latency_prune")
     context.work.mkdir(parents=True, exist_ok=True)
     cut, chosen = context.work / "cut", context.work / "chosen.json"
     while processes()[0] and not chosen.is_file():
@@ -175,9 +176,10 @@ class _Search:
                 aim *= reached / asked
             else:
                 raise ModelError(
-                    f"latency_prune: {asked:g} times as fast was not reached within {self.config.tolerance:.0%} in "
+                    f"{asked:g} times as fast was not reached within {self.config.tolerance:.0%} in "
                     f"{len(tries)} tries: {', '.join(f'{t:.2f}' for t in tries)}",
-                    "the machine may be busy: run again, with more rounds; or let whole layers leave (layers: true)",
+                    "the machine may be busy: run again, with more rounds or a wider tolerance, or ask for one of "
+                    "those" + ("" if self.config.layers else "; or let whole layers leave: layers: true"),
                 )
         folder.rename(out)
         shutil.rmtree(work)
@@ -189,7 +191,7 @@ class _Search:
         most = 1 / max(1e-6, table.of(least))
         if most < self.config.speedup:
             raise ModelError(
-                f"latency_prune: speedup {self.config.speedup:g} cannot be had: with one head and "
+                f"speedup {self.config.speedup:g} cannot be had: with one head and "
                 f"{self.config.multiple_of} neurons in {'one layer' if self.config.layers else 'each layer'} "
                 f"this model is {most:.2f} times as fast",
                 f"ask for less than {most:.2f}" + ("" if self.config.layers else ", or let layers leave: layers: true"),
@@ -206,7 +208,7 @@ class _Search:
                 candidates.append((self._loss(self._cut(plan)), gone, plan))
         if not candidates:
             raise ModelError(
-                f"latency_prune: no sizes are as fast as {1 / aim:.2f} times by the table of times",
+                f"no sizes are as fast as {1 / aim:.2f} times by the table of times",
                 "ask for a smaller speedup",
             )
         return min(candidates)[2]

@@ -24,6 +24,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -36,7 +37,8 @@ from toolchain.core.errors import ModelError, RecipeError, require
 from toolchain.core.log import logger, progress
 from toolchain.core.stage import Context, Ge, Gt, Le, Lt, Metrics, StageConfig
 from toolchain.engines import _timed
-from toolchain.model import checkpoint
+from toolchain.model import checkpoint, zeros
+from toolchain.model.source import Shape
 from toolchain.model.train import TrainConfig
 
 VERSION = 1
@@ -126,6 +128,22 @@ def fingerprint(config: Config) -> dict[str, Any]:
     return _timed.fingerprint("onnxruntime") if tunes(config) else {}
 
 
+def fits(config: Config, shape: Shape) -> tuple[str, str] | None:
+    """Why a model of this shape cannot be factorized so, and what to do; None where its shape does not tell."""
+    names = [f"{index}.{part}" for index in range(shape.physical) for part in config.layers]
+    for pattern in config.ranks or {}:
+        if pattern != EMBEDDING and not any(fnmatchcase(name, pattern) for name in names):
+            return (
+                f"ranks: {pattern!r} fits none of the matrices that layers allows",
+                f"there are {', '.join(names)}; a pattern is, for example, '*.ffn_in'",
+            )
+    given = {"rank": config.rank, "embedding": config.embedding}
+    for name, rank in given.items():
+        if rank is not None and 0 < shape.hidden <= rank:
+            return f"{name}: {rank} is no lower rank than the model's width, {shape.hidden}", "ask for less"
+    return None
+
+
 def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     """Factorizes a checkpoint.
 
@@ -146,6 +164,8 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     """
     require("torch", "torch").set_num_threads(context.threads)
     model, tokenizer = checkpoint.load_model(source), checkpoint.load_tokenizer(source)
+    if config.layers:
+        zeros.warn_of_loss(model, "low_rank")
     before, named = checkpoint.count_parameters(model), config.ranks or {}
     found = matrices(model, config.layers, embedding=config.embedding is not None or EMBEDDING in named)
     given = given_ranks(found, config.rank, named, config.embedding, config.multiple_of)

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toolchain.compress._criteria import magnitude
-from toolchain.compress._pruning import PruneConfig, fits, prune
+from toolchain.compress._pruning import PruneConfig, fits, leaves, prune
 from toolchain.core.stage import Context, Metrics
 
-__all__ = ["Config", "apply", "fits"]
+__all__ = ["Config", "apply", "fits", "leaves"]
 
 VERSION = 2
 LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate")

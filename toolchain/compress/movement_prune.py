@@ -22,14 +22,14 @@ from typing import Annotated, Any, Literal
 
 from toolchain.compress import _pruning
 from toolchain.compress._criteria import movement
-from toolchain.compress._pruning import fits
+from toolchain.compress._pruning import fits, leaves
 from toolchain.compress._recovery import recover
 from toolchain.core.errors import require
 from toolchain.core.stage import Context, Ge, Gt, Le, Lt, Metrics
 from toolchain.model import checkpoint
 from toolchain.model.train import Hooks, TrainConfig
 
-__all__ = ["Config", "apply", "fits"]
+__all__ = ["Config", "apply", "fits", "leaves"]
 
 VERSION = 1
 LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate")
@@ -105,9 +105,11 @@ class _Learned:
         self._parametrize = require("torch.nn.utils.parametrize", "torch")
         self.model, self.masks, self.config = model, masks, config
         self.masked: dict[Any, Masked] = {}
+        self.zero: dict[Any, Any] = {}
         self.reached = 0.0
         for target in masks.targets:
             module, name = model.get_submodule(target.name), "weight"
+            self.zero[target] = target.pool((module.weight.detach() != 0).float()) == 0
             self.masked[target] = Masked(target, module.weight)
             self._parametrize.register_parametrization(module, name, self.masked[target])
 
@@ -148,7 +150,11 @@ class _Learned:
 
     def _mask(self, *, final: bool) -> None:
         torch = require("torch", "torch")
-        scores: Mapping[Any, Any] = {target: masked.scores.detach() for target, masked in self.masked.items()}
+        # What was zero before counts towards what is asked, and is never kept.
+        scores: Mapping[Any, Any] = {
+            target: masked.scores.detach().masked_fill(self.zero[target].to(masked.scores.device), -torch.inf)
+            for target, masked in self.masked.items()
+        }
         if self.config.mode == "hard" or final:
             self.masks.choose(scores, 1.0 if final else self.reached)
         else:

@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from toolchain.compress import _vocabulary as vocabulary
+from toolchain.compress._recovery import recover
 from toolchain.core.data import Split
 from toolchain.core.errors import DataError, ModelError, require
 from toolchain.core.registry import suggest
 from toolchain.core.stage import Context, Ge, Metrics, StageConfig
 from toolchain.model import checkpoint
 from toolchain.model.encoded import Encoded, encode
-from toolchain.model.train import TrainConfig, accuracy, train
+from toolchain.model.train import TrainConfig, accuracy
 
 VERSION = 1
 LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate")
@@ -110,10 +111,7 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     unseen.judge(model, "after")
     metrics: dict[str, Any] = {}
     if config.finetune is not None:
-        checkpoint.check_length(model.config, pruned, config.finetune.max_length)
-        names, length = checkpoint.model_inputs(model, pruned), config.finetune.max_length
-        splits = [encode(pruned, data.split(name), length, names) for name in ("train", "dev")]
-        metrics = train(model, splits[0], splits[1], config.finetune, context)
+        metrics = recover(model, pruned, source, config.finetune, None, context)
         unseen.judge(model, "trained")
     checkpoint.save_like(model, pruned, source, out)
     parameters = checkpoint.count_parameters(model)

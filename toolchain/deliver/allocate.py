@@ -141,7 +141,7 @@ def _settled(value: Any) -> Any:
 
 def _notes(found: Allocation, alike: Allocation | None) -> str:
     said = {"divergence": "divergence on dev", "loss": "increase of the dev loss"}[found.by]
-    lines = [f"{100 * found.left:.1f} % of the {WORDS[found.measure]} remain; predicted {said}: {found.cost:.4f}"]
+    lines = [f"{100 * found.left:.1f} % of the {WORDS[found.measure]} remain; predicted {said}: {found.cost:.3g}"]
     if alike:
         lines.append(f"one setting for all layers: {100 * alike.left:.1f} %, {alike.cost:.4f}")
     if any("sparsity" in own for own in found.layers):

@@ -48,6 +48,11 @@ def read(reference: str, store: Store) -> tuple[dict[str, Any], Artifact | None]
             f"{path} is missing", "give what 'toolchain sensitivity' has written: a folder, a key, or the file"
         ) from error
     except ValueError as error:
+        if path.name != SENSITIVITY_FILE:
+            raise ToolchainError(
+                f"{path} is not a sensitivity",
+                "give what 'toolchain sensitivity' has written: a folder, a key, or the file",
+            ) from error
         raise StoreError(f"{path} is damaged: {error}", "measure again: toolchain sensitivity CHECKPOINT") from error
     if not isinstance(found, dict) or not {"version", "dense", "layers", "tables", "rows"} <= set(found):
         raise ToolchainError(

@@ -115,6 +115,11 @@ def apply(config: Config, out: Path, context: Context) -> Metrics:
 
 
 def _adopt_checkpoint(config: Config, out: Path, context: Context) -> Metrics:
+    if config.path.startswith("scratch:"):
+        raise ModelError(
+            f"{config.path} is a new model, and this takes one that is fine-tuned",
+            "give a checkpoint folder, or a recipe that fine-tunes it",
+        )
     folder = source.fetch(source.resolve(config.path))
     model = checkpoint.load_model(folder)
     tokenizer = checkpoint.load_tokenizer(Path(config.tokenizer).expanduser() if config.tokenizer else folder)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from toolchain.core.errors import require
+from toolchain.core.log import logger
 
 
 def standing(model: Any) -> dict[str, Any]:
@@ -22,6 +23,12 @@ def standing(model: Any) -> dict[str, Any]:
             if not bool(kept.all()):
                 found[name] = kept
     return found
+
+
+def warn_of_loss(model: Any, what: str) -> None:
+    """Says so when a model has zeros, and what is done to it computes weights anew."""
+    if standing(model):
+        logger.warning("    %s computes weights anew: zeros of an earlier pruning are filled; set zeros after it", what)
 
 
 def keeping(model: Any, kept: dict[str, Any]) -> Callable[[], None]:

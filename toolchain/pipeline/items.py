@@ -164,21 +164,21 @@ def check_order(problems: Problems, items: Sequence[Item], path: tuple[Any, ...]
 def check_fit(
     problems: Problems, items: Sequence[Item], path: tuple[Any, ...], model: str, spec: str, recipe: Path | None
 ) -> None:
-    """What a technique asks of a model that the model's config already refuses: an unknown layer, all layers gone.
-
-    Only the first compression is judged: those behind it get a model of another shape.
-    """
-    first = next((item for item in items if item.stage == "compress"), None)
-    fits = getattr(first.technique.module, "fits", None) if first else None
-    if first is None or fits is None or (items and items[0].stage == "adopt"):
+    """What a technique asks of a model that the model's config already refuses: an unknown layer, all layers gone."""
+    compressions = [item for item in items if item.stage == "compress"]
+    if not compressions or items[0].stage == "adopt":
         return
     try:
         shape = source.shape(source.resolve(spec, recipe.parent if recipe else None))
     except ModelError:
         return  # said when the model is looked for
-    refusal = fits(first.config, shape) if shape else None
-    if refusal:
-        problems.add(path, f"{first.label} of {model}: {refusal[0]}", refusal[1])
+    for item in compressions:
+        module = item.technique.module
+        refusal = module.fits(item.config, shape) if shape and hasattr(module, "fits") else None
+        if refusal:
+            problems.add(path, f"{item.label} of {model}: {refusal[0]}", refusal[1])
+            return
+        shape = module.leaves(item.config, shape) if shape and hasattr(module, "leaves") else shape
 
 
 def mapping(problems: Problems, value: Any, path: tuple[Any, ...]) -> Mapping[str, Any]:

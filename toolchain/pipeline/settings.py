@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 from toolchain.core.registry import suggest
 from toolchain.core.stage import Ge, StageConfig
@@ -110,6 +110,17 @@ def _adapter(config: type[Any]) -> Any:
     return TypeAdapter(config)
 
 
+def _holder(config: type[Any], places: Sequence[Any]) -> type[Any]:
+    """The dataclass that holds a setting, by the names of the settings that it is in."""
+    for place in places:
+        hint = get_type_hints(config).get(str(place))
+        inner = next((kind for kind in (hint, *get_args(hint)) if dataclasses.is_dataclass(kind)), None)
+        if not isinstance(inner, type):
+            break
+        config = inner
+    return config
+
+
 def _explain(problems: Problems, config: type[Any], item: Any, path: tuple[Any, ...], label: str) -> None:
     """One pydantic error in the recipe's words, at the place it is about."""
     inside = _inside(item)
@@ -118,8 +129,8 @@ def _explain(problems: Problems, config: type[Any], item: Any, path: tuple[Any, 
     value, context = item["input"], item.get("ctx", {})
     kind = item["type"]
     if kind in ("unexpected_keyword_argument", "extra_forbidden"):
-        fields = [f.name for f in dataclasses.fields(config)]
-        problems.add((*path, *inside), f"{label}: unknown setting {inside[-1]!r}", suggest(str(inside[-1]), fields))
+        fields = [f.name for f in dataclasses.fields(_holder(config, inside[:-1]))]
+        problems.add((*path, *inside), f"{label}: unknown setting {name!r}", suggest(str(inside[-1]), fields))
         return
     if kind == "missing":
         problems.add(path, f"{where} is missing")

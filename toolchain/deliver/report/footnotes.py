@@ -12,6 +12,7 @@ from toolchain.measure.gates import GATES
 MARKS = {
     "baseline": "CR, IS and the change of accuracy are against this one, of the same model",
     "size only": "compressed, and nowhere measurably faster than its baseline: not to be shipped for speed",
+    "no gain": "compressed, and neither smaller nor anywhere measurably faster than its baseline, as zeros are",
     "slower": "faster than its baseline elsewhere, and measurably slower at the batch size named",
     "labels lost": "parity failed: a pass or the engine changed more labels than it may: never recommended",
     "unfused": "the runtime has not fused all that this architecture lets it fuse: never recommended",

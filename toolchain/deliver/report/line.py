@@ -25,6 +25,9 @@ FAILED = {
     "isa": "VNNI only",
 }  # fmt: skip
 
+#: An engine is smaller when its baseline is more than so many times as large.
+SMALLER = 1.01
+
 #: Both ways of timing: the engine alone, and with the tokenizer before it.
 SCOPES = ("engine", "end_to_end")
 
@@ -149,7 +152,7 @@ class Line:
         """What a reader must know beside the numbers."""
         found = ["baseline"] if self.row.baseline else []
         if self.size_only:
-            found.append("size only")
+            found.append("size only" if (self.compression or 0) > SMALLER else "no gain")
         elif self.row.compressed:
             found += [f"slower at {setting}" for setting, ratio in self.speedup_of("engine").items() if ratio.high < 1]
         found += [FAILED[gate] for gate in self.failures if gate in FAILED]
