@@ -15,8 +15,9 @@ _PAD = 256 * 2**20
 def keep_freed() -> bool:
     """Makes glibc reuse memory that is freed, in place of giving it back to the system.
 
-    A step of training frees and asks for the same large tensors again and again. By default each is mapped and unmapped;
-    the system clears every page anew, which can take more time than the arithmetic (``benchmarks/training.py``).
+    A step of training frees and asks for the same large tensors again and again. By default each is mapped and
+    unmapped, and the system clears every page anew, which can take more time than the arithmetic
+    (``benchmarks/training.py``).
     What the process holds stays at its peak until it ends.
 
     Returns:
