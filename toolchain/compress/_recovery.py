@@ -61,21 +61,48 @@ def recover(
     Raises:
         ModelError: The longest input is more than the model reads.
     """
-    checkpoint.check_length(model.config, tokenizer, training.max_length)
-    hooks = _keeping_zeros(model, hooks or Hooks())
-    data = context.dataset()
-    names = checkpoint.model_inputs(model, tokenizer)
-    examples, dev = (encode(tokenizer, data.split(name), training.max_length, names) for name in ("train", "dev"))
     task: Loss = cross_entropy
+    taught = None
     if teacher is not None:
+        names = checkpoint.model_inputs(model, tokenizer)
+        examples = encode(tokenizer, context.dataset().train, training.max_length, names)
         taught = logits(checkpoint.load_model(source), examples, context.threads)
-        examples, task = dataclasses.replace(examples, teacher=taught), _taught(teacher)
+        task = answers_loss(teacher.temperature, labels=1 - teacher.weight, logits=teacher.weight)
 
     def loss(model: Any, batch: dict[str, Any]) -> Any:
         more = added() if added else None
         return task(model, batch) if more is None else task(model, batch) + more
 
-    return train(model, examples, dev, training, context, loss=loss, hooks=hooks)
+    return learn(model, tokenizer, training, context, loss=loss, taught=taught, hooks=hooks)
+
+
+def learn(
+    model: Any, tokenizer: Any, training: TrainConfig, context: Context, *, loss: Loss,
+    taught: list[list[float]] | None = None, hooks: Hooks | None = None,
+) -> Metrics:  # fmt: skip
+    """Trains a model in place on the task; weights that are zero when it begins stay zero.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+        training: Settings of the training loop.
+        context: Seed, threads, data, and the folder whose state is resumed from.
+        loss: loss(model, batch) → scalar.
+        taught: A teacher's logits on the training examples, ``[examples][classes]``: ``teacher`` of a batch.
+        hooks: What the technique adds to the loop.
+
+    Returns:
+        What the training loop reports.
+
+    Raises:
+        ModelError: The longest input is more than the model reads.
+    """
+    checkpoint.check_length(model.config, tokenizer, training.max_length)
+    data = context.dataset()
+    names = checkpoint.model_inputs(model, tokenizer)
+    examples, dev = (encode(tokenizer, data.split(name), training.max_length, names) for name in ("train", "dev"))
+    examples = dataclasses.replace(examples, teacher=taught)
+    return train(model, examples, dev, training, context, loss=loss, hooks=_keeping_zeros(model, hooks or Hooks()))
 
 
 def _keeping_zeros(model: Any, hooks: Hooks) -> Hooks:
@@ -93,14 +120,25 @@ def _keeping_zeros(model: Any, hooks: Hooks) -> Hooks:
     return dataclasses.replace(hooks, after_step=both)
 
 
-def _taught(teacher: Teacher) -> Loss:
+def answers_loss(temperature: float, *, labels: float, logits: float) -> Loss:
+    """``labels · CE + logits · T² · KL(teacher ‖ student)``, both softened by the temperature T.
+
+    Args:
+        temperature: T, above 0.
+        labels: Weight of the labels.
+        logits: Weight of the teacher's answers.
+    """
+
     def loss(model: Any, batch: dict[str, Any]) -> Any:
         functional = require("torch.nn.functional", "torch")
         inputs = {name: value for name, value in batch.items() if name not in ("labels", "teacher")}
         found = model(**inputs).logits.float()
-        known = functional.log_softmax(batch["teacher"] / teacher.temperature, dim=-1)
-        learned = functional.log_softmax(found / teacher.temperature, dim=-1)
-        soft = functional.kl_div(learned, known, reduction="batchmean", log_target=True) * teacher.temperature**2
-        return (1 - teacher.weight) * functional.cross_entropy(found, batch["labels"]) + teacher.weight * soft
+        total = labels * functional.cross_entropy(found, batch["labels"])
+        if not logits:
+            return total
+        known = functional.log_softmax(batch["teacher"] / temperature, dim=-1)
+        learned = functional.log_softmax(found / temperature, dim=-1)
+        soft = functional.kl_div(learned, known, reduction="batchmean", log_target=True) * temperature**2
+        return total + logits * soft
 
     return loss

@@ -31,6 +31,7 @@ SINGLE = {
     "evaluate": "measure.evaluate",
     "time": "measure.timing",
     "sensitivity": "measure.sensitivity",
+    "teach": "model.teach",
 }
 
 
@@ -106,7 +107,7 @@ def get(folder: str, name: str) -> Technique:
 
 @cache
 def stage(name: str) -> Technique:
-    """The module of a stage that has one way to do it (finetune, export, evaluate, time, sensitivity)."""
+    """The module of a stage that has one way to do it (finetune, export, evaluate, time, sensitivity, teach)."""
     dotted = SINGLE[name]
     return Technique(name, dotted.split(".")[0], importlib.import_module(f"toolchain.{dotted}"))
 

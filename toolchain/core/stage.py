@@ -11,9 +11,9 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from toolchain.core.data import Dataset
 
-__all__ = ["DIALECTS", "STAGES", "Context", "Ge", "Gt", "Le", "Lt", "MinLen", "Stage", "StageConfig"]
+__all__ = ["DIALECTS", "STAGES", "Context", "Ge", "Gt", "Le", "Lt", "MinLen", "Stage", "StageConfig", "Teaching"]
 
-Kind = Literal["source", "checkpoint", "onnx", "engine", "evaluation", "timing", "sensitivity"]
+Kind = Literal["source", "checkpoint", "onnx", "engine", "evaluation", "timing", "sensitivity", "answers"]
 
 #: ONNX dialects, from the one that every engine takes to the one that only ONNX Runtime takes.
 DIALECTS = ("standard", "qdq", "qdq-asymmetric", "ort")
@@ -44,6 +44,7 @@ STAGES: dict[str, Stage] = {
     "evaluate": Stage("engine", "evaluation", "measure"),
     "time": Stage("engine", "timing", "measure"),
     "sensitivity": Stage("checkpoint", "sensitivity", "measure"),
+    "teach": Stage("checkpoint", "answers", "model"),
 }
 
 
@@ -59,6 +60,19 @@ class StageConfig:
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "allow_inf_nan": False}
 
 
+@dataclass(frozen=True)
+class Teaching:
+    """A teacher, and what it answers.
+
+    Attributes:
+        checkpoint: The teacher's checkpoint folder.
+        answers: Folder with its answers on the training examples, of stage ``teach``.
+    """
+
+    checkpoint: Path
+    answers: Path
+
+
 @dataclass(frozen=True, kw_only=True)
 class Context:
     """What a technique is handed besides its input and its settings.
@@ -68,12 +82,14 @@ class Context:
         seed: Seed of every random choice.
         threads: Threads to compute with.
         dataset: Loads the task's data (cached).
+        teachers: Those that the technique names, in that order.
     """
 
     work: Path
     seed: int
     threads: int
     dataset: Callable[[], Dataset]
+    teachers: tuple[Teaching, ...] = ()
 
 
 #: What a technique reports of its work, kept in the manifest: plain JSON values.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,9 @@ from toolchain.core.stage import DIALECTS
 from toolchain.model import source
 from toolchain.pipeline.document import Problems
 from toolchain.pipeline.settings import validate
+
+#: The teacher that is the checkpoint which is compressed itself.
+BEFORE = "before"
 
 #: Stages of a variant, in the only order they may stand in.
 ORDER = ("adopt", "finetune", "compress", "export", "optimize")
@@ -159,6 +162,27 @@ def check_order(problems: Problems, items: Sequence[Item], path: tuple[Any, ...]
         problems.add(path, "the variant is never exported", "add export: [export]")
     if not items:
         problems.add(path, "the variant is empty", "for example [export]")
+
+
+def teachers_of(item: Item) -> tuple[str, ...]:
+    """Who teaches in an item: :data:`BEFORE`, a stage or technique before it, ``MODEL.finetune``, a model's source."""
+    named = getattr(item.technique.module, "teachers", None)
+    return tuple(named(item.config)) if named else ()
+
+
+def check_teachers(problems: Problems, items: Sequence[Item], path: tuple[Any, ...], models: Collection[str]) -> None:
+    """A teacher is something that stands before its pupil, another model's fine-tuning, or a model from outside."""
+    before = [item.technique.name for item in items if item.stage == "finetune"]
+    for item in items:
+        for name in teachers_of(item):
+            allowed = [BEFORE, *before, *(f"{model}.finetune" for model in models)]
+            outside = "/" in name or name.startswith("package:") or Path(name).expanduser().exists()
+            if name not in allowed and not outside:
+                problems.add(
+                    path, f"{item.label}: teacher {name!r} is nothing that stands before it, and no folder or hub id",
+                    registry.suggest(name, allowed),
+                )  # fmt: skip
+        before += [item.technique.name] if item.stage == "compress" else []
 
 
 def check_fit(

@@ -12,12 +12,12 @@ from toolchain.core.errors import RecipeError
 from toolchain.core.stage import DIALECTS
 from toolchain.core.store import key_of
 from toolchain.measure.gates import PROVIDERS
-from toolchain.pipeline.items import Item, gives
+from toolchain.pipeline.items import BEFORE, Item, gives, teachers_of
 from toolchain.pipeline.recipe import Recipe
 from toolchain.pipeline.settings import plain
 
-#: Stages in the order in which they run; the last one stands beside them, on a command of its own.
-STAGES = ("adopt", "finetune", "compress", "export", "optimize", "build", "evaluate", "time", "sensitivity")
+#: Stages in the order in which they run; the last two stand beside them: a command of its own, and teachers' answers.
+STAGES = ("adopt", "finetune", "compress", "export", "optimize", "build", "evaluate", "time", "sensitivity", "teach")
 
 #: Stages whose result depends on the training seed.
 SEEDED = ("finetune", "compress", "optimize", "time", "sensitivity")
@@ -170,8 +170,9 @@ def _chain(plan: Plan, items: Iterable[Item], model: str, seed: int, variant: st
     for item in items:
         if STAGES.index(item.stage) > last:
             break
+        inputs = (*(step.id for step in chain[-1:]), *_teachers(plan, item, chain, seed, where))
         step = _add(
-            plan, item.stage, item.technique, item.config, tuple(step.id for step in chain[-1:]),
+            plan, item.stage, item.technique, item.config, inputs,
             source=_source(item, source), seed=seed,
             label=f"{shared}{variant} · {item.label}{where}" if item.stage in ("compress", "optimize") else
             f"{shared}{item.label}{where}",
@@ -179,6 +180,30 @@ def _chain(plan: Plan, items: Iterable[Item], model: str, seed: int, variant: st
         )  # fmt: skip
         chain.append(plan.steps[step])
     return chain
+
+
+def _teachers(plan: Plan, item: Item, chain: list[Step], seed: int, where: str) -> tuple[str, ...]:
+    """Ids of the checkpoints that teach an item, each followed by that of its answers."""
+    found: list[str] = []
+    for name in teachers_of(item):
+        model, _, stage = name.rpartition(".")
+        step = chain[-1] if name == BEFORE else next((s for s in reversed(chain) if s.technique.name == name), None)
+        if step is None and stage == "finetune" and model in plan.recipe.models:
+            variant, items = next(
+                (variant, items) for (owner, variant), items in plan.recipe.variants.items() if owner == model
+            )
+            step = _chain(plan, items, model, seed, variant, STAGES.index("finetune"))[-1]
+        label = step.label if step else name
+        if step is None:
+            adopt = registry.stage("adopt")
+            config = adopt.config(path=name)
+            step = plan.steps[
+                _add(plan, "adopt", adopt, config, (), source=name, label=f"adopt {name}{where}", kind="checkpoint")
+            ]
+        teach = registry.stage("teach")
+        answers = _add(plan, "teach", teach, teach.config(), (step.id,), label=f"answers of {label}", kind="answers")
+        found += [step.id, answers]
+    return tuple(found)
 
 
 def _source(item: Item, source: str) -> str | None:

@@ -15,6 +15,7 @@ from toolchain.pipeline.items import (
     check_fit,
     check_name,
     check_order,
+    check_teachers,
     engine_items,
     mapping,
     named,
@@ -114,11 +115,13 @@ def parse(document: Document, sets: Sequence[str] = (), models: Sequence[str] = 
         known = len(problems.found)
         parsed[str(name)] = stage_items(problems, items, ("variants", name))
         sound |= {str(name)} if len(problems.found) == known else set()
+    trained = any(item.stage == "finetune" for item in stages)
     engines = engine_items(problems, root.get("engines", ["onnxruntime"]))
     variants: dict[tuple[str, str], tuple[Item, ...]] = {}
     for name, items in parsed.items():
         if stages_sound and name in sound:  # what cannot be read has no order
             check_order(problems, [*stages, *items], ("variants", name))
+            check_teachers(problems, [*stages, *items], ("variants", name), sources if trained else ())
         for model in sources or {"": ""}:
             variants[model, name] = tuple(
                 _with_model_settings(problems, item, settings.get(model, {}), model) for item in [*stages, *items]

@@ -18,7 +18,7 @@ from typing import Any
 from toolchain.core.data import Dataset
 from toolchain.core.errors import StoreError, ToolchainError
 from toolchain.core.log import logger
-from toolchain.core.stage import Context
+from toolchain.core.stage import Context, Teaching
 from toolchain.core.store import Artifact, Store, key_of
 from toolchain.engines._batching import BATCHING_KEY, Batching
 from toolchain.measure import gates
@@ -258,8 +258,11 @@ def perform(step: Step, inputs: list[Artifact], out: Path, context: Context, pla
         write_json(out / "engine.json", defaults | read_json(out / "engine.json") | known)
         _write_history(out, read_history(parent.path))
         return known | metrics
+    if step.stage == "teach":
+        return dict(module.apply(parent.path, out, config, context))
     if step.stage == "compress":
-        context = _in_own_order(context, parent.path)
+        taught = tuple(Teaching(t.path, a.path) for t, a in zip(inputs[1::2], inputs[2::2], strict=True))
+        context = dataclasses.replace(_in_own_order(context, parent.path), teachers=taught)
     metrics = module.apply(parent.path, out, config, context)
     if step.stage == "optimize":
         copy_tokenizer(parent.path, out)

@@ -1,0 +1,65 @@
+"""What a teacher answers: its logits on the training examples, once, for every student that it ever has.
+
+``answers.safetensors`` holds ``train``, fp32 ``[examples, classes]``, the examples in the data's order and the classes
+in the task's, which ``answers.json`` names.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolchain.core.errors import require
+from toolchain.core.stage import Context, Metrics, StageConfig
+from toolchain.model import checkpoint
+from toolchain.model.encoded import encode, logits
+from toolchain.model.labels import match_labels
+
+VERSION = 1
+LIBRARIES = ("torch", "transformers", "tokenizers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(StageConfig):
+    """Nothing to set: a teacher reads as much of a text as its checkpoint says."""
+
+
+def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
+    """Writes a checkpoint's answers.
+
+    Args:
+        source: The teacher's checkpoint folder.
+        out: Folder to write.
+        config: Nothing.
+        context: Threads and data.
+
+    Returns:
+        ``train_accuracy`` and ``dev_accuracy`` of the teacher.
+
+    Raises:
+        ModelError: The teacher has other labels than the task.
+    """
+    interface = checkpoint.read_json(source / "interface.json")
+    data = context.dataset()
+    index, _ = match_labels(tuple(interface["labels"]), data.labels, source)
+    model, tokenizer = checkpoint.load_model(source), checkpoint.load_tokenizer(source)
+    names = checkpoint.model_inputs(model, tokenizer)
+    found: dict[str, NDArray[np.float32]] = {}
+    metrics: Metrics = {}
+    for name in ("train", "dev"):
+        encoded = encode(tokenizer, data.split(name), int(interface["max_length"]), names)
+        found[name] = np.asarray(logits(model, encoded, context.threads), np.float32)[:, index]
+        metrics[f"{name}_accuracy"] = float((found[name].argmax(1) == np.asarray(encoded.labels)).mean())
+    require("safetensors.numpy", "torch").save_file({"train": found["train"]}, out / "answers.safetensors")
+    (out / "answers.json").write_text(json.dumps({"labels": list(data.labels)}, indent=2) + "\n", "utf-8")
+    return metrics
+
+
+def read(folder: Path) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+    """Answers that :func:`apply` has written: ``[examples, classes]``, and the names of the classes."""
+    labels = json.loads((folder / "answers.json").read_text("utf-8"))["labels"]
+    return require("safetensors.numpy", "torch").load_file(folder / "answers.safetensors")["train"], tuple(labels)
