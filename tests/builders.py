@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import dataclasses
 import functools
 import json
 import shutil
@@ -11,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from toolchain.core.data import Dataset, Split
-from toolchain.core.registry import get
-from toolchain.core.stage import Context
+from toolchain.core.registry import get, stage
+from toolchain.core.stage import Context, Teaching
 
 SENTENCES = (
     "a warm and funny film that earns every laugh",
@@ -80,6 +81,15 @@ def context(work: Path, dataset: Dataset | None = None) -> Context:
     """A context of one thread."""
     found = dataset if dataset is not None else sentences()
     return Context(work=work, seed=17, threads=1, dataset=lambda: found)
+
+
+def taught(given: Context, source: Path) -> Context:
+    """The same context with a checkpoint as its only teacher, whose answers lie in its work folder."""
+    answers = given.work / "answers"
+    answers.mkdir(exist_ok=True)
+    teach = stage("teach").module
+    teach.apply(source, answers, teach.Config(), given)
+    return dataclasses.replace(given, teachers=(Teaching(source, answers),))
 
 
 def sentences(*, pair: bool = False, copies: int = 4) -> Dataset:

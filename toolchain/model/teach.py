@@ -6,7 +6,7 @@ in the task's, which ``answers.json`` names.
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,12 +54,18 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
         encoded = encode(tokenizer, data.split(name), int(interface["max_length"]), names)
         found[name] = np.asarray(logits(model, encoded, context.threads), np.float32)[:, index]
         metrics[f"{name}_accuracy"] = float((found[name].argmax(1) == np.asarray(encoded.labels)).mean())
-    require("safetensors.numpy", "torch").save_file({"train": found["train"]}, out / "answers.safetensors")
-    (out / "answers.json").write_text(json.dumps({"labels": list(data.labels)}, indent=2) + "\n", "utf-8")
+    write(out, found["train"], data.labels)
     return metrics
 
 
+def write(folder: Path, train: NDArray[np.float32], labels: Sequence[str]) -> None:
+    """Writes answers, ``[examples, classes]``, and the names of the classes."""
+    arrays = {"train": np.ascontiguousarray(train)}
+    require("safetensors.numpy", "torch").save_file(arrays, folder / "answers.safetensors")
+    checkpoint.write_json(folder / "answers.json", {"labels": list(labels)})
+
+
 def read(folder: Path) -> tuple[NDArray[np.float32], tuple[str, ...]]:
-    """Answers that :func:`apply` has written: ``[examples, classes]``, and the names of the classes."""
-    labels = json.loads((folder / "answers.json").read_text("utf-8"))["labels"]
+    """Answers that :func:`write` has written: ``[examples, classes]``, and the names of the classes."""
+    labels = checkpoint.read_json(folder / "answers.json")["labels"]
     return require("safetensors.numpy", "torch").load_file(folder / "answers.safetensors")["train"], tuple(labels)

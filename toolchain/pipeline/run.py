@@ -25,7 +25,7 @@ from toolchain.measure import gates
 from toolchain.measure.machine import environment, physical_cores
 from toolchain.model import source as model_source
 from toolchain.model.checkpoint import copy_tokenizer, read_json, write_json
-from toolchain.model.labels import own_order
+from toolchain.model.labels import match_labels, own_order
 from toolchain.model.train import processes
 from toolchain.pipeline import gate, keys
 from toolchain.pipeline.items import gives
@@ -92,6 +92,7 @@ def execute(plan: Plan, store: Store, *, force: Collection[str] = ()) -> Outcome
     if rank:
         logger.setLevel(logging.WARNING)  # the first process says what is done
     threads = _threads(plan)
+    _check_outside_teachers(plan, outcome.task)
     for number, step in enumerate(plan.steps.values(), 1):
         blocked = next((outcome.failed[i] for i in step.inputs if i in outcome.failed), None)
         inputs = [outcome.artifacts[i] for i in step.inputs if i in outcome.artifacts]
@@ -157,6 +158,21 @@ def preview(plan: Plan, store: Store, force: Collection[str] = ()) -> tuple[Outc
         if found:
             outcome.artifacts[step.id] = found
     return outcome, status
+
+
+def _check_outside_teachers(plan: Plan, task: keys.Task) -> None:
+    """Holds that local checkpoints which teach have the task's labels, before anything is trained for them.
+
+    Raises:
+        ModelError: One has other labels.
+    """
+    for step in plan.steps.values():
+        teacher = plan.steps[step.inputs[0]] if step.stage == "teach" else step
+        if teacher is step or teacher.stage != "adopt":
+            continue
+        folder = Path(str(teacher.source)).expanduser()
+        if (folder / "interface.json").is_file():
+            match_labels(tuple(read_json(folder / "interface.json")["labels"]), task.data().labels, folder)
 
 
 def _sound(plan: Plan, outcome: Outcome, step: Step) -> list[Artifact]:
