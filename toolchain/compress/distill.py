@@ -3,7 +3,7 @@
 ``L = w_labels CE(y, z) + w_logits T² KL(softmax(z_T / T) ‖ softmax(z / T)) + Σ w_k L_k`` with the student's logits
 ``z`` ``[batch, classes]`` and the teacher's ``z_T``: Hinton et al., arXiv 1503.02531. T² keeps the gradients of both
 terms of one size: those of the softened answers fall as 1/T². The others compare hidden states, embeddings, attention
-maps and relations; see :mod:`toolchain.compress._lesson` for their formulas and papers.
+maps and relations, by the formulas and papers in ``_lesson.py``.
 
 The student is the checkpoint that it is given, or the ``layers`` of it that stay (Sanh et al., arXiv 1910.01108); what
 was pruned or factorized before stays as it is, and so does what is zero. The teacher is that checkpoint before layers
