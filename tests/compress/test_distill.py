@@ -257,7 +257,7 @@ def _pairs(inputs: Sequence[str]) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("teacher", ["finetun", "three.finetune", "low_rank"])
 def test_a_teacher_that_stands_nowhere_is_refused_by_name(teacher: str) -> None:
     text = RECIPE.replace("teacher: finetune", f"teacher: {teacher}")
-    with pytest.raises(RecipeError, match=f"variants.c distill: teacher '{teacher}' is nothing that stands before"):
+    with pytest.raises(RecipeError, match=f"variants.c: distill: teacher '{teacher}' is nothing that stands before"):
         recipe.parse(Document(parse_value(text), None))
 
 

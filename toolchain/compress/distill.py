@@ -85,10 +85,8 @@ class Config(StageConfig):
     finetune: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=4, learning_rate=1e-4))
 
     def __post_init__(self) -> None:
-        if self.mapping != "even" and not any(self.losses.inside.values()):
-            raise ValueError(
-                "mapping: none of the losses compares layers; give hidden, attention or relations a weight"
-            )
+        if self.mapping != "even" and not (self.losses.hidden or self.losses.attention or self.losses.relations):
+            raise ValueError("mapping: no loss compares layers; give hidden, attention or relations a weight")
 
 
 def teachers(config: Config) -> tuple[str, ...]:
