@@ -19,7 +19,6 @@ from typing import Annotated, Any, Literal
 from toolchain.core.errors import ModelError, require
 from toolchain.core.interrupt import held_back
 from toolchain.core.log import logger, progress
-from toolchain.core.memory import keep_freed
 from toolchain.core.stage import Context, Ge, Gt, Le, Lt, StageConfig
 from toolchain.model.encoded import Encoded, answers, batches, collate
 
@@ -129,7 +128,6 @@ def train(
     torch, accelerate = require("torch", "torch"), require("accelerate", "torch")
     hooks = hooks or Hooks()
     torch.set_num_threads(context.threads)
-    keep_freed()
     # It keeps the first training's precision for the whole process, and refuses another one.
     accelerate.state.AcceleratorState._reset_state()
     accelerator = accelerate.Accelerator(mixed_precision=_precision(config.precision))
