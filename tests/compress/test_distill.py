@@ -289,7 +289,7 @@ variants:
 
 
 def test_softened_answers_weigh_with_the_square_of_the_temperature() -> None:
-    class Fixed(torch.nn.Module):
+    class Fixed(torch.nn.Module):  # type: ignore[misc]
         def forward(self, **_: Any) -> Any:
             return type("Output", (), {"logits": torch.tensor([[1.0, -1.0]])})
 
