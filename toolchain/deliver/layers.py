@@ -48,7 +48,7 @@ def read(reference: str, store: Store) -> tuple[dict[str, Any], Artifact | None]
             f"{path} is missing", "give what 'toolchain sensitivity' has written: a folder, a key, or the file"
         ) from error
     except ValueError as error:
-        if path.name != SENSITIVITY_FILE:
+        if path.suffix != ".json":
             raise ToolchainError(
                 f"{path} is not a sensitivity",
                 "give what 'toolchain sensitivity' has written: a folder, a key, or the file",
