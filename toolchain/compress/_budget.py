@@ -44,7 +44,9 @@ def cheapest(groups: Sequence[Sequence[Option]], budget: float) -> list[int] | N
     if spare < 0:
         return None
     most = sum(max(option.weight for option in group) for group in groups) - sum(least)
-    unit = max(min(spare, most), 1e-12) / BINS
+    if spare >= most:  # everything fits, which rounding up would not see
+        return [min(group, key=lambda option: option.cost).value for group in groups]
+    unit = max(spare, 1e-12) / BINS
     best = np.zeros(BINS + 1)
     chosen = []
     for group, floor in zip(groups, least, strict=True):
