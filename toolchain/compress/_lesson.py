@@ -24,7 +24,7 @@ import torch
 from torch.nn import functional
 
 from toolchain.core.errors import ModelError
-from toolchain.model.anatomy import anatomy, heads, hidden, layers_of
+from toolchain.model.anatomy import heads, hidden, layers_of
 
 #: What can be compared inside.
 KINDS = ("hidden", "embeddings", "attention", "relations")
@@ -58,7 +58,6 @@ class Lesson:
         self.weights = {kind: weight for kind, weight in weights.items() if weight}
         self.widths = (hidden(student), hidden(teacher))
         self.mine, self.theirs = _Listener(student), _Listener(teacher)
-        self.seen: dict[str, list[float]] = {kind: [] for kind in self.weights}
         torch.manual_seed(seed)
         places = [] if self.widths[0] == self.widths[1] else self._projected()
         if places:
@@ -231,11 +230,6 @@ def token_ids(student: Any, teacher: Any, texts: Sequence[tuple[str, ...]], max_
                 "between tokenizers only answers are well-defined: losses: {labels: …, logits: …}",
             )
     return ids
-
-
-def depth(model: Any) -> int:
-    """Layers that are computed in a pass."""
-    return anatomy(model).depth
 
 
 def _log_map(left: torch.Tensor, right: torch.Tensor, count: int, mask: torch.Tensor) -> torch.Tensor:

@@ -25,6 +25,7 @@ from toolchain.compress._recovery import answers_loss, learn
 from toolchain.core.errors import RecipeError
 from toolchain.core.stage import Context, Ge, Gt, Le, Metrics, MinLen, StageConfig
 from toolchain.model import checkpoint, surgery, teach
+from toolchain.model.anatomy import anatomy
 from toolchain.model.labels import match_labels
 from toolchain.model.source import Shape
 from toolchain.model.train import TrainConfig
@@ -108,8 +109,6 @@ def fits(config: Config, shape: Shape) -> tuple[str, str] | None:
     if isinstance(config.mapping, tuple) and len(config.mapping) != count:
         said = f"mapping: {len(config.mapping)} layers of the teacher for the {count} of the student"
         return said, f"name {count}, one for each"
-    if config.mapping == "last" and config.teacher == "before" and count > shape.layers:
-        return "mapping: last needs a teacher with as many layers as the student", "mapping: even"
     return None
 
 
@@ -155,7 +154,7 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
         first = context.teachers[0].checkpoint
         teacher, theirs = checkpoint.load_model(first), checkpoint.load_tokenizer(first)
         ids = _lesson.token_ids(tokenizer, theirs, context.dataset().train.texts, config.finetune.max_length)
-        mapping = _mapping(config, _lesson.depth(model), _lesson.depth(teacher))
+        mapping = _mapping(config, anatomy(model).depth, anatomy(teacher).depth)
         reads = checkpoint.model_inputs(teacher, theirs)
         lesson = _lesson.Lesson(model, teacher, mapping, config.losses.inside, ids, reads, context.seed)
         loss = lesson.loss(loss)

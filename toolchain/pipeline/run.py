@@ -167,11 +167,9 @@ def _check_outside_teachers(plan: Plan, task: keys.Task) -> None:
         ModelError: One has other labels.
     """
     for step in plan.steps.values():
-        teacher = plan.steps[step.inputs[0]] if step.stage == "teach" else step
-        if teacher is step or teacher.stage != "adopt":
-            continue
-        folder = Path(str(teacher.source)).expanduser()
-        if (folder / "interface.json").is_file():
+        teacher = plan.steps[step.inputs[0]] if step.stage == "teach" else None
+        folder = Path(str(teacher.source)).expanduser() if teacher and teacher.stage == "adopt" else None
+        if folder and (folder / "interface.json").is_file():
             match_labels(tuple(read_json(folder / "interface.json")["labels"]), task.data().labels, folder)
 
 
