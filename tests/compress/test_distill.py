@@ -205,7 +205,7 @@ def test_a_lesson_that_is_stopped_ends_with_the_same_bytes(
     ],
 )
 def test_a_student_that_cannot_be_is_refused_by_the_config_alone(settings: dict[str, Any], says: str) -> None:
-    refusal = distill.fits(distill.Config(**settings), Shape(2, 2, 0))
+    refusal = distill.fits(distill.Config(**settings), Shape(2, 2))
     assert refusal is not None
     with pytest.raises(RecipeError, match=says):
         raise RecipeError(*refusal)

@@ -78,6 +78,13 @@ def test_a_technique_is_judged_by_the_shape_that_those_before_it_leave(
     assert says in _problems(tmp_path, text)[0]
 
 
+def test_a_student_has_the_layers_that_it_keeps(tmp_path: Path) -> None:
+    cut = "{distill: {layers: 1}}, {magnitude_prune: {sparsity: [0.5]}}"
+    _load(tmp_path, f"model: scratch:bert-2x64\nvariants: {{base: [finetune, {cut}, export]}}\n")
+    text = f"model: scratch:bert-2x64\nvariants: {{base: [finetune, {cut.replace('0.5', '0.5, 0.5')}, export]}}\n"
+    assert "sparsity: 2 parts, and the model has 1 layers" in _problems(tmp_path, text)[0]
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [

@@ -189,7 +189,7 @@ def check(model: Any, config: PruneConfig) -> None:
     """
     if config.remove is None and not isinstance(config.sparsity, tuple):
         return  # zeros ask nothing of an architecture
-    refusal = fits(config, Shape(anatomy(model).depth, len(layers_of(model)), 0))
+    refusal = fits(config, Shape(anatomy(model).depth, len(layers_of(model))))
     if refusal:
         raise RecipeError(*refusal)
 

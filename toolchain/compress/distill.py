@@ -13,6 +13,7 @@ averaged and the first shows its inside. Answers on the training examples are an
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,6 +113,12 @@ def fits(config: Config, shape: Shape) -> tuple[str, str] | None:
     return None
 
 
+def leaves(config: Config, shape: Shape) -> Shape:
+    """The shape of the student."""
+    layers = len(kept(config, shape.layers))
+    return dataclasses.replace(shape, layers=layers, physical=min(layers, shape.physical))
+
+
 def kept(config: Config, depth: int) -> tuple[int, ...]:
     """The layers that the student has."""
     if config.layers is None:
@@ -143,7 +150,7 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     before = _pruning.size(model)
     depth = int(before.get("layers", 0))
     if config.layers is not None:
-        refusal = fits(config, Shape(depth, depth, 0))
+        refusal = fits(config, Shape(depth, depth))
         if refusal:
             raise RecipeError(*refusal)
         surgery.keep_layers(model, kept(config, depth))

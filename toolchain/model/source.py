@@ -94,13 +94,11 @@ class Shape:
     Attributes:
         layers: Layers that are computed.
         physical: Layers that have weights of their own; fewer where they are shared.
-        tokens: Size of the vocabulary.
         hidden: Width of the residual stream; 0 where it is not known.
     """
 
     layers: int
     physical: int
-    tokens: int
     hidden: int = 0
 
 
@@ -110,16 +108,16 @@ def shape(source: Source) -> Shape | None:
         match = SCRATCH.fullmatch(source.spec)
         layers = int(match["layers"]) if match else 0
         width = int(match["hidden"]) if match else 0
-        return Shape(layers, 1 if "albert" in source.spec else layers, 0, width) if layers else None
+        return Shape(layers, 1 if "albert" in source.spec else layers, width) if layers else None
     if source.folder is None:
         return None
     try:
         config = json.loads((source.folder / "config.json").read_text("utf-8"))
-        layers, tokens = int(config["num_hidden_layers"]), int(config["vocab_size"])
+        layers = int(config["num_hidden_layers"])
         shared = int(config.get("num_hidden_groups", 0)) * int(config.get("inner_group_num", 1))
     except (OSError, ValueError, KeyError, TypeError):
         return None  # what is wrong with it is said when it is loaded
-    return Shape(layers, shared or layers, tokens, int(config.get("hidden_size", 0)))
+    return Shape(layers, shared or layers, int(config.get("hidden_size", 0)))
 
 
 def fetch(source: Source) -> Path:
