@@ -3,6 +3,8 @@ from __future__ import annotations
 import functools
 import json
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,26 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Any:
         return out, {**metrics, "source": source}
 
     return engine_of
+
+
+def test_ctrl_c_is_answered_after_sessions_have_come_and_gone(folders: Any) -> None:
+    """In a process of its own: what is freed too early ends it with a segmentation fault."""
+    script = """
+import signal, sys
+from pathlib import Path
+from toolchain.engines import openvino
+signal.signal(signal.SIGINT, signal.default_int_handler)
+first = openvino.open_session(Path(sys.argv[1]), 1)
+second = openvino.open_session(Path(sys.argv[1]), 1)
+del first
+del second
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("answered")
+"""
+    found = subprocess.run([sys.executable, "-c", script, folders("bert", "float")[0]], capture_output=True, text=True)
+    assert (found.returncode, found.stdout) == (0, "answered\n"), found.stderr
 
 
 def logits(folder: Path, threads: int = 1, batch_size: int = 32) -> Any:

@@ -29,8 +29,4 @@ def held_back() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
     if arrived:
-        answer = before[signal.Signals(arrived[0])]
-        if callable(answer):
-            answer(arrived[0], None)
-        else:
-            signal.raise_signal(arrived[0])
+        signal.raise_signal(arrived[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,17 @@ class Expected:
     attention: int
     gelu: int
     layer_norm: int
+
+
+@functools.cache
+def core() -> Any:
+    """OpenVINO's Core, the only one of this process.
+
+    Each makes a stack of its own for signal handlers and puts the one before it back when it goes; of two that do not
+    go in reverse order, the process is left with a stack that is freed, and the next Ctrl-C ends it with a
+    segmentation fault.
+    """
+    return require("openvino", "openvino").Core()
 
 
 def expectations(path: Path) -> Expected:
@@ -88,7 +100,7 @@ def convert(source: Path, out: Path, *, compress: bool) -> None:
     # What its own converter does after reading; read_model alone sends no telemetry and tries no other format.
     transformations = require("openvino._offline_transformations", "openvino")
     try:
-        model = ov.Core().read_model(source)
+        model = core().read_model(source)
         transformations.apply_moc_transformations(model, False)
         check_inputs(model, source)
         _name(model)

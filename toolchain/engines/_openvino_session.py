@@ -97,7 +97,7 @@ class OpenvinoSession:
     def __init__(self, folder: Path, plan: Plan, threads: int) -> None:
         self._path, self._plan, self._lock = folder / ir.GRAPH_FILE, plan, threading.Lock()
         ov = require("openvino", "openvino")
-        core = ov.Core()
+        core = ir.core()
         try:
             model = core.read_model(self._path)
         except Exception as error:  # OpenVINO's errors share no public base class
@@ -131,7 +131,7 @@ class OpenvinoSession:
             except EngineError:
                 raise
             except Exception as error:  # OpenVINO's errors share no public base class
-                core = require("openvino", "openvino").Core()
+                core = ir.core()
                 # A graph that failed on one shape fails on every other one from then on.
                 self._compiled, self._queue = self._batches(core, core.read_model(self._path))
                 shapes = ", ".join(str(tuple(batch["input_ids"].shape)) for batch in batches[:4])
