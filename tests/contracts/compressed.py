@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-from toolchain.model import checkpoint
+from toolchain.compress import _qat
+from toolchain.model import checkpoint, quantized
 from toolchain.model.anatomy import anatomy, head_size
 
 #: What a technique may claim to have made less.
@@ -28,7 +29,9 @@ def check_claims(source: Path, out: Path, metrics: dict[str, Any]) -> None:
         AssertionError: It claims what is not so, or claims nothing.
     """
     weights = load_file(out / "model.safetensors")
-    assert metrics["parameters"] == sum(value.size for value in weights.values())
+    quantizers = (".weights.", ".reads.")
+    counted = {name: value for name, value in weights.items() if not any(part in name for part in quantizers)}
+    assert metrics["parameters"] == sum(value.size for value in counted.values())
     before, after = shape_of(source), shape_of(out)
     less = [name for name in SHAPES if after[name] != before[name]]
     for name in less:
@@ -51,6 +54,16 @@ def check_claims(source: Path, out: Path, metrics: dict[str, Any]) -> None:
         rows = checkpoint.load_model(out).get_input_embeddings().num_embeddings
         assert metrics["tokens"] == rows == checkpoint.load_tokenizer(out).backend_tokenizer.get_vocab_size()
         less += ["tokens"] if rows < checkpoint.load_model(source).get_input_embeddings().num_embeddings else []
+    if "bits" in metrics:
+        model = checkpoint.load_model(out)
+        layers, groups = quantized.layers(model), _qat.grouped(model)
+        for group, bits in metrics["bits"].items():
+            for name in groups[group]:
+                assert (name in layers) == bool(bits), name
+                if bits:
+                    rows = layers[name].weights(layers[name].weight).detach()
+                    assert max(len(row.unique()) for row in rows) <= 2**bits, name
+        less += ["bits"] if layers else []
     assert less, "nothing is smaller or sparser than it was"
 
 

@@ -64,7 +64,8 @@ def compressed(name: str, config: Any, family: str, folder: Path) -> tuple[Path,
 
 
 def test_there_are_techniques() -> None:
-    assert {"magnitude_prune", "movement_prune", "gradient_prune", "low_rank", "vocabulary_prune"} <= {
+    quantized = {"uniform_qat", "logarithmic_qat", "learned_qat"}
+    assert quantized | {"magnitude_prune", "movement_prune", "gradient_prune", "low_rank", "vocabulary_prune"} <= {
         name for name, _ in CASES
     }
 
@@ -131,6 +132,8 @@ def test_a_technique_that_does_nothing_is_noticed(tmp_path: Path) -> None:
         {"ranks": {"0.query": 8}},
         {"ranks": {}},
         {"tokens": 100},
+        {"bits": {"layer 0 ffn": 4}},
+        {"bits": {"layer 9 ffn": 4}},
         {"parameters": 1},
     ],
     ids=str,

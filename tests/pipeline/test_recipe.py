@@ -86,6 +86,26 @@ def test_a_student_has_the_layers_that_it_keeps(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("items", "says"),
+    [
+        ("uniform_qat, magnitude_prune, export", "magnitude_prune cannot come after uniform_qat"),
+        ("learned_qat, uniform_qat, export", "uniform_qat cannot come after learned_qat"),
+        ("uniform_qat, {export: {exporter: optimum}}", "Optimum's exporter does not know the layers of uniform_qat"),
+        ("uniform_qat, export, static_int8", "static_int8 takes dialect standard, and gets qdq from export"),
+        ("{uniform_qat: {bits: 9}}, export", "uniform_qat: bits: 9"),
+        ("{uniform_qat: {finetune: null}}, export", "nobody is taught without finetune"),
+        (
+            "{distill: {layers: 1}}, {uniform_qat: {bits_by_group: {layer 1 ffn: 4}}}, export",
+            "nothing fits layer 1 ffn",
+        ),
+    ],
+)
+def test_what_is_quantized_in_training_stays_so(tmp_path: Path, items: str, says: str) -> None:
+    text = f"model: scratch:bert-2x64\nvariants: {{base: [finetune, {items}]}}\n"
+    assert says in _problems(tmp_path, text)[0]
+
+
+@pytest.mark.parametrize(
     ("settings", "says"),
     [
         ("ranks: {9.query: 16}", "ranks: '9.query' fits none of the matrices"),

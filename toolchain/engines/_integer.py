@@ -10,16 +10,21 @@
 4. A lookup in a quantized table looks up first: ``Gather(DQ(W), i) = DQ(Gather(W, i))``, with one scale per table or
    per column; with one per row, ``Cast(Gather(W, i))·Gather(s, i)``. Otherwise every run turns the
    whole table into floats.
+5. Int4 weights are multiplied as int8. They stand packed in the file, and are widened when it is loaded.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from toolchain.core.errors import require
 from toolchain.engines._nodes import initializer, new_node, replace
 
 MICROSOFT = "com.microsoft"
+
+#: Ends the name of a matrix that was int4.
+_NARROW = ".was_int4"
 
 
 def lower(model: Any) -> int:
@@ -36,6 +41,7 @@ def lower(model: Any) -> int:
     kinds = {node.op_type for node in graph}
     if not kinds & {"QuantizeLinear", "DequantizeLinear"}:
         return 0
+    _widen(graph)
     count = _unsigned_activations(graph)
     count += sum(_lookup_first(graph, node) for node in list(graph) if node.op_type == "Gather")
     for node in list(graph):
@@ -48,6 +54,48 @@ def lower(model: Any) -> int:
         graph.opset_imports.setdefault(MICROSOFT, 1)
         passes.RemoveUnusedNodesPass()(model)
     return count
+
+
+def pack(path: Path) -> bool:
+    """Packs the matrices of a file that were int4 before :func:`lower`, to be widened when the file is loaded.
+
+    Args:
+        path: What ONNX Runtime saved of the lowered graph; it would have widened them in the file.
+
+    Returns:
+        Whether there were any.
+    """
+    ir = require("onnx_ir", "torch")
+    model = ir.load(path)
+    graph = model.graph
+    found = [value for name, value in graph.initializers.items() if _NARROW in name and len(value.shape) == 2]
+    for value in found:
+        packed = initializer(graph, f"{value.name}.packed", value.const_value.numpy().astype(_int4()))
+        cast = ir.Node("", "Cast", [packed], [ir.AttrInt64("to", ir.DataType.INT8.value)])
+        graph.insert_before(graph[0], cast)
+        ir.convenience.replace_all_uses_with(value, cast.outputs[0])
+        cast.outputs[0].dtype, cast.outputs[0].shape = ir.DataType.INT8, value.shape
+        del graph.initializers[value.name]
+    if found:
+        beside = path.with_name(f"{path.name}.data")
+        ir.save(model, path, external_data=beside.name if beside.is_file() else None)
+    return bool(found)
+
+
+def _int4() -> Any:
+    return require("ml_dtypes", "torch").int4
+
+
+def _widen(graph: Any) -> None:
+    """Writes int4 constants as int8, which the rules know, under names that tell."""
+    import numpy as np
+
+    ir = require("onnx_ir", "torch")
+    for name, value in list(graph.initializers.items()):
+        if value.const_value is not None and value.const_value.dtype == ir.DataType.INT4:
+            wide = initializer(graph, f"{name}{_NARROW}", value.const_value.numpy().astype(np.int8))
+            ir.convenience.replace_all_uses_with(value, wide)
+            del graph.initializers[name]
 
 
 def _unsigned_activations(graph: Any) -> int:

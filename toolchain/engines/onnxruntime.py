@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 from toolchain.core.errors import EngineError, first_line
 from toolchain.core.session import TEXT_INPUT, ConcurrentSession
 from toolchain.core.stage import Context, Ge, Gt, Le, Metrics, StageConfig
+from toolchain.engines import _integer
 from toolchain.engines._artifact import need_space, place, read_engine, write_engine
 from toolchain.engines._lowering import Forms, counts, rewrite
 from toolchain.engines._onnxruntime_session import (
@@ -227,6 +228,7 @@ def _lower(model: Path, out: Path, config: Config, threads: int, scratch: Path) 
             options.add_session_config_entry("session.optimized_model_external_initializers_file_name", data)
             options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
         open_file(rewritten, options, opening)
+        _integer.pack(out / MODEL_FILE)
     return (MODEL_FILE, data) if (out / data).is_file() else (MODEL_FILE,)
 
 

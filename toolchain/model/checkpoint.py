@@ -21,6 +21,9 @@ from toolchain.core.session import INPUTS
 from toolchain.model import shapes
 from toolchain.model.source import check_folder
 
+#: Name in ``config.json`` of what is quantized in training: :mod:`toolchain.model.quantized`.
+QUANTIZERS = "toolchain_quantizers"
+
 #: Files of a model folder that belong to its tokenizer.
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -73,6 +76,11 @@ def load_for_training(folder: Path, labels: Sequence[str], seed: int) -> Any:
         ModelError: The architecture has no sequence classifier, or encoder weights are missing from the file.
     """
     torch = require("torch", "torch")
+    if QUANTIZERS in read_json(folder / "config.json"):
+        raise ModelError(
+            f"{folder} is quantized in training already",
+            "fine-tune the checkpoint that it was made from, and quantize last",
+        )
     torch.manual_seed(seed)
     names = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
     model, missing, unfit = _load(folder, num_labels=len(labels), **names)
@@ -101,8 +109,8 @@ def _load(folder: Path, **settings: Any) -> tuple[Any, set[str], dict[str, str]]
     config = read_json(folder / "config.json")
     try:
         with quiet():
-            if shapes.KEY in config:
-                return _load_shaped(folder, config[shapes.KEY], settings)
+            if shapes.KEY in config or QUANTIZERS in config:
+                return _load_own(folder, config, settings)
             model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
                 folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True,
                 ignore_mismatched_sizes=True, **settings,
@@ -127,12 +135,16 @@ def _load(folder: Path, **settings: Any) -> tuple[Any, set[str], dict[str, str]]
     return model, set(info["missing_keys"]) - set(unfit), unfit
 
 
-def _load_shaped(folder: Path, found: Any, settings: dict[str, Any]) -> tuple[Any, set[str], dict[str, str]]:
-    """As :func:`_load`, for a model whose modules have shapes of their own."""
+def _load_own(folder: Path, found: dict[str, Any], settings: dict[str, Any]) -> tuple[Any, set[str], dict[str, str]]:
+    """As :func:`_load`, for a model whose modules have shapes of their own, or are quantized."""
     torch, transformers = require("torch", "torch"), require("transformers", "torch")
     config = transformers.AutoConfig.from_pretrained(folder, **settings)
     model = transformers.AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
-    shapes.restore(model, found, str(folder))
+    shapes.restore(model, found.get(shapes.KEY, {}), str(folder))
+    if QUANTIZERS in found:
+        from toolchain.model import quantized
+
+        quantized.restore(model, found[QUANTIZERS], str(folder))
     weights = require("safetensors.torch", "torch").load_file(str(folder / "model.safetensors"))
     wanted = {name: value.shape for name, value in model.state_dict().items()}
     unfit = {
@@ -269,8 +281,10 @@ def copy_tokenizer(source: Path, out: Path) -> None:
 
 
 def count_parameters(model: Any) -> int:
-    """Parameters of a PyTorch model, shared ones once."""
-    return sum(parameter.numel() for parameter in model.parameters())
+    """Parameters of a PyTorch model, shared ones once; steps and levels of quantizers are none."""
+    quantizers = (".weights.", ".reads.")
+    named = model.named_parameters()
+    return sum(parameter.numel() for name, parameter in named if not any(part in name for part in quantizers))
 
 
 def read_json(path: Path) -> dict[str, Any]:

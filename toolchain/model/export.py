@@ -17,6 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from toolchain.core.errors import GateError, ModelError, require
 from toolchain.core.stage import Context, Ge, Gt, Le, Metrics, StageConfig
 from toolchain.model import checkpoint, graph, optimum
@@ -27,6 +30,11 @@ LIBRARIES = ("torch", "transformers", "onnx", "onnxscript")
 #: Protobuf cannot hold more in one file; above it the weights lie beside the graph.
 ONE_FILE_BYTES = 1_900_000_000
 
+#: Of a checkpoint that is quantized in training: largest mean |Δlogit| to PyTorch that rounding activations may make,
+#: and the share of labels that an engine must give as its graph does.
+QUANTIZED_TOLERANCE = 0.1
+QUANTIZED_AGREEMENT = 0.995
+
 #: Node attributes and names that only serve debugging; they hold source paths of the machine that exported.
 _KEPT_METADATA = ("pkg.torch.onnx.fx_node",)
 
@@ -36,7 +44,7 @@ class Config(StageConfig):
     """Settings of the export.
 
     Attributes:
-        opset: ONNX operator set; from 22 on TensorRT does not take it.
+        opset: ONNX operator set; from 22 on TensorRT does not take it. Weights of 4 bits have 21 at least.
         tolerance: Largest |Δlogit| to PyTorch that is accepted, in fp32.
         exporter: PyTorch's, or Optimum's (extra ``optimum``), which runs in a child process.
         python: Interpreter of an environment with Optimum; empty for the one that runs this.
@@ -79,12 +87,29 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     names = checkpoint.model_inputs(model, tokenizer)
     batches = list(example_batches(tokenizer, context, interface["max_length"], names))
     wrapper = _logits_only(model, names).eval()
+    quantized = checkpoint.QUANTIZERS in model.config.to_dict()
+    opset = config.opset
     path = out / "model.onnx"
 
+    if quantized and config.exporter == "optimum":
+        raise ModelError(
+            f"{source} is quantized in training, which Optimum's exporter does not know",
+            "use export: {exporter: torch}",
+        )
+    if quantized:
+        from toolchain.model import integer
+
+        opset = max(opset, integer.least_opset(model))
     external = checkpoint.count_parameters(model) * 4 > ONE_FILE_BYTES
 
     def exported() -> Any:
-        program = _export(wrapper, batches[0][1], names, config.opset, source)
+        traced = wrapper
+        if quantized:
+            traced = _logits_only(checkpoint.load_model(source, attention="eager"), names).eval()
+            integer.lower(traced.model)
+        program = _export(traced, batches[0][1], names, opset, source)
+        if quantized:
+            integer.finish(program.model)
         _store_transposed(program.model)
         _strip(program.model)
         return program
@@ -95,21 +120,26 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     else:
         exported().save(str(path), external_data=external)  # not kept: made again in the rare case that it is needed
     onnx.checker.check_model(str(path), full_check=False)
-    program = exported if config.exporter == "torch" else None
-    differences = parity(path, wrapper, batches[1:], config.tolerance, context.threads, program)
-    checkpoint.copy_tokenizer(source, out)
-    checkpoint.write_json(out / "interface.json", interface | {"inputs": list(names), "dialect": "standard"})
+    if quantized:
+        differences, rounding = _quantized_parity(path, wrapper, batches[1:], config.tolerance, context)
+    else:
+        program = exported if config.exporter == "torch" else None
+        differences = parity(path, wrapper, batches[1:], config.tolerance, context.threads, program)
     proto = graph.load(path, weights=False)
+    checkpoint.copy_tokenizer(source, out)
+    checkpoint.write_json(out / "interface.json", interface | {"inputs": list(names), "dialect": graph.dialect(proto)})
     tokens = mean_tokens(tokenizer, context, interface["max_length"])
     return {
         "max_difference": max(differences.values()),
         "differences": differences,
-        "opset": config.opset,
+        "opset": opset,
         "nodes": len(proto.graph.node),
         "mean_tokens": tokens,
         "flops": operations(model, round(tokens)),
         "parameters": checkpoint.count_parameters(model),
-    } | ({"exporter": versions} if versions else {})
+        **({"exporter": versions} if versions else {}),
+        **({"rounding": rounding, "parity": {"floor": QUANTIZED_AGREEMENT}} if quantized else {}),
+    }
 
 
 def example_batches(
@@ -173,8 +203,31 @@ def parity(
     Raises:
         GateError: A difference is above the tolerance; it names the shape and the first diverging node.
     """
-    import numpy as np
+    differences = {}
+    for (shape, inputs), found in zip(batches, distances(path, wrapper, batches, threads).values(), strict=True):
+        differences[shape] = float(found.max())
+        if not differences[shape] <= tolerance:
+            first = first_diverging(program(), tuple(inputs.values()), tolerance) if program else None
+            where = first or ("not found, every node agrees alone" if program else "not known for such a graph")
+            raise GateError(
+                f"export: at shape {shape} the ONNX graph differs from PyTorch by {differences[shape]:.3g} in a logit "
+                f"(allowed {tolerance:g}); first diverging node: {where}",
+                "if this model computes in low precision by design, raise export: {tolerance: …}; otherwise report it",
+            )
+    return differences
 
+
+def distances(
+    path: Path, wrapper: Any, batches: Sequence[tuple[str, dict[str, Any]]], threads: int
+) -> dict[str, NDArray[np.float64]]:
+    """|Δlogit| between the file and PyTorch for every batch, ``[batch, labels]``; infinite where the shapes differ.
+
+    Args:
+        path: The ONNX file, as it is on disk.
+        wrapper: PyTorch module that takes the inputs in order and gives logits.
+        batches: Shapes with their inputs.
+        threads: Threads of both.
+    """
     torch, ort = require("torch", "torch"), require("onnxruntime", "cpu")
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -186,16 +239,35 @@ def parity(
         with torch.inference_mode():
             expected = wrapper(*inputs.values()).numpy()
         found = session.run(None, {name: value.numpy() for name, value in inputs.items()})[0]
-        differences[shape] = float(np.abs(found - expected).max())
-        if found.shape != expected.shape or not differences[shape] <= tolerance:
-            first = first_diverging(program(), tuple(inputs.values()), tolerance) if program else None
-            where = first or ("not found, every node agrees alone" if program else "not known for Optimum's exporter")
-            raise GateError(
-                f"export: at shape {shape} the ONNX graph differs from PyTorch by {differences[shape]:.3g} in a logit "
-                f"(allowed {tolerance:g}); first diverging node: {where}",
-                "if this model computes in low precision by design, raise export: {tolerance: …}; otherwise report it",
-            )
+        alike = found.shape == expected.shape
+        differences[shape] = np.abs(found - expected, dtype=np.float64) if alike else np.full((1, 1), np.inf)
     return differences
+
+
+def _quantized_parity(
+    path: Path, wrapper: Any, batches: Sequence[tuple[str, dict[str, Any]]], tolerance: float, context: Context
+) -> tuple[dict[str, float], float]:
+    """As :func:`parity` without the rounding of activations; and the mean |Δlogit| with it.
+
+    Where a sum comes out a little different, a number is rounded to the next integer, and all is different from there
+    on: that can be judged in the mean alone.
+    """
+    from toolchain.model import integer
+
+    with tempfile.TemporaryDirectory(prefix="floats-", dir=context.work) as folder:
+        floats = Path(folder) / path.name
+        integer.without_pairs(path, floats)
+        with integer.reading_floats(wrapper):
+            differences = parity(floats, wrapper, batches, tolerance, context.threads, None)
+    found = distances(path, wrapper, batches, context.threads)
+    mean = float(np.concatenate([distance.ravel() for distance in found.values()]).mean())
+    if not mean <= QUANTIZED_TOLERANCE:
+        raise GateError(
+            f"export: the ONNX graph differs from the quantized PyTorch model by {mean:.3g} in a logit, in the mean "
+            f"(allowed {QUANTIZED_TOLERANCE:g})",
+            "the model answers at random where its activations round: more bits, or more training; otherwise report it",
+        )
+    return differences, mean
 
 
 def first_diverging(program: Any, inputs: tuple[Any, ...], tolerance: float) -> str | None:
@@ -318,6 +390,7 @@ def operations(model: Any, tokens: int) -> int:
     torch = require("torch", "torch")
     counter = require("torch.utils.flop_counter", "torch").FlopCounterMode(display=False)
     ids = torch.ones((1, tokens), dtype=torch.long)
+    model.requires_grad_(False)  # the counter follows what has gradients, and finds none here
     with counter, torch.inference_mode():
         model(input_ids=ids, attention_mask=ids)
     return int(counter.get_total_flops())

@@ -71,7 +71,7 @@ def dialect(model: Any) -> str:
     for node in model.graph.node:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear") and len(node.input) > 2 and node.input[2]:
             zero = constants.get(node.input[2])
-            if zero is None or zero.data_type not in (2, 3, 6):  # TensorProto.UINT8, INT8, INT32
+            if zero is None or zero.data_type not in (2, 3, 6, 22):  # TensorProto.UINT8, INT8, INT32, INT4
                 return "ort"
             if zero.data_type == 2 or _any_nonzero(zero):
                 found = "qdq-asymmetric"

@@ -45,6 +45,12 @@ def gives(item: Item, taken: str) -> str:
     return str(module.gives(item.config, taken)) if hasattr(module, "gives") else str(module.GIVES)
 
 
+def exported(items: Sequence[Item]) -> str:
+    """The dialect that the checkpoint of a variant is exported to."""
+    modules = [(item.technique.module, item.config) for item in items if item.stage == "compress"]
+    return next((str(m.exports(config)) for m, config in modules if hasattr(m, "exports")), DIALECTS[0])
+
+
 def stage_items(problems: Problems, value: Any, path: tuple[Any, ...]) -> list[Item]:
     """The items of a list of stages; what is wrong with them goes to the problems."""
     if value is None:
@@ -132,7 +138,7 @@ def check_name(problems: Problems, name: Any, path: tuple[Any, ...]) -> None:
 def check_order(problems: Problems, items: Sequence[Item], path: tuple[Any, ...]) -> None:
     """One direction, no way back; every pass gets a dialect that it takes, every technique a history that it allows."""
     history: list[str] = []
-    dialect, reached = "", -1
+    dialect, rounded, reached = "", "", -1
     for item in items:
         place = ORDER.index(item.stage)
         if place < reached:
@@ -147,8 +153,16 @@ def check_order(problems: Problems, items: Sequence[Item], path: tuple[Any, ...]
         refusal = requires(history) if requires else None
         if refusal:
             problems.add(path, f"{item.label}: {refusal}")
+        if item.stage == "compress" and rounded:
+            message = f"{item.label} cannot come after {rounded}, whose layers are rounded and stay as they are"
+            last = hasattr(item.technique.module, "exports")
+            problems.add(path, message, "take one of them out" if last else f"put {item.label} before {rounded}")
+        rounded = rounded or (item.label if hasattr(item.technique.module, "exports") else "")
         if item.stage == "export":
-            dialect = DIALECTS[0]
+            dialect = exported(items)
+            if rounded and item.config.exporter == "optimum":
+                message = f"export: Optimum's exporter does not know the layers of {rounded}"
+                problems.add(path, message, "use export: {exporter: torch}")
         if item.stage == "optimize":
             takes = item.technique.module.TAKES
             if dialect and dialect not in takes:

@@ -9,10 +9,9 @@ from typing import Any
 
 from toolchain.core import registry
 from toolchain.core.errors import RecipeError
-from toolchain.core.stage import DIALECTS
 from toolchain.core.store import key_of
 from toolchain.measure.gates import PROVIDERS
-from toolchain.pipeline.items import BEFORE, Item, gives, teachers_of
+from toolchain.pipeline.items import BEFORE, Item, exported, gives, teachers_of
 from toolchain.pipeline.recipe import Recipe
 from toolchain.pipeline.settings import plain
 
@@ -238,7 +237,8 @@ def _engine(
             source = checkpoints[-1]
         else:
             rewrites = [item for item in items if item.stage == "optimize"]
-            dialect = functools.reduce(lambda d, item: gives(item, d), rewrites, DIALECTS[0]) if rewrites else None
+            known = rewrites or any(item.stage == "export" for item in items)
+            dialect = functools.reduce(lambda d, item: gives(item, d), rewrites, exported(items)) if known else None
             if dialect and dialect not in accepts:
                 reason = f"the graph is of dialect {dialect}, and {engine.label} takes {', '.join(accepts)}"
                 plan.not_applicable.append((name, reason))

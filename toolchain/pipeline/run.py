@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from toolchain.core.data import Dataset
-from toolchain.core.errors import StoreError, ToolchainError
+from toolchain.core.errors import ModelError, StoreError, ToolchainError
 from toolchain.core.log import logger
 from toolchain.core.stage import Context, Teaching
 from toolchain.core.store import Artifact, Store, key_of
@@ -24,7 +24,7 @@ from toolchain.engines._batching import BATCHING_KEY, Batching
 from toolchain.measure import gates
 from toolchain.measure.machine import environment, physical_cores
 from toolchain.model import source as model_source
-from toolchain.model.checkpoint import copy_tokenizer, read_json, write_json
+from toolchain.model.checkpoint import QUANTIZERS, copy_tokenizer, read_json, write_json
 from toolchain.model.labels import match_labels, own_order
 from toolchain.model.train import processes
 from toolchain.pipeline import gate, keys
@@ -275,8 +275,21 @@ def perform(step: Step, inputs: list[Artifact], out: Path, context: Context, pla
     if step.stage == "teach":
         return dict(module.apply(parent.path, out, config, context))
     if step.stage == "compress":
+        if QUANTIZERS in read_json(parent.path / "config.json"):
+            raise ModelError(
+                "the checkpoint is quantized in training already, and its layers stay as they are",
+                "compress the checkpoint that it was made from, and quantize last",
+            )
         taught = tuple(Teaching(t.path, a.path) for t, a in zip(inputs[1::2], inputs[2::2], strict=True))
         context = dataclasses.replace(_in_own_order(context, parent.path), teachers=taught)
+    if step.stage == "optimize":
+        dialect = str(read_json(parent.path / "interface.json")["dialect"])
+        if dialect not in module.TAKES:
+            raise ModelError(
+                f"{step.technique.name} takes dialect {' or '.join(module.TAKES)}, and the graph is of dialect "
+                f"{dialect}",
+                "one quantizer is enough, in training or after it: take this pass out",
+            )
     metrics = module.apply(parent.path, out, config, context)
     if step.stage == "optimize":
         copy_tokenizer(parent.path, out)

@@ -1,0 +1,87 @@
+"""Logarithmic quantization in training: levels are powers of a base, dense where weights are dense.
+
+``w ≈ ± s_c · base^(−k)``, k from 0 to ``2^(b−1) − 2``, or 0, with ``s_c`` the largest weight of a channel; the nearest
+level is taken. Base 2 is Miyashita et al., arXiv 1603.01025; finer bases spread their levels over a narrower range.
+Up to 4 bits the levels are integers of 8 bits, exactly for base 2 and otherwise to within 1/254 of the largest, so that
+int8 kernels multiply them. With more bits, or where the largest level is more than 127 times the least, they are not:
+those weights stay floats in the graph, rounded, what they are multiplied with is not rounded, and the engine is neither
+smaller nor faster for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from toolchain.compress import _qat
+from toolchain.core.errors import require
+from toolchain.core.stage import Context, Ge, Gt, Le, Metrics
+
+VERSION = 1
+LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate")
+
+fits = _qat.fits
+
+#: Bits up to which levels are integers.
+INTEGER_BITS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(_qat.QatConfig):
+    """Settings of logarithmic quantization in training.
+
+    Attributes:
+        base: Each level is this many times the one below it.
+        bits: Bits of a weight of the linear layers.
+        embedding_bits: Bits of a number in the tables of embeddings; null leaves them as they are.
+    """
+
+    base: Annotated[float, Gt(1), Le(4)] = 2.0
+    bits: Annotated[int, Ge(2), Le(8)] = 4
+    embedding_bits: Annotated[int, Ge(2), Le(8)] | None = 4
+
+
+def exports(config: Config) -> str:
+    """The dialect of the graph that such a model is exported to: one that has no integers is a plain one."""
+    widths = {config.bits, config.embedding_bits, *config.bits_by_group.values()} - {None}
+    whole = any(width is not None and top(config.base, width) for width in widths)
+    return _qat.exports(config) if whole else "standard"
+
+
+def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
+    """Quantizes and trains a checkpoint.
+
+    Args:
+        source: Checkpoint folder.
+        out: Folder to write.
+        config: Settings.
+        context: Seed, threads, data, and the folder whose state is resumed from.
+
+    Returns:
+        ``bits`` by group, ``sqnr_db`` after and before, parameters, and what the training loop reports.
+    """
+    from toolchain.model.quantized import WeightFormat
+
+    def form(bits: int) -> Any:
+        return WeightFormat(bits=bits, levels="table", channels=config.per_channel, top=top(config.base, bits))
+
+    def table(weight: Any, form: Any) -> Any:
+        return levels(config.base, form.bits)
+
+    return _qat.train(source, out, config, context, form, table)
+
+
+def top(base: float, bits: int) -> int:
+    """The integer that the largest level is; 0 where levels are no integers of 8 bits."""
+    widest = base ** (2 ** (bits - 1) - 2)
+    if bits > INTEGER_BITS or widest > 127:
+        return 0
+    return round(widest) if float(base).is_integer() else 127
+
+
+def levels(base: float, bits: int) -> Any:
+    """The levels beside 0, ``[2^bits − 2]``, from −1 to 1."""
+    torch = require("torch", "torch")
+    positive = base ** -torch.arange(2 ** (bits - 1) - 1, dtype=torch.float64)
+    return torch.cat([-positive, positive.flip(0)]).float()
