@@ -22,3 +22,8 @@ def smoke_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
             done = toolchain("run", ROOT / "recipes/smoke.yaml", "--store", store)
             assert done.returncode == 0, done.stderr
     return store
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Recipes first: each takes minutes, and at the end one process would wait for the other's."""
+    items.sort(key=lambda item: "tests/recipes/" not in item.nodeid)

@@ -286,9 +286,9 @@ def perform(step: Step, inputs: list[Artifact], out: Path, context: Context, pla
         dialect = str(read_json(parent.path / "interface.json")["dialect"])
         if dialect not in module.TAKES:
             raise ModelError(
-                f"{step.technique.name} takes dialect {' or '.join(module.TAKES)}, and the graph is of dialect "
-                f"{dialect}",
-                "one quantizer is enough, in training or after it: take this pass out",
+                f"{step.technique.name} takes dialect {' or '.join(module.TAKES)}, and the graph is quantized or fused "
+                f"already: it is of dialect {dialect}",
+                "quantize the graph that export gives, once, in training or after it",
             )
     metrics = module.apply(parent.path, out, config, context)
     if step.stage == "optimize":
