@@ -8,6 +8,7 @@ import functools
 import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -211,3 +212,17 @@ def _tokenizer() -> Any:
 
 def _write(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def stopping_at(stop: int) -> Callable[..., Any]:
+    """The training loop, as one that Ctrl-C ends after so many steps; for techniques that have no hook there."""
+    from toolchain.model.train import train
+
+    def stopped(*arguments: Any, hooks: Any, **more: Any) -> Any:
+        def after(step: int, total: int) -> None:
+            if step == stop:
+                raise KeyboardInterrupt
+
+        return train(*arguments, hooks=dataclasses.replace(hooks, after_step=after), **more)
+
+    return stopped

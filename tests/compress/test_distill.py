@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.builders import classifier_folder, context, sentences, taught
+from tests.builders import classifier_folder, context, sentences, stopping_at, taught
 from tests.tiny import call
 from toolchain.compress import _lesson, distill
 from toolchain.compress._recovery import answers_loss
@@ -21,7 +21,7 @@ from toolchain.model import checkpoint, surgery, teach
 from toolchain.model.anatomy import layers_of
 from toolchain.model.encoded import collate, encode, logits
 from toolchain.model.source import Shape
-from toolchain.model.train import TrainConfig, train
+from toolchain.model.train import TrainConfig
 from toolchain.pipeline import plan, recipe
 from toolchain.pipeline.document import Document, parse_value
 
@@ -179,15 +179,8 @@ def test_a_lesson_that_is_stopped_ends_with_the_same_bytes(
     settings: dict[str, Any] = {"layers": 1, "losses": distill.Losses(**EVERYTHING)}
     whole, _ = distilled(tmp_path / "whole", **settings)
 
-    def stopped(*arguments: Any, hooks: Any, **more: Any) -> Any:
-        def after(step: int, total: int) -> None:
-            if step == stop:
-                raise KeyboardInterrupt
-
-        return train(*arguments, hooks=dataclasses.replace(hooks, after_step=after), **more)
-
     with monkeypatch.context() as patch:
-        patch.setattr("toolchain.compress._recovery.train", stopped)
+        patch.setattr("toolchain.compress._recovery.train", stopping_at(stop))
         with pytest.raises(KeyboardInterrupt):
             distilled(tmp_path / "again", **settings)
     out, metrics = distilled(tmp_path / "again", **settings)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import copy
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import onnx
 import pytest
 import torch
 
-from tests.builders import classifier_folder, context, sentences, taught
+from tests.builders import classifier_folder, context, sentences, stopping_at, taught
 from tests.tiny import call
 from toolchain.compress import _qat, learned_qat, logarithmic_qat, uniform_qat
 from toolchain.core import registry
@@ -23,7 +22,7 @@ from toolchain.model import checkpoint, export, graph, integer, quantized
 from toolchain.model.encoded import encode, logits
 from toolchain.model.quantized import ActivationFormat, ActivationQuantizer, WeightFormat, WeightQuantizer
 from toolchain.model.source import Shape
-from toolchain.model.train import TrainConfig, train
+from toolchain.model.train import TrainConfig
 
 FAMILIES = ("bert", "roberta", "albert")
 TRAINING = TrainConfig(epochs=2, batch_size=8, learning_rate=1e-3, max_length=32)
@@ -157,15 +156,8 @@ def test_a_training_that_is_stopped_ends_with_the_same_bytes(
 ) -> None:
     whole, _ = trained(tmp_path / "whole", "learned_qat")
 
-    def stopped(*arguments: Any, hooks: Any, **more: Any) -> Any:
-        def after(step: int, total: int) -> None:
-            if step == stop:
-                raise KeyboardInterrupt
-
-        return train(*arguments, hooks=dataclasses.replace(hooks, after_step=after), **more)
-
     with monkeypatch.context() as patch:
-        patch.setattr("toolchain.compress._recovery.train", stopped)
+        patch.setattr("toolchain.compress._recovery.train", stopping_at(stop))
         with pytest.raises(KeyboardInterrupt):
             trained(tmp_path / "again", "learned_qat")
     out, metrics = trained(tmp_path / "again", "learned_qat")

@@ -5,20 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any
 
 from toolchain.compress._gradients import sample
 from toolchain.compress._recovery import Teacher, recover
-from toolchain.core.errors import ModelError, RecipeError, require
+from toolchain.core.errors import RecipeError, require
 from toolchain.core.log import logger, progress
+from toolchain.core.patterns import bits_by_group
 from toolchain.core.stage import Context, Ge, Gt, Le, Metrics, StageConfig
 from toolchain.model import checkpoint
 from toolchain.model.anatomy import anatomy
 from toolchain.model.encoded import Encoded, collate
 from toolchain.model.source import Shape
-from toolchain.model.train import TrainConfig
+from toolchain.model.train import Hooks, TrainConfig
 
 #: Sentences that are read at a time to find ranges.
 _BATCH = 16
@@ -97,19 +97,8 @@ def group_bits(config: QatConfig, groups: Sequence[str]) -> dict[str, int | None
     Raises:
         RecipeError: A name fits no group, or two patterns give one group two widths, or nothing is left to quantize.
     """
-    named = config.bits_by_group
-    found: dict[str, int | None] = {}
-    for group in groups:
-        fitting = (
-            {named[group]} if group in named else {bits for name, bits in named.items() if fnmatchcase(group, name)}
-        )
-        if len(fitting) > 1:
-            raise RecipeError(f"bits_by_group: two patterns give {group} two widths", f"name it: {group}: 8, 4 or null")
-        plain = config.embedding_bits if group == "embeddings" else config.bits
-        found[group] = next(iter(fitting)) if fitting else plain
-    unused = [name for name in named if not any(name == group or fnmatchcase(group, name) for group in groups)]
-    if unused:
-        raise RecipeError(f"bits_by_group: nothing fits {', '.join(unused)}", f"groups: {', '.join(groups)}")
+    plain = {group: config.embedding_bits if group == "embeddings" else config.bits for group in groups}
+    found = plain | bits_by_group(config.bits_by_group, groups)
     if not any(found.values()):
         raise RecipeError(
             "bits_by_group: every group is null, and nothing is left to quantize", "give one of them bits"
@@ -179,10 +168,8 @@ def train(
     """
     from toolchain.model import quantized
 
+    checkpoint.refuse_quantized(source)
     model, tokenizer = checkpoint.load_model(source), checkpoint.load_tokenizer(source)
-    if quantized.layers(model):
-        raise ModelError(f"{source} is quantized in training already", "quantize the checkpoint that it was made from")
-    parameters = checkpoint.count_parameters(model)
     groups = grouped(model)
     bits = group_bits(config, list(groups))
     width = {name: bits[group] for group, names in groups.items() for name in names if bits[group]}
@@ -215,13 +202,11 @@ def train(
     return metrics | {
         "bits": bits,
         "sqnr_db": _sqnr(model), "sqnr_before_db": before,
-        "parameters": parameters,
+        "parameters": checkpoint.count_parameters(model),
     }  # fmt: skip
 
 
-def _hooks(model: Any, rates: Mapping[str, float]) -> Any:
-    from toolchain.model.train import Hooks
-
+def _hooks(model: Any, rates: Mapping[str, float]) -> Hooks:
     own = {
         name: rates[last] for name, parameter in model.named_parameters()
         if (last := name.rpartition(".")[2]) in rates and parameter.requires_grad

@@ -64,6 +64,19 @@ def load_model(folder: Path, attention: str = "sdpa") -> Any:
     return model.eval()
 
 
+def refuse_quantized(folder: Path) -> None:
+    """Refuses a checkpoint that was quantized in training to what would change its layers.
+
+    Raises:
+        ModelError: It was.
+    """
+    if QUANTIZERS in read_json(folder / "config.json"):
+        raise ModelError(
+            f"{folder} is quantized in training already, and its layers stay as they are",
+            "use the checkpoint that it was made from, and quantize last",
+        )
+
+
 def load_for_training(folder: Path, labels: Sequence[str], seed: int) -> Any:
     """Loads an encoder with a classifier for these labels; a head that does not fit is made anew.
 
@@ -76,11 +89,7 @@ def load_for_training(folder: Path, labels: Sequence[str], seed: int) -> Any:
         ModelError: The architecture has no sequence classifier, or encoder weights are missing from the file.
     """
     torch = require("torch", "torch")
-    if QUANTIZERS in read_json(folder / "config.json"):
-        raise ModelError(
-            f"{folder} is quantized in training already",
-            "fine-tune the checkpoint that it was made from, and quantize last",
-        )
+    refuse_quantized(folder)
     torch.manual_seed(seed)
     names = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
     model, missing, unfit = _load(folder, num_labels=len(labels), **names)

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from toolchain.core.errors import ModelError, RecipeError
+from toolchain.core.patterns import bits_by_group
 from toolchain.core.stage import Context, Ge, Metrics, StageConfig
 from toolchain.model import graph
 from toolchain.optimize import _blocks, _half, _int8
@@ -151,20 +151,8 @@ def _bits(model: Any, linear: Mapping[str, Sequence[str]], config: Config) -> di
         return found
     reader = {node: weight for weight, nodes in linear.items() for node in nodes}
     groups = group_nodes(model, set(reader))
-    for group, nodes in groups.items():
-        fitting = {named[group]} if group in named else {b for name, b in named.items() if fnmatchcase(group, name)}
-        if len(fitting) > 1:
-            raise RecipeError(
-                f"weight_only: bits_by_group: two patterns give {group} two widths", f"name it: {group}: 4, 8 or null"
-            )
-        found |= {reader[node]: width for node in nodes for width in fitting}
-    unused = [name for name in named if not any(name == group or fnmatchcase(group, name) for group in groups)]
-    if unused:
-        raise RecipeError(
-            f"weight_only: bits_by_group: nothing fits {', '.join(unused)}",
-            f"groups of linear weights: {', '.join(groups)}",
-        )
-    return found
+    chosen = bits_by_group(named, groups, "weight_only: bits_by_group", "groups of linear weights")
+    return found | {reader[node]: width for group, width in chosen.items() for node in groups[group]}
 
 
 def _readers(model: Any, kind: str, place: int, excluded: set[str], least: int) -> dict[str, list[str]]:

@@ -24,7 +24,7 @@ from toolchain.engines._batching import BATCHING_KEY, Batching
 from toolchain.measure import gates
 from toolchain.measure.machine import environment, physical_cores
 from toolchain.model import source as model_source
-from toolchain.model.checkpoint import QUANTIZERS, copy_tokenizer, read_json, write_json
+from toolchain.model.checkpoint import copy_tokenizer, read_json, refuse_quantized, write_json
 from toolchain.model.labels import match_labels, own_order
 from toolchain.model.train import processes
 from toolchain.pipeline import gate, keys
@@ -275,11 +275,7 @@ def perform(step: Step, inputs: list[Artifact], out: Path, context: Context, pla
     if step.stage == "teach":
         return dict(module.apply(parent.path, out, config, context))
     if step.stage == "compress":
-        if QUANTIZERS in read_json(parent.path / "config.json"):
-            raise ModelError(
-                "the checkpoint is quantized in training already, and its layers stay as they are",
-                "compress the checkpoint that it was made from, and quantize last",
-            )
+        refuse_quantized(parent.path)
         taught = tuple(Teaching(t.path, a.path) for t, a in zip(inputs[1::2], inputs[2::2], strict=True))
         context = dataclasses.replace(_in_own_order(context, parent.path), teachers=taught)
     if step.stage == "optimize":
