@@ -156,7 +156,8 @@ def _commands() -> Iterator[str]:
         "Data goes to stdout, messages and progress to stderr. Exit codes: 0 done, 1 an error that its message "
         "explains, 2 usage, 3 finished but a gate was missed, 130 stopped with Ctrl-C."
     )
-    root = click.Context(cli, info_name="toolchain")
+    # With the settings of the command line: click keeps the first help option that it makes for a command.
+    root = click.Context(cli, info_name="toolchain", **cli.context_settings)
     for name in COMMANDS:
         command = cli.get_command(root, name)
         assert command is not None, name

@@ -120,6 +120,12 @@ def test_the_generated_pages_are_what_the_code_says() -> None:
         assert (ROOT / "docs/reference" / name).read_text("utf-8") == text, f"{name} is old: run make reference"
 
 
+def test_making_the_pages_leaves_the_commands_their_short_help_option() -> None:
+    pages = "import runpy; runpy.run_path('docs/reference.py')['pages']()"
+    done = python(f"{pages}; from toolchain.cli import main; main(['run', '-h'])")
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     ("page", "names"),
     [
