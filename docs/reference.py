@@ -61,11 +61,12 @@ def _techniques() -> Iterator[str]:
     yield "# Techniques"
     yield (
         "What may stand in `stages` and in a variant. They run in one direction: "
-        f"{' → '.join(stage for stage in STAGES[:5] if stage != 'adopt')}. `toolchain show NAME` prints the same."
+        f"{' → '.join(stage for stage in STAGES[:6] if stage != 'adopt')}; augmentations may stand before `finetune` "
+        "too. `toolchain show NAME` prints the same."
     )
     for name in ("finetune", "export"):
         yield from _entry(registry.stage(name), "stage")
-    for folder in ("compress", "optimize"):
+    for folder in registry.VARIANT_FOLDERS:
         for name in registry.names(folder):
             yield from _entry(registry.get(folder, name), folder)
 
@@ -102,6 +103,8 @@ def _entry(technique: registry.Technique, folder: str) -> Iterator[str]:
     module = technique.module
     yield f"## {technique.name}"
     yield _prose(module.__doc__ or "")
+    if folder == "augment":
+        yield "More training examples, for what stands after it."
     if folder == "compress":
         yield "Checkpoint to checkpoint."
     if folder == "optimize":

@@ -68,6 +68,44 @@ def _classifier(architecture: str, size: str) -> Path:
     return folder / "checkpoint"
 
 
+def writer_folder(head: str) -> Path:
+    """A model that makes text, random weights: MaskedLM (BERT), Seq2SeqLM (T5) or CausalLM (GPT-2)."""
+    return _writer(head)
+
+
+@functools.cache
+def _writer(head: str) -> Path:
+    import torch
+    import transformers
+
+    from toolchain.model import scratch
+
+    folder, texts = _root() / f"writer-{head}", sentences().train.texts
+    kinds = {"MaskedLM": "wordpiece", "Seq2SeqLM": "unigram", "CausalLM": "bpe"}
+    tokenizer = scratch.train_tokenizer(kinds[head], texts)
+    size = tokenizer.get_vocab_size()
+    special = {"pad_token": "<pad>", "unk_token": "<unk>", "eos_token": "</s>"}
+    if head == "MaskedLM":
+        special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "mask_token": "[MASK]"}
+        config = transformers.BertConfig(
+            vocab_size=size, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64,
+            max_position_embeddings=64,
+        )  # fmt: skip
+    elif head == "Seq2SeqLM":
+        config = transformers.T5Config(
+            vocab_size=size, d_model=32, d_ff=64, d_kv=16, num_layers=1, num_heads=2, pad_token_id=0, eos_token_id=3,
+            decoder_start_token_id=0, initializer_factor=3.0,  # what it writes depends on what it reads
+        )  # fmt: skip
+    else:
+        config = transformers.GPT2Config(
+            vocab_size=size, n_embd=32, n_layer=1, n_head=2, n_positions=128, bos_token_id=2, eos_token_id=2
+        )
+    torch.manual_seed(17)
+    getattr(transformers, f"AutoModelFor{head}").from_config(config).save_pretrained(folder)
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+    return folder
+
+
 def onnx_folder(architecture: str = "bert", *, pair: bool = False) -> Path:
     """The same model as ``model.onnx`` from PyTorch's exporter; never to be written to."""
     return _onnx(architecture, pair)

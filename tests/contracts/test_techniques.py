@@ -25,6 +25,7 @@ SINGLE = tuple(registry.SINGLE)
 
 #: What each kind of technique is called with, in order.
 CALLS: dict[str, dict[str, str]] = {
+    "augment": {"apply": "source out config context", "teachers": "config"},
     "compress": {"apply": "source out config context"},
     "optimize": {"apply": "source out config context"},
     "engines": {
@@ -40,7 +41,7 @@ HEAVY = ("torch", "onnx", "onnxruntime", "transformers", "pydantic")
 each_technique = pytest.mark.parametrize(("folder", "name"), ALL, ids=IDS)
 
 
-@pytest.mark.parametrize("folder", ["compress", "optimize", "engines", "tasks"])
+@pytest.mark.parametrize("folder", ["augment", "compress", "optimize", "engines", "tasks"])
 def test_folders_of_techniques_are_not_empty(folder: str) -> None:
     assert registry.names(folder)
 

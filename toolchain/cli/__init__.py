@@ -17,15 +17,15 @@ from toolchain.core.errors import ToolchainError
 #: Command → module that defines it as ``command`` or under its own name; nothing is imported before it is needed.
 COMMANDS = {
     "run": "recipes", "validate": "recipes", "explain": "recipes", "report": "recipes",
-    "finetune": "stages", "compress": "stages", "export": "stages", "optimize": "stages", "build": "stages",
-    "benchmark": "stages", "sensitivity": "layers", "allocate": "layers",
+    "finetune": "stages", "augment": "stages", "compress": "stages", "export": "stages", "optimize": "stages",
+    "build": "stages", "benchmark": "stages", "sensitivity": "layers", "allocate": "layers",
     "list": "inspect", "show": "inspect", "verify": "inspect", "gc": "inspect", "doctor": "inspect",
     "completion": "inspect",
 }  # fmt: skip
 
 _ORDER = {
     "Recipes": ("run", "validate", "explain", "report"),
-    "Stages": ("finetune", "compress", "export", "optimize", "build", "benchmark"),
+    "Stages": ("finetune", "augment", "compress", "export", "optimize", "build", "benchmark"),
     "Layers": ("sensitivity", "allocate"),
     "Look": ("list", "show", "doctor", "verify", "gc", "completion"),
 }

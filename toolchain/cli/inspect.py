@@ -215,7 +215,7 @@ def _listed(what: str, store: Store) -> Iterator[dict[str, Any]]:
     if what == "techniques":
         for stage in ("finetune", "export"):
             yield {"stage": stage, "name": stage, "summary": registry.stage(stage).summary}
-        for folder in ("compress", "optimize"):
+        for folder in registry.VARIANT_FOLDERS:
             for name in registry.names(folder):
                 yield {"stage": folder, "name": name, "summary": registry.get(folder, name).summary}
     elif what in ("engines", "tasks"):

@@ -45,6 +45,18 @@ def finetune_command(target: str, **settings: Any) -> int:
     return _stage("finetune", [target], ["finetune"], settings)
 
 
+@click.command("augment")
+@click.argument("target")
+@click.option("-t", "--technique", help="Technique of a direct run; 'toolchain list techniques' shows them.")
+@shared
+def augment_command(target: str, technique: str | None, **settings: Any) -> int:
+    """Make more training examples.
+
+    TARGET is a recipe, or a checkpoint folder that labels them; then --technique says how they are made.
+    """
+    return _stage("augment", [target], _needed("augment", target, technique), settings)
+
+
 @click.command("compress")
 @click.argument("target")
 @click.option("-t", "--technique", help="Technique of a direct run; 'toolchain list techniques' shows them.")
@@ -169,7 +181,7 @@ def _direct(targets: Sequence[str], items: Sequence[str], settings: dict[str, An
             }
             rest = [item for item in items if kind == "checkpoint" or item != "export"]
             if kind == "checkpoint" and "export" not in rest:
-                rest = [*rest, "export"] if "compress" in _stages(rest) else ["export", *rest]
+                rest = [*rest, "export"] if _stages(rest) & {"augment", "compress"} else ["export", *rest]
             root["variants"][_name(target, targets)] = [first, *rest]
     made = document.Document(root, None)
     known = {*recipes.KEYS, *document.mentioned(root)}
@@ -224,6 +236,7 @@ def _needed(stage: str, target: str, technique: str | None) -> list[str]:
 #: What to give a stage that found nothing to do.
 _NOTHING = {
     "export": "export takes a checkpoint folder or a model source, not an ONNX graph",
+    "augment": "the recipe has no augmentation: 'toolchain list techniques' shows them",
     "compress": "the recipe has no compression technique: 'toolchain list techniques' shows them",
     "optimize": "the recipe has no graph pass: 'toolchain list techniques' shows them",
     "build": "choose an engine that takes it: 'toolchain list engines'",

@@ -21,7 +21,10 @@ from toolchain.core.errors import RecipeError
 PACKAGE = Path(__file__).parent.parent
 
 #: Folders whose files are techniques, and the stage that runs them.
-FOLDERS = {"compress": "compress", "optimize": "optimize", "engines": "build", "tasks": ""}
+FOLDERS = {"augment": "augment", "compress": "compress", "optimize": "optimize", "engines": "build", "tasks": ""}
+
+#: Those whose techniques may stand in a variant.
+VARIANT_FOLDERS = ("augment", "compress", "optimize")
 
 #: Stages with one way to do them: their module is named here.
 SINGLE = {
@@ -113,8 +116,8 @@ def stage(name: str) -> Technique:
 
 
 def folder_of(name: str) -> str | None:
-    """The folder of the technique with this name among compress and optimize, or None."""
-    return next((f for f in ("compress", "optimize") if name in names(f)), None)
+    """The folder of the technique with this name among those that may stand in a variant, or None."""
+    return next((f for f in VARIANT_FOLDERS if name in names(f)), None)
 
 
 def suggest(name: str, allowed: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ from toolchain.core.data import Dataset
 
 __all__ = ["DIALECTS", "STAGES", "Context", "Ge", "Gt", "Le", "Lt", "MinLen", "Stage", "StageConfig", "Teaching"]
 
-Kind = Literal["source", "checkpoint", "onnx", "engine", "evaluation", "timing", "sensitivity", "answers"]
+Kind = Literal["source", "data", "checkpoint", "onnx", "engine", "evaluation", "timing", "sensitivity", "answers"]
 
 #: ONNX dialects, from the one that every engine takes to the one that only ONNX Runtime takes.
 DIALECTS = ("standard", "qdq", "qdq-asymmetric", "ort")
@@ -37,6 +37,7 @@ class Stage:
 STAGES: dict[str, Stage] = {
     "adopt": Stage("source", "checkpoint", "model"),
     "finetune": Stage("source", "checkpoint", "model"),
+    "augment": Stage("checkpoint", "data", "augment"),
     "compress": Stage("checkpoint", "checkpoint", "compress"),
     "export": Stage("checkpoint", "onnx", "model"),
     "optimize": Stage("onnx", "onnx", "optimize"),
@@ -83,6 +84,7 @@ class Context:
         threads: Threads to compute with.
         dataset: Loads the task's data (cached).
         teachers: Those that the technique names, in that order.
+        labeller: Checkpoint that labels what an augmentation makes; None where texts keep their labels.
     """
 
     work: Path
@@ -90,6 +92,7 @@ class Context:
     threads: int
     dataset: Callable[[], Dataset]
     teachers: tuple[Teaching, ...] = ()
+    labeller: Path | None = None
 
 
 #: What a technique reports of its work, kept in the manifest: plain JSON values.

@@ -26,7 +26,7 @@ from toolchain.core.errors import StoreError
 from toolchain.core.log import logger
 
 MANIFEST = "manifest.json"
-KINDS = ("checkpoint", "onnx", "engine", "evaluation", "timing", "sensitivity", "answers")
+KINDS = ("data", "checkpoint", "onnx", "engine", "evaluation", "timing", "sensitivity", "answers")
 _HEX = 32
 
 
@@ -55,7 +55,7 @@ class Artifact:
 
     @property
     def kind(self) -> str:
-        """checkpoint, onnx, engine, evaluation, timing, sensitivity or answers."""
+        """data, checkpoint, onnx, engine, evaluation, timing, sensitivity or answers."""
         return str(self.manifest["kind"])
 
     @property

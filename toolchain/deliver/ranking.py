@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 from toolchain.core.errors import ToolchainError
 from toolchain.deliver import report
 from toolchain.engines._batching import BATCHING_KEY
+from toolchain.engines._contention import told
 from toolchain.pipeline.settings import plain
 
 if TYPE_CHECKING:
+    from toolchain.core.store import Artifact
     from toolchain.pipeline.run import Outcome
 
 
@@ -98,6 +100,8 @@ def _training(outcome: Outcome, build: str) -> dict[str, Any]:
     machines: dict[str, None] = {}
     while step.inputs:
         step = plan.steps[step.inputs[0]]
+        if step.stage == "augment":
+            break  # it stands before finetune: no training is behind it
         if step.stage in ("finetune", "compress"):
             manifest = outcome.artifacts[step.id].manifest
             steps += int(manifest["metrics"].get("steps", 0))
@@ -116,6 +120,16 @@ def _machine(environment: Mapping[str, Any]) -> str:
 def _notes(outcome: Outcome) -> list[str]:
     """What the task said of its data; kept with the training so that an all-hit run need not load the data."""
     found: dict[str, None] = {}
-    for artifact in outcome.artifacts.values():
+    for step, artifact in outcome.artifacts.items():
         found |= dict.fromkeys(artifact.manifest.get("notes", ()))
+        if text := _contended(outcome.plan.steps[step].label, artifact):
+            found[text] = None
     return list(found)
+
+
+def _contended(label: str, artifact: Artifact) -> str:
+    """What is to be said of an engine that was tuned, or a timing that was taken, beside busy programs."""
+    if artifact.kind == "timing":
+        return told(artifact.metrics.get("others_cpus"), "engines were timed", "--force time takes the times again")
+    tuning = (artifact.metrics.get("tuning") or {}) if artifact.kind == "engine" else {}
+    return told(tuning.get("others_cpus"), f"options of {label} were tuned", "--force build tunes again")

@@ -14,6 +14,7 @@ from toolchain.core.errors import EngineError
 from toolchain.core.log import progress
 from toolchain.core.session import INPUTS
 from toolchain.core.stage import Context
+from toolchain.engines import _contention
 from toolchain.engines._openvino_ir import WEIGHTS_FILE
 from toolchain.engines._openvino_session import OpenvinoSession, Plan, open_plan
 from toolchain.engines._samples import Samples, encode_dev
@@ -140,6 +141,7 @@ def _tune(
     samples = samples.shuffled(context.seed)
     batches, singles = samples.batches(BATCH_SIZE, BATCHES), samples.batches(1, TEXTS)
     found: dict[str, Any] = {"call_tokens": {}, "single": [], "batch": []}
+    others = _contention.watch()
     size = 0
     with progress("tuning", len(kernels) * (2 + len(streams))) as bar:
         for kernel in kernels:
@@ -161,6 +163,7 @@ def _tune(
                 result = {"attention": kernel, "streams": number, "texts_per_s": rows / seconds}
                 found["batch"].append(result)
                 bar.advance(note=kernel)
+    found["others_cpus"] = others()
     best = max(found["batch"], key=lambda trial: float(trial["texts_per_s"]))
     timed = [trial for trial in found["single"] if "ms" in trial]
     single = min(timed, key=lambda trial: float(trial["ms"]), default=best)

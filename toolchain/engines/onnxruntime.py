@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 from toolchain.core.errors import EngineError, first_line
 from toolchain.core.session import TEXT_INPUT, ConcurrentSession
 from toolchain.core.stage import Context, Ge, Gt, Le, Metrics, StageConfig
-from toolchain.engines import _integer
+from toolchain.engines import _contention, _integer
 from toolchain.engines._artifact import need_space, place, read_engine, write_engine
 from toolchain.engines._lowering import Forms, counts, rewrite
 from toolchain.engines._onnxruntime_session import (
@@ -172,6 +172,7 @@ def _tuned(
     if not all((source / name).is_file() for name in ("tokenizer.json", "interface.json")):
         return Options(**given), {"skipped": "there is no tokenizer to read dev texts with"}
     samples = encode_dev(source, context).shuffled(context.seed)
+    others = _contention.watch()
     options, trials = tune(
         given,
         lambda options: OnnxRuntimeSession(out / MODEL_FILE, context.threads, opening, options),
@@ -180,7 +181,7 @@ def _tuned(
         context.threads,
         config.tune_seconds,
     )
-    return options, {"threads": context.threads, "trials": trials}
+    return options, {"threads": context.threads, "trials": trials, "others_cpus": others()}
 
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from typing import Annotated, Any, Literal
 from toolchain.core.errors import DataError, EngineError, ToolchainError
 from toolchain.core.log import logger, progress
 from toolchain.core.stage import Context, Ge, Gt, Le, Metrics, MinLen, StageConfig
+from toolchain.engines import _contention
 from toolchain.measure.machine import machine, physical_cores
 from toolchain.measure.process import WorkerProcess, texts_file, write_texts
 
@@ -133,6 +134,7 @@ def time_engines(engines: Mapping[str, Path], out: Path, config: Config, context
     texts = [test.texts[i] for i in random_order.sample(range(len(test)), min(config.sample, len(test)))]
     threads = config.threads or physical_cores()
     settings = settings_of(config)
+    others = _contention.watch()
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(texts_file(context.work))
         write_texts(file, texts)
@@ -157,6 +159,7 @@ def time_engines(engines: Mapping[str, Path], out: Path, config: Config, context
         for engine in (e for e in running if not e.error):
             with _failing_alone(engine):
                 engine.peak_memory_bytes = engine.process.call("memory")["peak_memory_bytes"]
+    others_cpus = others()  # the workers have ended: their time is known as ours
     failed = [engine for engine in running if engine.error]
     if failed and len(failed) == len(running):
         raise EngineError(f"no engine could be timed; the first of {len(failed)}: {failed[0].error}")
@@ -181,6 +184,7 @@ def time_engines(engines: Mapping[str, Path], out: Path, config: Config, context
         "failed": {engine.key: engine.error for engine in failed},
         "unstable": unstable,
         "wall_s": time.monotonic() - started,
+        "others_cpus": others_cpus,
     }
 
 

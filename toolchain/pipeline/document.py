@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from io import StringIO
 from itertools import islice
@@ -246,3 +246,17 @@ def mentioned(value: Mapping[str, Any]) -> list[str]:
     for _, items in _lists(value):
         names += [str(next(iter(item))) if isinstance(item, Mapping) and item else str(item) for item in items]
     return names
+
+
+def beside(recipe: Path | None, settings: Any, keys: Collection[str]) -> Any:
+    """Settings whose paths under these keys do not depend on the current folder where they exist beside the recipe."""
+    if recipe is None or not isinstance(settings, Mapping):
+        return settings
+
+    def settle(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: settle(item) for key, item in value.items()}
+        found = recipe.parent / value if isinstance(value, str) and value else None
+        return str(found.resolve()) if found and not Path(value).is_absolute() and found.exists() else value
+
+    return {key: settle(item) if key in keys else item for key, item in settings.items()}

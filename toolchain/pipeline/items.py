@@ -12,7 +12,7 @@ from toolchain.core import registry
 from toolchain.core.errors import ModelError
 from toolchain.core.stage import DIALECTS
 from toolchain.model import source
-from toolchain.pipeline.document import Problems
+from toolchain.pipeline.document import Problems, beside
 from toolchain.pipeline.settings import validate
 
 #: The teacher that is the checkpoint which is compressed itself.
@@ -20,6 +20,9 @@ BEFORE = "before"
 
 #: Stages of a variant, in the only order they may stand in.
 ORDER = ("adopt", "finetune", "compress", "export", "optimize")
+
+#: Settings of an augmentation that may hold a path beside the recipe.
+PATHS = ("path", "model", "forward", "backward", "teacher")
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,8 @@ def stage_items(problems: Problems, value: Any, path: tuple[Any, ...]) -> list[I
                 message = f"{name} is an engine: name it under engines, not in a variant"
             problems.add((*path, index), message, registry.suggest(name, names()))
             continue
+        if stage == "augment":
+            settings = beside(problems.document.path, settings, PATHS)
         config = validate(problems, technique.config, settings, where, name)
         if config is not None:
             found.append(Item(stage, technique, config, name))
@@ -85,7 +90,7 @@ def _technique(name: str) -> tuple[str, registry.Technique | None]:
 
 def names() -> list[str]:
     """Every name that may stand in a list of stages."""
-    return ["adopt", "finetune", "export", *(n for f in ("compress", "optimize") for n in registry.names(f))]
+    return ["adopt", "finetune", "export", *(n for f in registry.VARIANT_FOLDERS for n in registry.names(f))]
 
 
 def engine_items(problems: Problems, value: Any) -> list[Item]:
@@ -139,7 +144,12 @@ def check_order(problems: Problems, items: Sequence[Item], path: tuple[Any, ...]
     """One direction, no way back; every pass gets a dialect that it takes, every technique a history that it allows."""
     history: list[str] = []
     dialect, rounded, reached = "", "", -1
-    for item in items:
+    for index, item in enumerate(items):
+        if item.stage == "augment":
+            if not _augments(problems, items, index, path):
+                return
+            history.append(item.label)
+            continue
         place = ORDER.index(item.stage)
         if place < reached:
             before = history[-1] if history else ""
@@ -178,6 +188,29 @@ def check_order(problems: Problems, items: Sequence[Item], path: tuple[Any, ...]
         problems.add(path, "the variant is empty", "for example [export]")
 
 
+def _augments(problems: Problems, items: Sequence[Item], index: int, path: tuple[Any, ...]) -> bool:
+    """Whether an augmentation stands where something learns from it; else a problem."""
+    item, before, after = items[index], items[:index], [later.stage for later in items[index + 1 :]]
+    late = next((i.label for i in before if i.stage in ("export", "optimize")), None)
+    if late or "adopt" in after:
+        said = f"{item.label} cannot come after {late}" if late else f"{item.label} cannot come before adopt"
+        problems.add(path, said, "it stands before what learns from it: finetune, or a technique that trains")
+        return False
+    if "finetune" not in after and "compress" not in after and items[0].stage != "adopt":
+        problems.add(
+            path, f"nothing after {item.label} learns from the examples that it makes",
+            "put it before finetune, or before a technique that trains, such as distill",
+        )  # fmt: skip
+        return False
+    if BEFORE in teachers_of(item) and all(i.stage == "augment" for i in before):
+        problems.add(
+            path, f"{item.label}: teacher: {BEFORE}: nothing stands before it that could label what it makes",
+            "teacher: null keeps the labels that texts were made under; or name MODEL.finetune, or a model's source",
+        )  # fmt: skip
+        return False
+    return True
+
+
 def teachers_of(item: Item) -> tuple[str, ...]:
     """Who teaches in an item: :data:`BEFORE`, a stage or technique before it, ``MODEL.finetune``, a model's source."""
     named = getattr(item.technique.module, "teachers", None)
@@ -204,7 +237,7 @@ def check_fit(
 ) -> None:
     """What a technique asks of a model that the model's config already refuses: an unknown layer, all layers gone."""
     compressions = [item for item in items if item.stage == "compress"]
-    if not compressions or items[0].stage == "adopt":
+    if not compressions or any(item.stage == "adopt" for item in items):
         return
     try:
         shape = source.shape(source.resolve(spec, recipe.parent if recipe else None))

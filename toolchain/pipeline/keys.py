@@ -66,7 +66,7 @@ def parts(step: Step, inputs: list[Artifact], task: Task, recipe: Recipe, thread
         "stage": step.stage,
         "technique": step.technique.name,
         "version": step.technique.version,
-        "config": plain(step.config),
+        "config": plain(step.config) if step.stage != "augment" else _decides(step),
         "inputs": [artifact.digest for artifact in inputs],
         "libraries": {name: installed(name) for name in step.technique.libraries},
     }
@@ -80,7 +80,7 @@ def parts(step: Step, inputs: list[Artifact], task: Task, recipe: Recipe, thread
         found["task"] = task.identity
     if step.stage in ("finetune", "compress") and processes()[1] > 1:
         found["processes"] = processes()[1]  # each sees other batches, so the weights differ
-    if step.stage == "finetune":
+    if step.stage == "finetune" or (step.stage == "augment" and step.source):
         found["source"] = source.resolve(step.source or "", recipe.base).identity
     if step.stage == "adopt":
         # What is adopted is known by its content: where it lies plays no part.
@@ -99,6 +99,12 @@ def parts(step: Step, inputs: list[Artifact], task: Task, recipe: Recipe, thread
     if step.stage == "time":
         found["engines"] = [artifact.key for artifact in inputs]  # what the timing is indexed by
     return found
+
+
+def _decides(step: Step) -> dict[str, Any]:
+    """What of an augmentation's settings decides its result: of files and models that they name, the content."""
+    identity = getattr(step.technique.module, "identity", plain)
+    return dict(plain(identity(step.config)))
 
 
 def _runtime(engine: Artifact) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from toolchain.core import registry
 from toolchain.core.errors import RecipeError
+from toolchain.core.stage import STAGES as STAGE_KINDS
 from toolchain.core.store import key_of
 from toolchain.measure.gates import PROVIDERS
 from toolchain.pipeline.items import BEFORE, Item, exported, gives, teachers_of
@@ -16,10 +17,13 @@ from toolchain.pipeline.recipe import Recipe
 from toolchain.pipeline.settings import plain
 
 #: Stages in the order in which they run; the last two stand beside them: a command of its own, and teachers' answers.
-STAGES = ("adopt", "finetune", "compress", "export", "optimize", "build", "evaluate", "time", "sensitivity", "teach")
+STAGES = (
+    "adopt", "finetune", "augment", "compress", "export", "optimize", "build", "evaluate", "time", "sensitivity",
+    "teach",
+)  # fmt: skip
 
 #: Stages whose result depends on the training seed.
-SEEDED = ("finetune", "compress", "optimize", "time", "sensitivity")
+SEEDED = ("finetune", "augment", "compress", "optimize", "time", "sensitivity")
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class Step:
         technique: Who does it.
         config: With which settings.
         inputs: Ids of the steps whose artifacts it reads.
-        source: Model source, for finetune and adopt.
+        source: Model source, for finetune and adopt, and for an augmentation before finetune.
         seed: Training seed, or None where it plays no part.
         label: What a person calls it.
         kind: Kind of artifact that it gives.
@@ -161,28 +165,38 @@ def _chain(plan: Plan, items: Iterable[Item], model: str, seed: int, variant: st
     chain: list[Step] = []
     items = list(items)
     source = plan.recipe.models.get(model, "")
-    if not items or items[0].stage not in ("adopt", "finetune"):
+    first = next((item for item in items if item.stage != "augment"), None)
+    if first is None or first.stage not in ("adopt", "finetune"):
         adopt = registry.stage("adopt")
         items.insert(0, Item("adopt", adopt, adopt.config(path=source), "adopt"))
     shared = f"{model} · " if len(plan.recipe.models) > 1 else ""
     where = f" · seed {seed}" if len(plan.recipe.seeds) > 1 else ""
-    for item in items:
-        if STAGES.index(item.stage) > last:
-            break
-        inputs = (*(step.id for step in chain[-1:]), *_teachers(plan, item, chain, seed, where))
+    more: tuple[str, ...] = ()
+    for item in items[: max(i for i, item in enumerate(items, 1) if STAGES.index(item.stage) <= last)]:
+        learns = item.stage in ("finetune", "compress")
+        taught = _teachers(plan, item, chain, more, seed, where)
+        inputs = (*(step.id for step in chain[-1:]), *taught, *(more if learns else ()))
         step = _add(
             plan, item.stage, item.technique, item.config, inputs,
-            source=_source(item, source), seed=seed,
-            label=f"{shared}{variant} · {item.label}{where}" if item.stage in ("compress", "optimize") else
+            source=_source(item, source, chain), seed=seed,
+            label=f"{shared}{variant} · {item.label}{where}" if item.stage in ("augment", "compress", "optimize") else
             f"{shared}{item.label}{where}",
             kind=_kind(item),
         )  # fmt: skip
-        chain.append(plan.steps[step])
+        if item.stage == "augment":
+            more = (*more, step)
+        else:
+            chain.append(plan.steps[step])
     return chain
 
 
-def _teachers(plan: Plan, item: Item, chain: list[Step], seed: int, where: str) -> tuple[str, ...]:
-    """Ids of the checkpoints that teach an item, each followed by that of its answers."""
+def _teachers(
+    plan: Plan, item: Item, chain: list[Step], more: tuple[str, ...], seed: int, where: str
+) -> tuple[str, ...]:
+    """Ids of the checkpoints that teach an item, each followed by that of its answers where there is a student.
+
+    The answers are those on the training examples, and on ``more`` of them.
+    """
     found: list[str] = []
     for name in teachers_of(item):
         model, _, stage = name.rpartition(".")
@@ -199,22 +213,23 @@ def _teachers(plan: Plan, item: Item, chain: list[Step], seed: int, where: str) 
             step = plan.steps[
                 _add(plan, "adopt", adopt, config, (), source=name, label=f"adopt {name}{where}", kind="checkpoint")
             ]
-        teach = registry.stage("teach")
-        answers = _add(plan, "teach", teach, teach.config(), (step.id,), label=f"answers of {label}", kind="answers")
-        found += [step.id, answers]
+        found.append(step.id)
+        if item.stage == "compress":
+            teach, read = registry.stage("teach"), (step.id, *more)
+            found.append(_add(plan, "teach", teach, teach.config(), read, label=f"answers of {label}", kind="answers"))
     return tuple(found)
 
 
-def _source(item: Item, source: str) -> str | None:
+def _source(item: Item, source: str, chain: list[Step]) -> str | None:
     if item.stage == "adopt":
         return str(item.config.path)
-    return source if item.stage == "finetune" else None
+    return source if item.stage == "finetune" or (item.stage == "augment" and not chain) else None
 
 
 def _kind(item: Item) -> str:
     if item.stage == "adopt":
         return str(item.technique.module.kind_of(item.config.path))
-    return {"finetune": "checkpoint", "compress": "checkpoint", "export": "onnx", "optimize": "onnx"}[item.stage]
+    return str(STAGE_KINDS[item.stage].gives)
 
 
 def _engine(
@@ -259,9 +274,7 @@ def _engine(
         )  # fmt: skip
     module = engine.technique.module
     provider = PROVIDERS.get(getattr(engine.config, "provider", ""), getattr(module, "DEVICE", ""))
-    techniques = tuple(
-        step.technique.name for step in chain if step.stage in ("finetune", "compress", "export", "optimize")
-    )
+    techniques = tuple(item.technique.name for item in items if item.stage != "adopt")
     baseline = (variant, engine.label) == plan.recipe.baseline
     return Row(model, seed, variant, engine.label, build, evaluate, techniques, name, provider, baseline)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from toolchain.core import registry
-from toolchain.pipeline.document import Document, Problems, override, read
+from toolchain.pipeline.document import Document, Problems, beside, override, read
 from toolchain.pipeline.items import (
     Item,
     check_fit,
@@ -227,23 +227,9 @@ def _task(problems: Problems, value: Any) -> Item | None:
         )
         return None
     technique = registry.get("tasks", name)
-    settings = _relative_to(problems.document.path, settings)
+    settings = beside(problems.document.path, settings, ("folder", "files", "dataset"))
     config = validate(problems, technique.config, settings, path, name)
     return Item("task", technique, config, name) if config is not None else None
-
-
-def _relative_to(recipe: Path | None, settings: Any) -> Any:
-    """Makes paths that exist beside the recipe independent of the current folder."""
-    if recipe is None or not isinstance(settings, Mapping):
-        return settings
-
-    def settle(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {key: settle(item) for key, item in value.items()}
-        beside = recipe.parent / value if isinstance(value, str) and value else None
-        return str(beside.resolve()) if beside and not Path(value).is_absolute() and beside.exists() else value
-
-    return {key: settle(item) if key in ("folder", "files", "dataset") else item for key, item in settings.items()}
 
 
 def _with_model_settings(problems: Problems, item: Item, settings: dict[str, dict[str, Any]], model: str) -> Item:

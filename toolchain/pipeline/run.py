@@ -26,6 +26,7 @@ from toolchain.measure.machine import environment, physical_cores
 from toolchain.model import source as model_source
 from toolchain.model.checkpoint import copy_tokenizer, read_json, refuse_quantized, write_json
 from toolchain.model.labels import match_labels, own_order
+from toolchain.model.more_data import joined
 from toolchain.model.train import processes
 from toolchain.pipeline import gate, keys
 from toolchain.pipeline.items import gives
@@ -166,9 +167,9 @@ def _check_outside_teachers(plan: Plan, task: keys.Task) -> None:
     Raises:
         ModelError: One has other labels.
     """
-    for step in plan.steps.values():
-        teacher = plan.steps[step.inputs[0]] if step.stage == "teach" else None
-        folder = Path(str(teacher.source)).expanduser() if teacher and teacher.stage == "adopt" else None
+    asked = [plan.steps[i] for step in plan.steps.values() if step.stage in ("teach", "augment") for i in step.inputs]
+    for teacher in asked:
+        folder = Path(str(teacher.source)).expanduser() if teacher.stage == "adopt" else None
         if folder and (folder / "interface.json").is_file():
             match_labels(tuple(read_json(folder / "interface.json")["labels"]), task.data().labels, folder)
 
@@ -240,6 +241,11 @@ def perform(step: Step, inputs: list[Artifact], out: Path, context: Context, pla
         The technique's metrics.
     """
     module, config = step.technique.module, step.config
+    more = [artifact.path for artifact in inputs if artifact.kind == "data"]
+    inputs = [artifact for artifact in inputs if artifact.kind != "data"]
+    if more:
+        context = _with_more(context, more)
+    augmented = [entry for folder in more for entry in read_history(folder)]
     if step.stage == "adopt":
         metrics: dict[str, Any] = module.apply(config, out, context)
         _write_history(out, read_history(out))
@@ -249,7 +255,13 @@ def perform(step: Step, inputs: list[Artifact], out: Path, context: Context, pla
         source = resolved.spec if resolved.kind == "scratch" else model_source.fetch(resolved)
         metrics = module.apply(source, out, config, context)
         before = read_history(source) if isinstance(source, Path) else []  # an encoder that was pruned before
-        _write_history(out, [*before, _entry(step)])
+        _write_history(out, [*before, *augmented, _entry(step)])
+        return metrics
+    if step.stage == "augment":
+        folder = model_source.fetch(_modelled(step, plan)) if step.source else inputs.pop(0).path
+        labeller = inputs[0].path if inputs else None
+        metrics = module.apply(folder, out, config, dataclasses.replace(context, labeller=labeller))
+        _write_history(out, [_entry(step)])
         return metrics
     if step.stage == "time":
         engines = {artifact.key: artifact.path for artifact in inputs}
@@ -295,8 +307,35 @@ def perform(step: Step, inputs: list[Artifact], out: Path, context: Context, pla
         given = gives(type(item)(item.stage, item.technique, config, item.label), str(interface["dialect"]))
         write_json(out / "interface.json", interface | {"dialect": given})
         metrics = {name: parent.metrics[name] for name in ("flops", "mean_tokens") if name in parent.metrics} | metrics
-    _write_history(out, [*read_history(parent.path), _entry(step)])
+    history = read_history(parent.path)
+    _write_history(out, [*history, *(entry for entry in augmented if entry not in history), _entry(step)])
     return metrics
+
+
+def _modelled(step: Step, plan: Plan) -> model_source.Source:
+    """The model's source whose folder an augmentation before fine-tuning reads.
+
+    Raises:
+        ModelError: The model is from scratch, and has no folder yet.
+    """
+    resolved = model_source.resolve(step.source or "", plan.recipe.base)
+    if resolved.kind == "scratch":
+        raise ModelError(
+            f"{step.technique.name} reads a model, and {step.source} is none before it is fine-tuned",
+            f"put {step.technique.name} after finetune",
+        )
+    return resolved
+
+
+def _with_more(context: Context, folders: list[Path]) -> Context:
+    """A context whose data has the training examples of augmentations as well."""
+    given = context.dataset
+
+    @cache
+    def data() -> Dataset:
+        return joined(given(), folders)
+
+    return dataclasses.replace(context, dataset=data)
 
 
 def _in_own_order(context: Context, folder: Path) -> Context:
@@ -334,13 +373,14 @@ def _spoken(step: Step) -> str:
 
 
 def _fetch(step: Step, plan: Plan) -> None:
-    """Downloads a hub model before its key is computed, so that the key holds its files."""
-    if step.stage in ("finetune", "adopt") and step.source:
-        if step.stage == "adopt" and step.kind != "checkpoint":
-            return
-        resolved = model_source.resolve(step.source, plan.recipe.base)
+    """Downloads hub models before a step's key is computed, so that the key holds their files."""
+    wanted = [step.source] if step.source and (step.stage != "adopt" or step.kind == "checkpoint") else []
+    if step.stage == "augment" and hasattr(step.technique.module, "sources"):
+        wanted += step.technique.module.sources(step.config)
+    for spec in wanted:
+        resolved = model_source.resolve(spec, plan.recipe.base)
         if resolved.kind == "hub" and resolved.folder is None:
-            logger.info("    downloading %s", step.source)
+            logger.info("    downloading %s", spec)
             model_source.fetch(resolved)
 
 

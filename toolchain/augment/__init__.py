@@ -1,0 +1,1 @@
+"""Augmentation: more training examples, one file per way to make them."""

@@ -1,0 +1,108 @@
+"""Models that make text: masked language models, translators, causal models; from a folder or the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, Literal
+
+from toolchain.augment._examples import AugmentConfig
+from toolchain.core.errors import ModelError, first_line, require
+from toolchain.core.stage import Context
+from toolchain.model import checkpoint
+from toolchain.model import source as model_source
+
+Head = Literal["MaskedLM", "Seq2SeqLM", "CausalLM"]
+
+_CALLED: dict[Head, str] = {
+    "MaskedLM": "masked language model", "Seq2SeqLM": "sequence-to-sequence model", "CausalLM": "causal language model",
+}  # fmt: skip
+
+
+def identity(config: AugmentConfig, sources: Sequence[str]) -> dict[str, Any]:
+    """What decides the result of an augmentation: its settings, and the content of the models that it names."""
+    return asdict(config) | {"models": [model_source.resolve(spec).identity for spec in sources]}
+
+
+def load(spec: str, head: Head, context: Context) -> tuple[Any, Any]:
+    """A model with this head, fp32 and in evaluation mode, and its tokenizer.
+
+    Args:
+        spec: A folder, hub id or ``package:`` source.
+        head: What the model is to compute.
+        context: Threads.
+
+    Raises:
+        ModelError: There is no such model, or it has no such head.
+    """
+    torch, transformers = require("torch", "torch"), require("transformers", "torch")
+    torch.set_num_threads(context.threads)
+    found = model_source.resolve(spec)
+    if found.kind == "scratch":
+        raise ModelError(f"{spec}: a model from scratch makes no text", f"name a trained {_CALLED[head]}")
+    folder = model_source.fetch(found)
+    try:
+        with checkpoint.quiet():
+            model, info = getattr(transformers, f"AutoModelFor{head}").from_pretrained(
+                folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            )
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, ImportError) as error:
+        raise ModelError(
+            f"{spec} cannot be loaded as a {_CALLED[head]}: {first_line(error).partition(' Model type ')[0]}",
+            "an encoder alone, or a classifier, makes no text: name a model of that kind",
+        ) from error
+    if missing := sorted(info["missing_keys"]):
+        raise ModelError(
+            f"{spec} is no {_CALLED[head]}: its file lacks {', '.join(missing[:3])}", "name a model of that kind"
+        )
+    return model.eval(), tokenizer
+
+
+def generated(
+    writer: tuple[Any, Any], texts: Sequence[str], *, batch_size: int, max_new_tokens: int, **sampling: Any
+) -> list[str]:
+    """What a model writes after, or in answer to, each text; in batches of like length.
+
+    Args:
+        writer: A causal or sequence-to-sequence model, and its tokenizer.
+        texts: What it reads.
+        batch_size: Texts at a time.
+        max_new_tokens: Longest answer in tokens.
+        sampling: Arguments of ``generate``.
+
+    Raises:
+        ModelError: A text, with the answer's room, is longer than the model reads.
+    """
+    torch, (model, tokenizer) = require("torch", "torch"), writer
+    causal = not model.config.is_encoder_decoder
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left" if causal else "right"
+    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+    room = getattr(model.config, "max_position_embeddings", None)
+    found = [""] * len(texts)
+    for start in range(0, len(order), batch_size):
+        indices = order[start : start + batch_size]
+        batch = tokenizer([texts[i] for i in indices], padding=True, return_tensors="pt")
+        read = batch["input_ids"].shape[1]
+        if room and read + (max_new_tokens if causal else 0) > room:
+            raise ModelError(
+                f"{read} tokens to read{f' and {max_new_tokens} to write' if causal else ''}: the model reads {room}",
+                "fewer shots or a lower max_new_tokens" if causal else "name a model that reads longer texts",
+            )
+        asked = {name: value for name, value in batch.items() if name in ("input_ids", "attention_mask")}
+        with torch.inference_mode(), checkpoint.quiet():
+            written = model.generate(
+                **asked, max_new_tokens=max_new_tokens, pad_token_id=tokenizer.pad_token_id, **sampling
+            )
+        for index, row in zip(indices, written, strict=True):
+            found[index] = tokenizer.decode(row[read:] if causal else row, skip_special_tokens=True).strip()
+    return found
+
+
+def sampling(temperature: float, top_p: float = 1.0) -> dict[str, Any]:
+    """Arguments of ``generate``: it draws from softened probabilities; at a temperature of 0 it takes the largest."""
+    if not temperature:
+        return {"do_sample": False, "num_beams": 1}
+    return {"do_sample": True, "num_beams": 1, "temperature": temperature, "top_p": top_p, "top_k": 0}

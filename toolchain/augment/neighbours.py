@@ -1,0 +1,129 @@
+"""Replaces words by their neighbours in the model's embedding table: TinyBERT's augmentation, with the encoder at hand.
+
+A part of a text's words is replaced, each by one of the ``nearest`` words whose embeddings have the largest cosine with
+its own, drawn evenly: Jiao et al., arXiv 1909.10351, algorithm 1, which takes GloVe's embeddings for words of several
+tokens; those stay as they are here, and so do words of fewer than three letters. The table is that of the checkpoint
+that stands before it, or of the model's source where it stands before fine-tuning. Opposites are often neighbours
+(good, bad), so let a teacher label what is made.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from toolchain.augment import _examples
+from toolchain.augment._examples import WORD, AugmentConfig
+from toolchain.core.errors import ModelError, require
+from toolchain.core.stage import Context, Ge, Gt, Le, Lt, Metrics
+from toolchain.model import checkpoint
+from toolchain.model.more_data import Example
+
+VERSION = 1
+LIBRARIES = ("torch", "transformers", "tokenizers")
+
+teachers = _examples.teachers
+
+#: Words whose neighbours are looked for together.
+_BLOCK = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(AugmentConfig):
+    """Settings of the replacement of words by their neighbours.
+
+    Attributes:
+        copies: Texts that are made of each training example.
+        part: Part of the words that can be replaced which is; at least one.
+        nearest: Neighbours that a word is replaced by one of.
+        closeness: Least cosine of a neighbour.
+    """
+
+    copies: Annotated[int, Ge(1), Le(100)] = 2
+    part: Annotated[float, Gt(0), Le(1)] = 0.2
+    nearest: Annotated[int, Ge(1), Le(1000)] = 10
+    closeness: Annotated[float, Ge(-1), Lt(1)] = 0.3
+
+
+def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
+    """Writes texts with other words.
+
+    Args:
+        source: Model folder whose embedding table is read.
+        out: Folder to write.
+        config: Settings.
+        context: Seed, threads, data, and who labels.
+
+    Returns:
+        How many texts were made, kept and left out, and why; ``words`` that have neighbours.
+
+    Raises:
+        ModelError: The model's tokenizer knows no whole words, or none of the training examples' has a neighbour.
+    """
+    train = context.dataset().train
+    words = {word for text in train.texts for sentence in text for word in WORD.findall(sentence)}
+    near = neighbours(source, words, config, context)
+
+    def make(piece: range, rng: random.Random) -> list[Example]:
+        return [
+            Example(_changed(train.texts[index], near, config.part, rng), train.labels[index], index)
+            for index in piece for _ in range(config.copies)
+        ]  # fmt: skip
+
+    made = _examples.in_pieces(len(train), context, "replacing words", make)
+    return _examples.finish(made, out, config, context) | {"words": len(near)}
+
+
+def neighbours(source: Path, words: set[str], config: Config, context: Context) -> dict[str, list[str]]:
+    """The neighbours of words, nearest first; words that have none, or are not one token, are left out.
+
+    Raises:
+        ModelError: No word has any.
+    """
+    from toolchain.augment._words import spelled, whole_words
+
+    torch = require("torch", "torch")
+    torch.set_num_threads(context.threads)
+    known = whole_words(checkpoint.load_tokenizer(source))
+    asked = {word: spelling for word in sorted(words) if (spelling := spelled(word, known))}
+    spellings = list(known)
+    rows = {word: row for row, word in enumerate(spellings)}
+    found: dict[str, list[str]] = {}
+    if asked:
+        embed = checkpoint.load_for_training(source, context.dataset().labels, context.seed).get_input_embeddings()
+        with torch.no_grad():
+            table = torch.nn.functional.normalize(embed(torch.tensor([known[word] for word in spellings])), dim=1)
+        distinct = sorted(set(asked.values()))
+        near: dict[str, list[str]] = {}
+        for start in range(0, len(distinct), _BLOCK):
+            block = distinct[start : start + _BLOCK]
+            own = torch.tensor([rows[word] for word in block])
+            cosines = table[own] @ table.T
+            cosines[torch.arange(len(block)), own] = -2.0
+            values, places = cosines.topk(min(config.nearest, len(spellings) - 1), dim=1)
+            for word, value, place in zip(block, values.tolist(), places.tolist(), strict=True):
+                near[word] = [spellings[p] for v, p in zip(value, place, strict=True) if v >= config.closeness]
+        found = {word: near[spelling] for word, spelling in asked.items() if near[spelling]}
+    if not found:
+        raise ModelError(
+            f"{source}: none of the {len(words):,} words of the training examples has a neighbour among the "
+            f"{len(known):,} words that its tokenizer reads as one token",
+            f"lower closeness (now {config.closeness:g}), or take another augmentation",
+        )
+    return found
+
+
+def _changed(text: tuple[str, ...], near: dict[str, list[str]], part: float, rng: random.Random) -> tuple[str, ...]:
+    """A text with a part of its words replaced."""
+    from toolchain.augment._words import rewritten
+
+    count = sum(word in near for sentence in text for word in WORD.findall(sentence))
+    chosen = set(rng.sample(range(count), min(count, max(1, round(part * count)))))
+    places = iter(range(count))
+
+    def change(word: str) -> str:
+        return rng.choice(near[word]) if word in near and next(places) in chosen else word
+
+    return tuple(rewritten(sentence, change) for sentence in text)

@@ -1,0 +1,99 @@
+"""Takes texts that nobody has labelled; a teacher labels them.
+
+What a student learns from a teacher it can learn on any text of the kind (Hinton et al., arXiv 1503.02531), and there
+is more of that than of labelled text. A file is read as the task ``files`` reads it, or line by line.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from toolchain.augment import _examples
+from toolchain.augment._examples import AugmentConfig
+from toolchain.core.errors import DataError
+from toolchain.core.stage import Context, Ge, Metrics, MinLen
+from toolchain.model.more_data import Example
+from toolchain.tasks import _examples as task_examples
+from toolchain.tasks import _reading
+
+VERSION = 1
+LIBRARIES = ("torch", "transformers", "tokenizers")
+
+teachers = _examples.teachers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(AugmentConfig):
+    """Settings of unlabelled text.
+
+    Attributes:
+        path: A CSV, TSV, JSONL or Parquet file, or a text file with one text in a line.
+        text: The column that holds the text, or two for pairs; a text file has none.
+        limit: At most so many texts, drawn by the seed; absent: all.
+    """
+
+    path: str
+    text: str | Annotated[tuple[str, ...], MinLen(1)] = "text"
+    limit: Annotated[int, Ge(1)] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        task_examples.text_columns(self.text)
+        if self.teacher is None:
+            raise ValueError("teacher: nobody has labelled these texts; name who does")
+        if self.agree:
+            raise ValueError("agree: these texts have no labels to agree with; leave it out")
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """What decides the result: the settings, and the content of the file."""
+    path = Path(config.path).expanduser()
+    if path.suffix.lower() != ".txt":
+        _reading.check_file(path)
+    elif not path.is_file():
+        raise DataError(f"{path}: no such file", "a text file with one text in a line, or a table with a column text")
+    return asdict(config) | {"path": _reading.file_digest(path)}
+
+
+def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
+    """Writes the texts that a teacher has labelled.
+
+    Args:
+        source: Not read.
+        out: Folder to write.
+        config: Settings.
+        context: Seed, threads, data, and who labels.
+
+    Returns:
+        How many texts were read, kept and left out, and why.
+
+    Raises:
+        DataError: The file cannot be read, or holds pairs where the task has single texts, or the other way round.
+    """
+    texts = _texts(config)
+    pairs = context.dataset().pairs
+    if len(texts[0]) != 1 + pairs:
+        wanted = "pairs: name two columns" if pairs else "single texts: name one column"
+        raise DataError(f"{config.path}: {len(texts[0])} columns of text, and the task has {wanted}")
+    if config.limit and config.limit < len(texts):
+        texts = random.Random(context.seed).sample(texts, config.limit)
+    return _examples.finish([Example(text) for text in texts], out, config, context, labelled=False)
+
+
+def _texts(config: Config) -> list[tuple[str, ...]]:
+    path = Path(config.path).expanduser()
+    if path.suffix.lower() == ".txt":
+        try:
+            texts = [(line.strip(),) for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{path}: cannot be read as UTF-8 text: {error}", "convert it to UTF-8") from error
+        if not texts:
+            raise DataError(f"{path}: holds no text")
+        return list(texts)
+    columns = task_examples.text_columns(config.text)
+    table = _reading.read_table(path, columns)
+    table.need(columns)
+    return [tuple(str(table.columns[name][row] or "").strip() for name in columns) for row in range(len(table))]
