@@ -164,12 +164,14 @@ variants:
 """
 
 
-def _parsed(text: str) -> Any:
-    return recipe.parse(Document(parse_value(text.replace("MODEL", "scratch:bert-2x64")), None))
+def _parsed(text: str, folder: Path) -> Any:
+    (folder / "more.txt").write_text("a warm story\n", "utf-8")
+    given = text.replace("MODEL", "scratch:bert-2x64").replace("more.txt", str(folder / "more.txt"))
+    return recipe.parse(Document(parse_value(given), None))
 
 
-def test_what_learns_after_an_augmentation_reads_it_and_its_teacher_answers_on_it() -> None:
-    made = plan.make(_parsed(RECIPE), "compress")
+def test_what_learns_after_an_augmentation_reads_it_and_its_teacher_answers_on_it(tmp_path: Path) -> None:
+    made = plan.make(_parsed(RECIPE, tmp_path), "compress")
     steps = {step.label: step for step in made.steps.values()}
     more, (plain, student) = steps["more · unlabelled_text"], [steps[f"{v} · distill"] for v in ("plain", "more")]
     assert more.inputs == (steps["finetune"].id,) * 2  # what stands before it, and who labels
@@ -178,7 +180,7 @@ def test_what_learns_after_an_augmentation_reads_it_and_its_teacher_answers_on_i
     taught = [made.steps[step.inputs[2]] for step in (plain, student)]
     assert [step.stage for step in taught] == ["teach", "teach"]
     assert [step.inputs[1:] for step in taught] == [(), (more.id,)]
-    assert [step.stage for step in plan.make(_parsed(RECIPE), "finetune").steps.values()] == ["finetune"]
+    assert [step.stage for step in plan.make(_parsed(RECIPE, tmp_path), "finetune").steps.values()] == ["finetune"]
     assert steps["finetune"].inputs == ()
 
 
@@ -188,19 +190,24 @@ def test_what_learns_after_an_augmentation_reads_it_and_its_teacher_answers_on_i
         ("[unlabelled_text, export]", "nothing after unlabelled_text learns from the examples"),
         ("[export, unlabelled_text]", "unlabelled_text cannot come after export"),
         ("[{distill: {layers: 1}}, neighbours, export]", "nothing after neighbours learns"),
+        (
+            "[{masked_words: {model: 'no such'}}, {distill: {layers: 1}}, export]",
+            "masked_words: model source 'no such'",
+        ),
+        ("[{unlabelled_text: {path: nothing.csv}}, {distill: {layers: 1}}, export]", "nothing.csv"),
     ],
 )
-def test_an_augmentation_stands_before_what_learns_from_it(items: str, said: str) -> None:
+def test_an_augmentation_stands_before_what_learns_from_it(items: str, said: str, tmp_path: Path) -> None:
     text = RECIPE + f"  wrong: {items.replace('unlabelled_text', '{unlabelled_text: {path: more.txt}}')}\n"
     with pytest.raises(RecipeError, match=said):
-        _parsed(text)
+        _parsed(text, tmp_path)
 
 
-def test_before_fine_tuning_nobody_stands_who_could_label() -> None:
+def test_before_fine_tuning_nobody_stands_who_could_label(tmp_path: Path) -> None:
     text = RECIPE.replace("stages: [", "stages: [neighbours, ")
     with pytest.raises(RecipeError, match="neighbours: teacher: before: nothing stands before it that could label"):
-        _parsed(text)
-    made = plan.make(_parsed(text.replace("neighbours,", "{neighbours: {teacher: null}},")), "finetune")
+        _parsed(text, tmp_path)
+    made = plan.make(_parsed(text.replace("neighbours,", "{neighbours: {teacher: null}},"), tmp_path), "finetune")
     first, tuned = made.steps.values()
     assert (first.stage, first.source, tuned.inputs) == ("augment", "scratch:bert-2x64", (first.id,))
 

@@ -24,6 +24,18 @@ def identity(config: AugmentConfig, sources: Sequence[str]) -> dict[str, Any]:
     return asdict(config) | {"models": [model_source.resolve(spec).identity for spec in sources]}
 
 
+def unfit(sources: Sequence[str]) -> tuple[str, str] | None:
+    """What is wrong with models that are named, and what to do, or None: said before anything runs."""
+    for spec in sources:
+        try:
+            found = model_source.resolve(spec)
+        except ModelError as error:
+            return error.message, error.hint
+        if found.kind == "scratch":
+            return f"{spec}: a model from scratch makes no text", "name a trained model: a folder or a hub id"
+    return None
+
+
 def load(spec: str, head: Head, context: Context) -> tuple[Any, Any]:
     """A model with this head, fp32 and in evaluation mode, and its tokenizer.
 
@@ -37,10 +49,10 @@ def load(spec: str, head: Head, context: Context) -> tuple[Any, Any]:
     """
     torch, transformers = require("torch", "torch"), require("transformers", "torch")
     torch.set_num_threads(context.threads)
-    found = model_source.resolve(spec)
-    if found.kind == "scratch":
-        raise ModelError(f"{spec}: a model from scratch makes no text", f"name a trained {_CALLED[head]}")
-    folder = model_source.fetch(found)
+    refusal = unfit([spec])
+    if refusal:
+        raise ModelError(*refusal)
+    folder = model_source.fetch(model_source.resolve(spec))
     try:
         with checkpoint.quiet():
             model, info = getattr(transformers, f"AutoModelFor{head}").from_pretrained(

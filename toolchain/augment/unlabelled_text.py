@@ -48,6 +48,15 @@ class Config(AugmentConfig):
             raise ValueError("agree: these texts have no labels to agree with; leave it out")
 
 
+def fits(config: Config) -> tuple[str, str] | None:
+    """What is wrong with the file, and what to do, or None: said before anything runs."""
+    try:
+        identity(config)
+    except DataError as error:
+        return error.message, error.hint
+    return None
+
+
 def identity(config: Config) -> dict[str, Any]:
     """What decides the result: the settings, and the content of the file."""
     path = Path(config.path).expanduser()

@@ -202,6 +202,10 @@ def _augments(problems: Problems, items: Sequence[Item], index: int, path: tuple
             "put it before finetune, or before a technique that trains, such as distill",
         )  # fmt: skip
         return False
+    refusal = item.technique.module.fits(item.config) if hasattr(item.technique.module, "fits") else None
+    if refusal:
+        problems.add(path, f"{item.label}: {refusal[0]}", refusal[1])
+        return False
     if BEFORE in teachers_of(item) and all(i.stage == "augment" for i in before):
         problems.add(
             path, f"{item.label}: teacher: {BEFORE}: nothing stands before it that could label what it makes",
