@@ -106,6 +106,20 @@ def _writer(head: str) -> Path:
     return folder
 
 
+@functools.cache
+def elastic_folder(architecture: str = "bert") -> Path:
+    """That checkpoint, trained for several widths and depths by ``dynabert``; never to be written to."""
+    from toolchain.model.train import TrainConfig
+
+    technique, out = get("compress", "dynabert"), _root() / f"elastic-{architecture}"
+    (out / "work").mkdir(parents=True)
+    training = TrainConfig(epochs=1, batch_size=8, learning_rate=1e-3, max_length=MAX_LENGTH)
+    config = technique.config(widths=(1.0, 0.5), depths=(1.0, 0.5), calibration_samples=8, finetune=training)
+    technique.module.apply(classifier_folder(architecture), out, config, context(out / "work"))
+    shutil.rmtree(out / "work")
+    return out
+
+
 def onnx_folder(architecture: str = "bert", *, pair: bool = False) -> Path:
     """The same model as ``model.onnx`` from PyTorch's exporter; never to be written to."""
     return _onnx(architecture, pair)

@@ -61,19 +61,25 @@ def recover(
     Raises:
         ModelError: The longest input is more than the model reads.
     """
-    task: Loss = cross_entropy
-    taught = None
-    if teacher is not None:
-        names = checkpoint.model_inputs(model, tokenizer)
-        examples = encode(tokenizer, context.dataset().train, training.max_length, names)
-        taught = logits(checkpoint.load_model(source), examples, context.threads)
-        task = answers_loss(teacher.temperature, labels=1 - teacher.weight, logits=teacher.weight)
+    task, taught = taught_by(source, model, tokenizer, training, teacher, context)
 
     def loss(model: Any, batch: dict[str, Any]) -> Any:
         more = added() if added else None
         return task(model, batch) if more is None else task(model, batch) + more
 
     return learn(model, tokenizer, training, context, loss=loss, taught=taught, hooks=hooks)
+
+
+def taught_by(
+    source: Path, model: Any, tokenizer: Any, training: TrainConfig, teacher: Teacher | None, context: Context
+) -> tuple[Loss, list[list[float]] | None]:
+    """The loss of what a checkpoint teaches, and its logits on the training examples; with no teacher, the labels'."""
+    if teacher is None:
+        return cross_entropy, None
+    names = checkpoint.model_inputs(model, tokenizer)
+    examples = encode(tokenizer, context.dataset().train, training.max_length, names)
+    taught = logits(checkpoint.load_model(source), examples, context.threads)
+    return answers_loss(teacher.temperature, labels=1 - teacher.weight, logits=teacher.weight), taught
 
 
 def learn(

@@ -23,18 +23,28 @@ def keep_heads(model: Any, layer: Layer, kept: Sequence[int]) -> None:
         layer: One of its physical layers.
         kept: Indices of heads, at least one.
     """
+    order_heads(model, layer, sorted(kept))
+
+
+def keep_neurons(model: Any, layer: Layer, kept: Sequence[int]) -> None:
+    """Removes all neurons of a layer's FFN but these."""
+    order_neurons(model, layer, sorted(kept))
+
+
+def order_heads(model: Any, layer: Layer, order: Sequence[int]) -> None:
+    """Puts a layer's heads into this order; a model with all of them computes what it did."""
     size = head_size(model, layer)
-    rows = [head * size + offset for head in sorted(kept) for offset in range(size)]
+    rows = [head * size + offset for head in order for offset in range(size)]
     for name in (layer.query, layer.key, layer.value):
         _keep(model, name, rows=rows)
     _keep(model, layer.output, columns=rows)
     shapes.mend_heads(model)
 
 
-def keep_neurons(model: Any, layer: Layer, kept: Sequence[int]) -> None:
-    """Removes all neurons of a layer's FFN but these."""
-    _keep(model, layer.ffn_in, rows=sorted(kept))
-    _keep(model, layer.ffn_out, columns=sorted(kept))
+def order_neurons(model: Any, layer: Layer, order: Sequence[int]) -> None:
+    """Puts the neurons of a layer's FFN into this order; a model with all of them computes what it did."""
+    _keep(model, layer.ffn_in, rows=order)
+    _keep(model, layer.ffn_out, columns=order)
 
 
 def keep_hidden(model: Any, kept: Sequence[int]) -> None:

@@ -1,0 +1,155 @@
+"""Takes one of the sizes that ``dynabert`` trained a model for: the most accurate on dev that is as fast as asked.
+
+Hou et al., arXiv 2004.04037. Nothing is trained: heads and neurons behind the first ones leave, and layers. With
+``speedup`` the sub-networks are judged on dev, and in the order of their accuracy the engine of each is built and timed
+beside that of the whole model until one is fast enough; so one training serves any number of latency bounds.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from toolchain.compress import _elastic, _pruning
+from toolchain.compress._stopwatch import stopwatch
+from toolchain.core import registry
+from toolchain.core.errors import ModelError, RecipeError
+from toolchain.core.log import logger
+from toolchain.core.stage import Context, Ge, Gt, Le, Lt, Metrics, StageConfig
+from toolchain.engines import _timed
+from toolchain.model import checkpoint, export
+from toolchain.model.encoded import encode
+from toolchain.model.train import accuracy
+
+VERSION = 1
+LIBRARIES = ("torch", "transformers", "tokenizers", "onnx", "onnxruntime")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(StageConfig):
+    """Settings of the choice of a sub-network; with none of the first three, the smallest.
+
+    Attributes:
+        speedup: How many times as fast as the whole model it is to be; the most accurate that is so.
+        width: Only those of this part of the heads and neurons.
+        layers: Only those of so many layers.
+        batch_size: Texts at a time when time is measured; 1 is latency.
+        tolerance: How far the measured speed may be below the one that is asked for, as a part of it.
+        rounds: Times that each engine goes through the texts, in turn with the whole model's.
+    """
+
+    speedup: Annotated[float, Gt(1), Le(100)] | None = None
+    width: Annotated[float, Gt(0), Le(1)] | None = None
+    layers: Annotated[int, Ge(1)] | None = None
+    batch_size: Annotated[int, Ge(1), Le(1024)] = 1
+    tolerance: Annotated[float, Ge(0), Lt(1)] = 0.0
+    rounds: Annotated[int, Ge(3), Le(200)] = 9
+
+
+def requires(history: Sequence[str]) -> str | None:
+    """Why it cannot come after these, or None."""
+    if not history or history[0] == "adopt" or "dynabert" in history:
+        return None  # what was adopted may have been trained so elsewhere
+    return "nothing before it trains a model for several sizes: put dynabert before it"
+
+
+def fingerprint(config: Config) -> dict[str, Any]:
+    """What the times depend on, where they are taken."""
+    if config.speedup is None:
+        return {}
+    versions = {"export": export.VERSION, "engine": registry.get("engines", "onnxruntime").module.VERSION}
+    return {**_timed.fingerprint("onnxruntime"), **versions}
+
+
+def tunes(config: Config) -> bool:
+    """Times are those of a number of threads."""
+    return config.speedup is not None
+
+
+def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
+    """Cuts a checkpoint down to one of its sub-networks.
+
+    Args:
+        source: Checkpoint folder, of ``dynabert``.
+        out: Folder to write.
+        config: Settings.
+        context: Threads, data, and a folder to time engines in.
+
+    Returns:
+        ``width``; ``tries``: width, layers, dev accuracy and speed of those that were timed; heads, ffn, hidden, layers
+        and parameters, and the same before.
+
+    Raises:
+        RecipeError: It was not trained for such a size.
+        ModelError: It was not trained for several sizes at all, was cut since, or none of them is that fast.
+    """
+    model, tokenizer = checkpoint.load_model(source), checkpoint.load_tokenizer(source)
+    before = _pruning.size(model)
+    trained = _elastic.trained_for(model, source)
+    found = [
+        size for size in trained
+        if config.width in (None, size.width) and config.layers in (None, size.layers)
+    ]  # fmt: skip
+    if not found:
+        raise RecipeError(
+            f"subnetwork: the model was not trained for width {config.width} and layers {config.layers}",
+            "it was for: " + "; ".join(map(str, trained)),
+        )
+    tries: list[dict[str, float]] = []
+    chosen = found[-1]
+    if config.speedup is not None:
+        chosen, tries = _fast(source, found, config, context)
+    _elastic.cut(model, chosen)
+    _elastic.forget(model)
+    checkpoint.save_like(model, tokenizer, source, out)
+    logger.info("    %s", chosen)
+    return {"width": chosen.width, "tries": tries, **_pruning.size(model), "before": before}
+
+
+def _fast(
+    source: Path, found: Sequence[_elastic.Size], config: Config, context: Context
+) -> tuple[_elastic.Size, list[dict[str, float]]]:
+    """The most accurate on dev that is as fast as asked, and what was tried until it was found."""
+    asked, tries = config.speedup or 1.0, []
+    context.work.mkdir(parents=True, exist_ok=True)
+    judged = _judged(source, found, context)
+    texts = context.dataset().train.texts
+    options: dict[str, Any] = {"batch_size": config.batch_size, "rounds": config.rounds}
+    with stopwatch(source, texts, context=context, **options) as timed:
+        for size, reached in judged:
+            folder = context.work / "try"
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            model = checkpoint.load_model(source)
+            _elastic.cut(model, size)
+            checkpoint.save_like(model, checkpoint.load_tokenizer(source), source, folder)
+            speed = timed([folder])[0]
+            shutil.rmtree(folder)
+            tries.append({"width": size.width, "layers": size.layers, "dev_accuracy": reached, "speedup": speed})
+            logger.info(
+                "    %s: dev accuracy %.2f %%, %.2f times as fast (asked: %g)", size, 100 * reached, speed, asked
+            )
+            if speed >= asked * (1 - config.tolerance):
+                return size, tries
+    best = max(tries, key=lambda one: one["speedup"])
+    raise ModelError(
+        f"none of {len(tries)} sub-networks is {asked:g} times as fast; the fastest is {best['speedup']:.2f}: "
+        f"{best['layers']:g} layers, width {best['width']:g}",
+        f"ask for {best['speedup']:.2f} or less, or train for smaller ones: dynabert: {{widths: …, depths: …}}",
+    )
+
+
+def _judged(source: Path, found: Sequence[_elastic.Size], context: Context) -> list[tuple[_elastic.Size, float]]:
+    """The sub-networks with their accuracy on dev, the most accurate first, of equals the cheapest."""
+    model, tokenizer = checkpoint.load_model(source), checkpoint.load_tokenizer(source)
+    interface = checkpoint.read_json(source / "interface.json")
+    names = checkpoint.model_inputs(model, tokenizer)
+    dev = encode(tokenizer, context.dataset().dev, int(interface["max_length"]), names)
+    judged = []
+    for size in found:
+        with _elastic.within(model, size):
+            judged.append((size, accuracy(model, dev)[0]))
+    return sorted(judged, key=lambda one: (-one[1], one[0].cost))
