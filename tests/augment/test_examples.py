@@ -12,14 +12,15 @@ import pytest
 
 from tests.builders import classifier_folder, context
 from tests.tiny import call
+from toolchain.augment import _data as more_data
 from toolchain.augment import unlabelled_text
+from toolchain.augment._data import Example
 from toolchain.augment._examples import AugmentConfig, finish
 from toolchain.core.data import Dataset, Split
 from toolchain.core.errors import DataError, RecipeError
 from toolchain.core.stage import Context
-from toolchain.model import checkpoint, more_data, teach
+from toolchain.model import checkpoint, teach
 from toolchain.model.encoded import encode, logits
-from toolchain.model.more_data import Example
 from toolchain.pipeline import plan, recipe
 from toolchain.pipeline.document import Document, parse_value
 
@@ -115,17 +116,19 @@ def test_a_teacher_labels_by_name_and_leaves_out_what_it_is_asked_to(labels: tup
 def test_settings_that_ask_a_teacher_need_one() -> None:
     with pytest.raises(ValueError, match="agree and confidence ask a teacher"):
         AugmentConfig(teacher=None, confidence=0.9)
+    with pytest.raises(ValueError, match="a name of no letters"):
+        AugmentConfig(teacher="")
     with pytest.raises(ValueError, match="nobody has labelled these texts"):
         unlabelled_text.Config(path="x.txt", teacher=None)
 
 
 def test_more_examples_are_joined_by_label_name_and_no_text_comes_twice(tmp_path: Path) -> None:
-    for number, texts in enumerate((["one", "two"], ["two", "three"])):
+    for number, texts in enumerate((["one", "two\u2028\x85"], ["Two!", "three"])):
         (tmp_path / str(number)).mkdir()
         more_data.write(tmp_path / str(number), [Example((text,), 1) for text in texts], LABELS)
     data = dataclasses.replace(DATA, labels=LABELS[::-1])
     found = more_data.joined(data, [tmp_path / "0", tmp_path / "1"])
-    assert list(found.train.texts) == [*TRAIN.texts, ("one",), ("two",), ("three",)]
+    assert list(found.train.texts) == [*TRAIN.texts, ("one",), ("two\u2028\x85",), ("three",)]
     assert list(found.train.labels) == [1, 0, 0, 0, 0]
     assert (found.dev, found.test) == (data.dev, data.test)
     with pytest.raises(DataError, match=r"examples.jsonl:1: label 'positive' is none of good, bad"):
@@ -142,6 +145,17 @@ def test_unlabelled_text_is_read_from_lines_and_tables(tmp_path: Path) -> None:
         told = unlabelled_text.apply(classifier_folder(), tmp_path / "out", config, given)
         assert [text for (text,) in more_data.read(tmp_path / "out", LABELS).texts] == ["one new text", "another"]
         assert (told["kept"], told["relabelled"]) == (2, 0)
+    (tmp_path / "b.txt").write_text("one\u2028text\r\nanother\x0cone\n", "utf-8")  # a line ends where a line ends
+    lines = unlabelled_text.Config(path=str(tmp_path / "b.txt"))
+    unlabelled_text.apply(classifier_folder(), tmp_path / "out", lines, given)
+    assert list(more_data.read(tmp_path / "out", LABELS).texts) == [("one\u2028text",), ("another\x0cone",)]
+    (tmp_path / "c.jsonl").write_text('{"text": "one"}\n{"text": ["two"]}\n{"text": 3}\n', "utf-8")
+    with pytest.raises(DataError, match=r"2 rows cannot be used:\s+.*c.jsonl:2: 'text' is \['two'\]; text is expected"):
+        unlabelled_text.apply(
+            classifier_folder(), tmp_path / "out", unlabelled_text.Config(path=str(tmp_path / "c.jsonl")), given
+        )
+    with pytest.raises(ValueError, match="a text file has no columns"):
+        unlabelled_text.Config(path="a.txt", text="sentence")
     one = unlabelled_text.apply(classifier_folder(), tmp_path / "out", dataclasses.replace(config, limit=1), given)
     assert one["made"] == 1
     pairs = unlabelled_text.Config(path=str(tmp_path / "a.csv"), text=("id", "text"))
@@ -167,7 +181,7 @@ variants:
 def _parsed(text: str, folder: Path) -> Any:
     (folder / "more.txt").write_text("a warm story\n", "utf-8")
     given = text.replace("MODEL", "scratch:bert-2x64").replace("more.txt", str(folder / "more.txt"))
-    return recipe.parse(Document(parse_value(given), None))
+    return recipe.parse(Document(parse_value(given), folder / "r.yaml"))
 
 
 def test_what_learns_after_an_augmentation_reads_it_and_its_teacher_answers_on_it(tmp_path: Path) -> None:
@@ -190,6 +204,7 @@ def test_what_learns_after_an_augmentation_reads_it_and_its_teacher_answers_on_i
         ("[unlabelled_text, export]", "nothing after unlabelled_text learns from the examples"),
         ("[export, unlabelled_text]", "unlabelled_text cannot come after export"),
         ("[{distill: {layers: 1}}, neighbours, export]", "nothing after neighbours learns"),
+        ("[neighbours, magnitude_prune, export]", "nothing after neighbours learns"),
         (
             "[{masked_words: {model: 'no such'}}, {distill: {layers: 1}}, export]",
             "masked_words: model source 'no such'",
@@ -205,11 +220,61 @@ def test_an_augmentation_stands_before_what_learns_from_it(items: str, said: str
 
 def test_before_fine_tuning_nobody_stands_who_could_label(tmp_path: Path) -> None:
     text = RECIPE.replace("stages: [", "stages: [neighbours, ")
-    with pytest.raises(RecipeError, match="neighbours: teacher: before: nothing stands before it that could label"):
+    with pytest.raises(RecipeError, match="neighbours: teacher: before: nothing is fine-tuned before it that"):
         _parsed(text, tmp_path)
+    for teacher in ("model.finetune", "finetune"):
+        with pytest.raises(RecipeError, match=f"teacher: {teacher}|teacher '{teacher}'"):
+            _parsed(text.replace("neighbours,", f"{{neighbours: {{teacher: {teacher}}}}},"), tmp_path)
     made = plan.make(_parsed(text.replace("neighbours,", "{neighbours: {teacher: null}},"), tmp_path), "finetune")
     first, tuned = made.steps.values()
     assert (first.stage, first.source, tuned.inputs) == ("augment", "scratch:bert-2x64", (first.id,))
+
+
+def test_a_checkpoint_as_the_model_labels_what_is_made_for_its_student(tmp_path: Path) -> None:
+    text = RECIPE.replace("MODEL", str(classifier_folder())).replace(
+        "stages: [{finetune: {epochs: 1, batch_size: 8}}]", ""
+    )
+    steps = [step.stage for step in plan.make(_parsed(text, tmp_path), "augment").steps.values()]
+    assert steps == ["adopt", "augment"]
+
+
+def test_settings_of_a_model_of_its_own_are_checked_as_those_of_all(tmp_path: Path) -> None:
+    own = "models: {one: {source: 'scratch:bert-2x64', unlabelled_text: {path: more.txt, teacher: TEACHER}}}"
+    text = RECIPE.replace("model: MODEL", own)
+    with pytest.raises(RecipeError, match="teacher 'nobody' is nothing that stands before it"):
+        _parsed(text.replace("TEACHER", "nobody"), tmp_path)
+    assert _parsed(text.replace("TEACHER", "before"), tmp_path)
+
+
+def test_augmentations_of_one_kind_are_told_apart(tmp_path: Path) -> None:
+    """In the history and where they are copied, those before fine-tuning too, without training for them."""
+    source = classifier_folder().parent / "encoder"
+    (tmp_path / "one.txt").write_text("a warm story\nthe jokes are old\n", "utf-8")
+    (tmp_path / "two.txt").write_text("A warm story!\na thin plot\n", "utf-8")
+    (tmp_path / "r.yaml").write_text(
+        f"""\
+task: {{reviews: {{train_size: 16, dev_size: 16, test_size: 16}}}}
+model: {source}
+stages: [{{unlabelled_text: {{path: one.txt, teacher: {classifier_folder()}}}}}, {{finetune: {{epochs: 1}}}}]
+variants:
+  student:
+    - unlabelled_text: {{path: two.txt}}
+    - distill: {{layers: 1, finetune: {{epochs: 1}}}}
+    - {{unlabelled_text: {{path: two.txt}}}}
+    - distill: {{layers: 1, finetune: {{epochs: 1}}}}
+    - export
+""",
+        "utf-8",
+    )
+    done = call("augment", "r.yaml", "--store", "store", "-o", "out", cwd=tmp_path)
+    assert done.code == 0, done.stderr
+    assert len(list((tmp_path / "out/student").iterdir())) == 3
+    done = call("compress", "r.yaml", "--store", "store", "-o", "student", cwd=tmp_path)
+    assert done.code == 0, done.stderr
+    history = checkpoint.read_json(tmp_path / "student/history.json")["techniques"]
+    assert [entry["technique"] for entry in history] == [
+        "unlabelled_text", "finetune", "unlabelled_text", "distill", "unlabelled_text", "distill",
+    ]  # fmt: skip
 
 
 def test_a_run_with_more_text_trains_on_it_and_another_file_is_another_artifact(tmp_path: Path) -> None:

@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from tests.builders import classifier_folder, context, sentences, writer_folder
+from toolchain.augment import _data as more_data
 from toolchain.augment import _models, back_translation, masked_words, neighbours, text_generation
 from toolchain.augment._words import rewritten, spelled, whole_words
 from toolchain.core.data import Dataset, Split
 from toolchain.core.errors import DataError, ModelError
-from toolchain.model import checkpoint, more_data
+from toolchain.model import checkpoint
 
 FAMILIES = ("bert", "roberta", "albert")
 
@@ -85,6 +86,18 @@ def test_masked_words_are_drawn_from_what_the_model_finds_probable(tmp_path: Pat
         logits = model(**batch).logits[0, batch["input_ids"][0] == tokenizer.mask_token_id][0]
     allowed = sorted(writer.words)
     assert made[0].split()[place] == writer.words[allowed[int(logits[allowed].argmax())]]
+
+
+def test_what_the_model_does_not_read_stays_and_so_does_a_text_with_a_mask_of_its_own(tmp_path: Path) -> None:
+    model, tokenizer = _models.load(str(writer_folder("MaskedLM")), "MaskedLM", context(tmp_path))
+    writer = masked_words._Writer(model, tokenizer, masked_words.Config(part=1.0, nearest=1))
+    own = ("the [MASK] is thin",)
+    assert writer.written([own], random.Random(1)) == [own]
+    long = " ".join(["the"] * 80)  # the model reads 62 tokens: one sentence is cut, and the other is read
+    ((first, second),) = writer.written([(long, "dull jokes")], random.Random(1))
+    assert first.split()[-1] == "the"
+    assert first.split()[0] != "the"
+    assert set(second.split()) & {"dull", "jokes"} == set()
 
 
 def test_pairs_are_masked_over_both_sentences(tmp_path: Path) -> None:
@@ -165,15 +178,17 @@ def test_what_a_model_writes_is_cut_from_what_it_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "head", "said"),
     [
-        ("CLASSIFIER", "MaskedLM", "is no masked language model: its file lacks"),
-        ("CLASSIFIER", "Seq2SeqLM", "cannot be loaded as a sequence-to-sequence model"),
+        ("CLASSIFIER", "MaskedLM", "is no masked language model: it is a BertForSequenceClassification"),
+        ("CLASSIFIER", "Seq2SeqLM", "is no sequence-to-sequence model"),
+        ("MASKED", "CausalLM", "is no causal language model: it is a BertForMaskedLM"),
         ("scratch:bert-1x32", "CausalLM", "a model from scratch makes no text"),
         ("no/such/folder", "CausalLM", "no such folder, and not a hub id"),
     ],
 )
 def test_a_model_that_makes_no_such_text_is_refused(spec: str, head: Any, said: str, tmp_path: Path) -> None:
+    folders = {"CLASSIFIER": str(classifier_folder()), "MASKED": str(writer_folder("MaskedLM"))}
     with pytest.raises(ModelError, match=said):
-        _models.load(spec.replace("CLASSIFIER", str(classifier_folder())), head, context(tmp_path))
+        _models.load(folders.get(spec, spec), head, context(tmp_path))
 
 
 def test_prompts_of_pairs_are_refused(tmp_path: Path) -> None:
@@ -181,3 +196,53 @@ def test_prompts_of_pairs_are_refused(tmp_path: Path) -> None:
         text_generation.apply(
             classifier_folder(), tmp_path, text_generation.Config(), context(tmp_path, sentences(pair=True))
         )
+
+
+def test_a_text_that_a_translator_does_not_read_to_its_end_is_answered_with_nothing() -> None:
+    folder = writer_folder("Seq2SeqLM")
+    import transformers
+
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    texts = ["a warm film", "dull " * 40]
+    both = _models.generated((model, tokenizer), texts, batch_size=2, max_new_tokens=8, **_models.sampling(0))
+    assert all(both)
+    model.config.max_position_embeddings = 16
+    found = _models.generated((model, tokenizer), texts, batch_size=2, max_new_tokens=8, **_models.sampling(0))
+    assert bool(found[0])
+    assert found[1] == ""
+
+
+def test_marian_translates_with_its_own_tokenizers(tmp_path: Path) -> None:
+    sentencepiece = pytest.importorskip("sentencepiece")
+    import transformers
+
+    lines = tmp_path / "lines.txt"
+    lines.write_text("\n".join(text for (text,) in sentences().train.texts), "utf-8")
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(lines), model_prefix=str(tmp_path / "m"), vocab_size=60, minloglevel=2, hard_vocab_limit=False
+    )
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "m.model"))
+    vocabulary = {pieces.id_to_piece(index): index for index in range(pieces.get_piece_size())} | {"<pad>": len(pieces)}
+    (tmp_path / "vocab.json").write_text(json.dumps(vocabulary), "utf-8")
+    tokenizer = transformers.MarianTokenizer(
+        source_spm=str(tmp_path / "m.model"), target_spm=str(tmp_path / "m.model"), vocab=str(tmp_path / "vocab.json"),
+        source_lang="en", target_lang="de",
+    )  # fmt: skip
+    config = transformers.MarianConfig(
+        vocab_size=len(vocabulary), d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=64, decoder_ffn_dim=64, max_position_embeddings=64,
+        pad_token_id=len(pieces), eos_token_id=vocabulary["</s>"], decoder_start_token_id=len(pieces),
+    )  # fmt: skip
+    torch.manual_seed(17)
+    folder = tmp_path / "marian"
+    transformers.MarianMTModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    model, loaded = _models.load(str(folder), "Seq2SeqLM", context(tmp_path))
+    assert loaded("a warm film")["input_ids"][-1] == vocabulary["</s>"]
+    (found,) = _models.generated(
+        (model, loaded), ["a warm film"], batch_size=1, max_new_tokens=6, **_models.sampling(1.0)
+    )
+    assert isinstance(found, str)
+    digests = _models.identity(back_translation.Config(forward=str(folder), backward=str(folder)), [str(folder)])
+    assert "source.spm" in digests["models"][0]["files"]

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from tests.builders import classifier_folder, context, sentences, writer_folder
+from toolchain.augment import _data as more_data
 from toolchain.core import registry
 from toolchain.core.data import Dataset, Split
 from toolchain.core.stage import Context
-from toolchain.model import more_data
 from toolchain.tasks._overlap import normalized
 
 NAMES = registry.names("augment")

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+from toolchain.augment._data import Example, write
 from toolchain.core.data import Dataset, Split
 from toolchain.core.errors import DataError, require
 from toolchain.core.log import logger, progress
@@ -25,7 +26,6 @@ from toolchain.core.stage import Context, Ge, Lt, Metrics, StageConfig
 from toolchain.model import checkpoint
 from toolchain.model.encoded import encode, logits
 from toolchain.model.labels import match_labels
-from toolchain.model.more_data import Example, write
 from toolchain.tasks._overlap import normalized
 
 #: Words in a row that a text may not share with one of dev or test.
@@ -57,13 +57,15 @@ class AugmentConfig(StageConfig):
     confidence: Annotated[float, Ge(0), Lt(1)] = 0.0
 
     def __post_init__(self) -> None:
+        if self.teacher == "":
+            raise ValueError("teacher: a name of no letters; null is nobody")
         if self.teacher is None and (self.agree or self.confidence):
             raise ValueError("agree and confidence ask a teacher, and there is none: name one, or leave them out")
 
 
 def teachers(config: AugmentConfig) -> tuple[str, ...]:
     """Who teaches, as the plan knows it."""
-    return (config.teacher,) if config.teacher else ()
+    return () if config.teacher is None else (config.teacher,)
 
 
 def in_pieces(

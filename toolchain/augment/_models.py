@@ -19,9 +19,18 @@ _CALLED: dict[Head, str] = {
 }  # fmt: skip
 
 
+#: How the classes end that a model with this head is saved under.
+_SAVED_AS: dict[Head, tuple[str, ...]] = {
+    "MaskedLM": ("ForMaskedLM", "ForPreTraining"),
+    "Seq2SeqLM": ("ForConditionalGeneration", "MTModel"),
+    "CausalLM": ("ForCausalLM", "LMHeadModel"),
+}
+
+
 def identity(config: AugmentConfig, sources: Sequence[str]) -> dict[str, Any]:
-    """What decides the result of an augmentation: its settings, and the content of the models that it names."""
-    return asdict(config) | {"models": [model_source.resolve(spec).identity for spec in sources]}
+    """What decides the result of an augmentation: its settings, and of the models that it names the content."""
+    settings = {name: value for name, value in asdict(config).items() if value not in sources}
+    return settings | {"models": [model_source.resolve(spec).identity for spec in sources]}
 
 
 def unfit(sources: Sequence[str]) -> tuple[str, str] | None:
@@ -53,6 +62,11 @@ def load(spec: str, head: Head, context: Context) -> tuple[Any, Any]:
     if refusal:
         raise ModelError(*refusal)
     folder = model_source.fetch(model_source.resolve(spec))
+    saved = checkpoint.read_json(folder / "config.json").get("architectures") or ()
+    if saved and not any(name.endswith(_SAVED_AS[head]) for name in saved):
+        raise ModelError(f"{spec} is no {_CALLED[head]}: it is a {', '.join(saved)}", "name a model of that kind")
+    if (folder / "source.spm").is_file():
+        require("sentencepiece", "translate")
     try:
         with checkpoint.quiet():
             model, info = getattr(transformers, f"AutoModelFor{head}").from_pretrained(
@@ -62,7 +76,7 @@ def load(spec: str, head: Head, context: Context) -> tuple[Any, Any]:
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, ImportError) as error:
         raise ModelError(
             f"{spec} cannot be loaded as a {_CALLED[head]}: {first_line(error).partition(' Model type ')[0]}",
-            "an encoder alone, or a classifier, makes no text: name a model of that kind",
+            "name a model of that kind that this version of transformers knows",
         ) from error
     if missing := sorted(info["missing_keys"]):
         raise ModelError(
@@ -76,6 +90,8 @@ def generated(
 ) -> list[str]:
     """What a model writes after, or in answer to, each text; in batches of like length.
 
+    What a sequence-to-sequence model does not read to its end is answered with nothing.
+
     Args:
         writer: A causal or sequence-to-sequence model, and its tokenizer.
         texts: What it reads.
@@ -84,25 +100,26 @@ def generated(
         sampling: Arguments of ``generate``.
 
     Raises:
-        ModelError: A text, with the answer's room, is longer than the model reads.
+        ModelError: A prompt, with the answer's room, is longer than the model reads.
     """
     torch, (model, tokenizer) = require("torch", "torch"), writer
     causal = not model.config.is_encoder_decoder
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left" if causal else "right"
-    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
-    room = getattr(model.config, "max_position_embeddings", None)
+    room = getattr(model.config, "max_position_embeddings", None) or 10**9
+    lengths = [len(ids) for ids in tokenizer(list(texts))["input_ids"]]
+    if causal and max(lengths) + max_new_tokens > room:
+        raise ModelError(
+            f"{max(lengths)} tokens to read and {max_new_tokens} to write: the model reads {room}",
+            "fewer shots or a lower max_new_tokens",
+        )
+    order = sorted((index for index in range(len(texts)) if lengths[index] <= room), key=lengths.__getitem__)
     found = [""] * len(texts)
     for start in range(0, len(order), batch_size):
         indices = order[start : start + batch_size]
         batch = tokenizer([texts[i] for i in indices], padding=True, return_tensors="pt")
         read = batch["input_ids"].shape[1]
-        if room and read + (max_new_tokens if causal else 0) > room:
-            raise ModelError(
-                f"{read} tokens to read{f' and {max_new_tokens} to write' if causal else ''}: the model reads {room}",
-                "fewer shots or a lower max_new_tokens" if causal else "name a model that reads longer texts",
-            )
         asked = {name: value for name, value in batch.items() if name in ("input_ids", "attention_mask")}
         with torch.inference_mode(), checkpoint.quiet():
             written = model.generate(

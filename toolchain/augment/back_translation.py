@@ -2,7 +2,8 @@
 
 Two sequence-to-sequence models, one for each direction: Sennrich et al., arXiv 1511.06709, as an augmentation of text
 classification in Xie et al., arXiv 1904.12848. Drawing from the softened probabilities on the way out gives several
-versions of a text; the way back takes the most probable words.
+versions of a text; the way back takes the most probable words. A text that a model does not read to its end is counted
+as empty. Marian's translators need the extra ``translate``, and weights as safetensors.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from toolchain.augment import _examples, _models
+from toolchain.augment._data import Example
 from toolchain.augment._examples import AugmentConfig
 from toolchain.core.stage import Context, Ge, Le, Metrics
-from toolchain.model.more_data import Example
 
 VERSION = 1
-LIBRARIES = ("torch", "transformers", "tokenizers")
+LIBRARIES = ("torch", "transformers", "tokenizers", "sentencepiece")
 
 teachers = _examples.teachers
 
@@ -68,7 +69,7 @@ def identity(config: Config) -> dict[str, Any]:
     return _models.identity(config, sources(config))
 
 
-def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
+def apply(source: Path | None, out: Path, config: Config, context: Context) -> Metrics:
     """Writes texts that were translated there and back.
 
     Args:
@@ -81,7 +82,7 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
         How many texts were made, kept and left out, and why.
 
     Raises:
-        ModelError: A model is no sequence-to-sequence model, or reads less than a text.
+        ModelError: A model is no sequence-to-sequence model.
     """
     there, back = (_models.load(spec, "Seq2SeqLM", context) for spec in sources(config))
     train = context.dataset().train

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from toolchain.augment import _examples, _models
+from toolchain.augment._data import Example
 from toolchain.augment._examples import WORD, AugmentConfig
 from toolchain.core.errors import ModelError, require
 from toolchain.core.stage import Context, Ge, Gt, Le, Metrics
-from toolchain.model.more_data import Example
 
 VERSION = 1
 LIBRARIES = ("torch", "transformers", "tokenizers")
@@ -34,12 +34,14 @@ class Config(AugmentConfig):
         copies: Texts that are made of each training example.
         part: Part of the words that is replaced; at least one.
         nearest: Most probable words that one is drawn from.
+        batch_size: Texts at a time.
     """
 
     model: str = "google-bert/bert-base-uncased"
     copies: Annotated[int, Ge(1), Le(100)] = 2
     part: Annotated[float, Gt(0), Le(1)] = 0.2
     nearest: Annotated[int, Ge(1), Le(1000)] = 10
+    batch_size: Annotated[int, Ge(1), Le(4096)] = 32
 
 
 def sources(config: Config) -> tuple[str, ...]:
@@ -57,7 +59,7 @@ def identity(config: Config) -> dict[str, Any]:
     return _models.identity(config, sources(config))
 
 
-def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
+def apply(source: Path | None, out: Path, config: Config, context: Context) -> Metrics:
     """Writes texts with other words.
 
     Args:
@@ -78,7 +80,9 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
 
     def make(piece: range, rng: random.Random) -> list[Example]:
         asked = [index for index in piece for _ in range(config.copies)]
-        made = writer.written([train.texts[index] for index in asked], rng)
+        made = []
+        for start in range(0, len(asked), config.batch_size):
+            made += writer.written([train.texts[index] for index in asked[start : start + config.batch_size]], rng)
         return [Example(text, train.labels[index], index) for text, index in zip(made, asked, strict=True)]
 
     return _examples.finish(_examples.in_pieces(len(train), context, "replacing words", make), out, config, context)
@@ -118,14 +122,31 @@ class _Writer:
         for row, (text, places) in enumerate(zip(texts, chosen, strict=True)):
             at = (batch["input_ids"][row] == self.tokenizer.mask_token_id).nonzero().flatten()
             scores, order = logits[row, at][:, allowed].topk(min(self.config.nearest, len(allowed)), dim=1)
-            drawn = torch.multinomial(scores.softmax(-1), 1) if len(at) else order[:, :1]
-            words = [self.words[int(allowed[i])] for i in order.gather(1, drawn).flatten()] if len(at) else []
-            kept = sorted(places)[: len(words)]
-            made.append(self._rewritten(text, set(kept), iter(words), rewritten))
+            if places and len(at):
+                drawn = order.gather(1, torch.multinomial(scores.softmax(-1), 1)).flatten()
+                sentences = [batch.sequence_ids(row)[place] for place in at.tolist()]
+                words = [self.words[int(allowed[index])] for index in drawn]
+                made.append(self._filled(text, places, words, sentences, rewritten))
+            else:
+                made.append(text)
         return made
 
+    def _filled(
+        self, text: tuple[str, ...], places: set[int], words: Sequence[str], sentences: Sequence[int], rewritten: Any
+    ) -> tuple[str, ...]:
+        """A text with words at its places; those at the end of a sentence that the model has not read stay."""
+        kept, first = set(), 0
+        for number, sentence in enumerate(text):
+            end = first + len(WORD.findall(sentence))
+            own = sorted(place for place in places if first <= place < end)
+            kept |= set(own[: list(sentences).count(number)])
+            first = end
+        return self._rewritten(text, kept, iter(words), rewritten)
+
     def _chosen(self, text: tuple[str, ...], rng: random.Random) -> set[int]:
-        """Which of a text's words are replaced, counted over its sentences."""
+        """Which of a text's words are replaced, counted over its sentences; none where it holds a mask of its own."""
+        if any(self.tokenizer.mask_token in sentence for sentence in text):
+            return set()
         count = sum(len(WORD.findall(sentence)) for sentence in text)
         return set(rng.sample(range(count), min(count, max(1, round(self.config.part * count)))))
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Annotated
 
 from toolchain.augment import _examples
+from toolchain.augment._data import Example
 from toolchain.augment._examples import WORD, AugmentConfig
 from toolchain.core.errors import ModelError, require
 from toolchain.core.stage import Context, Ge, Gt, Le, Lt, Metrics
 from toolchain.model import checkpoint
-from toolchain.model.more_data import Example
 
 VERSION = 1
 LIBRARIES = ("torch", "transformers", "tokenizers")
@@ -47,11 +47,11 @@ class Config(AugmentConfig):
     closeness: Annotated[float, Ge(-1), Lt(1)] = 0.3
 
 
-def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
+def apply(source: Path | None, out: Path, config: Config, context: Context) -> Metrics:
     """Writes texts with other words.
 
     Args:
-        source: Model folder whose embedding table is read.
+        source: Model folder whose embedding table is read; None of a model from scratch before it is fine-tuned.
         out: Folder to write.
         config: Settings.
         context: Seed, threads, data, and who labels.
@@ -60,8 +60,12 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
         How many texts were made, kept and left out, and why; ``words`` that have neighbours.
 
     Raises:
-        ModelError: The model's tokenizer knows no whole words, or none of the training examples' has a neighbour.
+        ModelError: There is no model yet, its tokenizer knows no whole words, or no word has a neighbour.
     """
+    if source is None:
+        raise ModelError(
+            "neighbours: a model from scratch has no table before it is fine-tuned", "put it after finetune"
+        )
     train = context.dataset().train
     words = {word for text in train.texts for sentence in text for word in WORD.findall(sentence)}
     near = neighbours(source, words, config, context)

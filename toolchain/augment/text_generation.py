@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from toolchain.augment import _examples, _models
+from toolchain.augment._data import Example
 from toolchain.augment._examples import AugmentConfig
 from toolchain.core.errors import DataError
 from toolchain.core.stage import Context, Ge, Gt, Le, Metrics
-from toolchain.model.more_data import Example
 
 VERSION = 1
 LIBRARIES = ("torch", "transformers", "tokenizers")
@@ -69,7 +69,7 @@ def identity(config: Config) -> dict[str, Any]:
     return _models.identity(config, sources(config))
 
 
-def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
+def apply(source: Path | None, out: Path, config: Config, context: Context) -> Metrics:
     """Writes texts that a model has written for each label.
 
     Args:

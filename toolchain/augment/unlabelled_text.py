@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from toolchain.augment import _examples
+from toolchain.augment._data import Example
 from toolchain.augment._examples import AugmentConfig
 from toolchain.core.errors import DataError
 from toolchain.core.stage import Context, Ge, Metrics, MinLen
-from toolchain.model.more_data import Example
 from toolchain.tasks import _examples as task_examples
 from toolchain.tasks import _reading
 
 VERSION = 1
 LIBRARIES = ("torch", "transformers", "tokenizers")
+
+#: A file with one text in a line.
+TEXT = ".txt"
 
 teachers = _examples.teachers
 
@@ -44,6 +47,8 @@ class Config(AugmentConfig):
         task_examples.text_columns(self.text)
         if self.teacher is None:
             raise ValueError("teacher: nobody has labelled these texts; name who does")
+        if Path(self.path).suffix.lower() == TEXT and self.text != "text":
+            raise ValueError(f"text: a text file has no columns, and {self.text!r} names some; leave it out")
         if self.agree:
             raise ValueError("agree: these texts have no labels to agree with; leave it out")
 
@@ -60,14 +65,14 @@ def fits(config: Config) -> tuple[str, str] | None:
 def identity(config: Config) -> dict[str, Any]:
     """What decides the result: the settings, and the content of the file."""
     path = Path(config.path).expanduser()
-    if path.suffix.lower() != ".txt":
+    if path.suffix.lower() != TEXT:
         _reading.check_file(path)
     elif not path.is_file():
         raise DataError(f"{path}: no such file", "a text file with one text in a line, or a table with a column text")
     return asdict(config) | {"path": _reading.file_digest(path)}
 
 
-def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
+def apply(source: Path | None, out: Path, config: Config, context: Context) -> Metrics:
     """Writes the texts that a teacher has labelled.
 
     Args:
@@ -85,8 +90,11 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     texts = _texts(config)
     pairs = context.dataset().pairs
     if len(texts[0]) != 1 + pairs:
-        wanted = "pairs: name two columns" if pairs else "single texts: name one column"
-        raise DataError(f"{config.path}: {len(texts[0])} columns of text, and the task has {wanted}")
+        wanted = "pairs" if pairs else "single texts"
+        raise DataError(
+            f"{config.path}: {len(texts[0])} column{'s' * (not pairs)} of text, and the task has {wanted}",
+            "name two columns of a table: text: [a, b]" if pairs else "name one column: text: a",
+        )
     if config.limit and config.limit < len(texts):
         texts = random.Random(context.seed).sample(texts, config.limit)
     return _examples.finish([Example(text) for text in texts], out, config, context, labelled=False)
@@ -94,15 +102,24 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
 
 def _texts(config: Config) -> list[tuple[str, ...]]:
     path = Path(config.path).expanduser()
-    if path.suffix.lower() == ".txt":
-        try:
-            texts = [(line.strip(),) for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{path}: cannot be read as UTF-8 text: {error}", "convert it to UTF-8") from error
-        if not texts:
-            raise DataError(f"{path}: holds no text")
-        return list(texts)
+    if path.suffix.lower() == TEXT:
+        lines = [
+            line.strip() for line in _reading.decode(path).split("\n")
+        ]  # a line may hold what splitlines() cuts at
+        return [(line,) for line in lines if line]
     columns = task_examples.text_columns(config.text)
     table = _reading.read_table(path, columns)
     table.need(columns)
-    return [tuple(str(table.columns[name][row] or "").strip() for name in columns) for row in range(len(table))]
+    errors, texts = _reading.RowErrors(table.source), []
+    for row, place in enumerate(table.places):
+        found = [table.columns[name][row] for name in columns]
+        if any(found):
+            problem = next(filter(None, map(task_examples.text_problem, found, columns)), "")
+            if problem:
+                errors.add(place, problem)
+            else:
+                texts.append(tuple(str(text).strip() for text in found))
+        else:
+            texts.append(tuple("" for _ in columns))  # counted among the empty ones
+    errors.check()
+    return texts

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -184,12 +186,20 @@ def _direct(targets: Sequence[str], items: Sequence[str], settings: dict[str, An
                 rest = [*rest, "export"] if _stages(rest) & {"augment", "compress"} else ["export", *rest]
             root["variants"][_name(target, targets)] = [first, *rest]
     made = document.Document(root, None)
-    known = {*recipes.KEYS, *document.mentioned(root)}
     prefix = items[0] if items else ""
+    known = {*recipes.KEYS, *document.mentioned(root)} - _settings(prefix)
     sets = [
         s if s.partition("=")[0].split(".")[0] in known or not prefix else f"{prefix}.{s}" for s in settings["sets"]
     ]
     return recipes.parse(made, options.with_threads(sets, settings["threads"]), (), settings["data"])
+
+
+def _settings(technique: str) -> set[str]:
+    """The names of a technique's settings, which in a direct run go before a recipe's keys."""
+    from toolchain.core import registry
+
+    folder = registry.folder_of(technique)
+    return {field.name for field in dataclasses.fields(registry.get(folder, technique).config)} if folder else set()
 
 
 def _name(target: str, targets: Sequence[str]) -> str:
@@ -262,7 +272,9 @@ def _show(outcome: Outcome, stage: str, output: Path | None, as_json: bool) -> i
         return outcome.exit_code
     steps = outcome.plan.steps
     read = {i for step in steps.values() for i in step.inputs}
-    ends = [step for step in steps.values() if step.id not in read and step.stage == stage]
+    # What is made by an augmentation is read by what learns from it, and is to be looked at all the same.
+    ends = [step for step in steps.values() if step.stage == stage and (stage == "augment" or step.id not in read)]
+    twice = [label for label, count in Counter(step.label for step in ends).items() if count > 1]
     if not ends:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in outcome.plan.not_applicable)
         raise ToolchainError(f"there is nothing to {stage}{f': {reasons}' if reasons else ''}", _NOTHING.get(stage, ""))
@@ -274,6 +286,7 @@ def _show(outcome: Outcome, stage: str, output: Path | None, as_json: bool) -> i
         where = artifact.path
         if output:
             where = output if len(ends) == 1 else output / step.label.replace(" · ", "/")
+            where = where.with_name(f"{where.name}-{artifact.key[:12]}") if step.label in twice else where
             with options.output_errors(output):
                 shutil.copytree(artifact.path, where, dirs_exist_ok=True)
         found.append(

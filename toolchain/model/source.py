@@ -22,7 +22,7 @@ from toolchain.core.errors import ModelError, first_line, require
 from toolchain.core.store import digest
 
 #: What a model folder may hold that decides the result; nothing else is read.
-PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model")
+PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.spm")
 
 SCRATCH = re.compile(r"scratch:(?P<architecture>[a-z0-9_-]+?)-(?P<layers>\d+)x(?P<hidden>\d+)")
 _HUB = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?|[\w.-]+(@[\w./-]+)?")

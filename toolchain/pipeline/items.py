@@ -22,7 +22,7 @@ BEFORE = "before"
 ORDER = ("adopt", "finetune", "compress", "export", "optimize")
 
 #: Settings of an augmentation that may hold a path beside the recipe.
-PATHS = ("path", "model", "forward", "backward", "teacher")
+PATHS = ("path", "model", "forward", "backward")
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def check_order(problems: Problems, items: Sequence[Item], path: tuple[Any, ...]
             continue
         place = ORDER.index(item.stage)
         if place < reached:
-            before = history[-1] if history else ""
+            before = [other.label for other in items[:index] if other.stage != "augment"][-1]
             problems.add(path, f"{item.label} cannot come after {before}", f"the order is {' → '.join(ORDER)}")
             return
         if item.stage in ("adopt", "finetune", "export") and place == reached:
@@ -196,7 +196,8 @@ def _augments(problems: Problems, items: Sequence[Item], index: int, path: tuple
         said = f"{item.label} cannot come after {late}" if late else f"{item.label} cannot come before adopt"
         problems.add(path, said, "it stands before what learns from it: finetune, or a technique that trains")
         return False
-    if "finetune" not in after and "compress" not in after and items[0].stage != "adopt":
+    learns = [later for later in items[index + 1 :] if later.stage == "finetune" or _trains(later)]
+    if not learns and problems.document.path is not None:  # a direct run makes them to be looked at
         problems.add(
             path, f"nothing after {item.label} learns from the examples that it makes",
             "put it before finetune, or before a technique that trains, such as distill",
@@ -206,13 +207,19 @@ def _augments(problems: Problems, items: Sequence[Item], index: int, path: tuple
     if refusal:
         problems.add(path, f"{item.label}: {refusal[0]}", refusal[1])
         return False
-    if BEFORE in teachers_of(item) and all(i.stage == "augment" for i in before):
+    names = teachers_of(item)
+    if "finetune" in after and any(name == BEFORE or name.partition(".")[2] == "finetune" for name in names):
         problems.add(
-            path, f"{item.label}: teacher: {BEFORE}: nothing stands before it that could label what it makes",
-            "teacher: null keeps the labels that texts were made under; or name MODEL.finetune, or a model's source",
+            path, f"{item.label}: teacher: {names[0]}: nothing is fine-tuned before it that could label what it makes",
+            "teacher: null keeps the labels that texts were made under; or name a checkpoint from outside",
         )  # fmt: skip
         return False
     return True
+
+
+def _trains(item: Item) -> bool:
+    """Whether a compression trains under its settings."""
+    return item.stage == "compress" and getattr(item.config, "finetune", None) is not None
 
 
 def teachers_of(item: Item) -> tuple[str, ...]:
@@ -223,7 +230,7 @@ def teachers_of(item: Item) -> tuple[str, ...]:
 
 def check_teachers(problems: Problems, items: Sequence[Item], path: tuple[Any, ...], models: Collection[str]) -> None:
     """A teacher is something that stands before its pupil, another model's fine-tuning, or a model from outside."""
-    before = [item.technique.name for item in items if item.stage == "finetune"]
+    before: list[str] = []
     for item in items:
         for name in teachers_of(item):
             allowed = [BEFORE, *before, *(f"{model}.finetune" for model in models)]
@@ -233,7 +240,7 @@ def check_teachers(problems: Problems, items: Sequence[Item], path: tuple[Any, .
                     path, f"{item.label}: teacher {name!r} is nothing that stands before it, and no folder or hub id",
                     registry.suggest(name, allowed),
                 )  # fmt: skip
-        before += [item.technique.name] if item.stage == "compress" else []
+        before += [item.technique.name] if item.stage in ("finetune", "compress") else []
 
 
 def check_fit(

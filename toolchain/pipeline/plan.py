@@ -172,7 +172,7 @@ def _chain(plan: Plan, items: Iterable[Item], model: str, seed: int, variant: st
     shared = f"{model} · " if len(plan.recipe.models) > 1 else ""
     where = f" · seed {seed}" if len(plan.recipe.seeds) > 1 else ""
     more: tuple[str, ...] = ()
-    for item in items[: max(i for i, item in enumerate(items, 1) if STAGES.index(item.stage) <= last)]:
+    for item in _until(items, STAGES[last]):
         learns = item.stage in ("finetune", "compress")
         taught = _teachers(plan, item, chain, more, seed, where)
         inputs = (*(step.id for step in chain[-1:]), *taught, *(more if learns else ()))
@@ -188,6 +188,13 @@ def _chain(plan: Plan, items: Iterable[Item], model: str, seed: int, variant: st
         else:
             chain.append(plan.steps[step])
     return chain
+
+
+def _until(items: list[Item], stage: str) -> list[Item]:
+    """The items up to the last one of a stage, or of one before it; an augmentation may stand in two places."""
+    place = STAGES.index(stage)
+    wanted = [item.stage == stage if stage == "augment" else STAGES.index(item.stage) <= place for item in items]
+    return items[: max((i for i, found in enumerate(wanted, 1) if found), default=0)]
 
 
 def _teachers(

@@ -11,6 +11,7 @@ from typing import Any
 from toolchain.core import registry
 from toolchain.pipeline.document import Document, Problems, beside, override, read
 from toolchain.pipeline.items import (
+    PATHS,
     Item,
     check_fit,
     check_name,
@@ -123,9 +124,11 @@ def parse(document: Document, sets: Sequence[str] = (), models: Sequence[str] = 
             check_order(problems, [*stages, *items], ("variants", name))
             check_teachers(problems, [*stages, *items], ("variants", name), sources if trained else ())
         for model in sources or {"": ""}:
-            variants[model, name] = tuple(
-                _with_model_settings(problems, item, settings.get(model, {}), model) for item in [*stages, *items]
-            )
+            done = [_with_model_settings(problems, item, settings.get(model, {}), model) for item in [*stages, *items]]
+            variants[model, name] = tuple(done)
+            if settings.get(model) and not problems.found:
+                check_order(problems, done, ("models", model))
+                check_teachers(problems, done, ("models", model), sources if trained else ())
             if stages_sound and name in sound and model in sources:
                 check_fit(problems, variants[model, name], ("variants", name), model, sources[model], document.path)
     baseline = _baseline(problems, root.get("baseline"), list(parsed), engines)
@@ -237,6 +240,8 @@ def _with_model_settings(problems: Problems, item: Item, settings: dict[str, dic
     own = settings.get(item.label)
     if not own:
         return item
+    if item.stage == "augment":
+        own = beside(problems.document.path, own, PATHS)
     merged = {f.name: getattr(item.config, f.name) for f in dataclasses.fields(item.config)} | own
     config = validate(problems, item.technique.config, merged, ("models", model, item.label), item.label)
     return dataclasses.replace(item, config=config) if config is not None else item

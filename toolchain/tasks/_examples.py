@@ -102,7 +102,7 @@ def examples(table: Table, columns: Columns, classes: Sequence[str]) -> Split:
     parts = [table.columns[name] for name in columns.text]
     for row, (place, value) in enumerate(zip(table.places, table.columns[columns.label], strict=True)):
         found = [part[row] for part in parts]
-        problem = next(filter(None, map(_text_problem, found, columns.text)), "") or _label_problem(
+        problem = next(filter(None, map(text_problem, found, columns.text)), "") or _label_problem(
             value, index, classes
         )
         if problem:
@@ -173,7 +173,7 @@ def label_text(value: Any) -> str:
     return str(value).strip()
 
 
-def _text_problem(value: Any, column: str) -> str:
+def text_problem(value: Any, column: str) -> str:
     """What is wrong with a text; empty if nothing is."""
     if value is None:
         return f"empty text in {column!r}"

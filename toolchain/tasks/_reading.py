@@ -106,9 +106,9 @@ def read_table(
     if kind == "parquet":
         table = _read_parquet(path, needed)
     elif kind == "jsonl":
-        table = _read_jsonl(path, _decode(path, encoding), needed)
+        table = _read_jsonl(path, decode(path, encoding), needed)
     else:
-        rows = _delimited_rows(path, _decode(path, encoding), kind, delimiter)
+        rows = _delimited_rows(path, decode(path, encoding), kind, delimiter)
         table = _with_header(path, rows, needed, plain, known, kind)
     if not len(table):
         raise DataError(f"{path}: has a header and no rows" if kind != "parquet" else f"{path}: has no rows")
@@ -165,7 +165,12 @@ def missing_columns(source: str, missing: Sequence[str], present: Sequence[str])
     return DataError(f"{source}: no column {named}; columns present: {', '.join(map(repr, present))}", hint)
 
 
-def _decode(path: Path, encoding: str) -> str:
+def decode(path: Path, encoding: str = "utf-8") -> str:
+    """The text of a file.
+
+    Raises:
+        DataError: It is of another encoding, empty, or holds NUL bytes; with the line.
+    """
     data = path.read_bytes()
     try:
         name = codecs.lookup(encoding).name

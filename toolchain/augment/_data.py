@@ -14,6 +14,7 @@ from pathlib import Path
 
 from toolchain.core.data import Dataset, Split
 from toolchain.core.errors import DataError
+from toolchain.tasks._overlap import normalized
 
 FILE = "examples.jsonl"
 
@@ -54,7 +55,8 @@ def read(folder: Path, labels: Sequence[str]) -> Split:
         DataError: A label is none of these.
     """
     texts, found = [], []
-    for number, line in enumerate((folder / FILE).read_text("utf-8").splitlines(), 1):
+    # Not splitlines(): a text may hold a character that ends a line elsewhere.
+    for number, line in enumerate((folder / FILE).read_text("utf-8").rstrip("\n").split("\n"), 1):
         row = json.loads(line)
         if row["label"] not in labels:
             raise DataError(
@@ -67,14 +69,17 @@ def read(folder: Path, labels: Sequence[str]) -> Split:
 
 
 def joined(data: Dataset, folders: Sequence[Path]) -> Dataset:
-    """The data with more to learn from: its own training examples first, and no text twice."""
+    """The data with more to learn from: its own training examples first; what comes again is left out.
+
+    As in an augmentation, case, white space and punctuation do not count.
+    """
     texts, labels = list(data.train.texts), list(data.train.labels)
-    seen = set(texts)
+    seen = {normalized(text) for text in texts}
     for folder in folders:
         more = read(folder, data.labels)
         for text, label in zip(more.texts, more.labels, strict=True):
-            if text not in seen:
-                seen.add(text)
+            if (key := normalized(text)) not in seen:
+                seen.add(key)
                 texts.append(text)
                 labels.append(label)
     return dataclasses.replace(data, train=Split(texts, labels))

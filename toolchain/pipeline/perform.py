@@ -1,0 +1,160 @@
+"""Does the work of one step, and writes what every artifact of its kind holds: interface, tokenizer, history."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from toolchain.augment import _data
+from toolchain.core.data import Dataset
+from toolchain.core.errors import ModelError
+from toolchain.core.stage import Context, Teaching
+from toolchain.core.store import Artifact
+from toolchain.engines._batching import BATCHING_KEY, Batching
+from toolchain.model import source as model_source
+from toolchain.model.checkpoint import copy_tokenizer, read_json, refuse_quantized, write_json
+from toolchain.model.labels import own_order
+from toolchain.pipeline import gate
+from toolchain.pipeline.items import gives
+from toolchain.pipeline.plan import Plan, Step
+from toolchain.pipeline.settings import plain
+
+
+def perform(step: Step, inputs: list[Artifact], out: Path, context: Context, plan: Plan) -> dict[str, Any]:
+    """Does the work of one step, and writes what every artifact of its kind holds.
+
+    Args:
+        step: The step.
+        inputs: Its inputs.
+        out: Empty folder to write.
+        context: What the technique is handed.
+        plan: The plan, for model paths and engine names.
+
+    Returns:
+        The technique's metrics.
+    """
+    module, config = step.technique.module, step.config
+    more = [artifact for artifact in inputs if artifact.kind == "data"]
+    inputs = [artifact for artifact in inputs if artifact.kind != "data"]
+    if more:
+        context = _with_more(context, [artifact.path for artifact in more])
+    if step.stage == "adopt":
+        metrics: dict[str, Any] = module.apply(config, out, context)
+        _write_history(out, read_history(out))
+        return metrics
+    if step.stage == "finetune":
+        resolved = model_source.resolve(step.source or "", plan.recipe.base)
+        source = resolved.spec if resolved.kind == "scratch" else model_source.fetch(resolved)
+        metrics = module.apply(source, out, config, context)
+        before = read_history(source) if isinstance(source, Path) else []  # an encoder that was pruned before
+        _write_history(out, [*before, *_augmented(more), _entry(step)])
+        return metrics
+    if step.stage == "augment":
+        folder = _modelled(step, plan) if step.source else inputs.pop(0).path
+        labeller = inputs[0].path if inputs else None
+        metrics = module.apply(folder, out, config, dataclasses.replace(context, labeller=labeller))
+        _write_history(out, [_entry(step)])
+        return metrics
+    if step.stage == "time":
+        engines = {artifact.key: artifact.path for artifact in inputs}
+        return dict(module.time_engines(engines, out, config, context))
+    parent = inputs[0]
+    if step.stage == "sensitivity":
+        origin = {"checkpoint": parent.key, "task": {plan.recipe.task.label: plain(plan.recipe.task.config)}}
+        return dict(module.measure(parent.path, out, config, context, origin))
+    if step.stage == "evaluate":
+        return dict(module.evaluate(parent.path, out, config, context, gate.reference(inputs)))
+    if step.stage == "build":
+        metrics = module.build(parent.path, out, config, context)
+        shutil.copyfile(parent.path / "tokenizer.json", out / "tokenizer.json")
+        shutil.copyfile(parent.path / "interface.json", out / "interface.json")
+        for name in ("config.json", "tokenizer_config.json"):  # what Optimum and transformers open a folder by
+            if (parent.path / name).is_file() and not (out / name).exists():
+                shutil.copyfile(parent.path / name, out / name)
+        known = {name: parent.metrics[name] for name in ("parameters", "flops") if name in parent.metrics}
+        defaults = {BATCHING_KEY: Batching().record()}
+        write_json(out / "engine.json", defaults | read_json(out / "engine.json") | known)
+        _write_history(out, read_history(parent.path))
+        return known | metrics
+    if step.stage == "teach":
+        return dict(module.apply(parent.path, out, config, context))
+    if step.stage == "compress":
+        refuse_quantized(parent.path)
+        taught = tuple(Teaching(t.path, a.path) for t, a in zip(inputs[1::2], inputs[2::2], strict=True))
+        context = dataclasses.replace(_in_own_order(context, parent.path), teachers=taught)
+    if step.stage == "optimize":
+        dialect = str(read_json(parent.path / "interface.json")["dialect"])
+        if dialect not in module.TAKES:
+            raise ModelError(
+                f"{step.technique.name} takes dialect {' or '.join(module.TAKES)}, and the graph is quantized or fused "
+                f"already: it is of dialect {dialect}",
+                "quantize the graph that export gives, once, in training or after it",
+            )
+    metrics = module.apply(parent.path, out, config, context)
+    if step.stage == "optimize":
+        copy_tokenizer(parent.path, out)
+        written = out / "interface.json"  # by a pass that changes what the graph reads
+        interface = read_json(written if written.is_file() else parent.path / "interface.json")
+        item = next(i for items in plan.recipe.variants.values() for i in items if i.technique is step.technique)
+        given = gives(type(item)(item.stage, item.technique, config, item.label), str(interface["dialect"]))
+        write_json(out / "interface.json", interface | {"dialect": given})
+        metrics = {name: parent.metrics[name] for name in ("flops", "mean_tokens") if name in parent.metrics} | metrics
+    known = parent.manifest["parents"]  # what it has learned from is in its history
+    fresh = _augmented(artifact for artifact in more if artifact.key not in known)
+    _write_history(out, [*read_history(parent.path), *fresh, _entry(step)])
+    return metrics
+
+
+def _modelled(step: Step, plan: Plan) -> Path | None:
+    """The folder of the model that an augmentation stands before the fine-tuning of; None of one from scratch."""
+    resolved = model_source.resolve(step.source or "", plan.recipe.base)
+    return None if resolved.kind == "scratch" else model_source.fetch(resolved)
+
+
+def _with_more(context: Context, folders: list[Path]) -> Context:
+    """A context whose data has the training examples of augmentations as well."""
+    given = context.dataset
+
+    @cache
+    def data() -> Dataset:
+        return _data.joined(given(), folders)
+
+    return dataclasses.replace(context, dataset=data)
+
+
+def _in_own_order(context: Context, folder: Path) -> Context:
+    """A context whose data counts labels as the checkpoint does."""
+    given = context.dataset
+
+    @cache
+    def data() -> Dataset:
+        return own_order(folder, given())
+
+    return dataclasses.replace(context, dataset=data)
+
+
+def read_history(folder: Path) -> list[dict[str, Any]]:
+    """Techniques applied, in order, with their settings; empty when none is recorded."""
+    path = folder / "history.json"
+    return list(read_json(path).get("techniques", [])) if path.is_file() else []
+
+
+def _augmented(more: Iterable[Artifact]) -> list[dict[str, Any]]:
+    """How examples were made."""
+    return [entry for artifact in more for entry in read_history(artifact.path)]
+
+
+def _write_history(folder: Path, entries: list[dict[str, Any]]) -> None:
+    write_json(folder / "history.json", {"techniques": entries})
+
+
+def _entry(step: Step) -> dict[str, Any]:
+    found = {
+        "stage": step.stage, "technique": step.technique.name, "version": step.technique.version,
+        "config": plain(step.config),
+    }  # fmt: skip
+    return found | ({"seed": step.seed} if step.seed is not None else {})
