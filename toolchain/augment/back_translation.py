@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from toolchain.augment import _examples, _models
 from toolchain.augment._data import Example
@@ -57,16 +57,6 @@ class Config(AugmentConfig):
 def sources(config: Config) -> tuple[str, ...]:
     """The models that it needs besides the one that stands before it."""
     return (config.forward, config.backward)
-
-
-def fits(config: Config) -> tuple[str, str] | None:
-    """What is wrong with the models that are named, and what to do, or None: said before anything runs."""
-    return _models.unfit(sources(config))
-
-
-def identity(config: Config) -> dict[str, Any]:
-    """What decides the result."""
-    return _models.identity(config, sources(config))
 
 
 def apply(source: Path | None, out: Path, config: Config, context: Context) -> Metrics:

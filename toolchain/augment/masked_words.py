@@ -49,16 +49,6 @@ def sources(config: Config) -> tuple[str, ...]:
     return (config.model,)
 
 
-def fits(config: Config) -> tuple[str, str] | None:
-    """What is wrong with the models that are named, and what to do, or None: said before anything runs."""
-    return _models.unfit(sources(config))
-
-
-def identity(config: Config) -> dict[str, Any]:
-    """What decides the result."""
-    return _models.identity(config, sources(config))
-
-
 def apply(source: Path | None, out: Path, config: Config, context: Context) -> Metrics:
     """Writes texts with other words.
 

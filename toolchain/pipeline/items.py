@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from toolchain.augment._models import unfit
 from toolchain.core import registry
 from toolchain.core.errors import ModelError
 from toolchain.core.stage import DIALECTS
@@ -203,7 +204,9 @@ def _augments(problems: Problems, items: Sequence[Item], index: int, path: tuple
             "put it before finetune, or before a technique that trains, such as distill",
         )  # fmt: skip
         return False
-    refusal = item.technique.module.fits(item.config) if hasattr(item.technique.module, "fits") else None
+    module = item.technique.module
+    refusal = module.fits(item.config) if hasattr(module, "fits") else None
+    refusal = refusal or (unfit(module.sources(item.config)) if hasattr(module, "sources") else None)
     if refusal:
         problems.add(path, f"{item.label}: {refusal[0]}", refusal[1])
         return False

@@ -8,6 +8,7 @@ from functools import cache
 from importlib import metadata
 from typing import Any
 
+from toolchain.augment import _models
 from toolchain.core import registry
 from toolchain.core.data import Dataset
 from toolchain.core.store import Artifact
@@ -103,8 +104,10 @@ def parts(step: Step, inputs: list[Artifact], task: Task, recipe: Recipe, thread
 
 def _decides(step: Step) -> dict[str, Any]:
     """What of an augmentation's settings decides its result: of files and models that they name, the content."""
-    identity = getattr(step.technique.module, "identity", plain)
-    return dict(plain(identity(step.config)))
+    module = step.technique.module
+    if hasattr(module, "sources"):
+        return dict(plain(_models.identity(step.config, module.sources(step.config))))
+    return dict(plain(getattr(module, "identity", plain)(step.config)))
 
 
 def _runtime(engine: Artifact) -> dict[str, Any]:
