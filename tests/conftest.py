@@ -25,5 +25,11 @@ def smoke_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Recipes first: each takes minutes, and at the end one process would wait for the other's."""
-    items.sort(key=lambda item: "tests/recipes/" not in item.nodeid)
+    """Recipes first, the longest before the others: at the end one process would wait for the other's."""
+
+    def place(item: pytest.Item) -> int:
+        parameters = getattr(getattr(item, "callspec", None), "params", {})
+        recipe = parameters.get("path") if "tests/recipes/" in item.nodeid else None
+        return -recipe.stat().st_size if isinstance(recipe, Path) else "tests/recipes/" not in item.nodeid
+
+    items.sort(key=place)
