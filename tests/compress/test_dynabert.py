@@ -19,7 +19,7 @@ from toolchain.compress._elastic import Size
 from toolchain.compress._pruning import Remove
 from toolchain.compress._targets import unit_targets
 from toolchain.core.errors import ModelError, RecipeError
-from toolchain.model import checkpoint
+from toolchain.model import checkpoint, surgery
 from toolchain.model.anatomy import layers_of
 from toolchain.model.encoded import encode, logits
 from toolchain.model.train import TrainConfig
@@ -72,7 +72,7 @@ def test_sizes_are_every_width_with_every_depth_and_steps_draw_between_the_ends(
     assert found[0] == Size(1.0, 6)
     assert found[-1] == Size(0.5, 3)
     assert {(size.width, size.layers) for size in found} == {(w, d) for w in (1.0, 0.5) for d in (6, 4, 3)}
-    assert _elastic.kept_layers(3, 6) == (0, 2, 4)
+    assert surgery.evenly(3, 6) == (0, 2, 4)
     drawn = [dynabert.sandwich(found, 2, 17, step) for step in range(50)]
     assert all(each[0] == found[0] and each[-1] == found[-1] and len(set(each)) == 4 for each in drawn)
     assert {size for each in drawn for size in each} == set(found)

@@ -23,9 +23,7 @@ from toolchain.core.data import Dataset, Split
 from toolchain.core.errors import DataError, require
 from toolchain.core.log import logger, progress
 from toolchain.core.stage import Context, Ge, Lt, Metrics, StageConfig
-from toolchain.model import checkpoint
-from toolchain.model.encoded import encode, logits
-from toolchain.model.labels import match_labels
+from toolchain.model import teach
 from toolchain.tasks._overlap import normalized
 
 #: Words in a row that a text may not share with one of dev or test.
@@ -191,12 +189,8 @@ def _labelled(
     import numpy as np
 
     data = context.dataset()
-    interface = checkpoint.read_json(folder / "interface.json")
-    index, _ = match_labels(tuple(interface["labels"]), data.labels, folder)
-    model, tokenizer = checkpoint.load_model(folder), checkpoint.load_tokenizer(folder)
     split = Split([example.text for example in examples], [0] * len(examples))
-    encoded = encode(tokenizer, split, int(interface["max_length"]), checkpoint.model_inputs(model, tokenizer))
-    answers = np.asarray(logits(model, encoded, context.threads), np.float64)[:, index]
+    answers = teach.asked(folder, [split], data.labels, context.threads)[0].astype(np.float64)
     answers = np.exp(answers - answers.max(1, keepdims=True))
     answers /= answers.sum(1, keepdims=True)
     for example, row in zip(examples, answers, strict=True):

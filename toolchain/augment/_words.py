@@ -1,8 +1,10 @@
-"""A tokenizer's whole words: those that it reads as one token, and which token that is."""
+"""Words of texts, how they are replaced, and the whole words of a tokenizer: those that it reads as one token."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+import random
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from toolchain.augment._examples import WORD
@@ -41,3 +43,19 @@ def rewritten(text: str, change: Callable[[str], str]) -> str:
         return made[:1].upper() + made[1:] if match[0][:1].isupper() else made
 
     return WORD.sub(one, text)
+
+
+def words_of(text: Sequence[str]) -> list[str]:
+    """The words of a text's sentences, one after the other."""
+    return [word for sentence in text for word in WORD.findall(sentence)]
+
+
+def drawn(places: Sequence[int], part: float, rng: random.Random) -> list[int]:
+    """A part of some places, at least one where there are any, in their order."""
+    return sorted(rng.sample(places, min(len(places), max(1, round(part * len(places))))))
+
+
+def replaced(text: Sequence[str], words: Mapping[int, str]) -> tuple[str, ...]:
+    """A text with other words at these places, counted over its sentences."""
+    places = itertools.count()
+    return tuple(rewritten(sentence, lambda word: words.get(next(places), word)) for sentence in text)

@@ -15,7 +15,8 @@ from typing import Annotated, Any
 
 from toolchain.augment import _examples, _models
 from toolchain.augment._data import Example
-from toolchain.augment._examples import WORD, AugmentConfig
+from toolchain.augment._examples import AugmentConfig
+from toolchain.augment._words import drawn, replaced, whole_words, words_of
 from toolchain.core.errors import ModelError, require
 from toolchain.core.stage import Context, Ge, Gt, Le, Metrics
 
@@ -82,8 +83,6 @@ class _Writer:
     """A masked language model, and the words that it may write."""
 
     def __init__(self, model: Any, tokenizer: Any, config: Config) -> None:
-        from toolchain.augment._words import whole_words
-
         self.model, self.tokenizer, self.config = model, tokenizer, config
         self.words = {index: word for word, index in whole_words(tokenizer).items()}
         if tokenizer.mask_token is None or not self.words:
@@ -92,12 +91,10 @@ class _Writer:
 
     def written(self, texts: Sequence[tuple[str, ...]], rng: random.Random) -> list[tuple[str, ...]]:
         """The texts with a part of their words replaced; what the model does not read to the end stays."""
-        from toolchain.augment._words import rewritten
-
         torch = require("torch", "torch")
         chosen = [self._chosen(text, rng) for text in texts]
         masked = [
-            self._rewritten(text, places, iter([self.tokenizer.mask_token] * len(places)), rewritten)
+            replaced(text, dict.fromkeys(places, self.tokenizer.mask_token))
             for text, places in zip(texts, chosen, strict=True)
         ]
         room = min(self.tokenizer.model_max_length, self.model.config.max_position_embeddings - 2)
@@ -116,32 +113,32 @@ class _Writer:
                 drawn = order.gather(1, torch.multinomial(scores.softmax(-1), 1)).flatten()
                 sentences = [batch.sequence_ids(row)[place] for place in at.tolist()]
                 words = [self.words[int(allowed[index])] for index in drawn]
-                made.append(self._filled(text, places, words, sentences, rewritten))
+                made.append(_filled(text, places, words, sentences))
             else:
                 made.append(text)
         return made
 
-    def _filled(
-        self, text: tuple[str, ...], places: set[int], words: Sequence[str], sentences: Sequence[int], rewritten: Any
-    ) -> tuple[str, ...]:
-        """A text with words at its places; those at the end of a sentence that the model has not read stay."""
-        kept, first = set(), 0
-        for number, sentence in enumerate(text):
-            end = first + len(WORD.findall(sentence))
-            own = sorted(place for place in places if first <= place < end)
-            kept |= set(own[: list(sentences).count(number)])
-            first = end
-        return self._rewritten(text, kept, iter(words), rewritten)
-
-    def _chosen(self, text: tuple[str, ...], rng: random.Random) -> set[int]:
+    def _chosen(self, text: tuple[str, ...], rng: random.Random) -> list[int]:
         """Which of a text's words are replaced, counted over its sentences; none where it holds a mask of its own."""
         if any(self.tokenizer.mask_token in sentence for sentence in text):
-            return set()
-        count = sum(len(WORD.findall(sentence)) for sentence in text)
-        return set(rng.sample(range(count), min(count, max(1, round(self.config.part * count)))))
+            return []
+        return drawn(range(len(words_of(text))), self.config.part, rng)
 
-    def _rewritten(self, text: tuple[str, ...], places: set[int], words: Any, rewritten: Any) -> tuple[str, ...]:
-        number = iter(range(sum(len(WORD.findall(sentence)) for sentence in text)))
-        return tuple(
-            rewritten(sentence, lambda word: next(words) if next(number) in places else word) for sentence in text
-        )
+
+def _filled(
+    text: tuple[str, ...], places: Sequence[int], words: Sequence[str], sentences: Sequence[int]
+) -> tuple[str, ...]:
+    """A text with words at its places; those at the end of a sentence that the model has not read stay.
+
+    Args:
+        text: The text.
+        places: Which of its words were masked, counted over its sentences, rising.
+        words: What the model writes at the masks that it has read.
+        sentences: The sentence of each of those.
+    """
+    read, first = [], 0
+    for number, sentence in enumerate(text):
+        end = first + len(words_of([sentence]))
+        read += [place for place in places if first <= place < end][: sentences.count(number)]
+        first = end
+    return replaced(text, dict(zip(read, words, strict=True)))

@@ -16,7 +16,8 @@ from typing import Annotated
 
 from toolchain.augment import _examples
 from toolchain.augment._data import Example
-from toolchain.augment._examples import WORD, AugmentConfig
+from toolchain.augment._examples import AugmentConfig
+from toolchain.augment._words import drawn, replaced, spelled, whole_words, words_of
 from toolchain.core.errors import ModelError, require
 from toolchain.core.stage import Context, Ge, Gt, Le, Lt, Metrics
 from toolchain.model import checkpoint
@@ -67,7 +68,7 @@ def apply(source: Path | None, out: Path, config: Config, context: Context) -> M
             "neighbours: a model from scratch has no table before it is fine-tuned", "put it after finetune"
         )
     train = context.dataset().train
-    words = {word for text in train.texts for sentence in text for word in WORD.findall(sentence)}
+    words = {word for text in train.texts for word in words_of(text)}
     near = neighbours(source, words, config, context)
 
     def make(piece: range, rng: random.Random) -> list[Example]:
@@ -86,8 +87,6 @@ def neighbours(source: Path, words: set[str], config: Config, context: Context) 
     Raises:
         ModelError: No word has any.
     """
-    from toolchain.augment._words import spelled, whole_words
-
     torch = require("torch", "torch")
     torch.set_num_threads(context.threads)
     known = whole_words(checkpoint.load_tokenizer(source))
@@ -121,13 +120,6 @@ def neighbours(source: Path, words: set[str], config: Config, context: Context) 
 
 def _changed(text: tuple[str, ...], near: dict[str, list[str]], part: float, rng: random.Random) -> tuple[str, ...]:
     """A text with a part of its words replaced."""
-    from toolchain.augment._words import rewritten
-
-    count = sum(word in near for sentence in text for word in WORD.findall(sentence))
-    chosen = set(rng.sample(range(count), min(count, max(1, round(part * count)))))
-    places = iter(range(count))
-
-    def change(word: str) -> str:
-        return rng.choice(near[word]) if word in near and next(places) in chosen else word
-
-    return tuple(rewritten(sentence, change) for sentence in text)
+    words = words_of(text)
+    places = drawn([place for place, word in enumerate(words) if word in near], part, rng)
+    return replaced(text, {place: rng.choice(near[words[place]]) for place in places})

@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from toolchain.core.errors import ModelError, require
+from toolchain.core.stage import Context
 from toolchain.model import checkpoint, shapes, surgery
 from toolchain.model.anatomy import Layer, anatomy, head_size, heads, layers_of, neurons
+from toolchain.model.encoded import encode
+from toolchain.model.train import accuracy
 
 #: Key of ``config.json`` under which an elastic model says what it was trained for.
 KEY = "toolchain_elastic"
@@ -58,11 +61,6 @@ def sizes(widths: Sequence[float], depths: Sequence[float], depth: int) -> tuple
     return tuple(sorted(found, key=lambda size: (-size.cost, -size.layers)))
 
 
-def kept_layers(count: int, depth: int) -> tuple[int, ...]:
-    """The layers of a shallower model: spread evenly, the first among them."""
-    return tuple(index * depth // count for index in range(count))
-
-
 def kept(model: Any, layer: Layer, width: float) -> tuple[int, int]:
     """How many heads and neurons of a layer a sub-network of this width has."""
     count, whole = heads(model, layer), neurons(model, layer)
@@ -91,7 +89,7 @@ def within(model: Any, size: Size) -> Iterator[None]:
         if size.layers < depth:
             model.config.num_hidden_layers = size.layers
             if blocks is not None:
-                few_blocks = [blocks[index] for index in kept_layers(size.layers, depth)]
+                few_blocks = [blocks[index] for index in surgery.evenly(size.layers, depth)]
                 shapes.replace(model, found.list_name, torch.nn.ModuleList(few_blocks))
         yield
     finally:
@@ -106,11 +104,23 @@ def cut(model: Any, size: Size) -> None:
     """Makes a model one of its sub-networks."""
     depth = anatomy(model).depth
     if size.layers < depth:
-        surgery.keep_layers(model, kept_layers(size.layers, depth))
+        surgery.keep_layers(model, surgery.evenly(size.layers, depth))
     for layer in layers_of(model):
         few, fewer = kept(model, layer, size.width)
         surgery.keep_heads(model, layer, range(few))
         surgery.keep_neurons(model, layer, range(fewer))
+
+
+def judged(
+    model: Any, tokenizer: Any, found: Sequence[Size], max_length: int, context: Context
+) -> list[tuple[Size, float]]:
+    """Dev accuracy of each sub-network."""
+    dev = encode(tokenizer, context.dataset().dev, max_length, checkpoint.model_inputs(model, tokenizer))
+    told = []
+    for size in found:
+        with within(model, size):
+            told.append((size, accuracy(model, dev)[0]))
+    return told
 
 
 def check(model: Any) -> None:

@@ -124,7 +124,7 @@ def kept(config: Config, depth: int) -> tuple[int, ...]:
     if config.layers is None:
         return tuple(range(depth))
     if isinstance(config.layers, int):
-        return tuple(index * depth // config.layers for index in range(config.layers))
+        return surgery.evenly(config.layers, depth)
     return config.layers
 
 

@@ -23,8 +23,7 @@ from toolchain.core.log import logger
 from toolchain.core.stage import Context, Ge, Gt, Le, Metrics, MinLen, StageConfig
 from toolchain.model import checkpoint, surgery, zeros
 from toolchain.model.anatomy import anatomy, layers_of
-from toolchain.model.encoded import encode
-from toolchain.model.train import Hooks, TrainConfig, accuracy
+from toolchain.model.train import Hooks, TrainConfig
 
 VERSION = 1
 LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate")
@@ -100,7 +99,11 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     metrics = learn(model, tokenizer, config.finetune, context, loss=loss, taught=taught, hooks=hooks)
     _elastic.record(model, config.widths, config.depths)
     checkpoint.save_like(model, tokenizer, source, out)
-    return metrics | _pruning.size(model) | {"dev_by_size": judged(model, tokenizer, found, config, context)}
+    told = []
+    for size, reached in _elastic.judged(model, tokenizer, found, config.finetune.max_length, context):
+        logger.info("    %s: dev accuracy %.2f %%", size, 100 * reached)
+        told.append({"width": size.width, "layers": size.layers, "dev_accuracy": reached})
+    return metrics | _pruning.size(model) | {"dev_by_size": told}
 
 
 def order(model: Any, tokenizer: Any, samples: int, context: Context) -> None:
@@ -119,18 +122,3 @@ def sandwich(found: Sequence[_elastic.Size], samples: int, seed: int, step: int)
     between = list(found[1:-1])
     drawn = random.Random(seed * 1_000_003 + step).sample(between, min(samples, len(between)))
     return [found[0], *drawn, found[-1]]
-
-
-def judged(
-    model: Any, tokenizer: Any, found: Sequence[_elastic.Size], config: Config, context: Context
-) -> list[dict[str, float]]:
-    """Dev accuracy of each sub-network."""
-    names = checkpoint.model_inputs(model, tokenizer)
-    dev = encode(tokenizer, context.dataset().dev, config.finetune.max_length, names)
-    told = []
-    for size in found:
-        with _elastic.within(model, size):
-            reached = accuracy(model, dev)[0]
-        logger.info("    %s: dev accuracy %.2f %%", size, 100 * reached)
-        told.append({"width": size.width, "layers": size.layers, "dev_accuracy": reached})
-    return told

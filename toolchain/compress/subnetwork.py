@@ -21,8 +21,6 @@ from toolchain.core.log import logger
 from toolchain.core.stage import Context, Ge, Gt, Le, Lt, Metrics, StageConfig
 from toolchain.engines import _timed
 from toolchain.model import checkpoint, export
-from toolchain.model.encoded import encode
-from toolchain.model.train import accuracy
 
 VERSION = 1
 LIBRARIES = ("torch", "transformers", "tokenizers", "onnx", "onnxruntime")
@@ -101,7 +99,7 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     tries: list[dict[str, float]] = []
     chosen = found[-1]
     if config.speedup is not None:
-        chosen, tries = _fast(source, found, config, context)
+        chosen, tries = _fast(source, model, tokenizer, found, config, context)
     _elastic.cut(model, chosen)
     _elastic.forget(model)
     checkpoint.save_like(model, tokenizer, source, out)
@@ -110,12 +108,12 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
 
 
 def _fast(
-    source: Path, found: Sequence[_elastic.Size], config: Config, context: Context
+    source: Path, model: Any, tokenizer: Any, found: Sequence[_elastic.Size], config: Config, context: Context
 ) -> tuple[_elastic.Size, list[dict[str, float]]]:
     """The most accurate on dev that is as fast as asked, and what was tried until it was found."""
     asked, tries = config.speedup or 1.0, []
     context.work.mkdir(parents=True, exist_ok=True)
-    judged = _judged(source, found, context)
+    judged = _judged(model, tokenizer, source, found, context)
     texts = context.dataset().train.texts
     options: dict[str, Any] = {"batch_size": config.batch_size, "rounds": config.rounds}
     with stopwatch(source, texts, context=context, **options) as timed:
@@ -123,9 +121,9 @@ def _fast(
             folder = context.work / "try"
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
-            model = checkpoint.load_model(source)
-            _elastic.cut(model, size)
-            checkpoint.save_like(model, checkpoint.load_tokenizer(source), source, folder)
+            smaller = checkpoint.load_model(source)
+            _elastic.cut(smaller, size)
+            checkpoint.save_like(smaller, tokenizer, source, folder)
             speed = timed([folder])[0]
             shutil.rmtree(folder)
             tries.append({"width": size.width, "layers": size.layers, "dev_accuracy": reached, "speedup": speed})
@@ -142,14 +140,10 @@ def _fast(
     )
 
 
-def _judged(source: Path, found: Sequence[_elastic.Size], context: Context) -> list[tuple[_elastic.Size, float]]:
+def _judged(
+    model: Any, tokenizer: Any, source: Path, found: Sequence[_elastic.Size], context: Context
+) -> list[tuple[_elastic.Size, float]]:
     """The sub-networks with their accuracy on dev, the most accurate first, of equals the cheapest."""
-    model, tokenizer = checkpoint.load_model(source), checkpoint.load_tokenizer(source)
-    interface = checkpoint.read_json(source / "interface.json")
-    names = checkpoint.model_inputs(model, tokenizer)
-    dev = encode(tokenizer, context.dataset().dev, int(interface["max_length"]), names)
-    judged = []
-    for size in found:
-        with _elastic.within(model, size):
-            judged.append((size, accuracy(model, dev)[0]))
+    longest = int(checkpoint.read_json(source / "interface.json")["max_length"])
+    judged = _elastic.judged(model, tokenizer, found, longest, context)
     return sorted(judged, key=lambda one: (-one[1], one[0].cost))

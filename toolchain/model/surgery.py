@@ -63,6 +63,11 @@ def keep_hidden(model: Any, kept: Sequence[int]) -> None:
         _keep(model, name, rows=order)
 
 
+def evenly(count: int, depth: int) -> tuple[int, ...]:
+    """So many of the layers of a deep model, spread evenly, the first among them."""
+    return tuple(index * depth // count for index in range(count))
+
+
 def keep_layers(model: Any, kept: Sequence[int]) -> None:
     """Removes all layers but these; of a shared one, so many of its runs.
 

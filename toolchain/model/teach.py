@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from toolchain.core.data import Split
 from toolchain.core.errors import require
 from toolchain.core.stage import Context, Metrics, StageConfig
 from toolchain.model import checkpoint
@@ -43,19 +44,33 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     Raises:
         ModelError: The teacher has other labels than the task.
     """
-    interface = checkpoint.read_json(source / "interface.json")
     data = context.dataset()
-    index, _ = match_labels(tuple(interface["labels"]), data.labels, source)
+    train, dev = asked(source, (data.train, data.dev), data.labels, context.threads)
+    write(out, train, data.labels)
+    return {
+        f"{name}_accuracy": float((answers.argmax(1) == np.asarray(data.split(name).labels)).mean())
+        for name, answers in (("train", train), ("dev", dev))
+    }
+
+
+def asked(source: Path, splits: Sequence[Split], labels: tuple[str, ...], threads: int) -> list[NDArray[np.float32]]:
+    """A checkpoint's logits on splits, each ``[examples, classes]``, the classes in the order of these labels.
+
+    Args:
+        source: Checkpoint folder.
+        splits: Texts; their labels are not read.
+        labels: The task's class names.
+        threads: Threads to compute with.
+
+    Raises:
+        ModelError: It has other labels.
+    """
+    interface = checkpoint.read_json(source / "interface.json")
+    index, _ = match_labels(tuple(interface["labels"]), labels, source)
     model, tokenizer = checkpoint.load_model(source), checkpoint.load_tokenizer(source)
     names = checkpoint.model_inputs(model, tokenizer)
-    found: dict[str, NDArray[np.float32]] = {}
-    metrics: Metrics = {}
-    for name in ("train", "dev"):
-        encoded = encode(tokenizer, data.split(name), int(interface["max_length"]), names)
-        found[name] = np.asarray(logits(model, encoded, context.threads), np.float32)[:, index]
-        metrics[f"{name}_accuracy"] = float((found[name].argmax(1) == np.asarray(encoded.labels)).mean())
-    write(out, found["train"], data.labels)
-    return metrics
+    read = (encode(tokenizer, split, int(interface["max_length"]), names) for split in splits)
+    return [np.asarray(logits(model, encoded, threads), np.float32)[:, index] for encoded in read]
 
 
 def write(folder: Path, train: NDArray[np.float32], labels: Sequence[str]) -> None:
