@@ -77,14 +77,19 @@ def answers(model: Any, data: Encoded, batch_size: int = 64) -> Iterator[tuple[l
 
 
 def logits(model: Any, data: Encoded, threads: int) -> list[list[float]]:
-    """A model's logits on encoded examples, ``[examples][classes]``, in their order."""
+    """A model's logits on encoded examples, ``[examples][classes]``, in their order; computed on a GPU if there is one.
+
+    The model is back on the CPU afterwards.
+    """
     import torch
 
     torch.set_num_threads(threads)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
     found: list[list[float]] = [[] for _ in data.labels]
     for indices, _, batch in answers(model, data):
         for index, row in zip(indices, batch.tolist(), strict=True):
             found[index] = row
+    model.to("cpu")
     return found
 
 

@@ -242,7 +242,10 @@ def _groups(named: dict[str, Any], config: TrainConfig, own: dict[str, float]) -
         {"params": decayed, "weight_decay": config.weight_decay, "peak": config.learning_rate},
         {"params": kept, "weight_decay": 0.0, "peak": config.learning_rate},
     ]
-    return groups + [{"params": [named[name]], "weight_decay": 0.0, "peak": rate} for name, rate in own.items()]
+    for peak in sorted(set(own.values())):
+        alike = [named[name] for name, rate in own.items() if rate == peak]
+        groups.append({"params": alike, "weight_decay": 0.0, "peak": peak})
+    return groups
 
 
 def _precision(asked: str) -> str:

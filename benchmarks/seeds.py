@@ -1,0 +1,235 @@
+"""How sure is a recipe's table of accuracies, over several seeds? Trains, exports and evaluates; times nothing.
+
+    python benchmarks/seeds.py recipes/distillation.yaml --model path/to/encoder --data path/to/sst2 --out three.json
+
+Everything is made by the program itself and kept in the store: run again, it goes on where it was, and with other
+``--variants`` several of it may run at once. Every variant is held to ``--against`` on the same sentences of test with
+the same seed, and the seeds are pooled as one crossed design, so that the interval speaks of other sentences and of
+other seeds. ``--page FILE`` writes the table of a file that is there already.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolchain.core.errors import ToolchainError
+from toolchain.core.log import setup
+from toolchain.core.store import Artifact, Store
+from toolchain.measure.machine import environment
+from toolchain.measure.statistics import CONFIDENCE, Interval
+from toolchain.model.checkpoint import read_json
+from toolchain.pipeline import plan, run
+from toolchain.pipeline import recipe as recipes
+
+#: What is kept of what the techniques report.
+KEPT = ("sqnr_db", "sqnr_before_db", "parameters", "kept", "made", "relabelled", "steps")
+
+
+def pooled(differences: NDArray[np.float64]) -> Interval:
+    """The mean of paired differences over seeds and examples, with an interval for other seeds and other examples.
+
+    Seeds and examples are crossed, and both drawn from more: the variance of the mean is what examples, seeds and the
+    rest add, from the analysis of variance of a two-way layout, and its degrees of freedom are Satterthwaite's
+    (Biometrics Bulletin 2, 1946). With one seed it speaks of other examples alone.
+
+    Args:
+        differences: ``[seeds, examples]``, of −1, 0 and 1.
+    """
+    from scipy.stats import t
+
+    seeds, examples = differences.shape
+    mean = float(differences.mean())
+    by_example, by_seed = differences.mean(0), differences.mean(1)
+    of_examples = float(by_example.var(ddof=1)) / examples
+    of_seeds, freedom = 0.0, float(examples - 1)
+    if seeds > 1:
+        rest = differences - by_example - by_seed[:, None] + mean
+        error = float(np.square(rest).sum()) / ((seeds - 1) * (examples - 1)) / (seeds * examples)
+        between = float(by_seed.var(ddof=1)) / seeds
+        of_seeds = max(0.0, between - error)
+        if of_seeds:
+            freedom = (of_examples + of_seeds) ** 2 / (of_examples**2 / (examples - 1) + between**2 / (seeds - 1))
+    reach = float(t.ppf(0.5 + CONFIDENCE / 2, freedom)) * (of_examples + of_seeds) ** 0.5
+    return Interval(mean, mean - reach, mean + reach)
+
+
+def collect(made: plan.Plan, outcome: run.Outcome) -> list[dict[str, Any]]:
+    """A row for every engine that was evaluated."""
+    rows = []
+    for row in made.rows:
+        if row.evaluate not in outcome.artifacts:
+            continue
+        evaluation = outcome.artifacts[row.evaluate]
+        found = read_json(evaluation.path / "evaluation.json")
+        right = np.load(evaluation.path / "probabilities_test.npy").argmax(1) == np.array(found["labels"]["test"])
+        steps = _behind(made, row.evaluate)
+        metrics = {
+            name: value
+            for step in steps
+            for name, value in outcome.artifacts[step].metrics.items()
+            if name in KEPT and made.steps[step].stage in ("augment", "compress")
+        }
+        rows.append(
+            {
+                "model": row.model, "variant": row.variant, "engine": row.engine, "seed": row.seed,
+                "dev_percent": 100 * found["splits"]["dev"]["accuracy"],
+                "test_percent": 100 * float(right.mean()),
+                "examples": len(right), "right": np.packbits(right).tobytes().hex(),
+                "size_bytes": found["size_bytes"], "agreement": (found.get("parity") or {}).get("agreement"),
+                "train_seconds": sum(_seconds(made, outcome.artifacts, step) for step in steps),
+                "metrics": metrics,
+            }
+        )  # fmt: skip
+    return rows
+
+
+def _behind(made: plan.Plan, end: str) -> list[str]:
+    """Ids of the steps that a step's result comes from by its first inputs, the first one first."""
+    found = [end]
+    while made.steps[found[-1]].inputs:
+        found.append(made.steps[found[-1]].inputs[0])
+    extra = [i for step in found for i in made.steps[step].inputs[1:] if made.steps[i].stage == "augment"]
+    return [*extra, *reversed(found)]
+
+
+def _seconds(made: plan.Plan, artifacts: Mapping[str, Artifact], step: str) -> float:
+    own = made.steps[step].stage in ("finetune", "compress")
+    return float(artifacts[step].manifest["duration_s"]) if own else 0.0
+
+
+def _right(row: Mapping[str, Any]) -> NDArray[np.float64]:
+    bits = np.unpackbits(np.frombuffer(bytes.fromhex(row["right"]), np.uint8))
+    return bits[: row["examples"]].astype(np.float64)
+
+
+def summary(rows: Sequence[Mapping[str, Any]], against: Sequence[str]) -> list[dict[str, Any]]:
+    """One line for every model, variant and engine, pooled over its seeds.
+
+    Args:
+        rows: As :func:`collect` gives them.
+        against: Variants that the others of the model are held to, on the engine that they share.
+    """
+    by_name: dict[tuple[str, str, str], dict[int, Mapping[str, Any]]] = {}
+    for row in rows:
+        by_name.setdefault((row["model"], row["variant"], row["engine"]), {})[row["seed"]] = row
+    lines = []
+    for (model, variant, engine), own in by_name.items():
+        tests = [row["test_percent"] for row in own.values()]
+        line: dict[str, Any] = {
+            "model": model, "variant": variant, "engine": engine, "seeds": sorted(own),
+            "test_percent": float(np.mean(tests)), "spread": float(np.std(tests, ddof=1)) if len(tests) > 1 else None,
+            "dev_percent": float(np.mean([row["dev_percent"] for row in own.values()])),
+            "size_mb": float(np.median([row["size_bytes"] for row in own.values()])) / 1e6,
+            "lowest_agreement": min((row["agreement"] for row in own.values() if row["agreement"]), default=None),
+            "metrics": _means([row["metrics"] for row in own.values()]),
+        }  # fmt: skip
+        for name in against:
+            others = by_name.get((model, name, engine), {})
+            seeds = sorted(set(own) & set(others))
+            if seeds and name != variant:
+                found = pooled(np.stack([_right(own[s]) - _right(others[s]) for s in seeds]))
+                line[f"against {name}"] = [100 * value for value in (found.estimate, found.low, found.high)]
+        lines.append(line)
+    return lines
+
+
+def _means(each: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    names = dict.fromkeys(name for metrics in each for name in metrics)
+    return {name: float(np.mean([metrics[name] for metrics in each if name in metrics])) for name in names}
+
+
+def page(found: Mapping[str, Any]) -> str:
+    """The table in Markdown."""
+    lines, against = found["lines"], found["against"]
+    several, sqnr = len({line["model"] for line in lines}) > 1, any("sqnr_db" in line["metrics"] for line in lines)
+    heads = [*(["model"] if several else []), "variant", "test %", "over seeds"]
+    heads += [f"points against {name}" for name in against] + ["MB", "labels as the graph's"]
+    heads += ["SQNR dB"] if sqnr else []
+    rows = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
+    for line in lines:
+        cells = [*([line["model"]] if several else []), line["variant"], f"{line['test_percent']:.2f}"]
+        cells.append("" if line["spread"] is None else f"± {line['spread']:.2f}")
+        for name in against:
+            change = line.get(f"against {name}")
+            cells.append("" if change is None else "{:+.2f} ({:+.2f} to {:+.2f})".format(*change))
+        agreement = line["lowest_agreement"]
+        cells += [f"{line['size_mb']:.1f}", "" if agreement is None else f"{100 * agreement:.1f} %"]
+        if sqnr:
+            after, before = (line["metrics"].get(name) for name in ("sqnr_db", "sqnr_before_db"))
+            cells.append("" if after is None or before is None else f"{after:.1f} (untrained {before:.1f})")
+        rows.append(f"| {' | '.join(cells)} |")
+    seeds = sorted({seed for line in lines for seed in line["seeds"]})
+    rows += [
+        "",
+        f"Means of the seeds {', '.join(map(str, seeds))}; ± is the standard deviation between them. Differences are "
+        f"paired, with 95 % intervals for other seeds and other sentences together. Labels: the least of the seeds.",
+        "",
+    ]
+    return "\n".join(rows)
+
+
+def write(out: Path, found: dict[str, Any]) -> None:
+    """Writes the JSON file and its table beside it."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    found["lines"] = summary(found["rows"], found["against"])
+    out.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    out.with_suffix(".md").write_text(page(found), "utf-8")
+
+
+def main() -> int:
+    """Runs, pools and writes."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("recipe", type=Path, nargs="?", help="recipe file")
+    parser.add_argument("--model", action="append", default=[], help="as of toolchain run")
+    parser.add_argument("--data", type=Path, help="as of toolchain run")
+    parser.add_argument("--set", action="append", default=[], dest="overrides", help="as of toolchain run")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[17, 42, 1234])
+    parser.add_argument("--variants", nargs="+", help="only these; default: all")
+    parser.add_argument("--against", nargs="+", default=["base"], help="variants that the others are held to")
+    parser.add_argument("--store", type=Path, default=Path("artifacts"))
+    parser.add_argument("--out", type=Path, default=Path("seeds.json"))
+    parser.add_argument("--found", action="store_true", help="tell of what the store has, and run nothing")
+    parser.add_argument("--page", type=Path, help="write the table of this JSON file again, and run nothing")
+    given = parser.parse_args()
+    if given.page:
+        write(given.page, json.loads(given.page.read_text("utf-8")) | {"against": given.against})
+        return 0
+    if given.recipe is None:
+        parser.error("a recipe is needed")
+    setup(0)
+    run.quiet_libraries()
+    try:
+        data = str(given.data.resolve()) if given.data else None
+        recipe = recipes.load(given.recipe, [f"seeds={given.seeds}", *given.overrides], given.model, data)
+        for variant in set(recipe.variants) if given.variants else ():
+            if variant[1] not in given.variants:
+                del recipe.variants[variant]
+        made = plan.make(recipe, "evaluate")
+        store = Store(given.store)
+        outcome = run.preview(made, store)[0] if given.found else run.execute(made, store)
+    except ToolchainError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    for failure in dict.fromkeys(outcome.failed.values()):
+        print("failed:", failure, file=sys.stderr)
+    write(
+        given.out,
+        {
+            "recipe": recipe.name, "against": given.against, "environment": environment(),
+            "settings": given.overrides, "rows": collect(made, outcome),
+        },
+    )  # fmt: skip
+    print(given.out.with_suffix(".md").read_text("utf-8"))
+    return outcome.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
