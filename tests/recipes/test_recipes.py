@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
 import pytest
 
-from tests.command import RECIPES, ROOT, toolchain
+from tests.command import RECIPES, ROOT
+from tests.tiny import call
 from toolchain.pipeline import plan
 from toolchain.pipeline import recipe as recipes
 
@@ -18,14 +20,21 @@ def overrides(path: Path) -> list[str]:
     return [f"{key}={json.dumps(value)}" for key, value in recipes.load(path).test.items()]
 
 
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One store for all of them and for every process that tests: what recipes have in common is made once."""
+    own = tmp_path_factory.getbasetemp()
+    return (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "recipes-store"
+
+
 def test_there_are_recipes() -> None:
     assert {"quickstart.yaml", "smoke.yaml", "sst2-ptq.yaml"} <= set(NAMES)
 
 
 def test_every_recipe_is_valid() -> None:
-    done = toolchain("validate", *RECIPES, "--json")
-    assert done.returncode == 0, done.stderr
-    assert [found["valid"] for found in json.loads(done.stdout)] == [True] * len(NAMES)
+    done = call("validate", *map(str, RECIPES), "--json", cwd=ROOT)
+    assert done.code == 0, done.stderr
+    assert [found["valid"] for found in done.json] == [True] * len(NAMES)
 
 
 def test_the_folders_readme_lists_every_recipe_and_no_other() -> None:
@@ -42,15 +51,15 @@ def test_every_recipe_is_named_as_its_file_and_says_what_it_is_for(path: Path) -
 @pytest.mark.slow
 @pytest.mark.parametrize("path", RECIPES, ids=NAMES)
 def test_every_recipe_runs_under_its_override_and_then_is_all_hits(
-    path: Path, tmp_path: Path, request: pytest.FixtureRequest
+    path: Path, store: Path, request: pytest.FixtureRequest
 ) -> None:
     sets = overrides(path)
     # smoke.yaml is small as it stands, and others need its store: it is run once for all of them.
-    store = tmp_path / "store" if sets else request.getfixturevalue("smoke_store")
-    command = ["run", path, "--store", store, *(text for value in sets for text in ("--set", value))]
-    first = toolchain(*command, "--json")
-    assert first.returncode == 0, first.stderr
-    report = json.loads(first.stdout)
+    kept = store if sets else request.getfixturevalue("smoke_store")
+    command = ["run", str(path), "--store", str(kept), *(text for value in sets for text in ("--set", value)), "--json"]
+    first = call(*command, cwd=ROOT)
+    assert first.code == 0, first.stderr
+    report = first.json
     planned = plan.make(recipes.load(path, sets))
     expected = {(row.model, row.seed, row.variant, row.engine) for row in planned.rows}
     assert len(expected) >= 3
@@ -63,7 +72,7 @@ def test_every_recipe_runs_under_its_override_and_then_is_all_hits(
     refused = {item["name"] for item in report["not_applicable"]}
     assert len(expected) + len(refused) == len(planned.recipe.variants) * len(planned.recipe.engines)
 
-    second = toolchain(*command, "--json")
-    assert second.returncode == 0, second.stderr
+    second = call(*command, cwd=ROOT)
+    assert second.code == 0, second.stderr
     assert f"0 steps run, {len(planned.steps)} from the store" in second.stderr
-    assert json.loads(second.stdout) == report
+    assert second.json == report
