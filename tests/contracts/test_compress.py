@@ -49,9 +49,20 @@ def cases() -> list[tuple[str, Any]]:
 
 
 CASES = cases()
-each_case = pytest.mark.parametrize(
-    ("name", "config"), CASES, ids=[f"{name}-{number}" for number, (name, _) in enumerate(CASES)]
-)
+IDS = [f"{name}-{number}" for number, (name, _) in enumerate(CASES)]
+each_case = pytest.mark.parametrize(("name", "config"), CASES, ids=IDS)
+
+
+def in_turn() -> list[Any]:
+    """Every case, and every technique with every family: its cases take them in turn, the last one what is left."""
+    found = []
+    for name in dict(CASES):
+        own = [(case, label) for case, label in zip(CASES, IDS, strict=True) if case[0] == name]
+        for number in range(max(len(own), len(FAMILIES))):
+            case, label = own[min(number, len(own) - 1)]
+            family = FAMILIES[number % len(FAMILIES)]
+            found.append(pytest.param(*case, family, id=f"{label}-{family}"))
+    return found
 
 
 def compressed(name: str, config: Any, family: str, folder: Path) -> tuple[Path, Path, dict[str, Any]]:
@@ -72,8 +83,7 @@ def test_there_are_techniques() -> None:
     }
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@each_case
+@pytest.mark.parametrize(("name", "config", "family"), in_turn())
 def test_what_it_claims_is_on_disk_and_its_graph_agrees_and_fuses(
     name: str, config: Any, family: str, tmp_path: Path
 ) -> None:
