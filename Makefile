@@ -42,8 +42,9 @@ test: $(VENV)/dev.stamp
 
 # First everything in Optimum's environment, then its environment and ours, which meet in files alone.
 test-optimum: $(VENV)/dev.stamp $(OPTIMUM)/stamp
-	@OMP_NUM_THREADS=1 $(OPTIMUM)/bin/python -m pytest tests/optimum
-	@OMP_NUM_THREADS=1 TOOLCHAIN_TEST_OPTIMUM=$(OPTIMUM)/bin/python $(BIN)/python -m pytest tests/optimum
+	@OMP_NUM_THREADS=1 $(OPTIMUM)/bin/python -m pytest -n $(JOBS) --dist worksteal tests/optimum
+	@OMP_NUM_THREADS=1 TOOLCHAIN_TEST_OPTIMUM=$(OPTIMUM)/bin/python \
+		$(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests/optimum
 
 install: $(VENV)/dev.stamp
 
