@@ -1,17 +1,15 @@
-"""Small real models for tests: random weights, a tokenizer trained on a few sentences. Each is built once a process."""
+"""Small real models for tests: random weights, a tokenizer trained on a few sentences. Each is built once."""
 
 from __future__ import annotations
 
-import atexit
 import dataclasses
-import functools
 import json
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.shared import once
 from toolchain.core.data import Dataset, Split
 from toolchain.core.registry import get, stage
 from toolchain.core.stage import Context, Teaching
@@ -39,21 +37,21 @@ ARCHITECTURES: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 def checkpoint_folder(architecture: str = "bert", *, pair: bool = False) -> Path:
     """A checkpoint with 2 layers, 64 wide; the same folder at every call, never to be written to."""
-    return _checkpoint(architecture, pair)
+    return once(f"checkpoint-{architecture}-{pair}", lambda out: _checkpoint(architecture, pair, out))
 
 
 def classifier_folder(architecture: str = "bert", size: str = "2x128") -> Path:
     """A checkpoint as the program itself writes it, with a tokenizer of its family; never to be written to."""
-    return _classifier(architecture, size)
+    folder = once(f"classifier-{architecture}-{size}", lambda out: _classifier(architecture, size, out))
+    return folder / "checkpoint"
 
 
-@functools.cache
-def _classifier(architecture: str, size: str) -> Path:
+def _classifier(architecture: str, size: str, folder: Path) -> None:
     import torch
 
     from toolchain.model import checkpoint, scratch
 
-    folder, data = _root() / f"classifier-{architecture}-{size}", sentences()
+    data = sentences()
     more = get("tasks", "reviews").module
     texts = more.load(more.Config(train_size=64, dev_size=8, test_size=8)).train.texts  # words that sentences() lacks
     scratch.create(f"scratch:{architecture}-{size}", [*data.train.texts, *texts], 17, folder / "encoder")
@@ -65,22 +63,20 @@ def _classifier(architecture: str, size: str) -> Path:
     (folder / "checkpoint").mkdir()
     tokenizer = checkpoint.load_tokenizer(folder / "encoder")
     checkpoint.save(model, tokenizer, folder / "checkpoint", max_length=MAX_LENGTH, labels=data.labels, pair=False)
-    return folder / "checkpoint"
 
 
 def writer_folder(head: str) -> Path:
     """A model that makes text, random weights: MaskedLM (BERT), Seq2SeqLM (T5) or CausalLM (GPT-2)."""
-    return _writer(head)
+    return once(f"writer-{head}", lambda out: _writer(head, out))
 
 
-@functools.cache
-def _writer(head: str) -> Path:
+def _writer(head: str, folder: Path) -> None:
     import torch
     import transformers
 
     from toolchain.model import scratch
 
-    folder, texts = _root() / f"writer-{head}", sentences().train.texts
+    texts = sentences().train.texts
     kinds = {"MaskedLM": "wordpiece", "Seq2SeqLM": "unigram", "CausalLM": "bpe"}
     tokenizer = scratch.train_tokenizer(kinds[head], texts)
     size = tokenizer.get_vocab_size()
@@ -103,26 +99,27 @@ def _writer(head: str) -> Path:
     torch.manual_seed(17)
     getattr(transformers, f"AutoModelFor{head}").from_config(config).save_pretrained(folder)
     transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
-    return folder
 
 
-@functools.cache
 def elastic_folder(architecture: str = "bert") -> Path:
     """That checkpoint, trained for several widths and depths by ``dynabert``; never to be written to."""
+    return once(f"elastic-{architecture}", lambda out: _elastic(architecture, out))
+
+
+def _elastic(architecture: str, out: Path) -> None:
     from toolchain.model.train import TrainConfig
 
-    technique, out = get("compress", "dynabert"), _root() / f"elastic-{architecture}"
-    (out / "work").mkdir(parents=True)
+    technique = get("compress", "dynabert")
+    (out / "work").mkdir()
     training = TrainConfig(epochs=1, batch_size=8, learning_rate=1e-3, max_length=MAX_LENGTH)
     config = technique.config(widths=(1.0, 0.5), depths=(1.0, 0.5), calibration_samples=8, finetune=training)
     technique.module.apply(classifier_folder(architecture), out, config, context(out / "work"))
     shutil.rmtree(out / "work")
-    return out
 
 
 def onnx_folder(architecture: str = "bert", *, pair: bool = False) -> Path:
     """The same model as ``model.onnx`` from PyTorch's exporter; never to be written to."""
-    return _onnx(architecture, pair)
+    return once(f"onnx-{architecture}-{pair}", lambda out: _onnx(architecture, pair, out))
 
 
 def tiny_onnx_folder(path: Path, architecture: str = "bert", *, pair: bool = False) -> Path:
@@ -174,20 +171,10 @@ def dynamic_int8(source: Path) -> None:
     quantize_dynamic(model, source / "model.onnx", per_channel=True, weight_type=QuantType.QInt8)
 
 
-@functools.cache
-def _root() -> Path:
-    root = Path(tempfile.mkdtemp(prefix="toolchain-tests-"))
-    atexit.register(shutil.rmtree, root, ignore_errors=True)
-    return root
-
-
-@functools.cache
-def _checkpoint(architecture: str, pair: bool) -> Path:
+def _checkpoint(architecture: str, pair: bool, folder: Path) -> None:
     import torch
     import transformers
 
-    folder = _root() / f"checkpoint-{architecture}-{pair}"
-    folder.mkdir()
     tokenizer = _tokenizer()
     tokenizer.save(str(folder / "tokenizer.json"))
     config_class, model_class, own = ARCHITECTURES[architecture]
@@ -204,17 +191,13 @@ def _checkpoint(architecture: str, pair: bool) -> Path:
     interface = {"labels": list(LABELS), "max_length": MAX_LENGTH, "pad_id": 0, "pad_type_id": 0, "pair": pair}
     _write(folder / "interface.json", interface)
     _write(folder / "history.json", {"techniques": []})
-    return folder
 
 
-@functools.cache
-def _onnx(architecture: str, pair: bool) -> Path:
+def _onnx(architecture: str, pair: bool, folder: Path) -> None:
     import torch
     import transformers
 
-    source = _checkpoint(architecture, pair)
-    folder = _root() / f"onnx-{architecture}-{pair}"
-    folder.mkdir()
+    source = checkpoint_folder(architecture, pair=pair)
     names = ["input_ids", "attention_mask", "token_type_ids"][: 2 if architecture == "roberta" else 3]
     model = transformers.AutoModelForSequenceClassification.from_pretrained(source).eval()
 
@@ -238,7 +221,6 @@ def _onnx(architecture: str, pair: bool) -> Path:
         shutil.copyfile(source / name, folder / name)
     interface = json.loads((source / "interface.json").read_text())
     _write(folder / "interface.json", {**interface, "inputs": names, "dialect": "standard"})
-    return folder
 
 
 def _tokenizer() -> Any:

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
 from tests.command import ROOT, toolchain
+from tests.shared import VARIABLE
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Names the folder that this process shares with those that it starts."""
+    if VARIABLE not in os.environ:
+        os.environ[VARIABLE] = folder = tempfile.mkdtemp(prefix="toolchain-tests-")
+
+        def clean() -> None:
+            del os.environ[VARIABLE]
+            shutil.rmtree(folder, ignore_errors=True)
+
+        config.add_cleanup(clean)
 
 
 @pytest.fixture(scope="session")
@@ -25,11 +41,16 @@ def smoke_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Recipes first, the longest before the others: at the end one process would wait for the other's."""
+    """Recipes first, the longest before the others: at the end one process would wait for the other's.
 
-    def place(item: pytest.Item) -> int:
+    Before them all the one whose store others need: while it is made they would wait for it.
+    """
+
+    def place(item: pytest.Item) -> float:
         parameters = getattr(getattr(item, "callspec", None), "params", {})
         recipe = parameters.get("path") if "tests/recipes/" in item.nodeid else None
-        return -recipe.stat().st_size if isinstance(recipe, Path) else "tests/recipes/" not in item.nodeid
+        if not isinstance(recipe, Path):
+            return "tests/recipes/" not in item.nodeid
+        return -math.inf if recipe.name == "smoke.yaml" else -recipe.stat().st_size
 
     items.sort(key=place)

@@ -1,4 +1,4 @@
-"""One tiny run of the whole path, shared by the tests that read what a run leaves; each process makes it once."""
+"""One tiny run of the whole path, shared by the tests that read what a run leaves; each process has a copy."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.shared import once
 from toolchain.cli import main
 from toolchain.core.store import Artifact, Store
 
@@ -81,10 +82,15 @@ def tiny() -> Tiny:
     """The shared run."""
     root = Path(tempfile.mkdtemp(prefix="toolchain-tiny-"))
     atexit.register(shutil.rmtree, root, ignore_errors=True)
+    shutil.copytree(once("tiny", _run), root, dirs_exist_ok=True)
+    return Tiny(root, Result(**json.loads((root / "result.json").read_text("utf-8"))))
+
+
+def _run(root: Path) -> None:
     (root / "tiny.yaml").write_text(RECIPE, encoding="utf-8")
     result = call("run", "tiny.yaml", "--store", "store", "--json", cwd=root)
     assert result.code == 0, result.stderr
-    return Tiny(root, result)
+    (root / "result.json").write_text(json.dumps(asdict(result)), encoding="utf-8")
 
 
 def call(*argv: str, cwd: Path) -> Result:

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from tests.builders import LABELS, SENTENCES, checkpoint_folder, context
 from tests.model.test_export import made
+from tests.shared import root
 from toolchain.compress import _vocabulary, magnitude_prune, vocabulary_prune
 from toolchain.core.data import Dataset, Split
 from toolchain.core.errors import DataError, ModelError
@@ -48,9 +49,7 @@ def encoded(folder: Path, texts: Sequence[tuple[str, ...]]) -> tuple[list[list[s
 @functools.cache
 def source_of(architecture: str) -> Path:
     """A checkpoint that is never written to."""
-    from tests.builders import _root
-
-    folder = Path(tempfile.mkdtemp(dir=_root()))
+    folder = Path(tempfile.mkdtemp(dir=root()))
     return spread(made(folder, architecture))
 
 

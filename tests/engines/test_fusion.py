@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
-import functools
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +17,7 @@ import transformers
 from onnx import numpy_helper
 
 from tests.builders import ARCHITECTURES, checkpoint_folder, context, onnx_folder, sentences
+from tests.shared import once
 from toolchain.core.stage import StageConfig
 from toolchain.engines import _fusion, _fusion_count, _fusion_mask, _integer
 from toolchain.engines import onnxruntime as engine
@@ -36,11 +33,14 @@ WHOLE_INT8 = WHOLE | {"embed_layer_norm": 0}
 FAMILIES = sorted(ARCHITECTURES)
 
 
-@functools.cache
 def by_own_exporter(family: str) -> tuple[Path, Path]:
     """Checkpoint and graph of a classifier of two layers and two heads, by this program's exporter; to be read only."""
-    folder, data = Path(tempfile.mkdtemp(prefix="toolchain-fusion-")), sentences()
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder = once(f"fusion-{family}", lambda out: _exported(family, out))
+    return folder / "checkpoint", folder / "onnx"
+
+
+def _exported(family: str, folder: Path) -> None:
+    data = sentences()
     scratch.create(f"scratch:{family}-2x64", data.train.texts, 17, folder / "encoder")
     model = checkpoint.load_for_training(folder / "encoder", data.labels, 17)
     for name, weight in model.named_parameters():  # the default start gives every text the same logits
@@ -52,7 +52,6 @@ def by_own_exporter(family: str) -> tuple[Path, Path]:
     tokenizer = checkpoint.load_tokenizer(folder / "encoder")
     checkpoint.save(model, tokenizer, source, max_length=32, labels=data.labels, pair=False)
     export.apply(source, out, export.Config(), context(folder, data))
-    return source, out
 
 
 @pytest.fixture(params=FAMILIES)

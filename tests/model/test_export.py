@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import onnx
 import pytest
 
 from tests.builders import context, sentences
+from tests.shared import once
 from toolchain.core.errors import GateError, ModelError
 from toolchain.model import checkpoint, export, graph, scratch
 
@@ -32,9 +35,19 @@ def exported(folder: Path, architecture: str = "bert") -> tuple[Path, dict[str, 
     return out, metrics
 
 
+def shared(architecture: str = "bert") -> tuple[Path, dict[str, Any]]:
+    """The same, made once; never to be written to."""
+
+    def make(folder: Path) -> None:
+        (folder / "metrics.json").write_text(json.dumps(exported(folder, architecture)[1]), "utf-8")
+
+    folder = once(f"export-{architecture}", make)
+    return folder / "onnx", json.loads((folder / "metrics.json").read_text("utf-8"))
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_the_graph_agrees_with_pytorch_at_shapes_that_were_not_traced(architecture: str, tmp_path: Path) -> None:
-    out, metrics = exported(tmp_path, architecture)
+def test_the_graph_agrees_with_pytorch_at_shapes_that_were_not_traced(architecture: str) -> None:
+    out, metrics = shared(architecture)
     shapes = metrics["differences"]
     assert len(shapes) >= 4
     assert {"1x3", "1x64"} <= set(shapes)  # the shortest input, one word between two special tokens, and the longest
@@ -44,8 +57,8 @@ def test_the_graph_agrees_with_pytorch_at_shapes_that_were_not_traced(architectu
     assert graph.dialect(graph.load(out / "model.onnx")) == "standard"
 
 
-def test_shared_layers_stand_in_the_file_once(tmp_path: Path) -> None:
-    out, metrics = exported(tmp_path, "albert")
+def test_shared_layers_stand_in_the_file_once() -> None:
+    out, metrics = shared("albert")
     model = graph.load(out / "model.onnx")
     # Biases that are all zero before training are equal, so they stand there once as well.
     assert graph.parameters(model) == pytest.approx(metrics["parameters"], rel=0.02)
@@ -53,8 +66,8 @@ def test_shared_layers_stand_in_the_file_once(tmp_path: Path) -> None:
     assert (out / "model.onnx").stat().st_size < 4 * metrics["parameters"] + 60_000
 
 
-def test_weights_are_constants_that_products_read(tmp_path: Path) -> None:
-    model = graph.load(exported(tmp_path)[0] / "model.onnx")
+def test_weights_are_constants_that_products_read() -> None:
+    model = graph.load(shared()[0] / "model.onnx")
     constants = {tensor.name for tensor in model.graph.initializer}
     transposed = [n for n in model.graph.node if n.op_type == "Transpose" and n.input[0] in constants]
     products = [n for n in model.graph.node if n.op_type == "MatMul" and n.input[1] in constants]
@@ -63,13 +76,10 @@ def test_weights_are_constants_that_products_read(tmp_path: Path) -> None:
 
 
 def test_two_exports_are_equal_bytes(tmp_path: Path) -> None:
-    source = made(tmp_path)
-    files = []
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        export.apply(source, tmp_path / name, export.Config(), context(tmp_path, sentences()))
-        files.append((tmp_path / name / "model.onnx").read_bytes())
-    assert files[0] == files[1]
+    first, _ = shared()
+    (tmp_path / "again").mkdir()
+    export.apply(first.parent / "checkpoint", tmp_path / "again", export.Config(), context(tmp_path, sentences()))
+    assert (tmp_path / "again/model.onnx").read_bytes() == (first / "model.onnx").read_bytes()
 
 
 def test_a_graph_that_differs_is_refused_and_the_first_node_named(
@@ -94,15 +104,15 @@ def test_a_graph_that_differs_is_refused_and_the_first_node_named(
     assert caught.value.exit_code == 3
 
 
-def test_flops_are_those_of_the_matrix_products(tmp_path: Path) -> None:
-    _, metrics = exported(tmp_path)
+def test_flops_are_those_of_the_matrix_products() -> None:
+    _, metrics = shared()
     tokens, hidden = round(metrics["mean_tokens"]), 32
     layer = 2 * tokens * (4 * hidden * hidden + 2 * hidden * 4 * hidden) + 2 * 2 * tokens * tokens * hidden
     assert metrics["flops"] == 2 * layer + 2 * hidden * hidden + 2 * hidden * 2  # two layers, pooler, classifier
 
 
 def test_external_data_that_leaves_the_folder_is_refused(tmp_path: Path) -> None:
-    out, _ = exported(tmp_path)
+    out = Path(shutil.copytree(shared()[0], tmp_path / "onnx"))
     model = onnx.load(str(out / "model.onnx"))
     (tmp_path / "outside").mkdir()
     onnx.save(model, str(out / "model.onnx"), save_as_external_data=True, location="weights.bin", size_threshold=0)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import functools
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.builders import SENTENCES
+from tests.shared import once
 from toolchain.core.data import Dataset, Split
 from toolchain.core.errors import ModelError
 from toolchain.core.stage import Context
@@ -35,13 +35,9 @@ class Setup:
         return {name: value.detach().clone() for name, value in self.model.state_dict().items()}
 
 
-@functools.cache
 def _source() -> Path:
-    from tests.builders import _root
-
-    folder = _root() / "scratch-for-training"
-    scratch.create("scratch:bert-1x32", TEXTS, 17, folder)
-    return folder
+    made = once("scratch-for-training", lambda out: scratch.create("scratch:bert-1x32", TEXTS, 17, out / "encoder"))
+    return made / "encoder"
 
 
 def _setup() -> Setup:

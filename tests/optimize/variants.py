@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
-import functools
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ import onnx
 import onnxruntime as ort
 
 from tests.builders import MAX_LENGTH, SENTENCES, checkpoint_folder, context
+from tests.shared import once
 from toolchain.model import export, graph, tokens
 
 FAMILIES = ("bert", "albert", "roberta")
@@ -24,14 +22,15 @@ FAMILIES = ("bert", "albert", "roberta")
 SHAPES = ((1, 3), (1, MAX_LENGTH), (2, 4), (3, 9), (4, 17), (5, MAX_LENGTH))
 
 
-@functools.cache
 def exported(architecture: str) -> Path:
     """The small model with eager attention, as our own exporter writes it; never to be written to."""
+    return once(f"exported-{architecture}", lambda out: _export(architecture, out))
+
+
+def _export(architecture: str, folder: Path) -> None:
     import torch
     import transformers
 
-    folder = Path(tempfile.mkdtemp(prefix="toolchain-export-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     source = checkpoint_folder(architecture)
     shutil.copyfile(source / "tokenizer.json", folder / "tokenizer.json")
     model = transformers.AutoModelForSequenceClassification.from_pretrained(source, attn_implementation="eager")
@@ -44,7 +43,6 @@ def exported(architecture: str) -> Path:
     export._store_transposed(program.model)
     export._strip(program.model)
     program.save(str(folder / "model.onnx"))
-    return folder
 
 
 def made(technique: Any, source: Path, out: Path, **settings: Any) -> tuple[Path, dict[str, Any]]:
