@@ -6,8 +6,10 @@ whatever computes the projections (float, int8, low-rank factors), layer by laye
 1. ``softmax(scale·QKᵀ + mask)·V``, with the transposes around it, becomes ``MultiHeadAttention`` (Vaswani et al.,
    arXiv 1706.03762). Q/DQ pairs inside are dropped: the products of two activations stay in floating point. The guard
    that PyTorch's exporter adds, ``Where(IsNaN(p), 0, p)``, is for rows that attend to nothing; no sentence has one.
+   Casts around the softmax of a half-precision graph go too: the kernel sums in single precision by itself.
 2. A mask that is found to be the attention mask, by running it (``_fusion_mask``), is read as it came in, ``[batch,
-   tokens]``, and not as ``[batch, 1, tokens, tokens]``.
+   tokens]``, and not as ``[batch, 1, tokens, tokens]``; or as the length of every row, ``[batch]``, for texts that are
+   padded at their end.
 3. ``LayerNorm(word[ids] + type[ids] + position[ids])`` of float tables becomes ``EmbedLayerNormalization``.
 4. ``LayerNorm(a + b)`` becomes ``SkipLayerNormalization``; a bias of a float product before it goes with it.
 5. ``Gelu(x + bias)`` of a float product becomes ``BiasGelu``. (Int8 products add their bias themselves.)
@@ -28,11 +30,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from toolchain.core.errors import require
 from toolchain.engines._fusion_count import TOLERANCE, embedding_tables, is_tanh_gelu, residual_sum, scaled
+from toolchain.engines._fusion_half import float_cast
 from toolchain.engines._fusion_mask import is_padding_mask
 from toolchain.engines._nodes import (
     constant_array,
+    initializer,
     is_float,
     made_by,
     new_node,
@@ -45,13 +51,14 @@ from toolchain.engines._nodes import (
 MICROSOFT = "com.microsoft"
 
 
-def fuse(model: Any, *, attention: bool = True, residuals: bool = True) -> int:
+def fuse(model: Any, *, attention: bool = True, residuals: bool = True, lengths: bool = False) -> int:
     """Applies the rules in place.
 
     Args:
         model: An ``onnx_ir.Model``.
         attention: Apply rules 1 and 2.
         residuals: Apply rules 4 and 5.
+        lengths: Give attention the length of every row in place of its mask.
 
     Returns:
         How many places were rewritten.
@@ -60,7 +67,7 @@ def fuse(model: Any, *, attention: bool = True, residuals: bool = True) -> int:
     graph = model.graph
     masks: dict[Any, Any] = {}
     softmaxes = [node for node in graph if node.op_type == "Softmax" and attention]
-    count = sum(_attention(model, node, masks) for node in softmaxes)
+    count = sum(_attention(model, node, masks, lengths) for node in softmaxes)
     norms = [node for node in graph if node.op_type == "LayerNormalization" and _axis_is_last(node)]
     count += sum(_embed_norm(graph, node) or (residuals and _skip_norm(graph, node)) for node in norms)
     count += sum(_tanh_gelu(graph, node) for node in list(graph) if node.op_type == "Tanh")
@@ -72,7 +79,7 @@ def fuse(model: Any, *, attention: bool = True, residuals: bool = True) -> int:
     return count
 
 
-def _attention(model: Any, softmax: Any, masks: dict[Any, Any]) -> bool:
+def _attention(model: Any, softmax: Any, masks: dict[Any, Any], lengths: bool) -> bool:
     """Rules 1 and 2 at one Softmax."""
     graph = model.graph
     product = only_user(_unguarded(softmax.outputs[0]), "MatMul")
@@ -101,7 +108,7 @@ def _attention(model: Any, softmax: Any, masks: dict[Any, Any]) -> bool:
     if mask is not None:
         if mask not in masks:
             masks[mask] = is_padding_mask(model, mask)
-        padding, bias = (_padding_mask(graph, masks), None) if masks[mask] else (None, mask)
+        padding, bias = (_padding_mask(graph, masks, lengths), None) if masks[mask] else (None, mask)
         if bias is not None and not _has_queries(bias):
             return False  # the operator takes a bias for every query alone
     made = new_node(
@@ -178,8 +185,8 @@ def _tanh_gelu(graph: Any, tanh: Any) -> bool:
     if not math.isclose(half, 0.5, rel_tol=TOLERANCE) or source not in added.inputs:
         return False
     factor, cubed = scaled(_other(added, source))
-    power = made_by(cubed, "Pow")
-    if power is None or power.inputs[0] is not source or not _is_number(power.inputs[1], 3.0):
+    power = made_by(float_cast(cubed), "Pow")
+    if power is None or float_cast(power.inputs[0]) is not source or not _is_number(power.inputs[1], 3.0):
         return False
     if not math.isclose(factor, 0.044715, rel_tol=TOLERANCE):
         return False
@@ -287,12 +294,24 @@ def _width(value: Any) -> int:
     return int(shape[-1]) if shape is not None and isinstance(shape[-1], int) else 0
 
 
-def _padding_mask(graph: Any, masks: dict[Any, Any]) -> Any:
-    """The input ``attention_mask`` as int32, made once."""
+def _padding_mask(graph: Any, masks: dict[Any, Any], lengths: bool) -> Any:
+    """The input ``attention_mask`` as int32, or the sum of each of its rows, made once."""
     if "padding" not in masks:
+        first = next(iter(graph))
         source = next(value for value in graph.inputs if value.name == "attention_mask")
-        masks["padding"] = _as_int32(graph, source, next(iter(graph)))
+        narrow = _as_int32(graph, source, first)
+        masks["padding"] = _row_lengths(graph, narrow, first) if lengths else narrow
     return masks["padding"]
+
+
+def _row_lengths(graph: Any, mask: Any, before: Any) -> Any:
+    """``[batch, tokens]`` of ones and zeros → ``[batch]``."""
+    ir = require("onnx_ir", "torch")
+    axes = initializer(graph, "attention_mask.axes", np.array([1], dtype=np.int64))
+    node = ir.Node("", "ReduceSum", [mask, axes], [ir.AttrInt64("keepdims", 0)], name="attention_mask.lengths")
+    node.outputs[0].dtype = ir.DataType.INT32
+    graph.insert_before(before, node)
+    return node.outputs[0]
 
 
 def _as_int32(graph: Any, value: Any, before: Any) -> Any:
@@ -323,6 +342,8 @@ def _unguarded(value: Any) -> Any:
     kinds = sorted(node.op_type for node in users)
     if kinds == ["IsNaN", "Where"]:
         return _unguarded(next(node for node in users if node.op_type == "Where").outputs[0])
+    if kinds == ["Cast"] and float_cast(users[0].outputs[0]) is value:
+        return _unguarded(users[0].outputs[0])
     if kinds == ["QuantizeLinear"]:
         after = only_user(users[0].outputs[0], "DequantizeLinear")
         return after.outputs[0] if after is not None else value
@@ -330,10 +351,10 @@ def _unguarded(value: Any) -> Any:
 
 
 def _dequantized(value: Any) -> Any:
-    """The float behind a Q/DQ pair of an activation; otherwise the value itself."""
+    """The float behind a Q/DQ pair of an activation, or behind a Cast between floats; otherwise the value itself."""
     after = made_by(value, "DequantizeLinear")
     before = made_by(after.inputs[0], "QuantizeLinear") if after is not None else None
-    return before.inputs[0] if before is not None else value
+    return before.inputs[0] if before is not None else float_cast(value)
 
 
 def _axis_is_last(norm: Any) -> bool:

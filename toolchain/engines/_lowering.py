@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from toolchain.core.errors import ModelError, first_line, require
-from toolchain.engines import _fusion, _fusion_count, _integer
+from toolchain.engines import _fusion, _fusion_count, _fusion_half, _integer
 
 #: Protobuf cannot hold more in one file; above it, weights lie beside the graph.
 ONE_FILE_BYTES = 1_900_000_000
@@ -24,10 +24,16 @@ class Forms:
     Attributes:
         attention: Attention as one operator each; otherwise its products and softmax stay.
         residuals: Residual additions inside layer-norms, biases inside GELUs; otherwise they stay additions.
+        integers: Products of int8 tensors as ONNX Runtime's integer kernels, which CPUs have.
+        half: Fused operators in float16 too, which GPUs have.
+        lengths: Attention reads the length of every row, and not its mask: for texts that are padded at their end.
     """
 
     attention: bool = True
     residuals: bool = False
+    integers: bool = True
+    half: bool = False
+    lengths: bool = False
 
     @property
     def disabled(self) -> tuple[str, ...]:
@@ -51,10 +57,14 @@ def rewrite(path: Path, folder: Path, forms: Forms) -> Path:
     """
     ir = require("onnx_ir", "torch")
     model = _load(path)
-    if _computes_in_half(model):
+    narrow = _fusion_half.narrow_type(model)
+    if narrow and not (forms.half and narrow == "FLOAT16"):
         return path
-    count = _fusion.fuse(model, attention=forms.attention, residuals=forms.residuals)
-    if not count + _integer.lower(model):
+    if narrow:
+        _fusion_half.narrow_norms(model)
+    count = _fusion.fuse(model, attention=forms.attention, residuals=forms.residuals, lengths=forms.lengths)
+    count += _integer.lower(model) if forms.integers else 0
+    if not count:
         return path
     tensors = [value.const_value for value in model.graph.initializers.values()]
     apart = sum(tensor.nbytes for tensor in tensors) > ONE_FILE_BYTES
@@ -64,26 +74,21 @@ def rewrite(path: Path, folder: Path, forms: Forms) -> Path:
     return target
 
 
-def _computes_in_half(model: Any) -> bool:
-    """Whether activations, and not just stored weights, are made fp16 or bf16."""
-    kinds = {require("onnx_ir", "torch").DataType[name] for name in ("FLOAT16", "BFLOAT16")}
-    return any(
-        node.op_type == "Cast" and node.attributes.get_int("to", 0) in kinds and node.inputs[0].const_value is None
-        for node in model.graph
-    )
-
-
 def counts(ran: Mapping[str, int], path: Path, forms: Forms) -> dict[str, list[int]]:
     """What ran of what there was to fuse, by kind: ``[found, expected]``.
 
     Args:
         ran: How many nodes of each operator ran.
-        path: The graph before it was lowered. One that computes in half precision has nothing to fuse: ONNX Runtime has
-            no fused kernels for it on a CPU.
+        path: The graph before it was lowered. One that computes in half precision has nothing to fuse on a CPU: ONNX
+            Runtime has no fused kernels for it there.
         forms: What was asked for; what was to stay as it is, is not counted.
     """
     model = _load(path)
-    expected = {} if _computes_in_half(model) else _fusion_count.expected(model)
+    narrow = _fusion_half.narrow_type(model)
+    fused = forms.half and narrow == "FLOAT16"
+    if fused:
+        _fusion_half.narrow_norms(model)
+    expected = _fusion_count.expected(model) if fused or not narrow else {}
     found = _fusion_count.found(ran)
     left = {"attention"} if not forms.attention else set()
     left |= {"residual"} if not forms.residuals else set()

@@ -9,7 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from toolchain.core.errors import EngineError, MissingPackageError, require
 from toolchain.core.session import INPUTS, TEXT_INPUT
+from toolchain.engines._onnxruntime_cuda import Bindings, preload, provider_options
 from toolchain.engines._onnxruntime_tune import Options
 
 if TYPE_CHECKING:
@@ -33,6 +34,12 @@ LEVELS = {
     "disabled": "ORT_DISABLE_ALL",
 }
 
+#: What to do where a GPU was asked for and cannot be used.
+NO_CUDA = (
+    "'toolchain doctor' shows the GPU, its driver and the CUDA and cuDNN libraries that are missing; "
+    "provider: cpu runs anywhere"
+)
+
 #: Of its messages, ONNX Runtime prints errors only; they are raised as well.
 LOG_ERRORS = 3
 
@@ -46,12 +53,26 @@ class Opening:
         optimization: A key of ``LEVELS``.
         disabled: ONNX Runtime's own rules to leave out.
         device_id: Which GPU.
+        use_tf32: Products of fp32 numbers may round them to TF32, on a GPU.
+        strict_norms: Layer-norms of half-precision sums add up in fp32, on a GPU.
+        lengths: Attention reads lengths of rows in place of their mask.
+        cuda_graph: Batches of up to ``graph_rows`` rows are captured as CUDA graphs, one for each shape.
+        graph_rows: The most rows of a captured batch.
+        graph_tokens: A captured batch is padded to a multiple of this.
+        most_tokens: No batch is padded beyond this; 0 is any.
     """
 
     provider: str = "cpu"
     optimization: str = "all"
     disabled: tuple[str, ...] = ()
     device_id: int = 0
+    use_tf32: bool = False
+    strict_norms: bool = False
+    lengths: bool = False
+    cuda_graph: bool = False
+    graph_rows: int = 8
+    graph_tokens: int = 16
+    most_tokens: int = 0
 
 
 class OnnxRuntimeSession:
@@ -78,7 +99,7 @@ class OnnxRuntimeSession:
         alone = threads == 1 or options.streams == 1 or opening.provider != "cpu"
         self.concurrency = 1 if alone else threads or os.cpu_count() or 1
         self._lock = threading.Lock()
-        self._one_thread: Any = self._session if threads == 1 else None
+        self._one_thread: Any = self._session if threads == 1 or opening.provider != "cpu" else None
         self._pool: ThreadPoolExecutor | None = None
         types = {item.name: item.type for item in self._session.get_inputs()}
         integers = ("tensor(int64)", "tensor(int32)")
@@ -90,6 +111,9 @@ class OnnxRuntimeSession:
         self.inputs = (TEXT_INPUT,) if self._reads_text else tuple(name for name in INPUTS if name in types)
         self._narrow = {name for name, kind in types.items() if kind == "tensor(int32)"}
         self._output = [self._session.get_outputs()[0].name]
+        on_device = opening.provider == "cuda" and not self._reads_text
+        #: The shapes that are bound to a GPU's buffers; None where there are none.
+        self.bindings = Bindings(self._session, opening) if on_device else None
         #: How many nodes of each operator ran; ``placement`` fills it.
         self.operators: dict[str, int] = {}
         if options.single_threads == 1:
@@ -100,6 +124,10 @@ class OnnxRuntimeSession:
         single = self._options.single_threads == 1 and len(batch[self.inputs[0]]) == 1
         return self._run(self._single() if single else self._session, batch)
 
+    def feed(self, batch: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Those of a batch's inputs that the graph reads, in its types."""
+        return {name: batch[name].astype(np.int32) if name in self._narrow else batch[name] for name in self.inputs}
+
     def run_many(self, batches: Sequence[Mapping[str, NDArray[Any]]]) -> list[NDArray[np.float32]]:
         """Logits of several padded batches: one on each thread, or one after the other, as the options say."""
         if self.concurrency == 1 or len(batches) < 2:
@@ -108,7 +136,7 @@ class OnnxRuntimeSession:
         return list(pool.map(lambda batch: self._run(session, batch), batches))
 
     def placement(self, scratch: Path | None = None) -> dict[str, int]:
-        """How many nodes ran on each provider.
+        """How many nodes ran on each provider; on a GPU, without those that ONNX Runtime keeps on the CPU on purpose.
 
         Args:
             scratch: Folder for the profile.
@@ -122,7 +150,7 @@ class OnnxRuntimeSession:
             options.profile_file_prefix = str(Path(folder) / "profile")
             if self._reads_text:
                 _add_extensions(options)
-            session = open_file(self._path, options, self._opening)
+            session = open_file(self._path, options, replace(self._opening, cuda_graph=False))
             self._run(session, _probe(self.inputs))
             events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
         nodes = [event for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]
@@ -135,7 +163,9 @@ class OnnxRuntimeSession:
                 "this provider has no kernel for them: build the unquantized variant for it, or provider: cpu",
             )
         self.operators = dict(Counter(str(event["args"]["op_name"]) for event in nodes))
-        return dict(Counter(str(event["args"]["provider"]) for event in nodes))
+        found = Counter(str(event["args"]["provider"]) for event in nodes)
+        # What is left elsewhere computes shapes and positions, as ``stray_nodes`` has told.
+        return {provider: found[provider]} if self._opening.provider == "cuda" else dict(found)
 
     def _single(self) -> Any:
         """The session of one thread; several batches may run in it at a time."""
@@ -153,8 +183,10 @@ class OnnxRuntimeSession:
             return self._pool
 
     def _run(self, session: Any, batch: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        feed = {name: batch[name].astype(np.int32) if name in self._narrow else batch[name] for name in self.inputs}
+        feed = self.feed(batch)
         try:
+            if self.bindings is not None and session is self._session:
+                return self.bindings.run(feed)
             logits = session.run(self._output, feed)[0]
         except Exception as error:  # ONNX Runtime's errors share no public base class
             shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in feed.items())
@@ -209,6 +241,8 @@ def check_provider(provider: str) -> None:
         EngineError: With the wheel that has it.
     """
     ort = require("onnxruntime", "gpu" if provider == "cuda" else "cpu")
+    if provider == "cuda":
+        preload()
     available = ort.get_available_providers()
     if PROVIDERS[provider] not in available:
         raise EngineError(
@@ -239,10 +273,14 @@ def open_file(path: Path, options: Any, opening: Opening) -> Any:
     """
     ort = require("onnxruntime", "cpu")
     wanted = PROVIDERS[opening.provider]
-    providers: list[Any] = [(wanted, {"device_id": opening.device_id})] if opening.provider == "cuda" else [wanted]
+    on_device = opening.provider == "cuda"
+    providers: list[Any] = [(wanted, provider_options(opening))] if on_device else [wanted]
 
     def opened() -> Any:
-        return ort.InferenceSession(str(path), options, providers=providers, disabled_optimizers=list(opening.disabled))
+        # Its own fall-back would open the session again on the CPU, now or when a batch fails on the device.
+        more = {"enable_fallback": 0} if on_device else {}
+        disabled = list(opening.disabled)
+        return ort.InferenceSession(str(path), options, providers=providers, disabled_optimizers=disabled, **more)
 
     try:
         try:
@@ -255,21 +293,27 @@ def open_file(path: Path, options: Any, opening: Opening) -> Any:
     except MissingPackageError:
         raise
     except Exception as error:
-        raise EngineError(f"ONNX Runtime {ort.__version__} cannot load {path}: {error}", no_kernel(error)) from error
+        raise EngineError(f"ONNX Runtime {ort.__version__} cannot load {path}: {error}", remedy(error)) from error
     if wanted not in session.get_providers():
         raise EngineError(
             f"{path} was asked to run on {wanted} and would silently become CPU: the session has "
             f"{', '.join(session.get_providers())}",
-            "'toolchain doctor' shows the GPU, its driver and the CUDA and cuDNN libraries that are missing",
+            NO_CUDA,
         )
     return session
 
 
-def no_kernel(error: Exception) -> str:
-    """What to do about an error of ONNX Runtime's that an operator has no kernel, such as bf16 arithmetic on a CPU."""
-    if "NOT_IMPLEMENTED" not in str(error):
-        return ""
-    return "leave out the pass that writes this operator (bf16: {compute: false} writes none), or take another engine"
+def remedy(error: Exception) -> str:
+    """What to do about an error of ONNX Runtime's; empty where it is not known."""
+    if "NOT_IMPLEMENTED" in str(error):  # an operator has no kernel, such as bf16 arithmetic on a CPU
+        return (
+            "leave out the pass that writes this operator (bf16: {compute: false} writes none), or take another engine"
+        )
+    if "graph capture" in str(error) or "CUDA Graph" in str(error):
+        return "nodes of this graph run on the CPU, which a CUDA graph cannot hold: cuda_graph: false"
+    if "CUDA" in str(error):
+        return NO_CUDA
+    return ""
 
 
 def _add_extensions(options: Any) -> None:

@@ -33,8 +33,9 @@ from toolchain.engines._onnxruntime_session import (
 from toolchain.engines._onnxruntime_tune import BATCH_SIZE, REQUESTS, TEXTS, Options, tune
 from toolchain.engines._processor import processor
 from toolchain.engines._samples import encode_dev
+from toolchain.model import checkpoint
 
-VERSION = 4
+VERSION = 5
 LIBRARIES = ("onnxruntime",)
 ACCEPTS = ("standard", "qdq", "qdq-asymmetric", "ort")
 
@@ -75,6 +76,19 @@ class Config(StageConfig):
     tune_seconds: Annotated[float, Gt(0), Le(3600)] = 4.0
     #: Which GPU, where the provider is cuda.
     device_id: Annotated[int, Ge(0), Le(63)] = 0
+    #: Round fp32 numbers to TF32 (10 bits of 23) in products, on a GPU: quicker, and no longer fp32.
+    use_tf32: bool = False
+    #: What attention reads of padding: the mask as it came in, or the length of every row, which lets cuDNN's flash
+    #: attention serve fp16 on a GPU. Lengths are right for texts that are padded at their end alone, as ours are.
+    mask: Literal["padding", "lengths"] = "padding"
+    #: Add up fp16 layer-norms of sums in fp32, on a GPU: closer to PyTorch, and slower.
+    strict_norms: bool = False
+    #: On a GPU, record the kernels of each shape of batch once and replay them: quicker where a batch is small.
+    cuda_graph: bool = False
+    #: With cuda_graph: batches of more rows run without; their kernels take longer than their launch.
+    graph_rows: Annotated[int, Ge(1), Le(4096)] = 8
+    #: With cuda_graph: such batches are padded to a multiple of so many tokens, for fewer shapes; 1 pads none.
+    graph_tokens: Annotated[int, Ge(1), Le(512)] = 16
 
 
 def fingerprint(config: Config) -> dict[str, Any]:
@@ -112,11 +126,11 @@ def build(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     need_space(out, 2 * found.bytes)  # our rewriting of it is there while ONNX Runtime writes its own
     files = (MODEL_FILE, *found.external)
     forms = _forms(config)
-    # A lowered graph is bound to the provider that it was lowered for, and what CUDA's needs cannot be saved.
-    lowered = config.offline and config.optimization != "disabled" and config.provider == "cpu"
+    lowered = config.offline and config.optimization != "disabled"
     if lowered:
-        files = _lower(source / MODEL_FILE, out, config, context.threads, context.work)
-        lowered = _total_bytes(out, files) <= found.bytes * (1 + MAX_GROWTH)
+        lower = _lower if config.provider == "cpu" else _lower_for_device
+        files = lower(source / MODEL_FILE, out, config, context)
+        lowered = bool(files) and _total_bytes(out, files) <= found.bytes * (1 + MAX_GROWTH)
     if not lowered:
         for name in files:
             (out / name).unlink(missing_ok=True)
@@ -124,7 +138,8 @@ def build(source: Path, out: Path, config: Config, context: Context) -> Metrics:
         for name in files:
             place(source / name, out / name)
     given = {name: value for name, value in _given(asdict(config)).items() if value is not None}
-    session = OnnxRuntimeSession(out / MODEL_FILE, context.threads, _opening(config), Options(**given))
+    opening = _opening(config, source)
+    session = OnnxRuntimeSession(out / MODEL_FILE, context.threads, opening, Options(**given))
     options, tuning = _tuned(source, out, config, given, session, context)
     placement = session.placement(context.work)
     asked = config.optimization in ("all", "extended")
@@ -154,7 +169,7 @@ def open_session(folder: Path, threads: int) -> ConcurrentSession:
     config = Config(**{name: value for name, value in found.items() if name in Config.__dataclass_fields__})
     given = {name: value for name, value in _given(found).items() if value is not None}
     try:
-        return OnnxRuntimeSession(folder / MODEL_FILE, threads, _opening(config), Options(**given))
+        return OnnxRuntimeSession(folder / MODEL_FILE, threads, _opening(config, folder), Options(**given))
     except (TypeError, ValueError, KeyError) as error:
         raise EngineError(
             f"{folder} has options that are not valid: {dict(found)}: {first_line(error)}", "build the engine again"
@@ -165,7 +180,7 @@ def _tuned(
     source: Path, out: Path, config: Config, given: dict[str, Any], session: OnnxRuntimeSession, context: Context
 ) -> tuple[Options, dict[str, Any]]:
     """Options, and a record of what was tried; empty where nothing is open to choice."""
-    opening = _opening(config)
+    opening = _opening(config, source)
     open_names = {field.name for field in fields(Options)} - set(given)
     if not config.tune or config.provider != "cpu" or not open_names or session.inputs == (TEXT_INPUT,):
         return Options(**given), {}
@@ -189,12 +204,22 @@ def _given(options: Mapping[str, Any]) -> dict[str, Any]:
     return {field.name: options.get(field.name) for field in fields(Options)}
 
 
-def _opening(config: Config) -> Opening:
+def _opening(config: Config, folder: Path | None = None) -> Opening:
+    """How the file is opened; the folder's interface tells how long texts may be."""
+    interface = folder / "interface.json" if folder is not None and config.cuda_graph else None
+    most = checkpoint.read_json(interface).get("max_length", 0) if interface is not None and interface.is_file() else 0
     return Opening(
         provider=config.provider,
         optimization=config.optimization,
         disabled=_forms(config).disabled,
         device_id=config.device_id,
+        use_tf32=config.use_tf32,
+        strict_norms=config.strict_norms,
+        lengths=config.mask == "lengths",
+        cuda_graph=config.cuda_graph and config.provider == "cuda",
+        graph_rows=config.graph_rows,
+        graph_tokens=config.graph_tokens,
+        most_tokens=int(most),
     )
 
 
@@ -212,18 +237,37 @@ def _version(distribution: str) -> str | None:
 
 
 def _forms(config: Config) -> Forms:
-    wanted = {"auto": config.provider == "cuda", "fused": True, "plain": False}
-    return Forms(attention=config.attention == "fused", residuals=wanted[config.residuals])
+    on_device = config.provider == "cuda"
+    wanted = {"auto": on_device, "fused": True, "plain": False}
+    return Forms(
+        attention=config.attention == "fused",
+        residuals=wanted[config.residuals],
+        integers=not on_device,
+        half=on_device,
+        lengths=config.mask == "lengths",
+    )
 
 
-def _lower(model: Path, out: Path, config: Config, threads: int, scratch: Path) -> tuple[str, ...]:
+def _lower_for_device(model: Path, out: Path, config: Config, context: Context) -> tuple[str, ...]:
+    """Saves the graph as we fuse it; the session does the rest, which is bound to the device and cannot be saved.
+
+    Returns:
+        Names of the files written; none where no rule applied.
+    """
+    if config.optimization == "basic" or rewrite(model, out, _forms(config)) == model:
+        return ()
+    data = f"{MODEL_FILE}.data"
+    return (MODEL_FILE, data) if (out / data).is_file() else (MODEL_FILE,)
+
+
+def _lower(model: Path, out: Path, config: Config, context: Context) -> tuple[str, ...]:
     """Saves the graph as we and ONNX Runtime optimize it for any machine; gives the names of the files written."""
     level = "extended" if config.optimization == "all" else config.optimization
     opening = Opening(optimization=level, disabled=_forms(config).disabled)
-    options = session_options(opening, Options(arena=False), threads)
+    options = session_options(opening, Options(arena=False), context.threads)
     options.optimized_model_filepath = str(out / MODEL_FILE)
     data = f"{MODEL_FILE}.data"
-    with tempfile.TemporaryDirectory(prefix="lower-", dir=scratch) as folder:
+    with tempfile.TemporaryDirectory(prefix="lower-", dir=context.work) as folder:
         rewritten = rewrite(model, Path(folder), _forms(config)) if level == "extended" else model
         if (rewritten.parent / data).is_file():
             options.add_session_config_entry("session.optimized_model_external_initializers_file_name", data)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolchain.core.errors import EngineError, require
 from toolchain.core.session import TEXT_INPUT
-from toolchain.engines._onnxruntime_session import no_kernel
+from toolchain.engines._onnxruntime_session import remedy
 from toolchain.runtime.predictor import Predictor
 
 if TYPE_CHECKING:
@@ -253,9 +253,7 @@ def _open(path: Path, threads: int) -> Any:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's errors share no public base class
         if EXTENSIONS not in str(error):
-            raise EngineError(
-                f"ONNX Runtime {ort.__version__} cannot load {path}: {error}", no_kernel(error)
-            ) from error
+            raise EngineError(f"ONNX Runtime {ort.__version__} cannot load {path}: {error}", remedy(error)) from error
     extensions = require("onnxruntime_extensions", "text")
     options.register_custom_ops_library(extensions.get_library_path())
     try:
