@@ -150,13 +150,13 @@ def page(found: Mapping[str, Any]) -> str:
     """The table in Markdown."""
     lines, against = found["lines"], found["against"]
     several, sqnr = len({line["model"] for line in lines}) > 1, any("sqnr_db" in line["metrics"] for line in lines)
-    heads = [*(["model"] if several else []), "variant", "test %", "over seeds"]
+    heads = [*(["model"] if several else []), "variant", "seeds", "test %", "± between seeds"]
     heads += [f"points against {name}" for name in against] + ["MB", "labels as the graph's"]
     heads += ["SQNR dB"] if sqnr else []
-    rows = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
+    rows = [f"| {' | '.join(heads)} |", f"|{' --- |' * (1 + several)}{' ---: |' * (len(heads) - 1 - several)}"]
     for line in lines:
-        cells = [*([line["model"]] if several else []), line["variant"], f"{line['test_percent']:.2f}"]
-        cells.append("" if line["spread"] is None else f"± {line['spread']:.2f}")
+        cells = [*([line["model"]] if several else []), line["variant"], str(len(line["seeds"]))]
+        cells += [f"{line['test_percent']:.2f}", "" if line["spread"] is None else f"{line['spread']:.2f}"]
         for name in against:
             change = line.get(f"against {name}")
             cells.append("" if change is None else "{:+.2f} ({:+.2f} to {:+.2f})".format(*change))
@@ -169,11 +169,18 @@ def page(found: Mapping[str, Any]) -> str:
     seeds = sorted({seed for line in lines for seed in line["seeds"]})
     rows += [
         "",
-        f"Means of the seeds {', '.join(map(str, seeds))}; ± is the standard deviation between them. Differences are "
-        f"paired, with 95 % intervals for other seeds and other sentences together. Labels: the least of the seeds.",
+        f"Engines that ran: `{found['recipe']}`, seeds {', '.join(map(str, seeds))}, trained on {_trainer(found)}. "
+        "Differences are paired by sentence and seed, with 95 % intervals for other sentences and, where there are "
+        "several, other seeds. Labels: how many are those of the graph that the engine was built from, on 192 "
+        "sentences, the least of the seeds.",
         "",
     ]
     return "\n".join(rows)
+
+
+def _trainer(found: Mapping[str, Any]) -> str:
+    machine = found["environment"]["machine"]
+    return ", ".join(machine["gpus"]) or f"{machine['physical_cores']} cores of {machine['cpu']}"
 
 
 def write(out: Path, found: dict[str, Any]) -> None:

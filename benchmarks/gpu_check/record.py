@@ -19,7 +19,7 @@ class Record:
     """The results so far, and the time that is left.
 
     Args:
-        out: Folder that gets ``gpu.json``, ``gpu.md`` and ``gpu.log``.
+        out: Folder that gets ``gpu.json``, ``gpu.md``, ``summary.md`` and ``gpu.log``.
         budget: Seconds in all.
         private: What stands in the place of paths in whatever is written.
         started: When the budget began, on the monotonic clock.
@@ -79,6 +79,7 @@ class Record:
         for name, text in (
             ("gpu.json", json.dumps(self.results, indent=1) + "\n"),
             ("gpu.md", table.page(self.results)),
+            ("summary.md", table.summary(self.results)),
         ):
             part = self.out / f"{name}.part"
             part.write_text(self.clean(text), encoding="utf-8")

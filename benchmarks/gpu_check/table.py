@@ -12,6 +12,40 @@ def page(results: Mapping[str, Any]) -> str:
                       *_builds(results), *_gaps(results)]) + "\n"  # fmt: skip
 
 
+#: What the short page tells of, and how it calls it.
+TOLD = {
+    "ort fp32": "fp32", "ort tf32": "tf32", "ort fp16": "fp16", "ort fp16 lengths": "fp16, lengths",
+    "ort fp16 graph": "fp16, CUDA graph", "torch fp32": "PyTorch fp32", "torch fp16": "PyTorch fp16",
+}  # fmt: skip
+
+
+def summary(results: Mapping[str, Any]) -> str:
+    """A short page: milliseconds without copies, and real texts."""
+    names = list(TOLD.values())
+    rows = [
+        [
+            f"{model} {shape}",
+            *(f"{at[name]['median_ms']:.2f}" if (at := found["device"]).get(name) else "–" for name in TOLD),
+        ]
+        for model, shapes in results.get("shapes", {}).items()
+        for shape, found in shapes.items()
+    ]
+    lines = list(_rows(["batch × tokens", *names], rows))
+    lines += [
+        "",
+        f"Milliseconds of a batch, without copies, medians on one {results['environment'].get('GPU', 'processor')}.",
+    ]
+    for model, found in results.get("real_lengths", {}).items():
+        for engine, record in found["engines"].items():
+            if engine in TOLD and record.get("ratio"):
+                low, high = record["ratio"][1:]
+                lines.append(
+                    f"{model}, {TOLD[engine]}: {record['sorted']['texts_per_second']:,.0f} texts/s sorted by length, "
+                    f"{record['ratio'][0]:.2f} × ({low:.2f} to {high:.2f}) those of padding to 128."
+                )
+    return "\n".join(lines) + "\n"
+
+
 def _head(results: Mapping[str, Any]) -> Iterator[str]:
     yield "# GPU check\n"
     if results.get("rehearsal"):

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SEEDS: dict[str, Any] = runpy.run_path(str(ROOT / "benchmarks/seeds.py"))
+
+
+def drawn(rng: np.random.Generator, seeds: int, examples: int, between: float) -> Any:
+    """Differences of −1, 0 and 1 whose mean is 0 over seeds and examples, in an experiment of so many of each."""
+    lean = rng.normal(0, between, seeds)[:, None]
+    hard = rng.normal(0, 0.05, examples)[None, :]
+    up = np.clip(0.06 + (lean + hard) / 2, 0, 1)
+    down = np.clip(0.06 - (lean + hard) / 2, 0, 1)
+    found = rng.random((seeds, examples))
+    return (found < up).astype(float) - (found > 1 - down).astype(float)
+
+
+@pytest.mark.parametrize("between", [0.0, 0.01])
+def test_intervals_hold_the_truth_as_often_as_they_say(between: float) -> None:
+    rng = np.random.default_rng(7)
+    held = [SEEDS["pooled"](drawn(rng, 3, 800, between)) for _ in range(600)]
+    share = np.mean([found.low <= 0 <= found.high for found in held])
+    assert 0.93 <= share <= 0.995
+
+
+def test_seeds_that_differ_widen_the_interval_and_one_seed_tells_of_examples_alone() -> None:
+    rng = np.random.default_rng(0)
+    same = drawn(rng, 1, 1000, 0.0)
+    one = SEEDS["pooled"](same)
+    repeated = SEEDS["pooled"](np.repeat(same, 3, axis=0))
+    assert repeated.half_width == pytest.approx(one.half_width, rel=1e-3)
+    apart = np.concatenate([same, np.roll(same, 3) - 0.05, np.roll(same, 5) + 0.05])
+    assert SEEDS["pooled"](apart).half_width > 2 * one.half_width
+
+
+def test_a_line_pools_the_seeds_that_both_have(tmp_path: Path) -> None:
+    def row(variant: str, seed: int, right: list[bool]) -> dict[str, Any]:
+        return {
+            "model": "model", "variant": variant, "engine": "onnxruntime", "seed": seed, "dev_percent": 50.0,
+            "test_percent": 100 * float(np.mean(right)), "examples": len(right), "agreement": 0.99 + seed / 1000,
+            "right": np.packbits(right).tobytes().hex(), "size_bytes": 2e6, "train_seconds": 1.0,
+            "metrics": {"sqnr_db": 10.0 * seed, "sqnr_before_db": 9.0},
+        }  # fmt: skip
+
+    rows = [
+        row("base", 1, [True] * 9),
+        row("base", 2, [True] * 9),
+        row("less", 1, [True] * 6 + [False] * 3),
+        row("less", 3, [False] * 9),
+    ]
+    base, less = SEEDS["summary"](rows, ["base"])
+    assert less["against base"][0] == pytest.approx(-100 / 3)  # of seed 1 alone, which both have
+    assert less["seeds"] == [1, 3]
+    assert less["lowest_agreement"] == pytest.approx(0.991)
+    assert less["metrics"]["sqnr_db"] == pytest.approx(20)
+    assert "against base" not in base
+    machine = {"gpus": [], "physical_cores": 2, "cpu": "some processor"}
+    found = {"recipe": "x", "against": ["base"], "environment": {"machine": machine}, "rows": rows}
+    SEEDS["write"](tmp_path / "out/x.json", found)
+    page = (tmp_path / "out/x.md").read_text("utf-8")
+    assert "| less | 2 | 33.33 |" in page
+    assert "trained on 2 cores of some processor" in page
+
+
+def test_a_recipe_is_run_for_every_seed_and_found_again(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "task: {reviews: {train_size: 32, dev_size: 16, test_size: 24}}\nmodel: scratch:bert-1x32\n"
+        "stages: [{finetune: {epochs: 1}}]\nvariants: {base: [export], other: [export]}\n"
+        "engines: [{onnxruntime: {tune: false}}]\nbenchmark: {threads: 1}\n"
+        "evaluate: {isa: 'off', invariance: 'off'}\n",
+        "utf-8",
+    )
+    command = [sys.executable, str(ROOT / "benchmarks/seeds.py"), str(recipe), "--seeds", "1", "2"]
+    command += ["--store", str(tmp_path / "store"), "--out", str(tmp_path / "out.json")]
+    nothing = subprocess.run([*command, "--found"], capture_output=True, text=True, check=True)
+    assert json.loads((tmp_path / "out.json").read_text("utf-8"))["rows"] == []
+    made = subprocess.run([*command, "--variants", "base"], capture_output=True, text=True, check=True)
+    assert "[1/8] finetune" in made.stderr
+    assert "finetune" not in nothing.stderr
+    subprocess.run([*command, "--found"], capture_output=True, text=True, check=True)
+    rows = json.loads((tmp_path / "out.json").read_text("utf-8"))["rows"]
+    assert [(row["variant"], row["seed"]) for row in rows] == [("base", 1), ("other", 1), ("base", 2), ("other", 2)]
+    assert all(0 <= row["test_percent"] <= 100 and row["examples"] == 24 for row in rows)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "artifacts/published/seeds").glob("*.json")), ids=lambda path: path.stem
+)
+def test_published_tables_say_what_the_figures_beside_them_say(path: Path) -> None:
+    found = json.loads(path.read_text("utf-8"))
+    again = found | {"lines": SEEDS["summary"](found["rows"], found["against"])}
+    assert SEEDS["page"](again) == SEEDS["page"](found) == path.with_suffix(".md").read_text("utf-8")
+
+
+def test_published_gpu_pages_say_what_the_figures_beside_them_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from gpu_check import table
+
+    folder = ROOT / "artifacts/published/gpu"
+    found = json.loads((folder / "gpu.json").read_text("utf-8"))
+    assert table.page(found) == (folder / "gpu.md").read_text("utf-8")
+    assert table.summary(found) == (folder / "summary.md").read_text("utf-8")
