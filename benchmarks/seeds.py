@@ -199,7 +199,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, help="as of toolchain run")
     parser.add_argument("--set", action="append", default=[], dest="overrides", help="as of toolchain run")
     parser.add_argument("--seeds", type=int, nargs="+", default=[17, 42, 1234])
-    parser.add_argument("--variants", nargs="+", help="only these; default: all")
+    parser.add_argument("--variants", nargs="+", help="only these, or MODEL/VARIANT; default: all")
     parser.add_argument("--against", nargs="+", default=["base"], help="variants that the others are held to")
     parser.add_argument("--store", type=Path, default=Path("artifacts"))
     parser.add_argument("--out", type=Path, default=Path("seeds.json"))
@@ -217,7 +217,7 @@ def main() -> int:
         data = str(given.data.resolve()) if given.data else None
         recipe = recipes.load(given.recipe, [f"seeds={given.seeds}", *given.overrides], given.model, data)
         for variant in set(recipe.variants) if given.variants else ():
-            if variant[1] not in given.variants:
+            if not {variant[1], "/".join(variant)} & set(given.variants):
                 del recipe.variants[variant]
         made = plan.make(recipe, "evaluate")
         store = Store(given.store)
