@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from toolchain.deliver.report import front
 from toolchain.deliver.report.build import Report
 from toolchain.deliver.report.figures import STATES, Figures, figures, quantity, ratio, show
 from toolchain.deliver.report.footnotes import footnotes, title
@@ -104,12 +105,19 @@ def markdown(report: Report) -> str:
 
 
 def write(report: Report, folder: Path) -> None:
-    """Writes ``report.md``, ``report.csv`` and ``report.json`` into a folder, which is made when it is missing."""
+    """Writes ``report.md``, ``report.csv``, ``report.json`` and, of timed engines, ``front.svg`` into a folder.
+
+    The folder is made when it is missing.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.md").write_text(markdown(report), encoding="utf-8")
     (folder / "report.csv").write_text(csv_text(report), encoding="utf-8")
     text = json.dumps(to_json(report), indent=2, ensure_ascii=False, allow_nan=False)
     (folder / "report.json").write_text(text + "\n", encoding="utf-8")
+    rows = [figures(line, report.batches) for line in report.lines]
+    picture = front.draw(title(report), rows, report.speedup)
+    if picture is not None:
+        (folder / "front.svg").write_text(picture, encoding="utf-8")
 
 
 def _ranking(report: Report, rows: Sequence[Figures]) -> str:

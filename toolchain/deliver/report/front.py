@@ -1,0 +1,193 @@
+"""Size, speed and accuracy of a report's engines as one SVG file, and which of them no other beats in all three."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+from toolchain.deliver.report.figures import Figures
+
+#: Pixels.
+WIDTH, HEIGHT, GAP = 330, 300, 34
+HEAD, LEFT, TOP, BOTTOM, LEGEND, LINE = 30, 56, 30, 52, 300, 16
+
+FRONT, BEHIND = "#1f6f8b", "#9aa5ab"
+
+
+@dataclass(frozen=True)
+class Point:
+    """An engine.
+
+    Attributes:
+        label: What stands beside its mark: its rank, or ``b`` for a baseline without one.
+        name: Its name.
+        accuracy: Percent.
+        values: What each chart has from left to right; all above 0.
+        beaten: Whether another engine of its model is at least as accurate, small and fast, and better in one of them.
+        sound: Whether no gate failed.
+        baseline: Whether others are measured against it.
+    """
+
+    label: str
+    name: str
+    accuracy: float
+    values: tuple[float, ...]
+    beaten: bool
+    sound: bool
+    baseline: bool
+
+
+def draw(title: str, rows: Sequence[Figures], setting: str) -> str | None:
+    """Draws accuracy over size, and over the speed at a setting; None where no engine was timed.
+
+    Args:
+        title: Stands above.
+        rows: The report's figures, one per engine.
+        setting: ``batch N``, whose speed against the baseline is drawn.
+    """
+    points = found(rows, setting)
+    if not points:
+        return None
+    charts = ("size, MB", f"times as fast as the baseline, {setting}")
+    height = max(HEAD + TOP + HEIGHT + BOTTOM, HEAD + TOP + LINE * (len(points) + 7))
+    width = LEFT + len(charts) * (WIDTH + GAP) + LEGEND
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
+        'font-family="sans-serif" font-size="11">',
+        f'<rect width="{width}" height="{height}" fill="white"/>',
+        _text(LEFT, 22, title, size=13, weight="bold"),
+    ]
+    accuracies = _Axis.around([point.accuracy for point in points], logarithmic=False)
+    for index, name in enumerate(charts):
+        along = _Axis.around([point.values[index] for point in points], logarithmic=True)
+        parts += _chart(points, index, LEFT + index * (WIDTH + GAP), name, along, accuracies)
+    return "\n".join([*parts, *_legend(points, LEFT + len(charts) * (WIDTH + GAP)), "</svg>"]) + "\n"
+
+
+def found(rows: Sequence[Figures], setting: str) -> list[Point]:
+    """The engines that have a size, a speed and an accuracy.
+
+    Args:
+        rows: The report's figures, one per engine.
+        setting: ``batch N``.
+    """
+    key = f"speedup_{setting.replace(' ', '_')}"
+    timed = [row for row in rows if row.get(key) is not None and not row["error"]]
+    return [
+        Point(
+            label=str(row["rank"] if row["rank"] is not None else "b"), name=str(row["name"]),
+            accuracy=_number(row, "accuracy_percent"),
+            values=(_number(row, "size_mb"), _number(row, key)),
+            beaten=any(_beats(other, row, key) for other in timed if other["model"] == row["model"]),
+            sound="failed" not in {value for name, value in row.items() if name.startswith("gate_")},
+            baseline=bool(row["baseline"]),
+        )
+        for row in timed
+    ]  # fmt: skip
+
+
+def _beats(one: Figures, other: Figures, speed: str) -> bool:
+    better = [
+        _number(one, name) * sign - _number(other, name) * sign
+        for name, sign in (("accuracy_percent", 1), ("size_mb", -1), (speed, 1))
+    ]
+    return min(better) >= 0 and max(better) > 0
+
+
+def _number(row: Figures, name: str) -> float:
+    value = row[name]
+    if not isinstance(value, int | float):
+        raise TypeError(f"{name} of {row['name']} is no number: {value!r}")
+    return float(value)
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """A scale with its two ends and what is written along it."""
+
+    low: float
+    high: float
+    logarithmic: bool
+    ticks: tuple[float, ...]
+
+    @classmethod
+    def around(cls, values: Sequence[float], *, logarithmic: bool) -> _Axis:
+        """A scale that holds values with some room at both ends."""
+        if logarithmic:
+            low, high = min(values) / 1.25, max(values) * 1.25
+            decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+            ticks = [step * 10.0**decade for decade in decades for step in (1, 2, 3, 5)]
+        else:
+            room = max(0.5, 0.12 * (max(values) - min(values)))
+            low, high = min(values) - room, max(values) + room
+            step = next(s for s in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if (high - low) / s <= 9)
+            ticks = [step * number for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
+        return cls(low, high, logarithmic, tuple(tick for tick in ticks if low <= tick <= high))
+
+    def part(self, value: float) -> float:
+        """Where a value stands, from 0 to 1."""
+        if self.logarithmic:
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
+
+
+def _chart(points: Sequence[Point], index: int, left: float, title: str, along: _Axis, up: _Axis) -> list[str]:
+    top, bottom = HEAD + TOP, HEAD + TOP + HEIGHT
+    parts = [_text(left + WIDTH / 2, bottom + 38, title, anchor="middle")]
+    if index == 0:
+        parts.append(_text(left - 40, top - 12, "accuracy, %"))
+    for tick in up.ticks:
+        y = bottom - HEIGHT * up.part(tick)
+        parts.append(f'<line x1="{left}" y1="{y:.1f}" x2="{left + WIDTH}" y2="{y:.1f}" stroke="#e4e4e4"/>')
+        parts += [_text(left - 6, y + 4, f"{tick:g}", anchor="end")] if index == 0 else []
+    for tick in along.ticks:
+        x = left + WIDTH * along.part(tick)
+        parts.append(f'<line x1="{x:.1f}" y1="{top}" x2="{x:.1f}" y2="{bottom}" stroke="#e4e4e4"/>')
+        parts.append(_text(x, bottom + 16, f"{tick:g}", anchor="middle"))
+    parts.append(f'<rect x="{left}" y="{top}" width="{WIDTH}" height="{HEIGHT}" fill="none" stroke="#555"/>')
+    taken: list[tuple[float, float]] = []
+    for point in points:
+        x, y = left + WIDTH * along.part(point.values[index]), bottom - HEIGHT * up.part(point.accuracy)
+        parts.append(_mark(point, x, y))
+        # Beside its mark, where no other label is.
+        offered = [(x + dx, y + dy) for dx, dy in ((10, -5), (10, 14), (-20, -5), (-20, 14), (10, 24), (10, -18))]
+        free = [at for at in offered if all(abs(at[0] - a) > 15 or abs(at[1] - b) > 10 for a, b in taken)]
+        chosen = free[0] if free else offered[0]
+        taken.append(chosen)
+        parts.append(_text(*chosen, point.label, weight="normal" if point.beaten else "bold"))
+    return parts
+
+
+def _mark(point: Point, x: float, y: float) -> str:
+    colour = BEHIND if point.beaten else FRONT
+    fill = colour if point.sound else "white"
+    if point.baseline:
+        return f'<rect x="{x - 5:.1f}" y="{y - 5:.1f}" width="10" height="10" fill="{fill}" stroke="{colour}"/>'
+    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5.2" fill="{fill}" stroke="{colour}" stroke-width="1.8"/>'
+
+
+def _legend(points: Sequence[Point], left: float) -> list[str]:
+    parts, y = [], HEAD + TOP + 4
+    for point in points:
+        parts.append(_text(left, y, f"{point.label}  {point.name}", weight="normal" if point.beaten else "bold"))
+        y += LINE
+    told: Mapping[str, tuple[bool, bool, bool]] = {
+        "beaten by none in accuracy, size and speed": (False, True, False),
+        "beaten by another": (True, True, False),
+        "a gate failed: never recommended": (False, False, False),
+        "baseline": (False, True, True),
+    }
+    for text, (beaten, sound, baseline) in told.items():
+        y += LINE
+        parts.append(_mark(Point("", "", 0, (), beaten, sound, baseline), left + 5, y - 4))
+        parts.append(_text(left + 18, y, text))
+    return parts
+
+
+def _text(x: float, y: float, text: str, *, anchor: str = "start", size: int = 11, weight: str = "normal") -> str:
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}" font-weight="{weight}" '
+        f'fill="#222">{escape(text)}</text>'
+    )
