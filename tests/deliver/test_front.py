@@ -72,6 +72,16 @@ def test_marks_stand_where_the_figures_say_and_inside_their_charts() -> None:
     assert all(front.HEAD + front.TOP <= y <= front.HEAD + front.TOP + front.HEIGHT for _, y in sizes + speeds)
 
 
+def test_what_is_far_below_stands_at_the_lower_edge_with_its_accuracy() -> None:
+    rows = [engine("one", 90, 100, 1), engine("chance", 50.25, 10, 10, rank=2)]
+    drawn = front.draw("x", rows, "batch 32")
+    assert drawn is not None
+    root = ElementTree.fromstring(drawn)
+    heights = [float(mark.get("cy", "nan")) for mark in root.iter(f"{SVG}circle")]
+    assert heights[1] == front.HEAD + front.TOP + front.HEIGHT
+    assert "2: 50.2" in [text.text for text in root.iter(f"{SVG}text")]
+
+
 def test_a_report_brings_its_front_and_one_without_times_brings_none(tmp_path: Path) -> None:
     found = report(three(tmp_path))
     write(found, tmp_path / "out")

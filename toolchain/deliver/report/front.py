@@ -13,6 +13,9 @@ from toolchain.deliver.report.figures import Figures
 WIDTH, HEIGHT, GAP = 330, 300, 34
 HEAD, LEFT, TOP, BOTTOM, LEGEND, LINE = 30, 56, 30, 52, 300, 16
 
+#: Points of accuracy below the best engine; what is below stands at the lower edge, with its accuracy.
+DEEP = 8.0
+
 FRONT, BEHIND = "#1f6f8b", "#9aa5ab"
 
 
@@ -59,7 +62,8 @@ def draw(title: str, rows: Sequence[Figures], setting: str) -> str | None:
         f'<rect width="{width}" height="{height}" fill="white"/>',
         _text(LEFT, 22, title, size=13, weight="bold"),
     ]
-    accuracies = _Axis.around([point.accuracy for point in points], logarithmic=False)
+    deepest = max(point.accuracy for point in points) - DEEP
+    accuracies = _Axis.around([max(point.accuracy, deepest) for point in points], logarithmic=False)
     for index, name in enumerate(charts):
         along = _Axis.around([point.values[index] for point in points], logarithmic=True)
         parts += _chart(points, index, LEFT + index * (WIDTH + GAP), name, along, accuracies)
@@ -148,15 +152,18 @@ def _chart(points: Sequence[Point], index: int, left: float, title: str, along: 
         parts.append(_text(x, bottom + 16, f"{tick:g}", anchor="middle"))
     parts.append(f'<rect x="{left}" y="{top}" width="{WIDTH}" height="{HEIGHT}" fill="none" stroke="#555"/>')
     taken: list[tuple[float, float]] = []
-    for point in points:
-        x, y = left + WIDTH * along.part(point.values[index]), bottom - HEIGHT * up.part(point.accuracy)
+    for point in sorted(points, key=lambda point: point.beaten):
+        below = point.accuracy < up.low
+        x = left + WIDTH * along.part(point.values[index])
+        y = bottom - HEIGHT * up.part(max(point.accuracy, up.low))
         parts.append(_mark(point, x, y))
-        # Beside its mark, where no other label is.
+        # Beside its mark, where no other label is; what finds no place has the legend alone.
         offered = [(x + dx, y + dy) for dx, dy in ((10, -5), (10, 14), (-20, -5), (-20, 14), (10, 24), (10, -18))]
         free = [at for at in offered if all(abs(at[0] - a) > 15 or abs(at[1] - b) > 10 for a, b in taken)]
-        chosen = free[0] if free else offered[0]
-        taken.append(chosen)
-        parts.append(_text(*chosen, point.label, weight="normal" if point.beaten else "bold"))
+        if free:
+            taken.append(free[0])
+            label = f"{point.label}: {point.accuracy:.1f}" if below else point.label
+            parts.append(_text(*free[0], label, weight="normal" if point.beaten else "bold"))
     return parts
 
 
