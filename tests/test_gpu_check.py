@@ -52,7 +52,9 @@ def test_a_rehearsal_runs_every_part_and_leaves_no_path(tmp_path: Path) -> None:
     lengths = found["real_lengths"]["BERT-base, batches of 32"]["engines"]
     # Texts of some 30 tokens in the mean: padding to 128 computes four times as much.
     assert lengths["ort fp32"]["ratio"][0] > 1
-    everything = "".join((out / name).read_text(encoding="utf-8") for name in ("gpu.json", "gpu.md", "gpu.log"))
+    everything = "".join(
+        (out / name).read_text(encoding="utf-8") for name in ("gpu.json", "gpu.md", "summary.md", "gpu.log")
+    )
     assert str(tmp_path) not in everything
     assert str(ROOT) not in everything
     assert "A rehearsal on a processor" in (out / "gpu.md").read_text(encoding="utf-8")

@@ -33,7 +33,7 @@ def summary(results: Mapping[str, Any]) -> str:
     lines = list(_rows(["batch × tokens", *names], rows))
     lines += [
         "",
-        f"Milliseconds of a batch, without copies, medians on one {results['environment'].get('GPU', 'processor')}.",
+        f"Milliseconds of a batch, without copies, medians on one {results.get('environment', {}).get('GPU', 'processor')}.",
     ]
     for model, found in results.get("real_lengths", {}).items():
         for engine, record in found["engines"].items():
