@@ -30,10 +30,11 @@ def summary(results: Mapping[str, Any]) -> str:
         for model, shapes in results.get("shapes", {}).items()
         for shape, found in shapes.items()
     ]
+    where = results.get("environment", {}).get("GPU", "processor")
     lines = list(_rows(["batch × tokens", *names], rows))
     lines += [
         "",
-        f"Milliseconds of a batch, without copies, medians on one {results.get('environment', {}).get('GPU', 'processor')}.",
+        f"Milliseconds of a batch, without copies, medians on one {where}.",
     ]
     for model, found in results.get("real_lengths", {}).items():
         for engine, record in found["engines"].items():

@@ -62,11 +62,11 @@ def draw(title: str, rows: Sequence[Row], names: Sequence[str]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
         'font-family="sans-serif" font-size="11">',
         f'<rect width="{width}" height="{height}" fill="white"/>',
-        _text(LEFT, 22, title, size=13, weight="bold"),
+        label(LEFT, 22, title, size=13, weight="bold"),
     ]
     for number, row in enumerate(rows):
         top = HEAD + number * (TOP + HEIGHT + BOTTOM) + TOP
-        parts.append(_text(LEFT, top - 30, row.title, size=12))
+        parts.append(label(LEFT, top - 30, row.title, size=12))
         values = [value for panel in row.panels for line in panel.lines.values() for value in line.values()]
         most = max(10 * row.floor, 10 ** math.ceil(math.log10(max([*values, row.floor]))))
         scale = _Scale(top, row.floor, most)
@@ -92,21 +92,21 @@ class _Scale:
 
 def _panel(panel: Panel, left: float, scale: _Scale, colours: Mapping[str, str], *, labelled: bool) -> list[str]:
     bottom = scale.top + HEIGHT
-    parts = [_text(left + WIDTH / 2, scale.top - 10, panel.title, anchor="middle", size=12, weight="bold")]
+    parts = [label(left + WIDTH / 2, scale.top - 10, panel.title, anchor="middle", size=12, weight="bold")]
     for exponent in range(round(math.log10(scale.floor)), round(math.log10(scale.most)) + 1):
         y = scale.height(10**exponent)
         parts.append(f'<line x1="{left}" y1="{y:.1f}" x2="{left + WIDTH}" y2="{y:.1f}" stroke="#ddd"/>')
         if labelled:
             shown = f"{10**exponent:g}"
             parts.append(
-                _text(left - 6, y + 4, f"≤ {shown}" if 10**exponent <= scale.floor * 1.001 else shown, anchor="end")
+                label(left - 6, y + 4, f"≤ {shown}" if 10**exponent <= scale.floor * 1.001 else shown, anchor="end")
             )
     places = {setting: left + WIDTH * (at + 0.5) / len(panel.settings) for at, setting in enumerate(panel.settings)}
     for setting, x in places.items():
         parts.append(f'<line x1="{x:.1f}" y1="{bottom}" x2="{x:.1f}" y2="{bottom + 4}" stroke="#555"/>')
-        parts.append(_text(x, bottom + 18, f"{setting:g}", anchor="middle"))
+        parts.append(label(x, bottom + 18, f"{setting:g}", anchor="middle"))
     parts.append(f'<rect x="{left}" y="{scale.top}" width="{WIDTH}" height="{HEIGHT}" fill="none" stroke="#555"/>')
-    parts.append(_text(left + WIDTH / 2, bottom + 38, panel.axis, anchor="middle"))
+    parts.append(label(left + WIDTH / 2, bottom + 38, panel.axis, anchor="middle"))
     for name, colour in colours.items():
         line = panel.lines.get(name, {})
         points = [(places[setting], scale.height(line[setting])) for setting in panel.settings if setting in line]
@@ -118,14 +118,14 @@ def _panel(panel: Panel, left: float, scale: _Scale, colours: Mapping[str, str],
 
 
 def _legend(colours: Mapping[str, str], left: float, top: float) -> list[str]:
-    parts = [_text(left, top - 10, "layer", weight="bold")]
+    parts = [label(left, top - 10, "layer", weight="bold")]
     for index, (name, colour) in enumerate(colours.items()):
         y = top + 8 + 15 * index
         dash = "" if name.isdigit() else ' stroke-dasharray="5 3"'
         parts.append(
             f'<line x1="{left}" y1="{y}" x2="{left + 20}" y2="{y}" stroke="{colour}" stroke-width="1.8"{dash}/>'
         )
-        parts.append(_text(left + 26, y + 4, name))
+        parts.append(label(left + 26, y + 4, name))
     return parts
 
 
@@ -143,7 +143,8 @@ def _colours(names: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _text(x: float, y: float, text: str, *, anchor: str = "start", size: int = 11, weight: str = "normal") -> str:
+def label(x: float, y: float, text: str, *, anchor: str = "start", size: int = 11, weight: str = "normal") -> str:
+    """A text of a picture, its baseline at a point in pixels."""
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}" font-weight="{weight}" '
         f'fill="#222">{escape(text)}</text>'

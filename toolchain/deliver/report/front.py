@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 
 from toolchain.deliver.report.figures import Figures
+from toolchain.measure.panels import label
 
 #: Pixels.
 WIDTH, HEIGHT, GAP = 330, 300, 34
@@ -60,7 +60,7 @@ def draw(title: str, rows: Sequence[Figures], setting: str) -> str | None:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
         'font-family="sans-serif" font-size="11">',
         f'<rect width="{width}" height="{height}" fill="white"/>',
-        _text(LEFT, 22, title, size=13, weight="bold"),
+        label(LEFT, 22, title, size=13, weight="bold"),
     ]
     deepest = max(point.accuracy for point in points) - DEEP
     accuracies = _Axis.around([max(point.accuracy, deepest) for point in points], logarithmic=False)
@@ -139,17 +139,17 @@ class _Axis:
 
 def _chart(points: Sequence[Point], index: int, left: float, title: str, along: _Axis, up: _Axis) -> list[str]:
     top, bottom = HEAD + TOP, HEAD + TOP + HEIGHT
-    parts = [_text(left + WIDTH / 2, bottom + 38, title, anchor="middle")]
+    parts = [label(left + WIDTH / 2, bottom + 38, title, anchor="middle")]
     if index == 0:
-        parts.append(_text(left - 40, top - 12, "accuracy, %"))
+        parts.append(label(left - 40, top - 12, "accuracy, %"))
     for tick in up.ticks:
         y = bottom - HEIGHT * up.part(tick)
         parts.append(f'<line x1="{left}" y1="{y:.1f}" x2="{left + WIDTH}" y2="{y:.1f}" stroke="#e4e4e4"/>')
-        parts += [_text(left - 6, y + 4, f"{tick:g}", anchor="end")] if index == 0 else []
+        parts += [label(left - 6, y + 4, f"{tick:g}", anchor="end")] if index == 0 else []
     for tick in along.ticks:
         x = left + WIDTH * along.part(tick)
         parts.append(f'<line x1="{x:.1f}" y1="{top}" x2="{x:.1f}" y2="{bottom}" stroke="#e4e4e4"/>')
-        parts.append(_text(x, bottom + 16, f"{tick:g}", anchor="middle"))
+        parts.append(label(x, bottom + 16, f"{tick:g}", anchor="middle"))
     parts.append(f'<rect x="{left}" y="{top}" width="{WIDTH}" height="{HEIGHT}" fill="none" stroke="#555"/>')
     taken: list[tuple[float, float]] = []
     for point in sorted(points, key=lambda point: point.beaten):
@@ -162,8 +162,8 @@ def _chart(points: Sequence[Point], index: int, left: float, title: str, along: 
         free = [at for at in offered if all(abs(at[0] - a) > 15 or abs(at[1] - b) > 10 for a, b in taken)]
         if free:
             taken.append(free[0])
-            label = f"{point.label}: {point.accuracy:.1f}" if below else point.label
-            parts.append(_text(*free[0], label, weight="normal" if point.beaten else "bold"))
+            told = f"{point.label}: {point.accuracy:.1f}" if below else point.label
+            parts.append(label(*free[0], told, weight="normal" if point.beaten else "bold"))
     return parts
 
 
@@ -178,7 +178,7 @@ def _mark(point: Point, x: float, y: float) -> str:
 def _legend(points: Sequence[Point], left: float) -> list[str]:
     parts, y = [], HEAD + TOP + 4
     for point in points:
-        parts.append(_text(left, y, f"{point.label}  {point.name}", weight="normal" if point.beaten else "bold"))
+        parts.append(label(left, y, f"{point.label}  {point.name}", weight="normal" if point.beaten else "bold"))
         y += LINE
     told: Mapping[str, tuple[bool, bool, bool]] = {
         "beaten by none in accuracy, size and speed": (False, True, False),
@@ -189,12 +189,5 @@ def _legend(points: Sequence[Point], left: float) -> list[str]:
     for text, (beaten, sound, baseline) in told.items():
         y += LINE
         parts.append(_mark(Point("", "", 0, (), beaten, sound, baseline), left + 5, y - 4))
-        parts.append(_text(left + 18, y, text))
+        parts.append(label(left + 18, y, text))
     return parts
-
-
-def _text(x: float, y: float, text: str, *, anchor: str = "start", size: int = 11, weight: str = "normal") -> str:
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}" font-weight="{weight}" '
-        f'fill="#222">{escape(text)}</text>'
-    )
