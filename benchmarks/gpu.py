@@ -274,6 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=0, help="of the processor; 0: half of them, at most 8")
     parser.add_argument("--rehearse", action="store_true", help="run on the processor, at tiny sizes")
     options = parser.parse_args(arguments)
+    options.data, options.model = (path and path.resolve() for path in (options.data, options.model))
     why = "" if options.rehearse else unusable()
     if why:
         print(f"gpu: {why}\n  hint: --rehearse runs the same parts on the processor, at tiny sizes", file=sys.stderr)

@@ -71,6 +71,7 @@ def collect(made: plan.Plan, outcome: run.Outcome) -> list[dict[str, Any]]:
         found = read_json(evaluation.path / "evaluation.json")
         right = np.load(evaluation.path / "probabilities_test.npy").argmax(1) == np.array(found["labels"]["test"])
         steps = _behind(made, row.evaluate)
+        trained_on = (_machine(made, outcome.artifacts, step) for step in reversed(steps))
         metrics = {
             name: value
             for step in steps
@@ -84,6 +85,7 @@ def collect(made: plan.Plan, outcome: run.Outcome) -> list[dict[str, Any]]:
                 "test_percent": 100 * float(right.mean()),
                 "examples": len(right), "right": np.packbits(right).tobytes().hex(),
                 "size_bytes": found["size_bytes"], "agreement": (found.get("parity") or {}).get("agreement"),
+                "trained_on": next(filter(None, trained_on), "nothing"),
                 "train_seconds": sum(_seconds(made, outcome.artifacts, step) for step in steps),
                 "metrics": metrics,
             }
@@ -98,6 +100,14 @@ def _behind(made: plan.Plan, end: str) -> list[str]:
         found.append(made.steps[found[-1]].inputs[0])
     extra = [i for step in found for i in made.steps[step].inputs[1:] if made.steps[i].stage == "augment"]
     return [*extra, *reversed(found)]
+
+
+def _machine(made: plan.Plan, artifacts: Mapping[str, Artifact], step: str) -> str:
+    """What a step was trained on; empty where it trains nothing."""
+    if made.steps[step].stage not in ("finetune", "compress"):
+        return ""
+    machine = artifacts[step].manifest["environment"]["machine"]
+    return ", ".join(machine["gpus"]) or f"{machine['physical_cores']} cores of {machine['cpu']}"
 
 
 def _seconds(made: plan.Plan, artifacts: Mapping[str, Artifact], step: str) -> float:
@@ -123,12 +133,13 @@ def summary(rows: Sequence[Mapping[str, Any]], against: Sequence[str]) -> list[d
     lines = []
     for (model, variant, engine), own in by_name.items():
         tests = [row["test_percent"] for row in own.values()]
+        agreements = [row["agreement"] for row in own.values() if row["agreement"] is not None]
         line: dict[str, Any] = {
             "model": model, "variant": variant, "engine": engine, "seeds": sorted(own),
             "test_percent": float(np.mean(tests)), "spread": float(np.std(tests, ddof=1)) if len(tests) > 1 else None,
             "dev_percent": float(np.mean([row["dev_percent"] for row in own.values()])),
             "size_mb": float(np.median([row["size_bytes"] for row in own.values()])) / 1e6,
-            "lowest_agreement": min((row["agreement"] for row in own.values() if row["agreement"]), default=None),
+            "lowest_agreement": min(agreements, default=None),
             "metrics": _means([row["metrics"] for row in own.values()]),
         }  # fmt: skip
         for name in against:
@@ -167,20 +178,18 @@ def page(found: Mapping[str, Any]) -> str:
             cells.append("" if after is None or before is None else f"{after:.1f} (untrained {before:.1f})")
         rows.append(f"| {' | '.join(cells)} |")
     seeds = sorted({seed for line in lines for seed in line["seeds"]})
+    trainers = " and ".join(sorted({row["trained_on"] for row in found["rows"]}))
+    settings = ", ".join(f"`{setting}`" for setting in found["settings"]) or "none"
     rows += [
         "",
-        f"Engines that ran: `{found['recipe']}`, seeds {', '.join(map(str, seeds))}, trained on {_trainer(found)}. "
+        f"Engines that ran: `{found['recipe']}`, seeds {', '.join(map(str, seeds))}, trained on {trainers}. "
         "Differences are paired by sentence and seed, with 95 % intervals for other sentences and, where there are "
-        "several, other seeds. Labels: how many are those of the graph that the engine was built from, on 192 "
-        "sentences, the least of the seeds.",
+        "several, other seeds, as far as these differ by more than their sentences explain; a row of fewer seeds is "
+        "held to those. Labels: how many are those of the graph that the engine was built from, on 192 sentences, the "
+        f"least of the seeds. Settings beside the recipe's: {settings}.",
         "",
     ]
     return "\n".join(rows)
-
-
-def _trainer(found: Mapping[str, Any]) -> str:
-    machine = found["environment"]["machine"]
-    return ", ".join(machine["gpus"]) or f"{machine['physical_cores']} cores of {machine['cpu']}"
 
 
 def write(out: Path, found: dict[str, Any]) -> None:
@@ -200,14 +209,15 @@ def main() -> int:
     parser.add_argument("--set", action="append", default=[], dest="overrides", help="as of toolchain run")
     parser.add_argument("--seeds", type=int, nargs="+", default=[17, 42, 1234])
     parser.add_argument("--variants", nargs="+", help="only these, or MODEL/VARIANT; default: all")
-    parser.add_argument("--against", nargs="+", default=["base"], help="variants that the others are held to")
+    parser.add_argument("--against", nargs="+", help="variants that the others are held to [base]")
     parser.add_argument("--store", type=Path, default=Path("artifacts"))
     parser.add_argument("--out", type=Path, default=Path("seeds.json"))
     parser.add_argument("--found", action="store_true", help="tell of what the store has, and run nothing")
     parser.add_argument("--page", type=Path, help="write the table of this JSON file again, and run nothing")
     given = parser.parse_args()
     if given.page:
-        write(given.page, json.loads(given.page.read_text("utf-8")) | {"against": given.against})
+        kept = json.loads(given.page.read_text("utf-8"))
+        write(given.page, kept | {"against": given.against or kept["against"]})
         return 0
     if given.recipe is None:
         parser.error("a recipe is needed")
@@ -230,7 +240,7 @@ def main() -> int:
     write(
         given.out,
         {
-            "recipe": recipe.name, "against": given.against, "environment": environment(),
+            "recipe": recipe.name, "against": given.against or ["base"], "environment": environment(),
             "settings": given.overrides, "rows": collect(made, outcome),
         },
     )  # fmt: skip

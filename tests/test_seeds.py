@@ -48,6 +48,7 @@ def test_a_line_pools_the_seeds_that_both_have(tmp_path: Path) -> None:
             "model": "model", "variant": variant, "engine": "onnxruntime", "seed": seed, "dev_percent": 50.0,
             "test_percent": 100 * float(np.mean(right)), "examples": len(right), "agreement": 0.99 + seed / 1000,
             "right": np.packbits(right).tobytes().hex(), "size_bytes": 2e6, "train_seconds": 1.0,
+            "trained_on": "2 cores of some processor",
             "metrics": {"sqnr_db": 10.0 * seed, "sqnr_before_db": 9.0},
         }  # fmt: skip
 
@@ -63,12 +64,12 @@ def test_a_line_pools_the_seeds_that_both_have(tmp_path: Path) -> None:
     assert less["lowest_agreement"] == pytest.approx(0.991)
     assert less["metrics"]["sqnr_db"] == pytest.approx(20)
     assert "against base" not in base
-    machine = {"gpus": [], "physical_cores": 2, "cpu": "some processor"}
-    found = {"recipe": "x", "against": ["base"], "environment": {"machine": machine}, "rows": rows}
+    found = {"recipe": "x", "against": ["base"], "settings": ["finetune.epochs=1"], "rows": rows}
     SEEDS["write"](tmp_path / "out/x.json", found)
     page = (tmp_path / "out/x.md").read_text("utf-8")
     assert "| less | 2 | 33.33 |" in page
     assert "trained on 2 cores of some processor" in page
+    assert "Settings beside the recipe's: `finetune.epochs=1`." in page
 
 
 def test_a_recipe_is_run_for_every_seed_and_found_again(tmp_path: Path) -> None:
@@ -90,7 +91,10 @@ def test_a_recipe_is_run_for_every_seed_and_found_again(tmp_path: Path) -> None:
     subprocess.run([*command, "--found"], capture_output=True, text=True, check=True)
     rows = json.loads((tmp_path / "out.json").read_text("utf-8"))["rows"]
     assert [(row["variant"], row["seed"]) for row in rows] == [("base", 1), ("other", 1), ("base", 2), ("other", 2)]
-    assert all(0 <= row["test_percent"] <= 100 and row["examples"] == 24 for row in rows)
+    assert all(0 <= row["test_percent"] <= 100 and row["examples"] == 24 and row["trained_on"] for row in rows)
+    before = (tmp_path / "out.json").read_text("utf-8")
+    subprocess.run([*command[:2], "--page", str(tmp_path / "out.json")], check=True)
+    assert (tmp_path / "out.json").read_text("utf-8") == before
 
 
 @pytest.mark.parametrize(

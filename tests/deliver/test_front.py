@@ -15,7 +15,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 def engine(name: str, accuracy: float, size: float, speed: float | None, **more: Any) -> dict[str, Any]:
-    plain = {"rank": 1, "model": "bert", "baseline": False, "error": "", "gate_parity": "passed"}
+    plain = {"rank": 1, "model": "bert", "seed": 17, "baseline": False, "error": "", "gate_parity": "passed"}
     return {**plain, "name": name, "accuracy_percent": accuracy, "size_mb": size, "speedup_batch_32": speed, **more}
 
 
@@ -27,12 +27,17 @@ def test_the_front_is_what_no_other_engine_of_the_model_beats_in_all_three() -> 
         engine("fast", 80, 20, 9),
         engine("twin", 88, 10, 4),  # neither of two equals beats the other
         engine("other", 70, 200, 0.5, model="roberta"),
+        engine("lucky", 99, 9, 10, seed=42),
+        engine("loose", 99, 9, 10, gate_invariance="failed"),
+        engine("slow", 60, 300, 0.9, gate_never_slower="failed"),
         engine("broken", 95, 1, 20, error="crashed"),
         engine("not timed", 95, 1, None),
     ]
     points = {point.name: point for point in front.found(rows, "batch 32")}
-    assert set(points) == {"base", "small", "worse", "fast", "twin", "other"}
-    assert {name for name, point in points.items() if point.beaten} == {"worse"}
+    assert set(points) == {"base", "small", "worse", "fast", "twin", "other", "lucky", "loose", "slow"}
+    # Another seed's and one that must not be shipped beat nobody.
+    assert {name for name, point in points.items() if point.beaten} == {"worse", "slow"}
+    assert {name for name, point in points.items() if not point.sound} == {"loose"}
     assert points["base"].label == "b"
     assert points["fast"].values == (20, 9)
 

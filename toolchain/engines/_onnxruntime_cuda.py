@@ -180,7 +180,9 @@ class Bindings:
         rows, tokens = next(iter(feed.values())).shape
         if wanted.cuda_graph and rows <= wanted.graph_rows:
             most = max(wanted.most_tokens, tokens) if wanted.most_tokens else sys.maxsize
-            padded = min(-(-tokens // wanted.graph_tokens) * wanted.graph_tokens, most)
+            # Without a mask nobody would know the columns that are added.
+            unit = wanted.graph_tokens if "attention_mask" in feed else 1
+            padded = min(-(-tokens // unit) * unit, most)
             key = (rows, padded)
             if key in self._graphs or len(self._graphs) < MOST_GRAPHS:
                 feed = {name: _widened(value, padded) for name, value in feed.items()}

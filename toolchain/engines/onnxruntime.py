@@ -1,4 +1,4 @@
-"""ONNX Runtime: fp32 and int8 graphs on the CPU, fp32 on an NVIDIA GPU.
+"""ONNX Runtime: fp32 and int8 graphs on the CPU, fp32 and fp16 on an NVIDIA GPU.
 
 The graph is lowered once, at build time: by our fusion (``_fusion``) and our integer products (``_integer``), then by
 ONNX Runtime's own optimizer at its hardware-independent level, so that the file that is delivered is the file that is

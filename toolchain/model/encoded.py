@@ -86,10 +86,12 @@ def logits(model: Any, data: Encoded, threads: int) -> list[list[float]]:
     torch.set_num_threads(threads)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     found: list[list[float]] = [[] for _ in data.labels]
-    for indices, _, batch in answers(model, data):
-        for index, row in zip(indices, batch.tolist(), strict=True):
-            found[index] = row
-    model.to("cpu")
+    try:
+        for indices, _, batch in answers(model, data):
+            for index, row in zip(indices, batch.tolist(), strict=True):
+                found[index] = row
+    finally:
+        model.to("cpu")
     return found
 
 

@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from toolchain.deliver.report.figures import Figures
+from toolchain.deliver.report.figures import STATES, Figures
+from toolchain.measure.gates import BINDING
 from toolchain.measure.panels import label
 
 #: Pixels.
@@ -28,8 +29,8 @@ class Point:
         name: Its name.
         accuracy: Percent.
         values: What each chart has from left to right; all above 0.
-        beaten: Whether another engine of its model is at least as accurate, small and fast, and better in one of them.
-        sound: Whether no gate failed.
+        beaten: Whether a sound engine of its model and seed is at least as accurate, small and fast, and better in one.
+        sound: Whether no gate failed that an engine must pass.
         baseline: Whether others are measured against it.
     """
 
@@ -84,15 +85,21 @@ def found(rows: Sequence[Figures], setting: str) -> list[Point]:
             label=str(row["rank"] if row["rank"] is not None else "b"), name=str(row["name"]),
             accuracy=_number(row, "accuracy_percent"),
             values=(_number(row, "size_mb"), _number(row, key)),
-            beaten=any(_beats(other, row, key) for other in timed if other["model"] == row["model"]),
-            sound="failed" not in {value for name, value in row.items() if name.startswith("gate_")},
+            beaten=any(_beats(other, row, key) for other in timed if _sound(other)),
+            sound=_sound(row),
             baseline=bool(row["baseline"]),
         )
         for row in timed
     ]  # fmt: skip
 
 
+def _sound(row: Figures) -> bool:
+    return all(row.get(f"gate_{gate.replace(' ', '_')}") != STATES[False] for gate in BINDING)
+
+
 def _beats(one: Figures, other: Figures, speed: str) -> bool:
+    if (one["model"], one["seed"]) != (other["model"], other["seed"]):
+        return False
     better = [
         _number(one, name) * sign - _number(other, name) * sign
         for name, sign in (("accuracy_percent", 1), ("size_mb", -1), (speed, 1))
@@ -122,7 +129,7 @@ class _Axis:
         if logarithmic:
             low, high = min(values) / 1.25, max(values) * 1.25
             decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-            ticks = [step * 10.0**decade for decade in decades for step in (1, 2, 3, 5)]
+            ticks = [step * 10.0**decade for decade in decades for step in (1, 2, 3, 5, 7)]
         else:
             room = max(0.5, 0.12 * (max(values) - min(values)))
             low, high = min(values) - room, max(values) + room
@@ -181,8 +188,8 @@ def _legend(points: Sequence[Point], left: float) -> list[str]:
         parts.append(label(left, y, f"{point.label}  {point.name}", weight="normal" if point.beaten else "bold"))
         y += LINE
     told: Mapping[str, tuple[bool, bool, bool]] = {
-        "beaten by none in accuracy, size and speed": (False, True, False),
-        "beaten by another": (True, True, False),
+        "no sound engine beats it in all three": (False, True, False),
+        "a sound engine beats it": (True, True, False),
         "a gate failed: never recommended": (False, False, False),
         "baseline": (False, True, True),
     }

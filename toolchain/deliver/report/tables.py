@@ -116,6 +116,7 @@ def write(report: Report, folder: Path) -> None:
     (folder / "report.json").write_text(text + "\n", encoding="utf-8")
     rows = [figures(line, report.batches) for line in report.lines]
     picture = front.draw(title(report), rows, report.speedup)
+    (folder / "front.svg").unlink(missing_ok=True)  # of another run
     if picture is not None:
         (folder / "front.svg").write_text(picture, encoding="utf-8")
 
