@@ -186,7 +186,7 @@ def test_publishing_copies_the_stores_report_and_quotes_it(tmp_path: Path, smoke
     done = python(code, "recipes/smoke.yaml", "--store", smoke_store, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "artifacts/published/smoke"
-    assert {path.name for path in folder.iterdir()} == {"report.md", "report.csv", "report.json"}
+    assert {path.name for path in folder.iterdir()} == {"report.md", "report.csv", "report.json", "front.svg"}
     text = page.read_text("utf-8")
     assert text.startswith("before\n<!-- results: smoke -->\n| # | engine |")
     assert text.endswith("\n<!-- /results -->\nafter\n")
