@@ -20,14 +20,14 @@ COMMANDS = {
     "finetune": "stages", "augment": "stages", "compress": "stages", "export": "stages", "optimize": "stages",
     "build": "stages", "benchmark": "stages", "sensitivity": "layers", "allocate": "layers",
     "list": "inspect", "show": "inspect", "verify": "inspect", "gc": "inspect", "doctor": "inspect",
-    "completion": "inspect",
+    "completion": "inspect", "import": "inspect",
 }  # fmt: skip
 
 _ORDER = {
     "Recipes": ("run", "validate", "explain", "report"),
     "Stages": ("finetune", "augment", "compress", "export", "optimize", "build", "benchmark"),
     "Layers": ("sensitivity", "allocate"),
-    "Look": ("list", "show", "doctor", "verify", "gc", "completion"),
+    "Look": ("list", "show", "doctor", "verify", "import", "gc", "completion"),
 }
 
 

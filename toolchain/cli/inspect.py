@@ -1,4 +1,4 @@
-"""Commands that look: list, show, verify, gc, doctor, completion."""
+"""Commands that look, and those on the store: list, show, verify, import, gc, doctor, completion."""
 
 from __future__ import annotations
 
@@ -112,6 +112,30 @@ def verify_command(references: tuple[str, ...], store: Store, as_json: bool) -> 
         count = len(chosen) + len(damaged)
         click.echo(f"{count} artifacts, {size / 1e6:,.1f} MB: {f'{bad} damaged' if bad else 'all as published'}")
     return 1 if damaged or any(problems.values()) else 0
+
+
+@click.command("import")
+@click.argument("source", type=click.Path(path_type=Path), metavar="STORE")
+@options.store_option
+@options.json_option
+@options.verbosity
+def import_command(source: Path, store: Store, as_json: bool) -> int:
+    """Take from another machine's STORE what was trained there, so that a run here does not train it again.
+
+    STORE is a copy of that machine's store, or of parts of it. Checkpoints, augmented texts and teachers' answers are
+    taken, whatever versions of PyTorch they were made with; graphs, engines and measurements are made here.
+    """
+    from toolchain.pipeline import transfer
+
+    taken = []
+    for artifact, new in transfer.take(source, store):
+        taken.append({"kind": artifact.kind, "key": artifact.key, "label": artifact.manifest["label"], "new": new})
+        if not as_json:
+            verb = "taken" if new else "there already"
+            click.echo(f"{artifact.kind:10s} {artifact.key[:12]}  {artifact.manifest['label']}: {verb}")
+    if as_json:
+        options.echo_json(taken)
+    return 0
 
 
 @click.command("gc")

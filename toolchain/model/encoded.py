@@ -45,15 +45,13 @@ def collate(data: Encoded, indices: Sequence[int], device: Any) -> dict[str, Any
 
     longest = max(len(data.inputs[i]["input_ids"]) for i in indices)
     batch = {
-        name: torch.tensor(
-            [row + [pad] * (longest - len(row)) for row in (data.inputs[i][name] for i in indices)], device=device
-        )
+        name: torch.tensor([row + [pad] * (longest - len(row)) for row in (data.inputs[i][name] for i in indices)])
         for name, pad in data.pad.items()
     }
-    batch["labels"] = torch.tensor([data.labels[i] for i in indices], device=device)
+    batch["labels"] = torch.tensor([data.labels[i] for i in indices])
     if data.teacher is not None:
-        batch["teacher"] = torch.tensor([data.teacher[i] for i in indices], device=device)
-    return batch
+        batch["teacher"] = torch.tensor([data.teacher[i] for i in indices])
+    return {name: values.to(device, non_blocking=True) for name, values in batch.items()}
 
 
 def answers(model: Any, data: Encoded, batch_size: int = 64) -> Iterator[tuple[list[int], Any, Any]]:

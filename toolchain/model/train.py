@@ -9,6 +9,7 @@ epoch) alone and every step seeds its own dropout.
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable
@@ -134,7 +135,8 @@ def train(
     world, rank, device = accelerator.num_processes, accelerator.process_index, accelerator.device
     model.to(device)
     named = dict(model.named_parameters()) | hooks.extra_parameters
-    optimizer = torch.optim.AdamW(_groups(named, config, hooks.learning_rates), lr=config.learning_rate)
+    groups = _groups(named, config, hooks.learning_rates)
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=device.type == "cuda")
     per_process = -(-config.batch_size // world)
     lengths = [len(row["input_ids"]) for row in data.inputs]
     per_epoch = -(-len(batches(lengths, per_process, context.seed, 0)) // world)
@@ -165,9 +167,10 @@ def train(
                         hooks.before_step(where.step, total)
                     with accelerator.autocast():
                         value = loss(prepared, collate(data, order[index * world + rank], device))
-                    if not torch.isfinite(value):
+                    found = value.item()  # waits for a GPU: once in a step
+                    if not math.isfinite(found):
                         raise ModelError(
-                            f"the loss became {value.item()} at step {where.step + 1} of {total}",
+                            f"the loss became {found} at step {where.step + 1} of {total}",
                             f"lower learning_rate (now {config.learning_rate:g}), or use precision: fp32",
                         )
                     accelerator.backward(value)
@@ -178,7 +181,7 @@ def train(
                         stepper.step()
                         stepper.zero_grad()
                         where.step += 1
-                        where.loss += value.item()
+                        where.loss += found
                         if hooks.after_step:
                             hooks.after_step(where.step, total)
                     bar.advance(1, f"loss {where.loss / (index + 1):.3f}")
