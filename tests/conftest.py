@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import shutil
@@ -38,6 +39,14 @@ def smoke_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
             done = toolchain("run", ROOT / "recipes/smoke.yaml", "--store", store)
             assert done.returncode == 0, done.stderr
     return store
+
+
+@pytest.fixture(scope="session", autouse=True)
+def exporters_table() -> None:
+    """PyTorch's exporter makes its table of operators anew for every export: a fifth of a small model's; here, once."""
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    ONNXRegistry.from_torchlib = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -39,6 +39,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from toolchain.core.errors import EngineError, MissingPackageError, ToolchainError
+from toolchain.core.garbage import uncollected
 from toolchain.core.session import TEXT_INPUT
 from toolchain.measure.energy import EnergyMeter
 
@@ -230,8 +231,7 @@ class Worker:
         calls: list[int] = []
         passes, spent = 0, 0
         gc.collect()
-        gc.disable()
-        try:
+        with uncollected():
             start = self._meter.read()
             while True:
                 taken = run(calls if batch_size == 1 else None)
@@ -239,8 +239,6 @@ class Worker:
                 if (spent + taken) * 1e-9 > seconds:
                     break
             end = self._meter.read()
-        finally:
-            gc.enable()
         return {
             "calls_ms": [call * 1e-6 for call in calls],
             "seconds": spent * 1e-9,
