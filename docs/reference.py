@@ -17,6 +17,7 @@ import click
 from toolchain.cli import COMMANDS, cli
 from toolchain.cli.fields import describe
 from toolchain.core import registry
+from toolchain.pipeline.bounds import Rule
 from toolchain.pipeline.plan import STAGES
 from toolchain.pipeline.settings import Benchmark, Evaluate, Report, Weights, plain
 
@@ -90,8 +91,9 @@ def _tasks() -> Iterator[str]:
 
 
 def _settings() -> Iterator[str]:
-    yield "# Evaluation, benchmark, report and sensitivity settings"
+    yield "# Evaluation, benchmark, report, check and sensitivity settings"
     configs = {"evaluate": Evaluate, "benchmark": Benchmark, "report": Report, "report.weights": Weights}
+    configs |= {"check": Rule}
     configs |= {"sensitivity": registry.stage("sensitivity").config}
     for key, config in configs.items():
         yield f"## {key}"
@@ -157,7 +159,7 @@ def _commands() -> Iterator[str]:
     yield "# Commands"
     yield (
         "Data goes to stdout, messages and progress to stderr. Exit codes: 0 done, 1 an error that its message "
-        "explains, 2 usage, 3 finished but a gate was missed, 130 stopped with Ctrl-C."
+        "explains, 2 usage, 3 finished but a gate or a bound was missed, 130 stopped with Ctrl-C."
     )
     # With the settings of the command line: click keeps the first help option that it makes for a command.
     root = click.Context(cli, info_name="toolchain", **cli.context_settings)

@@ -279,6 +279,7 @@ def _show_recipe(path: Path, as_json: bool) -> int:
         "engines": [{engine.label: plain(engine.config)} for engine in found.engines],
         "baseline": {"variant": found.baseline[0], "engine": found.baseline[1]},
         "evaluate": plain(found.evaluate), "benchmark": plain(found.benchmark), "report": plain(found.report),
+        "check": plain(found.check),
     }  # fmt: skip
     if as_json:
         options.echo_json(value)

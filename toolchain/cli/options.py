@@ -62,6 +62,22 @@ def recipe_options(function: F) -> F:
     return function
 
 
+def check_options(function: F) -> F:
+    """Adds ``--check`` and ``--junit``."""
+    for option in (
+        click.option(
+            "--junit", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+            help="With --check: write the checks as JUnit XML here too.",
+        ),
+        click.option(
+            "--check", is_flag=True,
+            help="Hold the engines to the bounds under the recipe's key check; exit code 3 when one is broken.",
+        ),
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
 def run_options(function: F) -> F:
     """Adds what a command that does work takes."""
     for option in (
@@ -103,8 +119,8 @@ def forced(value: str | None) -> Sequence[str]:
 
 
 @contextmanager
-def output_errors(folder: Path) -> Iterator[None]:
-    """Turns the system's errors about a folder that ``-o`` names into ones that say so.
+def output_errors(path: Path, option: str = "-o") -> Iterator[None]:
+    """Turns the system's errors about a path that an option names into ones that say so.
 
     Raises:
         ToolchainError: It cannot be written.
@@ -112,7 +128,9 @@ def output_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ToolchainError(f"-o {folder} cannot be written: {error.strerror or error}", "choose another") from error
+        raise ToolchainError(
+            f"{option} {path} cannot be written: {error.strerror or error}", "choose another"
+        ) from error
 
 
 def echo_json(value: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from toolchain.core.log import logger
 
 if TYPE_CHECKING:
     from toolchain.core.store import Store
+    from toolchain.deliver.check import Check
     from toolchain.deliver.report import Report
     from toolchain.pipeline.plan import Plan
     from toolchain.pipeline.run import Outcome
@@ -24,13 +25,14 @@ if TYPE_CHECKING:
 @click.argument("recipe", type=options.RECIPE)
 @options.recipe_options
 @options.run_options
+@options.check_options
 @options.store_option
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the report here too.")
 @options.json_option
 @options.verbosity
 def run_command(
     recipe: Path, sets: tuple[str, ...], models: tuple[str, ...], data: str | None, store: Store, threads: int | None,
-    force: str | None, dry_run: bool, output: Path | None, as_json: bool,
+    force: str | None, dry_run: bool, check: bool, junit: Path | None, output: Path | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Run a whole RECIPE and print the ranked table of its engines.
 
@@ -40,11 +42,12 @@ def run_command(
     from toolchain.pipeline import recipe as recipes
 
     made = plan.make(recipes.load(recipe, options.with_threads(sets, threads), models, data))
+    _need_rules(made, check, junit)
     if dry_run:
         return print_preview(made, store, as_json, options.forced(force))
     run.quiet_libraries()
     outcome = run.execute(made, store, force=options.forced(force))
-    return finish(outcome, store, output, as_json)
+    return finish(outcome, store, output, as_json, check, junit)
 
 
 @click.command("validate")
@@ -88,19 +91,21 @@ def validate_command(
 @click.command("report")
 @click.argument("recipe", type=options.RECIPE)
 @options.recipe_options
+@options.check_options
 @options.store_option
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write report.md, .csv and .json here too.")
 @options.json_option
 @options.verbosity
 def report_command(
     recipe: Path, sets: tuple[str, ...], models: tuple[str, ...], data: str | None, store: Store,
-    output: Path | None, as_json: bool,
+    check: bool, junit: Path | None, output: Path | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Print the ranked table of a RECIPE from what the store has; nothing is run."""
     from toolchain.pipeline import plan, run
     from toolchain.pipeline import recipe as recipes
 
     made = plan.make(recipes.load(recipe, sets, models, data))
+    _need_rules(made, check, junit)
     outcome, status = run.preview(made, store)
     missing = [made.steps[step].label for step, found in status.items() if found != "hit"]
     if made.time not in outcome.artifacts:
@@ -109,7 +114,7 @@ def report_command(
             f"{', '.join(missing[:4])}",
             f"toolchain run {recipe}",
         )
-    return finish(outcome, store, output, as_json)
+    return finish(outcome, store, output, as_json, check, junit)
 
 
 @click.command("explain")
@@ -228,29 +233,97 @@ def show_preview(
         click.echo(f"not applicable: {name}: {reason}")
 
 
-def finish(outcome: Outcome, store: Store, output: Path | None, as_json: bool) -> int:
-    """Prints and writes the report of a run, and gives the exit code."""
+def finish(
+    outcome: Outcome, store: Store, output: Path | None, as_json: bool, check: bool = False, junit: Path | None = None
+) -> int:
+    """Prints and writes the report of a run, and gives the exit code.
+
+    Args:
+        outcome: The run, or a preview in which the store has everything.
+        store: Its folder ``reports/NAME`` is written to.
+        output: Another folder to write the report to.
+        as_json: Print JSON.
+        check: Hold the engines to the recipe's bounds.
+        junit: Another file to write the checks to.
+    """
+    from toolchain.deliver import check as checks
     from toolchain.deliver import ranking, report
 
     if outcome.rank:
         return outcome.exit_code
-    ranked = ranking.rank(outcome)
     folder = store.root / "reports" / outcome.plan.recipe.name
+    try:
+        ranked = ranking.rank(outcome)
+    except ToolchainError:
+        if check:  # whoever reads the checks must not find those of another run
+            _write_checks(checks.judge(outcome, None), outcome, None, store, output, junit)
+        raise
     with store.errors():
         folder.mkdir(parents=True, exist_ok=True)
         report.write(ranked, folder)
+        for name in checks.FILES:
+            (folder / name).unlink(missing_ok=True)  # of another run
     if output:
         with options.output_errors(output):
             output.mkdir(parents=True, exist_ok=True)
             report.write(ranked, output)
+    judged = checks.judge(outcome, ranked) if check else []
+    if check:
+        _write_checks(judged, outcome, ranked, store, output, junit)
     if as_json:
-        options.echo_json(report.to_json(ranked))
+        options.echo_json(report.to_json(ranked) | ({"checks": checks.to_json(judged)} if check else {}))
     else:
-        options.print_rich(report.terminal(ranked))
+        options.print_rich(report.terminal(ranked), *([checks.table(judged)] if check else []))
     logger.info("%s", _closing(outcome, output or folder))
     for reason in dict.fromkeys(outcome.failed.values()):
         logger.error("failed: %s", reason)
-    return outcome.exit_code or _missed(ranked)
+    return outcome.exit_code or max(_missed(ranked), _broken(judged))
+
+
+def _need_rules(made: Plan, check: bool, junit: Path | None) -> None:
+    """Holds that what is to be checked can be, before any work."""
+    from toolchain.pipeline.bounds import need_rules
+
+    if junit and not check:
+        raise click.UsageError("--junit writes what --check finds: give both")
+    if check:
+        need_rules(made.recipe.check, made.recipe.name)
+
+
+def _write_checks(
+    judged: Sequence[Check], outcome: Outcome, ranked: Report | None, store: Store, output: Path | None,
+    junit: Path | None,
+) -> None:  # fmt: skip
+    """Writes the checks beside the report, and where ``-o`` and ``--junit`` ask for them."""
+    from toolchain import __version__
+    from toolchain.deliver import check as checks
+
+    name = outcome.plan.recipe.name
+    machine = ranked.machine if ranked else {}
+    facts = {"toolchain": __version__, **{key: machine[key] for key in ("cpu", "gpus") if machine.get(key)}}
+    with store.errors():
+        folder = store.root / "reports" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        checks.write(judged, name, facts, folder)
+    if output:
+        with options.output_errors(output):
+            output.mkdir(parents=True, exist_ok=True)
+            checks.write(judged, name, facts, output)
+    if junit:
+        with options.output_errors(junit, "--junit"):
+            junit.parent.mkdir(parents=True, exist_ok=True)
+            junit.write_bytes(checks.to_junit(judged, name, facts))
+
+
+def _broken(judged: Sequence[Check]) -> int:
+    """3 when an engine broke a bound."""
+    from toolchain.deliver import check as checks
+
+    for each in checks.missed(judged):
+        logger.error("check failed: %s", each.message)
+    if judged:
+        logger.info("checks: %s", checks.counted(judged))
+    return 3 if checks.missed(judged) else 0
 
 
 def _closing(outcome: Outcome, folder: Path) -> str:

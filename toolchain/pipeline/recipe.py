@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from toolchain.core import registry
+from toolchain.pipeline.bounds import Rule, rules
 from toolchain.pipeline.document import Document, Problems, beside, override, read
 from toolchain.pipeline.items import (
     PATHS,
@@ -29,7 +30,7 @@ from toolchain.pipeline.sources import point_data, point_models
 #: Top-level keys of a recipe.
 KEYS = (
     "name", "description", "task", "model", "models", "seeds", "stages", "variants", "engines", "baseline", "evaluate",
-    "benchmark", "report", "test",
+    "benchmark", "report", "check", "test",
 )  # fmt: skip
 
 
@@ -49,6 +50,7 @@ class Recipe:
         evaluate: How accuracy and the gates' evidence are taken.
         benchmark: How to measure.
         report: How to rank.
+        check: Bounds that ``--check`` holds the engines to.
         test: Settings under which a test runs the recipe in seconds.
     """
 
@@ -63,6 +65,7 @@ class Recipe:
     evaluate: Evaluate
     benchmark: Benchmark
     report: Report
+    check: tuple[Rule, ...]
     test: dict[str, Any]
 
     @property
@@ -137,6 +140,9 @@ def parse(document: Document, sets: Sequence[str] = (), models: Sequence[str] = 
     report = validate(problems, Report, root.get("report", {}), ("report",), "report")
     if report and benchmark:
         _check_speedup(problems, report, benchmark)
+    pairs = [(variant, engine.label) for variant in parsed for engine in engines]
+    batches = benchmark.batch_sizes if benchmark else ()
+    check = rules(problems, root.get("check", []), list(sources), pairs, baseline, batches)
     given = root.get("model") or root.get("models")
     if not given and any(not items or items[0].stage != "adopt" for items in parsed.values()):
         problems.add(("models",), "missing: where the model comes from", "model: FOLDER or hub id, or --model SOURCE")
@@ -162,6 +168,7 @@ def parse(document: Document, sets: Sequence[str] = (), models: Sequence[str] = 
         evaluate,
         benchmark,
         report,
+        check,
         dict(test),
     )
 

@@ -107,6 +107,18 @@ CASES = [
     _recipe(
         "a speedup that is not measured", GOOD + "report: {speedup: batch 64}\n", "'batch 64'", "batch 1, batch 32"
     ),
+    _recipe("a check without a bound", GOOD + "check: {at: batch 32}\n", "no bound", "accuracy_drop"),
+    _recipe(
+        "an unknown bound", GOOD + "check: [{acuracy: 90}]\n", "r.yaml:3:10", "'acuracy'", "did you mean 'accuracy'?"
+    ),
+    _recipe("a check of an unknown engine", GOOD + "check: {engines: [bse], accuracy: 90}\n", "'bse'", "'base'"),
+    _recipe(
+        "a bound at a batch that is not timed", GOOD + "check: {per_s: 9, at: batch 64}\n", "'batch 64'", "batch 32"
+    ),
+    _recipe("a latency at a batch", GOOD + "check: {latency_ms: 9, at: batch 32}\n", "latency_ms", "per_s"),
+    _recipe("a throughput at batch 1", GOOD + "check: {per_s: 9}\n", "per_s", "batch size"),
+    _recipe("a check of an unknown gate", GOOD + "check: {gates: [fused]}\n", "'fused'", "fusion"),
+    _recipe("a ratio of the baseline alone", GOOD + "check: {accuracy_drop: 1}\n", "accuracy_drop", "no other engine"),
     _recipe("a seed twice", GOOD + "seeds: [17, 17]\n", "[17, 17]", "twice"),
     _recipe("a negative seed", GOOD + "seeds: [-1]\n", "[-1]", "from 0"),
     _recipe("no model", "variants: {base: [export]}\n", "model", "--model"),
@@ -208,6 +220,8 @@ CASES = [
     _flags("an unknown option", "run", "r.yaml", "--sets", "a=1", says=("--sets", "--set"), code=2),
     _flags("no recipe to run", "run", says=("RECIPE",), code=2),
     _flags("a report before the run", "report", "r.yaml", says=("have not been run", "toolchain run r.yaml")),
+    _flags("--check without bounds", "run", "r.yaml", "--check", says=("no bounds", "check: {accuracy_drop: 1.0}")),
+    _flags("--junit without --check", "run", "r.yaml", "--junit", "x.xml", says=("--check",), code=2),
     _flags("--task beside a recipe", "export", "r.yaml", "--task", "sst2", says=("--task", "--set"), code=2),
     _flags("--technique beside a recipe", "optimize", "r.yaml", "-t", "dynamic_int8", says=("--technique",), code=2),
     _flags("gc without saying what stays", "gc", says=("recipes", "--all"), code=2),
