@@ -173,18 +173,43 @@ def gc_command(
 
 @click.command("doctor")
 @options.store_option
+@click.option(
+    "--engine",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Say only whether this engine can run here: exit code 1 and the reason where it cannot.",
+)
+@click.option("--open", "opened", is_flag=True, help="With --engine: open it too, and let it answer a sentence.")
 @options.json_option
 @options.verbosity
-def doctor_command(store: Store, as_json: bool) -> int:
+def doctor_command(store: Store, engine: Path | None, opened: bool, as_json: bool) -> int:  # fmt: skip
     """Say what this machine can build and run, what is missing, and the command that adds it."""
     from toolchain.deliver import doctor
 
+    if opened and engine is None:
+        raise click.UsageError("--open opens the engine that --engine names")
+    if engine is not None:
+        return _examine(engine, opened, as_json)
     diagnosis = doctor.diagnose(store.root)
     if as_json:
         options.echo_json(diagnosis)
     else:
         options.print_rich(doctor.render(diagnosis))
     return 1 if diagnosis["problems"] else 0
+
+
+def _examine(folder: Path, opened: bool, as_json: bool) -> int:
+    """Says that an engine can run here; that it cannot is an error."""
+    from toolchain.deliver import health
+
+    found = health.examine(folder, opened=opened)
+    if as_json:
+        options.echo_json(found)
+    else:
+        named = f"{found['engine']} ({found['provider']})" if found["provider"] else found["engine"]
+        answered = f", and answers {health.QUESTION!r} with {found['label']!r}" if opened else ""
+        click.echo(f"{folder}: {named} can run here{answered}")
+    return 0
 
 
 @click.command("completion")

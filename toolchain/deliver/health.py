@@ -1,0 +1,54 @@
+"""Whether one engine can run here: what a container's health check asks. No framework is loaded unless it is opened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from toolchain.core import registry
+from toolchain.core.errors import EngineError, ModelError
+from toolchain.deliver.doctor import diagnose
+from toolchain.engines._artifact import read_engine
+from toolchain.model.tokens import TOKENIZER_FILE
+from toolchain.runtime.interface import read_interface
+
+#: What an engine is asked when it is opened.
+QUESTION = "Is anybody there?"
+
+
+def examine(folder: Path, *, opened: bool = False) -> dict[str, Any]:
+    """Looks at an engine folder, and at what its engine needs of this machine.
+
+    Args:
+        folder: The engine folder.
+        opened: Open it too, and let it answer a sentence.
+
+    Returns:
+        ``engine``, ``provider``, ``folder``, ``opened``, and the ``label`` that it answered, or None.
+
+    Raises:
+        EngineError: The engine is missing or damaged, or cannot run here; the message says why.
+        ModelError: What is known of its model is missing or damaged.
+    """
+    found = read_engine(folder)
+    interface = read_interface(folder)
+    if not (folder / TOKENIZER_FILE).is_file():
+        raise ModelError(f"{folder / TOKENIZER_FILE} is missing", "an engine folder is what 'toolchain build' writes")
+    known = diagnose(folder)["engines"]
+    provider = str(found.options.get("provider", ""))
+    ours = [each for each in known if each["engine"] == found.engine and each["provider"] in ("", provider)]
+    if not ours:
+        names = [each["engine"] for each in known]
+        raise EngineError(f"{folder} is for the engine {found.engine!r}", registry.suggest(found.engine, names))
+    if not ours[0]["runs"]:
+        named = f"{found.engine} ({provider})" if provider else found.engine
+        raise EngineError(f"{folder}: {named} cannot run here: {ours[0]['reason']}", "'toolchain doctor' shows all")
+    label = None
+    if opened:
+        from toolchain.runtime.predictor import Predictor
+
+        text = (QUESTION, QUESTION) if interface.pair else QUESTION
+        label = Predictor(folder).predict([text])[0].label
+    return {
+        "engine": found.engine, "provider": provider, "folder": str(folder), "opened": opened, "label": label,
+    }  # fmt: skip
