@@ -70,7 +70,9 @@ def test_every_recipe_runs_under_its_override_and_then_is_all_hits(
     assert sum(line["baseline"] for line in lines) == len({model for model, _ in planned.recipe.variants})
     assert sorted(line["rank"] for line in lines) == list(range(1, len(lines) + 1))
     refused = {item["name"] for item in report["not_applicable"]}
-    assert len(expected) + len(refused) == len(planned.recipe.variants) * len(planned.recipe.engines)
+    built = {item["name"] for item in report["not_run"]}
+    assert len(built) == len(planned.not_run)
+    assert len(expected) + len(refused) + len(built) == len(planned.recipe.variants) * len(planned.recipe.engines)
 
     second = call(*command, cwd=ROOT)
     assert second.code == 0, second.stderr

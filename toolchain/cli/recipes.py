@@ -74,6 +74,7 @@ def validate_command(
             {
                 "recipe": str(path), "valid": True, "steps": len(made.steps),
                 "engines": [row.name for row in made.rows], "not_applicable": dict(made.not_applicable),
+                "not_run": {row.name: reason for row, reason in made.not_run},
             }
         )  # fmt: skip
     if as_json:
@@ -83,6 +84,8 @@ def validate_command(
             click.echo(f"{result['recipe']}: valid, {result['steps']} steps, {len(result['engines'])} engines")
             for name, reason in result["not_applicable"].items():
                 click.echo(f"  {name}: not applicable: {reason}")
+            for name, reason in result["not_run"].items():
+                click.echo(f"  {name}: will be built, not run: {reason}")
         else:
             click.echo("\n".join(result["problems"]), err=True)
     return 0 if all(result["valid"] for result in results) else 1
@@ -185,13 +188,15 @@ def _explain_report(path: Path, as_json: bool) -> int:
 
     found = explain.read_report(path)
     engines = explain.of_report(found)
-    apart = {"not_applicable": found["not_applicable"], "failed": found["failed"]}
+    apart = {"not_applicable": found["not_applicable"], "not_run": found.get("not_run", []), "failed": found["failed"]}
     if as_json:
         options.echo_json({"engines": explain.to_json(engines), **apart})
         return 3 if explain.missed(engines) else 0
     options.print_rich(*explain.render(engines))
     for item in apart["not_applicable"]:
         click.echo(f"not applicable: {item['name']}: {item['reason']}")
+    for item in apart["not_run"]:
+        click.echo(f"not run: {item['name']}: {item['reason']}")
     for item in apart["failed"]:
         click.echo(f"failed: {item['name']}: {item['error']}")
     return 3 if explain.missed(engines) else 0
@@ -231,6 +236,8 @@ def show_preview(
     click.echo(f"\n{len(steps)} steps: {hits} in the store, {len(steps) - hits} to run")
     for name, reason in plan.not_applicable:
         click.echo(f"not applicable: {name}: {reason}")
+    for row, reason in plan.not_run:
+        click.echo(f"built, not run: {row.name}: {reason}")
 
 
 def finish(

@@ -51,10 +51,9 @@ def _engines(diagnosis: Mapping[str, Any]) -> RenderableType:
     grid = _grid()
     for engine in diagnosis["engines"]:
         name = engine["engine"] + (f" ({engine['provider']})" if engine["provider"] else "")
-        told = "builds and runs" if engine["builds"] else "runs" if engine["runs"] else "no"
-        grid.add_row(
-            _mark(GOOD if engine["runs"] else ABSENT), Text(name), Text(told), Text(engine["reason"], style="dim")
-        )
+        can = [what for what, able in (("builds", engine["builds"]), ("runs", engine["runs"])) if able]
+        told = " and ".join(can) or "no"
+        grid.add_row(_mark(GOOD if can else ABSENT), Text(name), Text(told), Text(engine["reason"], style="dim"))
     return grid
 
 

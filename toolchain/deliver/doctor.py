@@ -27,6 +27,9 @@ __all__ = ["diagnose", "render"]
 #: Distributions that bring the same module, and overwrite each other's files.
 SAME_MODULE = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu")}
 
+#: Distributions of which an engine takes either; each has a module of its own.
+EITHER = {"tensorrt-rtx": ("tensorrt-rtx", "tensorrt")}
+
 #: The extra whose distributions write what an engine is built from.
 EXPORT_EXTRA = "torch"
 
@@ -204,13 +207,16 @@ def _engines(extras: Sequence[Mapping[str, Any]], machine: Mapping[str, Any]) ->
             exporting = (
                 [f"exporting and building need {', '.join(unbuilt)}: {export['command']}"] if export and unbuilt else []
             )
-            found.append(_verdict(name, provider, lacking, exporting))
+            absent = getattr(technique.module, "absent", None)
+            missing = absent(technique.config()) if absent is not None and not lacking else ""
+            found.append(_verdict(name, provider, lacking, exporting, missing))
     return found
 
 
-def _verdict(engine: str, provider: str, lacking: list[str], exporting: list[str]) -> dict[str, Any]:
-    reason = "; ".join(lacking or exporting)
-    runs, builds = not lacking, not lacking and not exporting
+def _verdict(engine: str, provider: str, lacking: list[str], exporting: list[str], missing: str = "") -> dict[str, Any]:
+    """What an engine can do here; ``missing`` is what it needs to run, and not to be built."""
+    reason = "; ".join(lacking or [*([f"to run it: {missing}"] if missing else []), *exporting])
+    runs, builds = not lacking and not missing, not lacking and not exporting
     return {"engine": engine, "provider": provider, "runs": runs, "builds": builds, "reason": reason}
 
 
@@ -229,7 +235,9 @@ def _lacking(
     missing: dict[str, list[str]] = {}
     for library in libraries:
         # Only the GPU distribution brings the CUDA provider; either brings the CPU's.
-        accepted = SAME_MODULE.get(library, (library,))[1 if provider == "cuda" and library in SAME_MODULE else 0 :]
+        accepted = (SAME_MODULE | EITHER).get(library, (library,))[
+            1 if provider == "cuda" and library in SAME_MODULE else 0 :
+        ]
         if not any(map(_version, accepted)):
             commands = [e["command"] for e in extras for package in e["packages"] if package["name"] == accepted[0]]
             missing.setdefault((*commands, f"pip install {accepted[0]}")[0], []).append(accepted[0])

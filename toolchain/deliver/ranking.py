@@ -55,8 +55,16 @@ def rank(outcome: Outcome) -> report.Report:
                 training=_training(outcome, row.build),
             )
         )
+    not_run = []
+    for row, why in plan.not_run:
+        if error := outcome.failed.get(row.build):
+            failed.append((row.name, error))
+        elif row.build in outcome.artifacts:
+            not_run.append((row.name, f"built, not run: {why}; {_built(outcome.artifacts[row.build].metrics)}"))
+        else:
+            failed.append((row.name, "not built yet"))
     if not rows:
-        apart = dict(plan.not_applicable) or {"plan": "the recipe names no engine that can run"}
+        apart = dict([*plan.not_applicable, *not_run]) or {"plan": "the recipe names no engine that can run"}
         reasons = "\n".join(dict.fromkeys(reason for _, reason in failed)) or "\n".join(
             f"{name}: {reason}" for name, reason in apart.items()
         )
@@ -72,9 +80,20 @@ def rank(outcome: Outcome) -> report.Report:
         machine=record.get("machine"),
         settings=record or None,
         not_applicable=plan.not_applicable,
+        not_run=not_run,
         failed=failed,
         notes=_notes(outcome),
     )
+
+
+def _built(metrics: Mapping[str, Any]) -> str:
+    """What is known of an engine that was built and not run."""
+    told = [f"{metrics['bytes'] / 1e6:,.1f} MB"]
+    if products := metrics.get("products"):
+        told.append("products " + ", ".join(f"{count} in {kind}" for kind, count in products.items()))
+    integers, of = metrics.get("int8_products") or (0, 0)
+    told += [f"{integers} of {of} quantized products in int8"] if of else []
+    return "; ".join(told)
 
 
 def engine_settings(built: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from toolchain.pipeline.recipe import Recipe
 from toolchain.pipeline.settings import plain
 
 #: Another distribution that brings the same library.
-_SAME = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu")}
+_SAME = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu"), "tensorrt-rtx": ("tensorrt-rtx", "tensorrt")}
 
 
 class Task:

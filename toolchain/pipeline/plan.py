@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -91,6 +92,7 @@ class Plan:
         steps: By id, each after its inputs.
         rows: Engines to be ranked.
         not_applicable: Pairs that cannot meet, and why.
+        not_run: Engines that are built and cannot run on this machine, and why; they are neither evaluated nor timed.
         time: Id of the step that times all engines together; empty when the plan ends before it.
     """
 
@@ -98,6 +100,7 @@ class Plan:
     steps: dict[str, Step] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
     not_applicable: list[tuple[str, str]] = field(default_factory=list)
+    not_run: list[tuple[Row, str]] = field(default_factory=list)
     time: str = ""
 
 
@@ -121,7 +124,10 @@ def make(recipe: Recipe, until: str = "time") -> Plan:
                 continue
             for engine in recipe.engines:
                 row = _engine(plan, engine, chain, items, model, seed, variant, last)
-                if row:
+                absent = _absent(engine) if row else ""
+                if row and absent and row.build in plan.steps and plan.steps[row.build].stage == "build":
+                    plan.not_run.append((row, absent))
+                elif row:
                     plan.rows.append(row)
                     builds.append(row.build)
     if last >= STAGES.index("time") and builds:
@@ -266,11 +272,11 @@ def _engine(
                 plan.not_applicable.append((name, reason))
                 return None
         build = _add(
-            plan, "build", engine.technique, engine.config, (source.id,), label=_named(plan, model, variant, engine),
-            kind="engine",
+            plan, "build", engine.technique, _batched(engine.config, plan.recipe), (source.id,),
+            label=_named(plan, model, variant, engine), kind="engine",
         )  # fmt: skip
     evaluate = ""
-    if last >= STAGES.index("evaluate"):
+    if last >= STAGES.index("evaluate") and not (source.kind != "engine" and _absent(engine)):
         stage = registry.stage("evaluate")
         # An engine is compared with the graph that its variant began as, and looked into beside that it was built from.
         began = next((step.id for step in reversed(chain) if step.stage != "optimize"), source.id)
@@ -284,6 +290,19 @@ def _engine(
     techniques = tuple(item.technique.name for item in items if item.stage != "adopt")
     baseline = (variant, engine.label) == plan.recipe.baseline
     return Row(model, seed, variant, engine.label, build, evaluate, techniques, name, provider, baseline)
+
+
+def _absent(engine: Item) -> str:
+    """Why an engine cannot run on this machine; empty where it can, or where it says so when it is opened."""
+    found = getattr(engine.technique.module, "absent", None)
+    return str(found(engine.config)) if found is not None else ""
+
+
+def _batched(config: Any, recipe: Recipe) -> Any:
+    """An engine's settings, with the recipe's batch sizes where they are built in and none were named."""
+    if getattr(config, "batch_sizes", None) != ():
+        return config
+    return dataclasses.replace(config, batch_sizes=tuple(sorted({1, *recipe.benchmark.batch_sizes})))
 
 
 def _named(plan: Plan, model: str, variant: str, engine: Item, separator: str = " · ") -> str:

@@ -30,6 +30,7 @@ class Report:
         machine: What it was measured on.
         settings: How it was measured: ``threads``, ``sample``, ``rounds`` and more.
         not_applicable: What was not tried, and why.
+        not_run: What was built and cannot run on this machine, and why.
         failed: What was tried and failed, and the error.
         notes: What else a reader must know, such as overlaps between the data's splits.
     """
@@ -43,6 +44,7 @@ class Report:
     machine: Mapping[str, Any]
     settings: Mapping[str, Any]
     not_applicable: tuple[tuple[str, str], ...]
+    not_run: tuple[tuple[str, str], ...]
     failed: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
 
@@ -62,6 +64,7 @@ def build_report(
     machine: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
     not_applicable: Sequence[tuple[str, str]] = (),
+    not_run: Sequence[tuple[str, str]] = (),
     failed: Sequence[tuple[str, str]] = (),
     notes: Sequence[str] = (),
 ) -> Report:
@@ -76,6 +79,7 @@ def build_report(
         machine: What it was measured on.
         settings: How it was measured, as ``timing.json`` says at its top.
         not_applicable: ``(name, reason)`` of what was not tried.
+        not_run: ``(name, reason)`` of what was built and cannot run here.
         failed: ``(name, error)`` of what failed.
         notes: What else a reader must know.
 
@@ -106,6 +110,7 @@ def build_report(
         machine=dict(machine or {}),
         settings=dict(settings or {}),
         not_applicable=tuple(not_applicable),
+        not_run=tuple(not_run),
         failed=tuple(failed),
         notes=tuple(notes),
     )

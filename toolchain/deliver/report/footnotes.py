@@ -59,6 +59,7 @@ def footnotes(report: Report) -> list[tuple[str, str]]:
     ]
     found += [(f"gate {gate}", told) for gate, told in _gates(report)]
     found += [("not applicable", f"{name}: {reason}") for name, reason in report.not_applicable]
+    found += [("not run", f"{name}: {reason}") for name, reason in report.not_run]
     found += [("not timed", f"{line.name}: {line.error}") for line in report.lines if line.error]
     found += [("failed", f"{name}: {error}") for name, error in report.failed]
     # An engine's own notes repeat from engine to engine; each is told once.

@@ -50,6 +50,7 @@ def to_json(report: Report) -> dict[str, Any]:
                 {"goal": found.goal, "name": found.name, "reason": found.reason} for found in report.recommendations
             ],
             "not_applicable": [{"name": name, "reason": reason} for name, reason in report.not_applicable],
+            "not_run": [{"name": name, "reason": reason} for name, reason in report.not_run],
             "failed": [{"name": name, "error": error} for name, error in report.failed],
             "notes": list(report.notes),
         }
