@@ -103,6 +103,16 @@ def test_a_runtime_without_the_exporter_runs_and_does_not_build(tmp_path: Path) 
     assert cpu["reason"].endswith("onnx, onnxscript: pip install 'toolchain[torch]'")
 
 
+def test_an_engine_that_is_built_here_and_run_elsewhere_says_so(tmp_path: Path) -> None:
+    site = bare_site(tmp_path / "site")
+    assert "tensorrt-rtx missing: pip install" in engines(diagnose_in(site, tmp_path))["tensorrt"]["reason"]
+    plant(site, "tensorrt", "11.4.0")  # either serves
+    found = engines(diagnose_in(site, tmp_path))["tensorrt"]
+    assert "missing: pip install tensorrt-rtx" not in found["reason"]
+    if not found["runs"]:
+        assert found["reason"].startswith("to run it: no NVIDIA")
+
+
 def test_both_wheels_of_onnxruntime_are_a_problem_with_its_fix(tmp_path: Path) -> None:
     site = bare_site(tmp_path / "site")
     plant(site, "onnxruntime", "1.31.1")

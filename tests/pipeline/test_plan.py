@@ -114,3 +114,23 @@ def test_a_plan_may_end_at_a_stage(tmp_path: Path, until: str, expected: dict[st
 def test_techniques_of_a_row_are_in_order(tmp_path: Path) -> None:
     rows = {row.variant: row.techniques for row in _plan(tmp_path, BASE).rows}
     assert rows["static"] == ("finetune", "export", "static_int8")
+
+
+def test_an_engine_that_cannot_run_here_is_built_and_neither_evaluated_nor_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from toolchain.engines import tensorrt
+
+    text = BASE + "engines: [onnxruntime, tensorrt]\nbenchmark: {batch_sizes: [1, 8]}\n"
+    monkeypatch.setattr(tensorrt, "absent", lambda config: "no NVIDIA driver")
+    plan = _plan(tmp_path, text)
+    assert [(row.name, why) for row, why in plan.not_run] == [
+        ("base/tensorrt", "no NVIDIA driver"), ("static/tensorrt", "no NVIDIA driver"),
+    ]  # fmt: skip
+    assert [row.name for row in plan.rows] == ["base/onnxruntime", "dynamic/onnxruntime", "static/onnxruntime"]
+    assert _count(plan) == {"finetune": 1, "export": 1, "optimize": 2, "build": 5, "evaluate": 3, "time": 1}
+    built = [plan.steps[row.build] for row, _ in plan.not_run]
+    assert {step.id for step in built}.isdisjoint(plan.steps[plan.time].inputs)
+    assert {step.config.batch_sizes for step in built} == {(1, 8)}  # the recipe's
+    monkeypatch.setattr(tensorrt, "absent", lambda config: "")
+    assert [len(found) for found in (_plan(tmp_path, text).rows, _plan(tmp_path, text).not_run)] == [5, 0]
