@@ -29,7 +29,9 @@ PASSES: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "fp32": [],
     "fp16": [("fp16", {})],
     "int8": [("static_int8", STATIC)],
+    "fp8": [("fp16", {}), ("static_fp8", {"calibration_samples": 8})],
 }
+DEVICES = [80, 86, 89, 120, 121]
 
 without_gpu = pytest.mark.skipif(not _cudart.absent(), reason="there is a GPU")
 
@@ -73,18 +75,15 @@ def metrics_of(family: str, precision: str) -> dict[str, Any]:
 def test_a_plan_computes_in_the_precision_of_its_graph(family: str, precision: str) -> None:
     folder, metrics = plan_folder(family, precision), metrics_of(family, precision)
     assert (folder / "model.plan").stat().st_size == metrics["bytes"] > 100_000
-    assert metrics["compute_capabilities"] == [80, 86, 89, 120, 121]
-    products = metrics["products"]
+    assert metrics["compute_capabilities"] == (DEVICES[2:] if precision == "fp8" else DEVICES)
+    # Two layers of six products, pooler and classifier; ALBERT has a projection of its embeddings too.
+    quantized = {"int8", "fp8"} & {precision}
+    expected = (15 if family == "albert" else 14) if quantized else 0
+    assert metrics["int8_products"] == [expected, expected]
     if precision == "int8":
-        # Two layers of six products, pooler and classifier; ALBERT has a projection of its embeddings too.
-        expected = 15 if family == "albert" else 14
-        assert metrics["int8_products"] == [expected, expected]
-        # Attention's own two products of each layer stay in fp32.
-        assert products["fp32"] == 4
-        assert set(products) == {"fp32", "int8"}
-    else:
-        assert set(products) == {precision}
-        assert metrics["int8_products"] == [0, 0]
+        # Attention's own two products of each layer stay in fp32; in fp16 they are one kernel with softmax.
+        assert metrics["products"]["fp32"] == 4
+    assert set(metrics["products"]) == {precision} | ({"fp32"} if precision == "int8" else set())
 
 
 def test_fp16_makes_a_plan_smaller() -> None:
@@ -158,6 +157,12 @@ def test_an_operator_of_another_runtime_is_refused_by_name(tmp_path: Path) -> No
     assert "dialect qdq" in error.hint
 
 
+def test_fp8_for_a_device_without_it_says_which_have_it(tmp_path: Path) -> None:
+    error = refused(graph_folder("bert", "fp8"), tmp_path, compute_capabilities=(80, 89))
+    assert "FP8 takes compute capability 89 and up" in error.message
+    assert error.hint.startswith("compute_capabilities: [89, 120]")
+
+
 def test_softmax_guarded_against_nan_says_whose_export_has_none(tmp_path: Path) -> None:
     source = Path(shutil.copytree(onnx_folder(), tmp_path / "graph"))
     module = get("optimize", "fp16").module
@@ -179,21 +184,37 @@ def attention(folder: Path) -> Path:
     return path
 
 
-def test_attention_of_opset_23_in_fp32_says_to_export_lower(tmp_path: Path) -> None:
+def by_hand(path: Path, shapes: list[tuple[int, ...]], flag: str = "") -> EngineError:
+    """The error of a build that the engine has no settings for: other inputs, other flags."""
     trt = builder.load("tensorrt_rtx")
     said = builder.listener(trt)
     made = trt.Builder(said)
     network = made.create_network(0)
-    path = attention(tmp_path)
     assert trt.OnnxParser(network, said).parse_from_file(str(path))
     config, profile = made.create_builder_config(), made.create_optimization_profile()
-    for name in "qkv":
-        profile.set_shape(name, (1, 4, 1, 32), (1, 4, 8, 32), (1, 4, 16, 32))
+    for index in range(network.num_inputs):
+        profile.set_shape(network.get_input(index).name, *shapes)
     config.add_optimization_profile(profile)
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(trt.ComputeCapability.SM89, 0)
+    if flag:
+        config.set_flag(getattr(trt.BuilderFlag, flag))
     assert made.build_serialized_network(network, config) is None
-    error = explained("build", path, said.errors)
+    return explained("build", path, said.errors)
+
+
+def test_attention_of_opset_23_in_fp32_says_to_export_lower(tmp_path: Path) -> None:
+    error = by_hand(attention(tmp_path), [(1, 4, 1, 32), (1, 4, 8, 32), (1, 4, 16, 32)])
     assert "opset 23" in error.message
     assert "opset: 21" in error.hint
+
+
+@without_gpu
+@pytest.mark.parametrize(("flag", "precision"), [("REFIT", "fp16"), ("STRIP_PLAN", "fp32")])
+def test_a_plan_whose_weights_are_to_be_replaced_takes_a_driver(flag: str, precision: str) -> None:
+    error = by_hand(graph_folder("bert", precision) / "model.onnx", [(1, 2), (1, 8), (1, 16)], flag)
+    assert "the builder had to run kernels, which takes an NVIDIA driver and a GPU" in error.message
+    assert error.hint == "build on a machine with an NVIDIA GPU"
 
 
 def test_an_unknown_device_is_refused_with_those_that_there_are(tmp_path: Path) -> None:
@@ -283,15 +304,29 @@ def test_a_plan_of_another_version_or_device_says_so(tmp_path: Path, monkeypatch
         engine.open_session(folder, 1)
 
 
-@pytest.mark.parametrize("plan", [b"no plan" * 100, b""])
-def test_what_is_no_plan_is_told_from_what_tensorrt_says(plan: bytes) -> None:
+def unloaded(plan: bytes) -> EngineError:
+    """What TensorRT says of a plan that it does not load."""
     trt = builder.load("tensorrt_rtx")
     said = builder.listener(trt)
     runtime = trt.Runtime(said)
-    assert runtime.deserialize_cuda_engine(plan or b"\0") is None
-    error = explained("load", Path("model.plan"), said.errors)
-    assert "of another version of TensorRT, or damaged" in error.message or "driver" in error.message
-    assert error.hint
+    assert runtime.deserialize_cuda_engine(plan) is None
+    return explained("load", Path("model.plan"), said.errors)
+
+
+def test_what_is_no_plan_of_this_version_is_told_from_what_tensorrt_says() -> None:
+    plan = (plan_folder("bert", "fp16") / "model.plan").read_bytes()
+    # The first four bytes are the tag of the format, bytes 16 to 24 its length.
+    for damaged in (b"no plan" * 100, b"trt1" + plan[4:], plan + b"more"):
+        error = unloaded(damaged)
+        assert "of another version of TensorRT, or damaged" in error.message
+        assert error.hint == "build the engine again with the TensorRT that runs it"
+
+
+@without_gpu
+def test_a_plan_that_tensorrt_loads_without_a_driver_says_so() -> None:
+    error = unloaded((plan_folder("bert", "fp16") / "model.plan").read_bytes())
+    assert "this needs an NVIDIA driver and a GPU, and there is none" in error.message
+    assert "compute_capabilities" in error.hint
 
 
 def test_vendor_messages_lose_the_places_in_its_source() -> None:

@@ -15,8 +15,9 @@ __all__ = ["DIALECTS", "STAGES", "Context", "Ge", "Gt", "Le", "Lt", "MinLen", "S
 
 Kind = Literal["source", "data", "checkpoint", "onnx", "engine", "evaluation", "timing", "sensitivity", "answers"]
 
-#: ONNX dialects, from the one that every engine takes to the one that only ONNX Runtime takes.
-DIALECTS = ("standard", "qdq", "qdq-asymmetric", "ort")
+#: ONNX dialects: one that every engine takes, integers from what most take to what ONNX Runtime alone takes, and FP8,
+#: which TensorRT alone takes.
+DIALECTS = ("standard", "qdq", "qdq-asymmetric", "ort", "qdq-fp8")
 
 
 @dataclass(frozen=True)

@@ -200,24 +200,43 @@ def _engines(extras: Sequence[Mapping[str, Any]], machine: Mapping[str, Any]) ->
         try:
             technique = registry.get("engines", name)
         except ImportError as error:
-            found.append(_verdict(name, "", [f"its module cannot be loaded: {error}"], []))
+            found.append(_verdict(name, "", [f"its module cannot be loaded: {error}"], [], {}))
             continue
         for provider in _providers(technique.config):
             lacking = _lacking(technique.libraries, provider, extras, machine)
             exporting = (
                 [f"exporting and building need {', '.join(unbuilt)}: {export['command']}"] if export and unbuilt else []
             )
-            absent = getattr(technique.module, "absent", None)
-            missing = absent(technique.config()) if absent is not None and not lacking else ""
-            found.append(_verdict(name, provider, lacking, exporting, missing))
+            asked = {"run": "absent", "build": "unbuilt"} if not lacking else {}
+            hooks = {what: getattr(technique.module, hook, None) for what, hook in asked.items()}
+            here = {what: told for what, hook in hooks.items() if hook and (told := hook(technique.config()))}
+            found.append(_verdict(name, provider, lacking, exporting, here, _which(technique.libraries)))
     return found
 
 
-def _verdict(engine: str, provider: str, lacking: list[str], exporting: list[str], missing: str = "") -> dict[str, Any]:
-    """What an engine can do here; ``missing`` is what it needs to run, and not to be built."""
-    reason = "; ".join(lacking or [*([f"to run it: {missing}"] if missing else []), *exporting])
-    runs, builds = not lacking and not missing, not lacking and not exporting
+def _verdict(
+    engine: str, provider: str, lacking: list[str], exporting: list[str], here: Mapping[str, str], which: str = ""
+) -> dict[str, Any]:
+    """What an engine can do here.
+
+    Args:
+        engine: Its name.
+        provider: Where it runs; empty where it has one place.
+        lacking: Packages that it needs for anything.
+        exporting: Packages that building needs besides.
+        here: What this machine lacks to ``build`` and to ``run`` it.
+        which: The package that brings it, where several may.
+    """
+    needs = [f"to {what} it: {told}" for what, told in here.items()]
+    reason = "; ".join(lacking or [*([which] if which else []), *needs, *exporting])
+    runs, builds = not lacking and "run" not in here, not lacking and not exporting and "build" not in here
     return {"engine": engine, "provider": provider, "runs": runs, "builds": builds, "reason": reason}
+
+
+def _which(libraries: Sequence[str]) -> str:
+    """Of libraries that either of several distributions brings: which are installed, and their versions."""
+    names = [name for library in libraries for name in EITHER.get(library, ())]
+    return ", ".join(f"{name} {version}" for name in names if (version := _version(name)))
 
 
 def _providers(config: type[Any]) -> tuple[str, ...]:

@@ -91,8 +91,8 @@ def _built(metrics: Mapping[str, Any]) -> str:
     told = [f"{metrics['bytes'] / 1e6:,.1f} MB"]
     if products := metrics.get("products"):
         told.append("products " + ", ".join(f"{count} in {kind}" for kind, count in products.items()))
-    integers, of = metrics.get("int8_products") or (0, 0)
-    told += [f"{integers} of {of} quantized products in int8"] if of else []
+    narrow, of = metrics.get("int8_products") or (0, 0)
+    told += [f"{narrow} of {of} quantized products computed so"] if of else []
     return "; ".join(told)
 
 

@@ -43,9 +43,19 @@ _KNOWN = (
         "leave 75 out of compute_capabilities, or put the pass fp16 behind the export",
     ),
     (
+        r"HW-specific datatypes",
+        "the graph is of a precision that one of these GPUs does not multiply; FP8 takes compute capability 89 and up",
+        "compute_capabilities: [89, 120], or none of your own; int8 by static_int8 runs from 80 on",
+    ),
+    (
         r"libnvinfer_lean",
         "a version-compatible plan carries the lean runtime, which is not installed",
         "pip install tensorrt-lean-cu13 of the same version, or version_compatible: false",
+    ),
+    (
+        r"Serialization assertion|serialization version|VERSION_MISMATCH",
+        "the plan is of another version of TensorRT, or damaged",
+        "build the engine again with the TensorRT that runs it",
     ),
     (
         r"cudaError 35|CUDA driver version is insufficient|CUDA initialization failure|cudaErrorNoDevice|cudaError 100",
@@ -53,14 +63,9 @@ _KNOWN = (
         "do it on a machine with an NVIDIA GPU, or build for a device by its number: compute_capabilities: [89]",
     ),
     (
-        r"CHECK\(status == CUDA_SUCCESS\)",
+        r"CHECK\(status == CUDA_SUCCESS\)|CHECK\(sm_vers_",
         "the builder had to run kernels, which takes an NVIDIA driver and a GPU",
         "build on a machine with an NVIDIA GPU",
-    ),
-    (
-        r"magicTag|incompatible serialization version|serialization version|VERSION_MISMATCH|plan\.header\.size",
-        "the plan is of another version of TensorRT, or damaged",
-        "build the engine again with the TensorRT that runs it",
     ),
     (
         r"[Oo]ut of memory|cudaErrorMemoryAllocation|insufficient memory",

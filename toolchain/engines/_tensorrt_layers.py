@@ -98,8 +98,8 @@ def describe(layers: Sequence[Layer], graph: Mapping[str, str]) -> dict[str, Any
 
     Returns:
         ``layers`` by precision; ``products``: layers that multiply matrices, by precision (one layer may hold several
-        products of the graph, fused); ``int8_products``: products of the graph whose layer multiplies integers, and of
-        how many; ``float_products``: the names of the others.
+        products of the graph, fused); ``int8_products``: products of the graph whose layer multiplies integers or FP8,
+        and of how many; ``float_products``: the names of the others.
     """
     narrow = {node for layer in layers if layer.is_product and layer.precision in NARROW for node in layer.nodes}
     others = sorted(set(graph) - narrow)

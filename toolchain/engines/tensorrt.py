@@ -1,9 +1,10 @@
 """TensorRT 11 and TensorRT-RTX: plans for NVIDIA GPUs, in the precision that the graph has.
 
 Networks are strongly typed: what is computed in fp32, fp16, bf16 or int8 is what the graph says by its casts and its
-symmetric Q/DQ pairs, so the passes decide (``fp16``, ``bf16``, ``static_int8``, …). TensorRT-RTX builds for GPUs that
-are not there, several of them in one plan, and compiles its kernels where the plan is opened; TensorRT builds on the
-GPU that the plan is for. A plan holds code: it is loaded only where its digest is the one that was written beside it.
+symmetric Q/DQ pairs, so the passes decide (``fp16``, ``bf16``, ``static_int8``, ``static_fp8``, …). TensorRT-RTX builds
+for GPUs that are not there, several of them in one plan, and compiles its kernels where the plan is opened; TensorRT
+builds on the GPU that the plan is for. A plan holds code: it is loaded only where its digest is the one that was
+written beside it.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ from toolchain.model import checkpoint, two_four
 
 VERSION = 1
 LIBRARIES = ("tensorrt-rtx",)
-ACCEPTS = ("standard", "qdq")
+ACCEPTS = ("standard", "qdq", "qdq-fp8")
 
-__all__ = ["DEVICE", "Config", "absent", "build", "fingerprint", "open_session"]
+__all__ = ["DEVICE", "Config", "absent", "build", "fingerprint", "open_session", "unbuilt"]
 
 #: Modules that ``open_session`` loads; timing imports them before it times the session itself.
 MODULES = ("numpy",)
@@ -40,8 +41,9 @@ MODULES = ("numpy",)
 MODEL_FILE = "model.onnx"
 TIMING_CACHE_FILE = "timing.cache"
 
-#: What is built for where nobody says: TensorRT-RTX's devices from here on, because 75 takes fp16 alone.
-LEAST_CAPABILITY = 80
+#: What is built for where nobody says: TensorRT-RTX's devices from here on, because 75 takes fp16 alone; with FP8 from
+#: the first that multiplies it.
+LEAST_CAPABILITY, LEAST_FP8_CAPABILITY = 80, 89
 
 #: The largest batches where nobody says.
 BATCH_SIZES = (1, 32)
@@ -53,7 +55,8 @@ class Config(StageConfig):
 
     #: Which library builds and runs it; auto: TensorRT where it is installed beside a GPU, else TensorRT-RTX.
     library: Literal["auto", "tensorrt", "tensorrt_rtx"] = "auto"
-    #: Compute capabilities that the plan is for, 89 for 8.9 (TensorRT-RTX); none: every one from 80 on that it offers.
+    #: Compute capabilities that the plan is for, 89 for 8.9 (TensorRT-RTX); none: every one that it offers from 80 on,
+    #: from 89 on with FP8.
     compute_capabilities: tuple[Annotated[int, Ge(10), Le(999)], ...] = ()
     #: The largest batches, each with a profile of shapes of its own; none: the recipe's batch sizes.
     batch_sizes: tuple[Annotated[int, Ge(1), Le(4096)], ...] = ()
@@ -98,6 +101,11 @@ def absent(config: Config) -> str:
     return _cudart.absent()
 
 
+def unbuilt(config: Config) -> str:
+    """Why plans cannot be built on this machine; empty where they can: TensorRT's builder runs on the GPU."""
+    return _cudart.absent() if builder.choose(config.library) == "tensorrt" else ""
+
+
 def build(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     """Builds a plan from an ONNX model, and reads back what its layers compute in.
 
@@ -108,8 +116,9 @@ def build(source: Path, out: Path, config: Config, context: Context) -> Metrics:
         context: Dev texts, whose lengths the plan is made for.
 
     Returns:
-        ``bytes``, ``source_bytes``, ``build_s``; ``layers`` and ``products`` by precision, ``int8_products``: how many
-        of how many; ``sparse_weights``: 2:4, of all; ``library``, ``compute_capabilities`` and ``profiles``.
+        ``bytes``, ``source_bytes``, ``build_s``; ``layers`` and ``products`` by precision, ``int8_products``: how
+        many of the graph's int8 and FP8 ones are computed so, of how many; ``sparse_weights``: 2:4, of all;
+        ``library``, ``compute_capabilities`` and ``profiles``.
 
     Raises:
         ModelError: The source is missing, damaged, or keeps data outside of its folder.
@@ -126,9 +135,10 @@ def build(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     model = graph.load(source / MODEL_FILE)
     matrices = [two_four.is_sparse(matrix.values, matrix.axis) for matrix in two_four.matrices(model)]
     quantized = layers.quantized_products(model)
+    least = LEAST_FP8_CAPABILITY if graph.dialect(model) == "qdq-fp8" else LEAST_CAPABILITY
     del model
     profiles = profiles_of(encode_dev(source, context), config.batch_sizes or BATCH_SIZES)
-    targets = _targets(config, library)
+    targets = _targets(config, library, least)
     wish = builder.Wish(
         profiles=profiles,
         compute_capabilities=targets if library == "tensorrt_rtx" else config.compute_capabilities,
@@ -147,7 +157,7 @@ def build(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     precision = layers.describe(layers.read(built.listing), quantized)
     lost = precision.pop("float_products")
     if lost:
-        logger.warning("    tensorrt: %d int8 products run in float: %s", len(lost), ", ".join(lost[:4]))
+        logger.warning("    tensorrt: %d quantized products run in float: %s", len(lost), ", ".join(lost[:4]))
     record = {
         "library": {"name": library, "version": builder.version(library)},
         "compute_capabilities": list(targets),
@@ -196,12 +206,12 @@ def profiles_of(samples: Samples, batch_sizes: tuple[int, ...]) -> tuple[builder
     return tuple(found)
 
 
-def _targets(config: Config, library: str) -> tuple[int, ...]:
-    """The compute capabilities that the plan is for."""
+def _targets(config: Config, library: str, least: int) -> tuple[int, ...]:
+    """The compute capabilities that the plan is for: as asked, or those from the least on that are offered."""
     if config.compute_capabilities:
         return tuple(sorted(set(config.compute_capabilities)))
     if library == "tensorrt_rtx":
-        return tuple(number for number in builder.offered(library) if number >= LEAST_CAPABILITY)
+        return tuple(number for number in builder.offered(library) if number >= least)
     here = _cudart.gpu().get("compute_capability")
     return (here,) if here else ()
 

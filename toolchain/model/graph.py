@@ -58,7 +58,8 @@ def dialect(model: Any) -> str:
     """The dialect of a graph: which engines can take it.
 
     ``ort`` when it uses ONNX Runtime's own operators or dynamic int8, ``qdq-asymmetric`` when it has int8 Q/DQ pairs
-    with zero points, ``qdq`` when all of them are symmetric, else ``standard``.
+    with zero points, ``qdq-fp8`` when some pairs are of FP8, ``qdq`` when all are of symmetric integers, else
+    ``standard``.
     """
     domains = {node.domain for part in _graphs(model) for node in part.node}
     kinds = Counter(node.op_type for node in model.graph.node)
@@ -71,6 +72,8 @@ def dialect(model: Any) -> str:
     for node in model.graph.node:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear") and len(node.input) > 2 and node.input[2]:
             zero = constants.get(node.input[2])
+            if zero is not None and zero.data_type == 17:  # FLOAT8E4M3FN
+                return "qdq-fp8"
             if zero is None or zero.data_type not in (2, 3, 6, 22):  # TensorProto.UINT8, INT8, INT32, INT4
                 return "ort"
             if zero.data_type == 2 or _any_nonzero(zero):

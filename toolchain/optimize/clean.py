@@ -23,7 +23,7 @@ from toolchain.model import graph
 
 VERSION = 1
 LIBRARIES = ("onnx", "onnxscript")
-TAKES = ("standard", "qdq", "qdq-asymmetric", "ort")
+TAKES = ("standard", "qdq", "qdq-asymmetric", "ort", "qdq-fp8")
 AGREEMENT = 1.0
 
 #: Folding these would turn quantized weights into floats.
@@ -42,7 +42,7 @@ class Config(StageConfig):
 
 
 def gives(config: Config, taken: str) -> str:
-    """What was taken: ``standard``, ``qdq``, ``qdq-asymmetric`` or ``ort``."""
+    """What was taken, whatever it is."""
     return taken
 
 
