@@ -87,26 +87,28 @@ def page(found: Mapping[str, Any]) -> Iterator[str]:
     if not plans:
         raise ToolchainError("no plan was built", "see the errors above")
     library, capabilities = plans[0]["library"], plans[0]["compute_capabilities"]
-    yield "| model | variant | ONNX MB | plan MB | for one device | build s | products | int8 | 2:4 weights |"
-    yield "| --- | --- | ---: | ---: | ---: | ---: | --- | ---: | ---: |"
+    yield "| model | variant | ONNX MB | plan MB | on one device | build s | layers | products | 8 bits | 2:4 weights |"
+    yield "| --- | --- | ---: | ---: | ---: | ---: | --- | --- | ---: | ---: |"
     every = {(item["model"], item["variant"]): item for item in plans if item["engine"] == "tensorrt"}
     one = {(item["model"], item["variant"]): item for item in plans if item["engine"] != "tensorrt"}
     for key, item in every.items():
         alone = f"{one[key]['bytes'] / 1e6:.1f}" if key in one else "–"
-        products = ", ".join(f"{count} {kind}" for kind, count in item["products"].items())
+        layers, products = (", ".join(f"{n} {kind}" for kind, n in item[key].items()) for key in ("layers", "products"))
         integers = "{} of {}".format(*item["int8_products"]) if item["int8_products"][1] else "–"
         sparse = "{} of {}".format(*item["sparse_weights"])
         yield (
             f"| {item['model']} | {item['variant']} | {item['source_bytes'] / 1e6:.1f} | {item['bytes'] / 1e6:.1f} | "
-            f"{alone} | {item['build_s']:.1f} | {products} | {integers} | {sparse} |"
+            f"{alone} | {item['build_s']:.1f} | {layers} | {products} | {integers} | {sparse} |"
         )
     yield ""
     yield (
         f"{library['name']} {library['version']}, built without a GPU on {found['machine']['physical_cores']} cores of "
-        f"{found['machine']['cpu']}. A plan is for compute capabilities {', '.join(map(str, capabilities))} together; "
-        "for one device: 89 alone. Products: layers of the plan that multiply matrices, by what they read; some hold "
-        "several of the graph's, and each profile of shapes has its own. int8: products of the graph that the plan "
-        "computes in integers, of those that are quantized. Heads were trained for a few steps. Nothing was executed."
+        f"{found['machine']['cpu']}. A plan is for compute capabilities {', '.join(map(str, capabilities))} together "
+        "(fp8: from 89 on); on one device: 89 alone. Layers: of the plan, by the widest float that they touch, or by "
+        "what products read; each profile of shapes has its own. Products: layers that multiply matrices; some hold "
+        "several of the graph's, and attention in fp16 is one generated kernel with its softmax, which is not among "
+        "them. 8 bits: products of the graph that the plan computes in int8 or FP8, of those that are quantized. "
+        "Heads were trained for a few steps. Nothing was executed."
     )
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -11,12 +13,12 @@ from tests.optimize.variants import FAMILIES, exported, made, operators, save
 from toolchain.core.errors import ModelError, RecipeError
 from toolchain.measure import parity
 from toolchain.model import graph
-from toolchain.optimize import fp16, static_fp8
+from toolchain.optimize import clean, fp16, static_fp8
 
 TEXTS = [(text,) for text in SENTENCES]
 
 
-def logits(folder: Path) -> np.ndarray:
+def logits(folder: Path) -> Any:
     return parity.Graph(folder, 1).logits(TEXTS)
 
 
@@ -66,6 +68,14 @@ def test_the_largest_number_is_the_largest_of_the_type(tmp_path: Path) -> None:
     assert np.abs(narrow * scale / wide - 1)[normal].max() <= 1 / 16
 
 
+def test_cleaning_leaves_the_pairs(tmp_path: Path) -> None:
+    out, _ = made(static_fp8, exported("bert"), tmp_path / "out")
+    cleaned, _ = made(clean, out, tmp_path / "clean")
+    assert graph.dialect(graph.load(cleaned / "model.onnx")) == static_fp8.GIVES
+    assert len(weights(cleaned, onnx.TensorProto.FLOAT8E4M3FN)) == 14
+    np.testing.assert_allclose(logits(cleaned), logits(out), atol=1e-5)
+
+
 def test_an_exclusion_stays_as_it_is_and_has_to_match(tmp_path: Path) -> None:
     out, metrics = made(static_fp8, exported("bert"), tmp_path / "out", exclude=("*classifier*",))
     assert metrics["fp8_weights"] == 13
@@ -88,6 +98,4 @@ def test_what_it_cannot_take_is_refused(tmp_path: Path) -> None:
 
 
 def copied(tmp_path: Path) -> Path:
-    import shutil
-
     return Path(shutil.copytree(exported("bert"), tmp_path / "copy"))

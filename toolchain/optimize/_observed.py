@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,13 +106,14 @@ class Values:
 
 
 @contextmanager
-def every_value(model: Any, path: Path, context: Context) -> Iterator[Values]:
+def every_value(model: Any, path: Path, context: Context, names: Collection[str] | None = None) -> Iterator[Values]:
     """Opens a session that gives every value of a graph, without any optimization.
 
     Args:
         model: The graph; it is not changed.
         path: What to call it in an error.
         context: Threads, and a folder for temporary files.
+        names: Values to give, where not every one: the others' memory is used again while it runs.
 
     Raises:
         ModelError: ONNX Runtime cannot load the graph.
@@ -123,7 +124,9 @@ def every_value(model: Any, path: Path, context: Context) -> Iterator[Values]:
     del copy.graph.value_info[:]
     known = {output.name for output in copy.graph.output}
     for node in copy.graph.node:
-        copy.graph.output.extend(onnx.ValueInfoProto(name=n) for n in node.output if n and n not in known)
+        copy.graph.output.extend(
+            onnx.ValueInfoProto(name=n) for n in node.output if n and n not in known and (names is None or n in names)
+        )
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = context.threads

@@ -110,7 +110,7 @@ def largest_inputs(
         context: Threads, and a folder for temporary files.
     """
     found = dict.fromkeys((node.input[0] for node in products), 0.0)
-    with _observed.every_value(model, path, context) as session, progress("calibrating", len(samples)) as bar:
+    with _observed.every_value(model, path, context, found) as session, progress("calibrating", len(samples)) as bar:
         for batch in samples:
             seen = session.run(batch, found)
             found = {name: max(most, float(np.abs(seen[name]).max())) for name, most in found.items()}
