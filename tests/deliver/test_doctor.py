@@ -100,7 +100,7 @@ def test_a_runtime_without_the_exporter_runs_and_does_not_build(tmp_path: Path) 
     cpu = engines(diagnose_in(site, tmp_path))["onnxruntime cpu"]
     assert cpu["runs"]
     assert not cpu["builds"]
-    assert cpu["reason"].endswith("onnx, onnxscript: pip install 'toolchain[torch]'")
+    assert cpu["reason"].endswith("onnx, onnxscript: pip install 'toolchain[build]'")
 
 
 def test_an_engine_that_is_built_here_and_run_elsewhere_says_so(tmp_path: Path) -> None:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from toolchain.deliver.report import Line, Report
     from toolchain.measure.gates import Verdict
-    from toolchain.pipeline.plan import Plan
     from toolchain.pipeline.run import Outcome
 
 State = Literal["passed", "failed", "skipped"]
@@ -119,16 +118,10 @@ def _absences(outcome: Outcome) -> Iterator[tuple[tuple[str, int, str, str], _Ab
     for row in plan.rows:
         why = outcome.failed.get(row.build) or outcome.failed.get(row.evaluate) or "not run yet"
         yield (row.model, row.seed, row.variant, row.engine), _Absence("failed", why)
-    for row, reason in _elsewhere(plan):
+    for row, reason in plan.not_run:
         error = outcome.failed.get(row.build)
         absence = _Absence("failed", error) if error else _Absence("skipped", f"cannot run on this machine: {reason}")
         yield (row.model, row.seed, row.variant, row.engine), absence
-
-
-def _elsewhere(plan: Plan) -> Sequence[tuple[Any, str]]:
-    """Engines that are built here and run on another machine only, and why."""
-    found: Sequence[tuple[Any, str]] = getattr(plan, "not_run", ())
-    return found
 
 
 def _judged(rule: Rule, name: str, standing: Line | _Absence, baseline: bool) -> Iterator[Check]:

