@@ -18,7 +18,7 @@ from tests.builders import (
     tiny_onnx_folder,
 )
 from tests.engines.broken import unknown_input, unknown_operator
-from toolchain.core.errors import EngineError, ModelError
+from toolchain.core.errors import EngineError, ModelError, RecipeError
 from toolchain.engines import onnxruntime as engine
 from toolchain.engines._onnxruntime_session import stray_nodes
 from toolchain.measure import gates
@@ -58,6 +58,12 @@ def test_a_file_that_is_not_to_be_lowered_stays_as_it_came(settings: Any, tmp_pa
     metrics = engine.build(onnx_folder(), tmp_path, engine.Config(**settings), context(tmp_path))
     assert metrics["kept_source"] is True
     assert (tmp_path / "model.onnx").read_bytes() == (onnx_folder() / "model.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("settings", [{"attention": "plain"}, {"offline": False}, {"optimization": "basic"}])
+def test_lengths_that_no_attention_would_read_are_refused(settings: Any, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=next(iter(settings))):
+        engine.build(onnx_folder(), tmp_path, engine.Config(mask="lengths", **settings), context(tmp_path))
 
 
 def test_fusion_that_a_session_does_or_does_not_do_by_itself_is_counted(tmp_path: Path) -> None:

@@ -204,9 +204,7 @@ def _engines(extras: Sequence[Mapping[str, Any]], machine: Mapping[str, Any]) ->
             continue
         for provider in _providers(technique.config):
             lacking = _lacking(technique.libraries, provider, extras, machine)
-            exporting = (
-                [f"building needs {', '.join(unbuilt)}: {export['command']}"] if export and unbuilt else []
-            )
+            exporting = [f"building needs {', '.join(unbuilt)}: {export['command']}"] if export and unbuilt else []
             asked = {"run": "absent", "build": "unbuilt"} if not lacking else {}
             hooks = {what: getattr(technique.module, hook, None) for what, hook in asked.items()}
             here = {what: told for what, hook in hooks.items() if hook and (told := hook(technique.config()))}

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from toolchain.core.errors import EngineError, first_line
+from toolchain.core.errors import EngineError, RecipeError, first_line
 from toolchain.core.session import TEXT_INPUT, ConcurrentSession
 from toolchain.core.stage import Context, Ge, Gt, Le, Metrics, StageConfig
 from toolchain.engines import _contention, _integer
@@ -118,8 +118,10 @@ def build(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     Raises:
         ModelError: The source is missing, damaged, or keeps data outside of its folder.
         EngineError: ONNX Runtime cannot run the model where it was asked to.
+        RecipeError: Settings exclude each other.
     """
     check_provider(config.provider)
+    _check_mask(config)
     from toolchain.model.onnx_file import inspect
 
     found = inspect(source / MODEL_FILE)
@@ -234,6 +236,19 @@ def _version(distribution: str) -> str | None:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def _check_mask(config: Config) -> None:
+    """Holds that there will be an attention that can read lengths."""
+    unfused = "attention: plain" if config.attention == "plain" else "" if config.offline else "offline: false"
+    unfused = unfused or (
+        f"optimization: {config.optimization}" if config.optimization in ("basic", "disabled") else ""
+    )
+    if config.mask == "lengths" and unfused:
+        raise RecipeError(
+            f"onnxruntime: mask: lengths is what fused attention reads, and {unfused} leaves none",
+            f"leave out mask: lengths, or {unfused}",
+        )
 
 
 def _forms(config: Config) -> Forms:
