@@ -24,41 +24,13 @@ from toolchain.core.errors import ToolchainError
 from toolchain.core.log import setup
 from toolchain.core.store import Artifact, Store
 from toolchain.measure.machine import environment
-from toolchain.measure.statistics import CONFIDENCE, Interval
+from toolchain.measure.statistics import pooled
 from toolchain.model.checkpoint import read_json
 from toolchain.pipeline import plan, run
 from toolchain.pipeline import recipe as recipes
 
 #: What is kept of what the techniques report.
 KEPT = ("sqnr_db", "sqnr_before_db", "parameters", "kept", "made", "relabelled", "steps")
-
-
-def pooled(differences: NDArray[np.float64]) -> Interval:
-    """The mean of paired differences over seeds and examples, with an interval for other seeds and other examples.
-
-    Seeds and examples are crossed, and both drawn from more: the variance of the mean is what examples, seeds and the
-    rest add, from the analysis of variance of a two-way layout, and its degrees of freedom are Satterthwaite's
-    (Biometrics Bulletin 2, 1946). With one seed it speaks of other examples alone.
-
-    Args:
-        differences: ``[seeds, examples]``, of −1, 0 and 1.
-    """
-    from scipy.stats import t
-
-    seeds, examples = differences.shape
-    mean = float(differences.mean())
-    by_example, by_seed = differences.mean(0), differences.mean(1)
-    of_examples = float(by_example.var(ddof=1)) / examples
-    of_seeds, freedom = 0.0, float(examples - 1)
-    if seeds > 1:
-        rest = differences - by_example - by_seed[:, None] + mean
-        error = float(np.square(rest).sum()) / ((seeds - 1) * (examples - 1)) / (seeds * examples)
-        between = float(by_seed.var(ddof=1)) / seeds
-        of_seeds = max(0.0, between - error)
-        if of_seeds:
-            freedom = (of_examples + of_seeds) ** 2 / (of_examples**2 / (examples - 1) + between**2 / (seeds - 1))
-    reach = float(t.ppf(0.5 + CONFIDENCE / 2, freedom)) * (of_examples + of_seeds) ** 0.5
-    return Interval(mean, mean - reach, mean + reach)
 
 
 def collect(made: plan.Plan, outcome: run.Outcome) -> list[dict[str, Any]]:

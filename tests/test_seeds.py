@@ -14,34 +14,6 @@ ROOT = Path(__file__).resolve().parents[1]
 SEEDS: dict[str, Any] = runpy.run_path(str(ROOT / "benchmarks/seeds.py"))
 
 
-def drawn(rng: np.random.Generator, seeds: int, examples: int, between: float) -> Any:
-    """Differences of −1, 0 and 1 whose mean is 0 over seeds and examples, in an experiment of so many of each."""
-    lean = rng.normal(0, between, seeds)[:, None]
-    hard = rng.normal(0, 0.05, examples)[None, :]
-    up = np.clip(0.06 + (lean + hard) / 2, 0, 1)
-    down = np.clip(0.06 - (lean + hard) / 2, 0, 1)
-    found = rng.random((seeds, examples))
-    return (found < up).astype(float) - (found > 1 - down).astype(float)
-
-
-@pytest.mark.parametrize("between", [0.0, 0.01])
-def test_intervals_hold_the_truth_as_often_as_they_say(between: float) -> None:
-    rng = np.random.default_rng(7)
-    held = [SEEDS["pooled"](drawn(rng, 3, 800, between)) for _ in range(600)]
-    share = np.mean([found.low <= 0 <= found.high for found in held])
-    assert 0.93 <= share <= 0.995
-
-
-def test_seeds_that_differ_widen_the_interval_and_one_seed_tells_of_examples_alone() -> None:
-    rng = np.random.default_rng(0)
-    same = drawn(rng, 1, 1000, 0.0)
-    one = SEEDS["pooled"](same)
-    repeated = SEEDS["pooled"](np.repeat(same, 3, axis=0))
-    assert repeated.half_width == pytest.approx(one.half_width, rel=1e-3)
-    apart = np.concatenate([same, np.roll(same, 3) - 0.05, np.roll(same, 5) + 0.05])
-    assert SEEDS["pooled"](apart).half_width > 2 * one.half_width
-
-
 def test_a_line_pools_the_seeds_that_both_have(tmp_path: Path) -> None:
     def row(variant: str, seed: int, right: list[bool]) -> dict[str, Any]:
         return {

@@ -5,6 +5,10 @@
   its exact, binomial form: :func:`mcnemar`.
 * Efron, "Bootstrap methods: another look at the jackknife", Annals of Statistics 7 (1979), percentile intervals:
   :func:`accuracy_difference` and :func:`speedup`.
+* Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6 (1979):
+  :func:`holm`.
+* Satterthwaite, "An approximate distribution of estimates of variance components", Biometrics Bulletin 2 (1946):
+  :func:`pooled`.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from statistics import NormalDist
 
 import numpy as np
@@ -181,6 +186,90 @@ def speedup(base_rounds: Sequence[float], rounds: Sequence[float], seed: int = 0
         return Interval(estimate, 0.0, math.inf)
     drawn = np.random.default_rng(seed).integers(len(ratios), size=(RESAMPLES, len(ratios)))
     return Interval(estimate, *_ends(np.median(ratios[drawn], axis=1)))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's corrected p-values: below 5 % for a true hypothesis with a chance of 5 % over all of them together.
+
+    The smallest of m p-values is multiplied by m, the next by m - 1, and so on; none gets below one before it. It needs
+    no assumption on how the tests hang together, which those against one baseline do.
+
+    Args:
+        p_values: One for each comparison.
+
+    Returns:
+        The corrected ones, in the same order, at most 1.
+    """
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    corrected, least = [0.0] * len(p_values), 0.0
+    for place, index in enumerate(order):
+        least = max(least, min(1.0, (len(order) - place) * p_values[index]))
+        corrected[index] = least
+    return corrected
+
+
+def pooled(differences: NDArray[np.float64]) -> Interval:
+    """The mean of paired differences over seeds and examples, with an interval for other seeds and other examples.
+
+    Seeds and examples are crossed, and both drawn from more: the variance of the mean is what examples, seeds and the
+    rest add, from the analysis of variance of a two-way layout, and its degrees of freedom are Satterthwaite's. With
+    one seed it speaks of other examples alone.
+
+    Args:
+        differences: ``[seeds, examples]``; of accuracy: -1, 0 and 1. Rounds of a timing may stand for examples.
+
+    Returns:
+        The mean and its 95 % interval, in the differences' unit.
+
+    Raises:
+        ValueError: There are no seeds, or fewer than two examples.
+    """
+    if differences.ndim != 2 or len(differences) < 1 or differences.shape[1] < 2:
+        raise ValueError(f"seeds of two examples or more are needed, not shape {differences.shape}")
+    seeds, examples = differences.shape
+    mean = float(differences.mean())
+    by_example, by_seed = differences.mean(0), differences.mean(1)
+    of_examples = float(by_example.var(ddof=1)) / examples
+    of_seeds, freedom = 0.0, float(examples - 1)
+    if seeds > 1:
+        rest = differences - by_example - by_seed[:, None] + mean
+        error = float(np.square(rest).sum()) / ((seeds - 1) * (examples - 1)) / (seeds * examples)
+        between = float(by_seed.var(ddof=1)) / seeds
+        of_seeds = max(0.0, between - error)
+        if of_seeds:
+            freedom = (of_examples + of_seeds) ** 2 / (of_examples**2 / (examples - 1) + between**2 / (seeds - 1))
+    reach = student_quantile(0.5 + CONFIDENCE / 2, freedom) * (of_examples + of_seeds) ** 0.5
+    return Interval(mean, mean - reach, mean + reach)
+
+
+@cache
+def student_quantile(share: float, freedom: float) -> float:
+    """The value below which a share of Student's t distribution lies.
+
+    With x = √f·tan θ and f degrees of freedom the density becomes ``cos^(f-1) θ``, which is smooth: its integral is a
+    Gauss-Legendre sum, and the share is met by bisection. No library is needed, and up to a share of 0.995 it agrees
+    with scipy's to six digits.
+
+    Args:
+        share: 0.5 to less than 1.
+        freedom: Degrees of freedom, from 1 on; they need not be whole.
+
+    Raises:
+        ValueError: An argument is out of range.
+    """
+    if not (0.5 <= share < 1 and freedom >= 1):
+        raise ValueError(f"share {share} and freedom {freedom}: 0.5 to 1, and at least 1, are needed")
+    nodes, sizes = np.polynomial.legendre.leggauss(64)  # type: ignore[no-untyped-call]
+    scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(math.pi)
+    # Beyond 40 standard deviations of the angle nothing is left of the density.
+    low, high = 0.0, min(math.pi / 2, 40 / math.sqrt(freedom))
+    while high - low > 1e-14 * high:
+        middle = (low + high) / 2
+        if not low < middle < high:
+            break
+        inside = np.cos((nodes + 1) * middle / 2) ** (freedom - 1) * sizes
+        low, high = (middle, high) if 0.5 + scale * middle / 2 * float(inside.sum()) < share else (low, middle)
+    return math.sqrt(freedom) * math.tan((low + high) / 2)
 
 
 def _ends(resampled: NDArray[np.float64]) -> tuple[float, float]:
