@@ -76,6 +76,7 @@ def rank(outcome: Outcome) -> report.Report:
         weights=plain(plan.recipe.report.weights),
         speedup=plan.recipe.report.speedup,
         split=plan.recipe.report.split,
+        margin=plan.recipe.report.margin,
         name=plan.recipe.name,
         machine=record.get("machine"),
         settings=record or None,

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from toolchain.measure.statistics import CONFIDENCE, Interval, accuracy_difference, discordant
+from toolchain.measure.statistics import CONFIDENCE, Interval, accuracy_difference, discordant, pooled
 
 #: Points of accuracy that an engine may be worse, where nothing else is asked for.
 MARGIN = 0.5
@@ -59,7 +59,7 @@ def judge(base: NDArray[np.bool_], variant: NDArray[np.bool_], margin: float) ->
 
     Where it cannot be said, the examples needed are those that settle it with a chance of 80 %, if the shares of
     examples lost and won, ψ together and d apart, stay as found:
-    ``n = (z₀.₉₇₅ + z₀.₈)²·(ψ - d²) / (d + margin)²``, and no less than what engines that never disagree need.
+    ``n = (z₀.₉₇₅ + z₀.₈)²·(ψ - d²) / (d + margin)²``, and for a "yes" no less than engines that never disagree need.
 
     Args:
         base: Which examples the baseline has right, ``[examples]``.
@@ -77,6 +77,21 @@ def judge(base: NDArray[np.bool_], variant: NDArray[np.bool_], margin: float) ->
     answer = answer_of(interval, margin)
     needed = _needed(lost, won, len(base), margin) if answer == "cannot say" else None
     return NonInferiority(answer, len(base), needed)
+
+
+def judge_seeds(differences: NDArray[np.float64], margin: float) -> Answer:
+    """Judges an engine over several seeds, for other seeds and other examples.
+
+    The interval is that of :func:`~toolchain.measure.statistics.pooled`, and no narrower than one of examples on which
+    two engines never disagree.
+
+    Args:
+        differences: ``[seeds, examples]``, of -1, 0 and 1.
+        margin: Above 0, below 1; 0.005 is half a point.
+    """
+    found, least = pooled(differences), score_interval(0, 0, differences.shape[1]).half_width
+    low, high = min(found.low, found.estimate - least), max(found.high, found.estimate + least)
+    return answer_of(Interval(found.estimate, low, high), margin)
 
 
 def answer_of(interval: Interval, margin: float) -> Answer:
@@ -135,9 +150,9 @@ def _needed(lost: int, won: int, total: int, margin: float) -> int | None:
     """Examples that settle it with the power asked for, rounded up to two digits."""
     reach = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
     psi, apart = (lost + won) / total, (won - lost) / total
-    never_disagree = reach**2 * (1 - margin) / margin
     if apart == -margin:
         return None
+    never_disagree = reach**2 * (1 - margin) / margin if apart > -margin else 0.0
     both = (reach + NormalDist().inv_cdf(POWER)) ** 2 * (psi - apart**2) / (apart + margin) ** 2
     examples = max(both, never_disagree, total + 1)
     if examples > MOST_NEEDED:

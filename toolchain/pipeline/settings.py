@@ -10,8 +10,9 @@ from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 from toolchain.core.registry import suggest
-from toolchain.core.stage import Ge, StageConfig
+from toolchain.core.stage import Ge, Gt, Le, StageConfig
 from toolchain.measure.evaluate import Config as Evaluate
+from toolchain.measure.noninferiority import MARGIN
 from toolchain.measure.timing import Config as Benchmark
 
 if TYPE_CHECKING:
@@ -45,11 +46,13 @@ class Report(StageConfig):
         weights: Weights of the score.
         speedup: The speedup that the score takes: ``batch 1`` is median latency, others are throughput.
         split: The examples that accuracy is taken on.
+        margin: Points of accuracy that an engine may be worse than its baseline; the report says whether it is not.
     """
 
     weights: Weights = field(default_factory=Weights)
     speedup: str = "batch 1"
     split: Literal["test", "dev"] = "test"
+    margin: Annotated[float, Gt(0), Le(50)] = MARGIN
 
 
 def validate(problems: Problems, config: type[T], value: Any, path: tuple[Any, ...], label: str) -> T | None:

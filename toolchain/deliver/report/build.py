@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from toolchain.core.errors import RecipeError
+from toolchain.deliver.report.certainty import WEIGHTS, Front, Winner, corrected, fronts, ranked
 from toolchain.deliver.report.line import Line, Row, against, judged, read_line, score
+from toolchain.deliver.report.pooling import Pooled, pool
 from toolchain.deliver.report.recommend import Recommendation, recommend
-from toolchain.measure.statistics import accuracy_difference
-
-#: What WS weighs, in the order of its formula.
-WEIGHTS = ("accuracy", "compression", "speedup")
+from toolchain.measure.noninferiority import MARGIN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +25,10 @@ class Report:
         split: The data that accuracy is of: ``dev`` or ``test``.
         weights: Weights of ``accuracy``, ``compression`` and ``speedup`` in WS.
         speedup: The setting whose IS is in WS, e.g. ``batch 1``.
+        margin: Points of accuracy that an engine may be worse than its baseline.
+        winner: The sound engine with the highest WS, and how sure that is; None where none is ranked.
+        fronts: What nothing beats in accuracy, size and speed together, for every model and seed.
+        pooled: Engines over their seeds, where there are several.
         machine: What it was measured on.
         settings: How it was measured: ``threads``, ``sample``, ``rounds`` and more.
         not_applicable: What was not tried, and why.
@@ -41,6 +43,10 @@ class Report:
     split: str
     weights: Mapping[str, float]
     speedup: str
+    margin: float
+    winner: Winner | None
+    fronts: tuple[Front, ...]
+    pooled: tuple[Pooled, ...]
     machine: Mapping[str, Any]
     settings: Mapping[str, Any]
     not_applicable: tuple[tuple[str, str], ...]
@@ -60,6 +66,7 @@ def build_report(
     weights: Mapping[str, float],
     speedup: str,
     split: Literal["test", "dev"],
+    margin: float = MARGIN,
     name: str = "",
     machine: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -75,6 +82,7 @@ def build_report(
         weights: ``accuracy``, ``compression`` and ``speedup``, each at least 0.
         speedup: The setting whose IS goes into WS: ``batch 1`` or a timed ``batch N``.
         split: The data that accuracy is read from.
+        margin: Points of accuracy that an engine may be worse than its baseline, above 0.
         name: The recipe's name.
         machine: What it was measured on.
         settings: How it was measured, as ``timing.json`` says at its top.
@@ -98,15 +106,24 @@ def build_report(
             "name one of these, or add the batch size to benchmark.batch_sizes",
         )
     baselines = {(line.row.model, line.row.seed): line for line in lines if line.row.baseline}
-    compared = [_compared(line, baselines.get((line.row.model, line.row.seed)), weights, speedup) for line in lines]
-    ranked = _rank(compared, weights, speedup)
+    compared = [
+        _compared(line, baselines.get((line.row.model, line.row.seed)), weights, speedup, margin) for line in lines
+    ]
+    ordered, winner = ranked(corrected(compared), weights, speedup)
+    unbeaten = fronts(ordered, speedup)
+    names = {name for front in unbeaten for name in front.engines}
+    ordered = [replace(line, unbeaten=line.name in names) for line in ordered]
     return Report(
         name=name,
-        lines=ranked,
-        recommendations=recommend(ranked, timed, speedup),
+        lines=tuple(ordered),
+        recommendations=recommend(ordered, timed, speedup),
         split=split,
         weights=dict(weights),
         speedup=speedup,
+        margin=margin,
+        winner=winner,
+        fronts=unbeaten,
+        pooled=pool(ordered, margin),
         machine=dict(machine or {}),
         settings=dict(settings or {}),
         not_applicable=tuple(not_applicable),
@@ -130,37 +147,9 @@ def _name(row: Row, rows: Sequence[Row]) -> str:
     return f"{row.model}/{name}" if several_models else name
 
 
-def _compared(line: Line, base: Line | None, weights: Mapping[str, float], setting: str) -> Line:
+def _compared(line: Line, base: Line | None, weights: Mapping[str, float], setting: str, margin: float) -> Line:
     """A line with what it is against its baseline, and with its score."""
     if base is None:
         return replace(line, gates=judged(line, (), "its model has no baseline here"))
-    compared = replace(line, **against(line, base))
+    compared = replace(line, **against(line, base, margin))
     return replace(compared, score=score(compared, weights, setting))
-
-
-def _rank(lines: Sequence[Line], weights: Mapping[str, float], setting: str) -> tuple[Line, ...]:
-    """The lines in the report's order, with ranks, and ties marked."""
-    ordered = sorted(lines, key=lambda line: (line.score is None, bool(line.error), -(line.score or 0), line.name))
-    ranked: list[Line] = []
-    for place, line in enumerate(ordered, start=1):
-        if line.score is None:
-            ranked.append(line)
-            continue
-        tied = bool(ranked) and _within_noise(ranked[-1], line, weights, setting)
-        ranked.append(replace(line, rank=place, tied=tied))
-    return tuple(ranked)
-
-
-def _within_noise(above: Line, below: Line, weights: Mapping[str, float], setting: str) -> bool:
-    """Whether noise in accuracy and time could have ordered two neighbours.
-
-    Their difference in WS is compared with its noise: the half widths of the paired accuracy difference and of both IS,
-    weighted, added as squares. Bytes are exact.
-    """
-    if above.score is None or below.score is None or len(above.correct) != len(below.correct):
-        return False
-    accuracy = accuracy_difference(below.correct, above.correct).half_width
-    times = [line.speedup_of("engine")[setting].half_width for line in (above, below)]
-    weighted = [(weights["accuracy"], 100 * accuracy), *((weights["speedup"], width) for width in times)]
-    # A weight of 0 silences even the boundless interval of a single round.
-    return above.score - below.score <= math.hypot(*(weight * width for weight, width in weighted if weight))

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from toolchain.deliver.report.line import SCOPES, Line
+from toolchain.deliver.report.pooling import Pooled
 from toolchain.measure.gates import GATES
 from toolchain.measure.statistics import Interval
 
@@ -28,6 +29,8 @@ def figures(line: Line, batches: Sequence[str]) -> Figures:
     row, evaluation, timing = line.row, line.evaluation, line.row.timing or {}
     found: Figures = {
         "rank": line.rank,
+        "rank_low": line.rank_range[0] if line.rank_range else None,
+        "rank_high": line.rank_range[1] if line.rank_range else None,
         "tied_with_previous": line.tied,
         "name": line.name,
         "model": row.model,
@@ -36,10 +39,15 @@ def figures(line: Line, batches: Sequence[str]) -> Figures:
         "seed": row.seed,
         "baseline": row.baseline,
         "score": line.score,
+        "weights_share": line.weights_share,
+        "unbeaten": line.unbeaten,
         "examples": len(line.correct),
         **_interval("accuracy_percent", line.accuracy, 100),
         **_interval("accuracy_change_points", line.difference, 100),
         "mcnemar_p": line.p_value,
+        "mcnemar_p_holm": line.p_holm,
+        "not_worse": line.not_worse.answer if line.not_worse else None,
+        "not_worse_examples_needed": line.not_worse.needed if line.not_worse else None,
         "label_flips": line.flips,
         "size_mb": line.size_mb,
         "zstd_mb": _millions(evaluation.get("zstd_bytes")),
@@ -61,6 +69,28 @@ def figures(line: Line, batches: Sequence[str]) -> Figures:
     verdicts = {verdict.gate: STATES[verdict.passed] for verdict in line.gates}
     found |= {f"gate_{gate.replace(' ', '_')}": verdicts.get(gate, STATES[None]) for gate in GATES}
     return {**found, "size_only": line.size_only, "marks": ", ".join(line.marks), "error": line.error}
+
+
+def pooled_figures(found: Pooled, batches: Sequence[str]) -> dict[str, Any]:
+    """Every figure of an engine over its seeds, under the names that the lines have for them.
+
+    Args:
+        found: The engine over its seeds.
+        batches: Every setting of the report, ``batch 1`` first.
+    """
+    figures: dict[str, Any] = {
+        "name": found.name,
+        "seeds": list(found.seeds),
+        "baseline": found.baseline,
+        "accuracy_percent": 100 * found.accuracy,
+        "accuracy_spread_points": 100 * found.spread,
+        **_interval("accuracy_change_points", found.difference, 100),
+        "not_worse": found.not_worse,
+        "size_mb": found.size_mb,
+    }
+    for setting in batches:
+        figures |= _interval(f"speedup_{_key(setting)}", found.speedups.get(setting), 1)
+    return {**figures, "score": found.score}
 
 
 def _latency(line: Line) -> Figures:
@@ -119,6 +149,13 @@ def show(value: Figure, digits: int = 0, *, sign: bool = False) -> str:
     text = f"{value:{'+' if sign else ''},.{digits}f}"
     # Rounding leaves a sign on what has become nothing.
     return text.lstrip("+-") if not text.strip("+-0.") else text
+
+
+def share_of_weights(value: Figure) -> str:
+    """A share of all weights as text, in percent; what is not nothing is not told as nothing."""
+    if not isinstance(value, (int, float)):
+        return show(value)
+    return "< 1" if 0 < value < 0.01 else show(100 * value)
 
 
 def ratio(value: Figure) -> str:

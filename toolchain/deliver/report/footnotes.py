@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 from toolchain.deliver.report.build import Report
-from toolchain.deliver.report.figures import STATES, show
+from toolchain.deliver.report.figures import STATES, share_of_weights, show
 from toolchain.measure.gates import GATES
+
+#: The parts of WS, as its formula has them.
+SYMBOLS = {"accuracy": "A", "compression": "CR", "speedup": "IS"}
+
+#: How many engines that are tied with the winner are named.
+NAMED = 5
 
 #: What each mark means; only those that occur are explained.
 MARKS = {
@@ -40,15 +47,15 @@ def footnotes(report: Report) -> list[tuple[str, str]]:
         ("WS", f"{formula} at {report.speedup}; A in percent; CR (bytes), IS (time): baseline / engine"),
         (
             "accuracy",
-            f"{report.split} split, 95 % Wilson interval; * differs from the baseline (exact McNemar p < 0.05)",
+            f"{report.split} split, 95 % Wilson interval; * differs from the baseline (exact McNemar, Holm's p < 0.05)",
         ),
+        *_not_worse(report),
         ("time", _timing(report)),
     ]
     machine = _machine(report)
     if machine:
         found.append(("machine", machine))
-    if any(line.tied for line in report.lines):
-        found.append(("≈", "the row is within noise of the one above it: their order says nothing"))
+    found += _order(report)
     seen = {mark for line in report.lines for mark in line.marks}
     found += [(mark, text) for mark, text in MARKS.items() if any(other.startswith(mark) for other in seen)]
     found += [
@@ -65,6 +72,51 @@ def footnotes(report: Report) -> list[tuple[str, str]]:
     # An engine's own notes repeat from engine to engine; each is told once.
     notes = [*report.notes, *(note for line in report.lines for note in line.evaluation.get("notes", ()))]
     return found + [("note", text) for text in dict.fromkeys(notes)]
+
+
+def not_worse_head(report: Report) -> str:
+    """The heading of the verdict on a margin."""
+    return f"at most {report.margin:g} points worse"
+
+
+def _not_worse(report: Report) -> list[tuple[str, str]]:
+    """What the verdict on the margin means, and what would settle it where it is open."""
+    verdicts = [line.not_worse for line in report.lines if line.not_worse]
+    if not verdicts:
+        return []
+    text = f"{not_worse_head(report)} than the baseline, with 95 %: yes, no, or ? where the examples cannot say"
+    needed = [verdict.needed for verdict in verdicts if verdict.needed]
+    if needed:
+        text += f"; about {show(min(needed))} would do for the nearest of these"
+    return [(f"≤ {report.margin:g}", text)]
+
+
+def _order(report: Report) -> list[tuple[str, str]]:
+    """What the data settle of the ranking, and what the weights decide of it."""
+    found = []
+    if any(line.tied for line in report.lines):
+        found.append(("≈", "the data do not settle which of the row and the one above it is ahead"))
+    winner = report.winner
+    if winner and sum(line.rank is not None and line.sound for line in report.lines) > 1:
+        others = [*winner.tied[:NAMED], *([f"{len(winner.tied) - NAMED} more"] if len(winner.tied) > NAMED else [])]
+        tie = f"{winner.name} is tied with {', '.join(others)}: the data do not settle which is ahead"
+        order = tie if others else f"{winner.name}: the data put it ahead of every other sound engine"
+        ranges = ", ".join(f"w_{SYMBOLS[part]} {_range(*ends)}" for part, ends in winner.ranges.items())
+        share = f"{winner.name} is first under {share_of_weights(winner.share)} % of all weights"
+        found += [("winner", order), ("weights", f"{share}, and, one moved at a time, while {ranges}")]
+    if report.pooled:
+        seeds = max(len(pooled.seeds) for pooled in report.pooled)
+        found.append(
+            ("#", f"a seed's row; report.md has each engine over its {seeds} seeds, and what holds for others")
+        )
+    return found
+
+
+def _range(low: float, high: float) -> str:
+    """A range of a weight in words."""
+    if math.isfinite(high):
+        return f"is {low:.2g} to {high:.2g}"
+    return f"is at least {low:.2g}" if low else "is whatever it is"
 
 
 def _gates(report: Report) -> list[tuple[str, str]]:

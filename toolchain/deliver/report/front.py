@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from toolchain.deliver.report.figures import STATES, Figures
 from toolchain.measure.gates import BINDING
 from toolchain.measure.panels import label
+from toolchain.measure.pareto import beats
 
 #: Pixels.
 WIDTH, HEIGHT, GAP = 330, 300, 34
@@ -100,11 +101,8 @@ def _sound(row: Figures) -> bool:
 def _beats(one: Figures, other: Figures, speed: str) -> bool:
     if (one["model"], one["seed"]) != (other["model"], other["seed"]):
         return False
-    better = [
-        _number(one, name) * sign - _number(other, name) * sign
-        for name, sign in (("accuracy_percent", 1), ("size_mb", -1), (speed, 1))
-    ]
-    return min(better) >= 0 and max(better) > 0
+    gains = [(_number(row, "accuracy_percent"), -_number(row, "size_mb"), _number(row, speed)) for row in (one, other)]
+    return beats(*gains)
 
 
 def _number(row: Figures, name: str) -> float:

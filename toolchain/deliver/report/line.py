@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolchain.core.errors import StoreError
-from toolchain.measure import gates
+from toolchain.measure import gates, noninferiority
 from toolchain.measure.gates import Verdict
+from toolchain.measure.noninferiority import NonInferiority
 from toolchain.measure.statistics import Interval, accuracy_difference, discordant, flips, mcnemar, speedup, wilson
 
 #: Techniques of a model's history that do not make it smaller or faster.
@@ -87,12 +88,18 @@ class Line:
         evaluation: The rest of ``evaluation.json``.
         difference: Accuracy against its baseline's, -1 to 1; None without one.
         p_value: McNemar's p-value of that difference.
+        p_holm: The same, corrected for how many engines the report compares; None for the baseline.
+        not_worse: Whether it is at most the report's margin worse than its baseline; None for the baseline.
         flips: Examples labelled otherwise than by the baseline.
         compression: CR, bytes of the baseline over bytes of this engine.
         speedups: IS per setting (``batch 1``, ``batch 32``…) and scope: time of the baseline over time of this engine.
+        round_ratios: IS of the engine alone in each round, per setting, ``[rounds]``.
         score: WS; None where a part of it is missing.
         rank: Its place by WS, from 1; None without a WS.
-        tied: Whether noise alone could have put it behind the line above.
+        rank_range: Lowest and highest rank that the data leave open, with 95 %.
+        tied: Whether the data leave open which of it and the line above is ahead.
+        unbeaten: Whether it is sound, and no sound engine of its model and seed beats it in accuracy, size and speed.
+        weights_share: The share of all weights of WS under which it is first of the sound engines; None for others.
         gates: A verdict of every gate, in their order.
     """
 
@@ -104,12 +111,18 @@ class Line:
     evaluation: Mapping[str, Any]
     difference: Interval | None = None
     p_value: float | None = None
+    p_holm: float | None = None
+    not_worse: NonInferiority | None = None
     flips: int | None = None
     compression: float | None = None
     speedups: Mapping[str, Mapping[str, Interval]] = field(default_factory=dict)
+    round_ratios: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     score: float | None = None
     rank: int | None = None
+    rank_range: tuple[int, int] | None = None
     tied: bool = False
+    unbeaten: bool = False
+    weights_share: float | None = None
     gates: tuple[Verdict, ...] = ()
 
     @property
@@ -224,12 +237,13 @@ def read_line(row: Row, name: str, split: str) -> Line:
     return Line(row=row, name=name, predicted=predicted, correct=correct, accuracy=accuracy, evaluation=evaluation)
 
 
-def against(line: Line, base: Line) -> dict[str, Any]:
+def against(line: Line, base: Line, margin: float) -> dict[str, Any]:
     """The fields of a line that compare it with its baseline.
 
     Args:
         line: The engine.
         base: Its baseline: of the same model, on the same examples, timed in the same rounds.
+        margin: Points of accuracy that it may be worse.
 
     Raises:
         StoreError: The two were not evaluated on the same number of examples.
@@ -241,20 +255,25 @@ def against(line: Line, base: Line) -> dict[str, Any]:
             "evaluate both on the same data: 'toolchain run' with --force",
         )
     speedups: dict[str, dict[str, Interval]] = {}
+    ratios = {}
     for setting in line.settings:
         for scope in SCOPES:
             ours, theirs = line.rounds(setting, scope), base.rounds(setting, scope)
             if ours and len(ours) == len(theirs):
                 ratio = Interval(1.0, 1.0, 1.0) if line is base else speedup(theirs, ours)
                 speedups.setdefault(setting, {})[scope] = ratio
+                if scope == "engine":
+                    ratios[setting] = np.asarray(theirs) / np.asarray(ours)
     engine_only = {setting: ratios["engine"] for setting, ratios in speedups.items() if "engine" in ratios}
     slower = [gates.never_slower(engine_only)] if line.row.compressed and line is not base and engine_only else []
     return {
         "difference": accuracy_difference(base.correct, line.correct),
         "p_value": mcnemar(*discordant(base.correct, line.correct)),
+        "not_worse": None if line is base else noninferiority.judge(base.correct, line.correct, margin / 100),
         "flips": flips(base.predicted, line.predicted),
         "compression": base.size_mb / line.size_mb,
         "speedups": speedups,
+        "round_ratios": ratios,
         "gates": judged(line, slower, _why_not_timed(line, base)),
     }
 

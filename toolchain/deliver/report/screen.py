@@ -15,7 +15,7 @@ from toolchain.deliver.report.build import Report
 from toolchain.deliver.report.figures import Figure, Figures, figures, quantity, ratio, show
 from toolchain.deliver.report.footnotes import footnotes, title
 
-#: McNemar p-value below which a change of accuracy is starred.
+#: Holm's p-value of McNemar's test below which a change of accuracy is starred.
 SIGNIFICANT = 0.05
 
 #: From this many columns on, the table breathes.
@@ -110,6 +110,7 @@ def _columns(report: Report, rows: Sequence[Figures]) -> list[_Column]:
         _Column("acc.\n%", lambda row: Text(show(row["accuracy_percent"], 2))),
         _Column("\n95 %", _reach, from_width=92),
         _Column("change\npoints", _change),
+        _Column(f"≤{report.margin:g}\nworse", _not_worse, from_width=108),
         _Column("label\nflips", lambda row: Text(show(row["label_flips"])), from_width=132),
         _Column("size\nMB", _shown("size_mb", rows, min, quantity), group=True),
         _Column("\nCR", lambda row: Text(ratio(row["compression"]))),
@@ -170,10 +171,16 @@ def _change(row: Figures) -> Text:
     """The change of accuracy: starred, and coloured, where it is more than chance."""
     if row["baseline"]:
         return Text("- ", style="dim")
-    change, p_value = row["accuracy_change_points"], row["mcnemar_p"]
+    change, p_value = row["accuracy_change_points"], row["mcnemar_p_holm"]
     significant = p_value is not None and _number(p_value) < SIGNIFICANT
     colour = "red" if _number(change) < 0 else "green"
     return Text(show(change, 2, sign=True) + ("*" if significant else " "), style=colour if significant else "")
+
+
+def _not_worse(row: Figures) -> Text:
+    """The verdict on the margin, in the fewest letters."""
+    answer = show(row["not_worse"])
+    return Text({"cannot say": "?"}.get(answer, answer), style={"yes": "green", "no": "red"}.get(answer, "dim"))
 
 
 def _shown(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -12,8 +13,17 @@ from typing import Any
 
 from toolchain.deliver.report import front
 from toolchain.deliver.report.build import Report
-from toolchain.deliver.report.figures import STATES, Figures, figures, quantity, ratio, show
-from toolchain.deliver.report.footnotes import footnotes, title
+from toolchain.deliver.report.figures import (
+    STATES,
+    Figures,
+    figures,
+    pooled_figures,
+    quantity,
+    ratio,
+    share_of_weights,
+    show,
+)
+from toolchain.deliver.report.footnotes import footnotes, not_worse_head, title
 from toolchain.deliver.report.standing import standing
 from toolchain.measure.gates import GATES, Verdict
 
@@ -43,9 +53,13 @@ def to_json(report: Report) -> dict[str, Any]:
             "split": report.split,
             "weights": dict(report.weights),
             "speedup": report.speedup,
+            "margin": report.margin,
             "machine": dict(report.machine),
             "settings": dict(report.settings),
             "lines": lines,
+            "winner": winner_json(report),
+            "fronts": [dataclasses.asdict(front) for front in report.fronts],
+            "pooled": [pooled_figures(found, report.batches) for found in report.pooled],
             "recommendations": [
                 {"goal": found.goal, "name": found.name, "reason": found.reason} for found in report.recommendations
             ],
@@ -56,6 +70,12 @@ def to_json(report: Report) -> dict[str, Any]:
         }
     )
     return told
+
+
+def winner_json(report: Report) -> dict[str, Any] | None:
+    """The winner as plain JSON values; a weight without an upper bound is None."""
+    winner = report.winner
+    return None if winner is None else {**dataclasses.asdict(winner), "settled": winner.settled}
 
 
 def verdict_json(verdict: Verdict) -> dict[str, Any]:
@@ -87,7 +107,11 @@ def markdown(report: Report) -> str:
     if report.recommendations:
         chosen = [f"- **{item.goal}**: `{item.name}` ({item.reason})" for item in report.recommendations]
         blocks += ["## What to ship", "\n".join(chosen)]
-    blocks += ["## Accuracy against the baseline", _accuracy(found)]
+    if report.winner:
+        blocks += ["## How sure the ranking is", _certainty(report, found), _fronts(report)]
+    blocks += ["## Accuracy against the baseline", _accuracy(report, found)]
+    if report.pooled:
+        blocks += ["## Over the seeds", _pooled(report)]
     blocks += ["## Size and memory", _size(found)]
     if any(row["training_minutes"] is not None for row in found):
         blocks += ["## What it took to train", _training(found)]
@@ -140,14 +164,70 @@ def _ranking(report: Report, rows: Sequence[Figures]) -> str:
     return _table([*heads, "WS", "marks"], cells)
 
 
-def _accuracy(rows: Sequence[Figures]) -> str:
-    heads = ["engine", "accuracy %", "change, points", "McNemar p", "label flips", "examples"]
+def _certainty(report: Report, rows: Sequence[Figures]) -> str:
+    """Ranks that the data leave open, ties with the winner, what the weights decide, and what nothing beats."""
+    winner = report.winner
+    ties = {winner.name, *winner.tied} if winner and winner.tied else set()
+    cells = [
+        [
+            str(row["name"]),
+            show(row["rank"]),
+            f"{show(row['rank_low'])} to {show(row['rank_high'])}",
+            "tied for first" if row["name"] in ties else "",
+            share_of_weights(row["weights_share"]),
+            "yes" if row["unbeaten"] else "",
+        ]
+        for row in rows
+        if row["rank"] is not None
+    ]
+    return _table(["engine", "#", "rank, 95 %", "winner", "first under, % of weights", "nothing beats it"], cells)
+
+
+def _fronts(report: Report) -> str:
+    """What each front covers, and from where on."""
+    told = [
+        f"- {front.model}, seed {front.seed}: hypervolume {front.hypervolume:.3f}, in points of accuracy above "
+        f"{front.floor_percent:.2f} %, times the share of the baseline's bytes saved, times the share of its time at "
+        f"{report.speedup} saved"
+        for front in report.fronts
+    ]
+    return "\n".join(told)
+
+
+def _pooled(report: Report) -> str:
+    """Engines over their seeds: what holds for other seeds too."""
+    rows = [pooled_figures(found, report.batches) for found in report.pooled]
+    keys = [setting.replace(" ", "_") for setting in report.batches]
+    heads = ["engine", "seeds", "accuracy %", "± between seeds", "change, points", not_worse_head(report), "size MB"]
+    cells = [
+        [
+            f"**{row['name']}**" if row["baseline"] else str(row["name"]),
+            show(len(row["seeds"])),
+            show(row["accuracy_percent"], 2),
+            show(row["accuracy_spread_points"], 2),
+            _ranged(row, "accuracy_change_points", sign=True),
+            show(row["not_worse"]),
+            quantity(row["size_mb"]),
+            *(_ranged(row, f"speedup_{key}") for key in keys),
+            show(row["score"], 2),
+        ]
+        for row in rows
+    ]
+    return _table([*heads, *(f"IS {setting}" for setting in report.batches), "WS"], cells)
+
+
+def _accuracy(report: Report, rows: Sequence[Figures]) -> str:
+    heads = ["engine", "accuracy %", "change, points", not_worse_head(report)]
+    heads += ["McNemar p", "Holm's p", "label flips", "examples"]
+    told = {line.name: str(line.not_worse or "-") for line in report.lines}
     cells = [
         [
             str(row["name"]),
             _ranged(row, "accuracy_percent"),
             _ranged(row, "accuracy_change_points", sign=True),
-            _p_value(row),
+            told[str(row["name"])],
+            _p_value(row, "mcnemar_p"),
+            _p_value(row, "mcnemar_p_holm"),
             show(row["label_flips"]),
             show(row["examples"]),
         ]
@@ -241,15 +321,15 @@ def _ranged(row: Figures, name: str, *, sign: bool = False) -> str:
     return f"{show(row[name], 2, sign=sign)} [{show(low, 2, sign=sign)}, {show(high, 2, sign=sign)}]"
 
 
-def _p_value(row: Figures) -> str:
-    value = row["mcnemar_p"]
+def _p_value(row: Figures, name: str) -> str:
+    value = row[name]
     return "< 0.001" if isinstance(value, float) and value < 0.001 else show(value, 3)
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table: names to the left, numbers to the right."""
-    left = {"engine", "marks", "machine", "gate", "verdict", "evidence", *GATES}
-    ruler = ["---" if head in left else "---:" for head in heads]
+    left = {"engine", "marks", "machine", "gate", "verdict", "evidence", "winner", "nothing beats it", *GATES}
+    ruler = ["---" if head in left or head.startswith("at most ") else "---:" for head in heads]
     body = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, ruler, *body))
 

@@ -1,0 +1,96 @@
+"""A recipe of several seeds: each engine over all of its seeds, with intervals for other seeds as well."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from toolchain.deliver.report.line import Line
+from toolchain.measure.noninferiority import Answer, judge_seeds
+from toolchain.measure.statistics import Interval, pooled
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pooled:
+    """One engine of a variant over several seeds.
+
+    Attributes:
+        name: ``model/variant/engine``, as the lines have it, without the seed.
+        seeds: Its seeds.
+        baseline: Whether it is the baseline.
+        accuracy: Mean share of right labels, 0 to 1.
+        spread: Standard deviation of accuracy between seeds.
+        difference: Accuracy against the baseline's of the same seeds, for other seeds and other examples; None for the
+            baseline, and without one.
+        not_worse: The verdict for the report's margin.
+        size_mb: Mean size, in 10^6 bytes.
+        speedups: IS per setting, of the engine alone: the geometric mean over seeds and rounds, for others of both.
+        score: Mean WS; None where a seed has none.
+    """
+
+    name: str
+    seeds: tuple[int, ...]
+    baseline: bool
+    accuracy: float
+    spread: float
+    difference: Interval | None
+    not_worse: Answer | None
+    size_mb: float
+    speedups: Mapping[str, Interval]
+    score: float | None
+
+
+def pool(lines: Sequence[Line], margin: float) -> tuple[Pooled, ...]:
+    """Every engine that has several seeds, the highest mean WS first.
+
+    Args:
+        lines: The report's lines.
+        margin: In points of accuracy.
+    """
+    groups: dict[str, list[Line]] = {}
+    for line in lines:
+        groups.setdefault(line.name.removesuffix(f" #{line.row.seed}"), []).append(line)
+    bases = {(line.row.model, line.row.seed): line for line in lines if line.row.baseline}
+    several = [
+        _pooled(name, sorted(own, key=lambda line: line.row.seed), bases, margin)
+        for name, own in groups.items()
+        if len(own) > 1
+    ]
+    return tuple(sorted(several, key=lambda found: (found.score is None, -(found.score or 0.0), found.name)))
+
+
+def _pooled(name: str, own: Sequence[Line], bases: Mapping[tuple[str, int], Line], margin: float) -> Pooled:
+    accuracies = [line.accuracy.estimate for line in own]
+    scores = [line.score for line in own if line.score is not None]
+    pairs = [(line, bases[key]) for line in own if (key := (line.row.model, line.row.seed)) in bases]
+    baseline = all(line.row.baseline for line in own)
+    difference, not_worse = None, None
+    if pairs and not baseline:
+        apart = np.stack([line.correct * 1.0 - base.correct * 1.0 for line, base in pairs])
+        difference, not_worse = pooled(apart), judge_seeds(apart, margin / 100)
+    return Pooled(
+        name=name,
+        seeds=tuple(line.row.seed for line in own),
+        baseline=baseline,
+        accuracy=float(np.mean(accuracies)),
+        spread=float(np.std(accuracies, ddof=1)),
+        difference=difference,
+        not_worse=not_worse,
+        size_mb=float(np.mean([line.size_mb for line in own])),
+        speedups=_speedups(own),
+        score=float(np.mean(scores)) if len(scores) == len(own) else None,
+    )
+
+
+def _speedups(own: Sequence[Line]) -> dict[str, Interval]:
+    """IS at every setting at which all seeds were timed in the same rounds."""
+    found = {}
+    for setting in own[0].round_ratios:
+        ratios = [line.round_ratios[setting] for line in own if setting in line.round_ratios]
+        if len(ratios) == len(own) and len({len(each) for each in ratios}) == 1 and len(ratios[0]) > 1:
+            logs = pooled(np.log(np.stack(ratios)))
+            found[setting] = Interval(*(math.exp(value) for value in (logs.estimate, logs.low, logs.high)))
+    return found
