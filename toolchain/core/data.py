@@ -13,17 +13,20 @@ class Split:
     Attributes:
         texts: One tuple per example: one string, or two for sentence pairs.
         labels: Class indices, as many as texts.
+        groups: Which examples hang together, such as phrases of one sentence, by number; empty where none do.
     """
 
     texts: Sequence[tuple[str, ...]]
     labels: Sequence[int]
+    groups: Sequence[int] = ()
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def take(self, indices: Sequence[int]) -> Split:
         """The examples at these positions, in this order."""
-        return Split([self.texts[i] for i in indices], [self.labels[i] for i in indices])
+        groups = [self.groups[i] for i in indices] if self.groups else ()
+        return Split([self.texts[i] for i in indices], [self.labels[i] for i in indices], groups)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolchain.core.errors import ToolchainError
 from toolchain.deliver import report
+from toolchain.deliver.certification import objection
 from toolchain.engines._batching import BATCHING_KEY
 from toolchain.engines._contention import told
 from toolchain.pipeline.settings import plain
@@ -53,6 +54,7 @@ def rank(outcome: Outcome) -> report.Report:
                 fusion=built.get("fusion"),
                 settings=engine_settings(built),
                 training=_training(outcome, row.build),
+                objection=objection(outcome, row.build),
             )
         )
     not_run = []

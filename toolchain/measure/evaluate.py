@@ -86,6 +86,8 @@ def evaluate(engine: Path, out: Path, config: Config, context: Context, referenc
     record: dict[str, Any] = {"splits": {}, "labels": {}, "label_names": list(names), "notes": notes}
     for name in SPLITS:
         record["labels"][name] = _gold(dataset, name, index)
+        if groups := dataset.split(name).groups:
+            record.setdefault("groups", {})[name] = list(groups)
     tokens, seconds, spent = 0, 0.0, dict[str, float]()
     total = sum(len(gold) for gold in record["labels"].values())
     with (

@@ -16,7 +16,15 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from toolchain.measure.statistics import CONFIDENCE, Interval, accuracy_difference, discordant, pooled
+from toolchain.measure.statistics import (
+    CONFIDENCE,
+    Interval,
+    accuracy_difference,
+    design_effect,
+    discordant,
+    pooled,
+    widened,
+)
 
 #: Points of accuracy that an engine may be worse, where nothing else is asked for.
 MARGIN = 0.5
@@ -50,7 +58,9 @@ class NonInferiority:
         return f"cannot say with {self.examples:,} examples; {much}"
 
 
-def judge(base: NDArray[np.bool_], variant: NDArray[np.bool_], margin: float) -> NonInferiority:
+def judge(
+    base: NDArray[np.bool_], variant: NDArray[np.bool_], margin: float, groups: NDArray[np.int64] | None = None
+) -> NonInferiority:
     """Judges an engine on the examples that its baseline was judged on.
 
     The interval reaches as far as the wider of two at each end: the paired bootstrap's, which stands in the table, and
@@ -65,6 +75,7 @@ def judge(base: NDArray[np.bool_], variant: NDArray[np.bool_], margin: float) ->
         base: Which examples the baseline has right, ``[examples]``.
         variant: Which examples the other engine has right, in the same order.
         margin: Above 0, below 1; 0.005 is half a point.
+        groups: Which examples hang together, ``[examples]``; the interval is then wider, and more are needed.
 
     Raises:
         ValueError: The two do not cover the same, non-empty examples, or the margin is out of range.
@@ -74,12 +85,14 @@ def judge(base: NDArray[np.bool_], variant: NDArray[np.bool_], margin: float) ->
     lost, won = discordant(base, variant)
     resampled, scored = accuracy_difference(base, variant), score_interval(lost, won, len(base))
     interval = Interval(resampled.estimate, min(resampled.low, scored.low), max(resampled.high, scored.high))
-    answer = answer_of(interval, margin)
-    needed = _needed(lost, won, len(base), margin) if answer == "cannot say" else None
+    apart = variant * 1.0 - base * 1.0
+    answer = answer_of(widened(interval, apart, groups), margin)
+    effect = design_effect(apart, groups)
+    needed = _needed(lost, won, len(base), margin, effect) if answer == "cannot say" else None
     return NonInferiority(answer, len(base), needed)
 
 
-def judge_seeds(differences: NDArray[np.float64], margin: float) -> Answer:
+def judge_seeds(differences: NDArray[np.float64], margin: float, groups: NDArray[np.int64] | None = None) -> Answer:
     """Judges an engine over several seeds, for other seeds and other examples.
 
     The interval is that of :func:`~toolchain.measure.statistics.pooled`, and no narrower than one of examples on which
@@ -88,8 +101,12 @@ def judge_seeds(differences: NDArray[np.float64], margin: float) -> Answer:
     Args:
         differences: ``[seeds, examples]``, of -1, 0 and 1.
         margin: Above 0, below 1; 0.005 is half a point.
+        groups: Which examples hang together, ``[examples]``; the interval is then wider.
     """
-    found, least = pooled(differences), score_interval(0, 0, differences.shape[1]).half_width
+    found, least = (
+        widened(pooled(differences), differences.mean(axis=0), groups),
+        score_interval(0, 0, differences.shape[1]).half_width,
+    )
     low, high = min(found.low, found.estimate - least), max(found.high, found.estimate + least)
     return answer_of(Interval(found.estimate, low, high), margin)
 
@@ -146,15 +163,15 @@ def _score(lost: int, won: int, total: int, difference: float) -> float:
     return apart / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, apart) if apart else 0.0
 
 
-def _needed(lost: int, won: int, total: int, margin: float) -> int | None:
-    """Examples that settle it with the power asked for, rounded up to two digits."""
+def _needed(lost: int, won: int, total: int, margin: float, effect: float) -> int | None:
+    """Examples that settle it with the power asked for, rounded up to two digits; ``effect`` times independent ones."""
     reach = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
     psi, apart = (lost + won) / total, (won - lost) / total
     if apart == -margin:
         return None
     never_disagree = reach**2 * (1 - margin) / margin if apart > -margin else 0.0
     both = (reach + NormalDist().inv_cdf(POWER)) ** 2 * (psi - apart**2) / (apart + margin) ** 2
-    examples = max(both, never_disagree, total + 1)
+    examples = max(effect * both, never_disagree, total + 1)
     if examples > MOST_NEEDED:
         return None
     step: int = 10 ** max(0, math.floor(math.log10(examples)) - 1)

@@ -71,15 +71,16 @@ class Order:
         return not (self.ahead[one, other] or self.ahead[other, one])
 
 
-def order(engines: Sequence[Scored], weights: Weights, seed: int = 0) -> Order:
+def order(engines: Sequence[Scored], weights: Weights, groups: NDArray[np.int64] | None = None, seed: int = 0) -> Order:
     """Resamples examples and rounds together, for all engines at once, and ranks them in every resample.
 
     Args:
         engines: At least one.
         weights: Of A in percent, CR and IS.
+        groups: Which examples hang together, ``[examples]``, and are drawn together; None where none do.
         seed: Seed of the resampling.
     """
-    scores = resampled(engines, weights, seed)
+    scores = resampled(engines, weights, groups, seed)
     count = len(engines)
     above = np.zeros((len(scores), count), dtype=np.int64)
     ahead = np.zeros((count, count), dtype=bool)
@@ -93,7 +94,9 @@ def order(engines: Sequence[Scored], weights: Weights, seed: int = 0) -> Order:
     return Order(tuple(zip(lowest.tolist(), highest.tolist(), strict=True)), ahead)
 
 
-def resampled(engines: Sequence[Scored], weights: Weights, seed: int = 0) -> NDArray[np.float64]:
+def resampled(
+    engines: Sequence[Scored], weights: Weights, groups: NDArray[np.int64] | None = None, seed: int = 0
+) -> NDArray[np.float64]:
     """WS of every engine in every resample, ``[resamples, engines]``.
 
     Examples are drawn as counts of their patterns (which engines have them right): the same distribution in less time.
@@ -105,6 +108,7 @@ def resampled(engines: Sequence[Scored], weights: Weights, seed: int = 0) -> NDA
     Args:
         engines: At least one, all of the same examples.
         weights: Of A in percent, CR and IS.
+        groups: Which examples hang together, ``[examples]``, and are drawn together; None where none do.
         seed: Seed of the resampling.
 
     Raises:
@@ -116,17 +120,22 @@ def resampled(engines: Sequence[Scored], weights: Weights, seed: int = 0) -> NDA
     of_accuracy, of_compression, of_speedup = weights
     scores = np.tile([of_compression * float(engine.compression) for engine in engines], (RESAMPLES, 1))
     if of_accuracy:
-        right = np.stack([engine.correct for engine in engines], axis=1)
-        alone = np.eye(len(engines), dtype=bool)
-        patterns, found = np.unique(np.concatenate([right, alone, ~alone]), axis=0, return_inverse=True)
-        sizes = np.repeat([1.0, ALONE], [len(right), 2 * len(engines)])
-        counts = np.bincount(found.ravel(), sizes)
-        drawn = random.multinomial(len(right), counts / counts.sum(), size=RESAMPLES)
-        scores += of_accuracy * 100 * (drawn @ patterns.astype(np.float64)) / len(right)
+        right = np.stack([engine.correct for engine in engines], axis=1).astype(np.float64)
+        sizes = np.ones(len(right))
+        if groups is not None:
+            _, numbers = np.unique(groups, return_inverse=True)
+            sizes = np.bincount(numbers.ravel()).astype(np.float64)
+            right = np.stack([np.bincount(numbers.ravel(), column) for column in right.T], axis=1)
+        alone = np.eye(len(engines))
+        found = np.column_stack([np.concatenate([right, alone, 1 - alone]), [*sizes, *np.ones(2 * len(engines))]])
+        kinds, places = np.unique(found, axis=0, return_inverse=True)
+        chances = np.bincount(places.ravel(), np.repeat([1.0, ALONE], [len(right), 2 * len(engines)]))
+        drawn = random.multinomial(len(right), chances / chances.sum(), size=RESAMPLES) @ kinds
+        scores += of_accuracy * 100 * drawn[:, :-1] / drawn[:, -1:]
     if of_speedup:
-        places = random.random((RESAMPLES, max(len(engine.ratios) for engine in engines)))
+        uniform = random.random((RESAMPLES, max(len(engine.ratios) for engine in engines)))
         for index, engine in enumerate(engines):
-            scores[:, index] += of_speedup * _drawn_speedups(engine.ratios, places)
+            scores[:, index] += of_speedup * _drawn_speedups(engine.ratios, uniform)
     return scores
 
 

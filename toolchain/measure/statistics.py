@@ -148,6 +148,38 @@ def mcnemar(only_base: int, only_variant: int) -> float:
     return min(1.0, 2 * tail)
 
 
+def widened(interval: Interval, differences: NDArray[np.float64], groups: NDArray[np.int64] | None) -> Interval:
+    """An interval that took examples for independent, for examples that hang together in groups.
+
+    Both ends move away from the estimate by the root of the design effect (Kish, "Survey sampling", 1965): the variance
+    of the mean by sums over groups, over that by single examples, at least 1.
+
+    Args:
+        interval: Of a mean.
+        differences: What the mean is of, ``[examples]``.
+        groups: The group of each example, ``[examples]``; None where they are independent.
+    """
+    root = math.sqrt(design_effect(differences, groups))
+    low, high = (interval.estimate + root * (end - interval.estimate) for end in (interval.low, interval.high))
+    return Interval(interval.estimate, low, high)
+
+
+def design_effect(differences: NDArray[np.float64], groups: NDArray[np.int64] | None) -> float:
+    """How many times as many examples are needed as if they were independent, at least 1.
+
+    Args:
+        differences: ``[examples]``.
+        groups: The group of each example, ``[examples]``; None where they are independent.
+    """
+    apart = differences - differences.mean()
+    alone = float(np.square(apart).sum())
+    if groups is None or not alone:
+        return 1.0
+    _, numbers = np.unique(groups, return_inverse=True)
+    sums = np.bincount(numbers.ravel(), apart)
+    return max(1.0, float(np.square(sums).sum()) / alone * len(sums) / max(1, len(sums) - 1))
+
+
 def flips(base: NDArray[np.int64], variant: NDArray[np.int64]) -> int:
     """How many examples get another label, right or wrong, than from the baseline.
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from toolchain.core.data import Dataset, Split
 from toolchain.core.errors import DataError
-from toolchain.core.stage import StageConfig
+from toolchain.core.stage import Ge, StageConfig
+from toolchain.tasks import _certification
 from toolchain.tasks._examples import Columns, examples
 from toolchain.tasks._hub import hub_tables, unlabelled
 from toolchain.tasks._overlap import without_overlaps
@@ -23,6 +24,7 @@ VERSION = 1
 
 LABELS = ("negative", "positive")
 
+DEV_JUDGES = ": dev serves as test, so what selection reads is also what judges"
 _HINT = "give a folder with train.tsv, dev.tsv and test.tsv: --data FOLDER, or task: {sst2: {folder: FOLDER}}"
 _SENTENCES = "SetFit/sst2"
 _PHRASES = "stanfordnlp/sst2"
@@ -37,12 +39,17 @@ class Config(StageConfig):
         folder: Folder with the TSV files; absent: the hub.
         source: What to train on when it comes from the hub: whole sentences, or GLUE's phrases.
         revision: Commit, branch or tag of the hub's data set that is trained on.
+        split: ``given`` judges on test; ``certification`` holds whole sentences of GLUE's phrases out of training, with
+            every phrase that is part of one, and judges on these.
+        certification_examples: The least examples to judge on under ``split: certification``.
         drop_overlaps: Leave out training rows whose text is also in test (GLUE's phrases hold 6 of the test sentences).
     """
 
     folder: str | None = None
     source: Literal["sentences", "phrases"] = "sentences"
     revision: str | None = None
+    split: Literal["given", "certification"] = "given"
+    certification_examples: Annotated[int, Ge(1)] = 6000
     drop_overlaps: bool = True
 
 
@@ -53,6 +60,9 @@ def load(config: Config) -> Dataset:
         DataError: The folder or the hub cannot be read, or rows cannot be used; it names the file and the line.
     """
     train, dev, test, notes = _from_hub(config) if config.folder is None else _from_folder(_folder(config.folder))
+    if config.split == "certification":
+        train, test, note = _certification.hold_out(train, config.certification_examples)
+        notes = [*(said for said in notes if not said.endswith(DEV_JUDGES)), note]
     train, overlaps = without_overlaps(train, dev, test, config.drop_overlaps)
     return Dataset(train, dev, test, LABELS, (*notes, *overlaps))
 
@@ -71,6 +81,8 @@ def identity(config: Config) -> dict[str, Any]:
             check_file(folder / name)
         paths = [folder / name for name in ("train.tsv", "dev.tsv", "test.tsv")]
         where = {"files": {path.name: file_digest(path) for path in paths if path.exists()}}
+    if config.split == "certification":
+        where["certification"] = {"version": _certification.VERSION, "examples": config.certification_examples}
     return where | {"drop_overlaps": config.drop_overlaps}
 
 
@@ -103,7 +115,7 @@ def _split(table: Table) -> Split:
 
 
 def _dev_judges(reason: str) -> str:
-    return f"{reason}: dev serves as test, so what selection reads is also what judges"
+    return f"{reason}{DEV_JUDGES}"
 
 
 def _from_hub(config: Config) -> tuple[Split, Split, Split, list[str]]:

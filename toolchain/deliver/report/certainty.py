@@ -91,7 +91,7 @@ def ranked(lines: Sequence[Line], weights: Mapping[str, float], setting: str) ->
         )
     values = (weights["accuracy"], weights["compression"], weights["speedup"])
     engines = [ranks.Scored(line.correct, line.compression or 0.0, line.round_ratios[setting]) for line in scored]
-    order = ranks.order(engines, values)
+    order = ranks.order(engines, values, scored[0].groups)
     placed = [
         replace(line, rank=place + 1, tied=place > 0 and order.tied(place - 1, place), rank_range=order.ranks[place])
         for place, line in enumerate(scored)

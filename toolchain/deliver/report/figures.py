@@ -38,6 +38,7 @@ def figures(line: Line, batches: Sequence[str]) -> Figures:
         "engine": row.engine,
         "seed": row.seed,
         "baseline": row.baseline,
+        "certified": None if row.objection is None else not row.objection,
         "score": line.score,
         "weights_share": line.weights_share,
         "unbeaten": line.unbeaten,

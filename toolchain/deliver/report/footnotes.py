@@ -18,6 +18,7 @@ NAMED = 5
 #: What each mark means; only those that occur are explained.
 MARKS = {
     "baseline": "CR, IS and the change of accuracy are against this one, of the same model",
+    "not certified": "it may have learned from what it is judged on: its accuracy certifies nothing",
     "size only": "compressed, and nowhere measurably faster than its baseline: not to be shipped for speed",
     "no gain": "compressed, and neither smaller nor anywhere measurably faster than its baseline, as zeros are",
     "slower": "faster than its baseline elsewhere, and measurably slower at the batch size named",
@@ -45,10 +46,7 @@ def footnotes(report: Report) -> list[tuple[str, str]]:
     formula = f"{weights['accuracy']}·A + {weights['compression']}·CR + {weights['speedup']}·IS"
     found = [
         ("WS", f"{formula} at {report.speedup}; A in percent; CR (bytes), IS (time): baseline / engine"),
-        (
-            "accuracy",
-            f"{report.split} split, 95 % Wilson interval; * differs from the baseline (exact McNemar, Holm's p < 0.05)",
-        ),
+        ("accuracy", _accuracy(report)),
         *_not_worse(report),
         ("time", _timing(report)),
     ]
@@ -58,6 +56,7 @@ def footnotes(report: Report) -> list[tuple[str, str]]:
     found += _order(report)
     seen = {mark for line in report.lines for mark in line.marks}
     found += [(mark, text) for mark, text in MARKS.items() if any(other.startswith(mark) for other in seen)]
+    found += [("not certified", f"{line.name}: {line.row.objection}") for line in report.lines if line.row.objection]
     found += [
         ("gate missed", f"{line.name}: {verdict.gate}: {verdict.evidence}")
         for line in report.lines
@@ -72,6 +71,13 @@ def footnotes(report: Report) -> list[tuple[str, str]]:
     # An engine's own notes repeat from engine to engine; each is told once.
     notes = [*report.notes, *(note for line in report.lines for note in line.evaluation.get("notes", ()))]
     return found + [("note", text) for text in dict.fromkeys(notes)]
+
+
+def _accuracy(report: Report) -> str:
+    grouped = (
+        ", widened for examples that hang together" if any(line.groups is not None for line in report.lines) else ""
+    )
+    return f"{report.split} split, 95 % Wilson interval{grouped}; * differs from the baseline (exact McNemar, Holm's p < 0.05)"
 
 
 def not_worse_head(report: Report) -> str:

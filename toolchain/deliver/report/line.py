@@ -15,7 +15,16 @@ from toolchain.core.errors import StoreError
 from toolchain.measure import gates, noninferiority
 from toolchain.measure.gates import Verdict
 from toolchain.measure.noninferiority import NonInferiority
-from toolchain.measure.statistics import Interval, accuracy_difference, discordant, flips, mcnemar, speedup, wilson
+from toolchain.measure.statistics import (
+    Interval,
+    accuracy_difference,
+    discordant,
+    flips,
+    mcnemar,
+    speedup,
+    widened,
+    wilson,
+)
 
 #: Techniques of a model's history that do not make it smaller or faster.
 NOT_COMPRESSION = frozenset({"finetune", "export"})
@@ -51,6 +60,7 @@ class Row:
         passes: Parity of each graph pass of its variant, in order, as their manifests have it.
         fusion: Fused operators that its build found and expected, by kind; None where it does not say.
         settings: What it is run with, tuned settings among them.
+        objection: Why it is not certified; empty where it is, None where the task has no certification split.
         training: ``steps``, ``minutes`` and ``machine`` of what made its checkpoint; empty where it was only adopted.
     """
 
@@ -68,6 +78,7 @@ class Row:
     fusion: Mapping[str, Sequence[int]] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
+    objection: str | None = None
 
     @property
     def compressed(self) -> bool:
@@ -84,6 +95,7 @@ class Line:
         name: How the report calls it.
         predicted: Its predicted classes, ``[examples]``.
         correct: Which of them are right, ``[examples]``.
+        groups: Which examples hang together, ``[examples]``; None where they are independent.
         accuracy: Share of right labels, 0 to 1, with its Wilson interval.
         evaluation: The rest of ``evaluation.json``.
         difference: Accuracy against its baseline's, -1 to 1; None without one.
@@ -109,6 +121,7 @@ class Line:
     correct: NDArray[np.bool_]
     accuracy: Interval
     evaluation: Mapping[str, Any]
+    groups: NDArray[np.int64] | None = None
     difference: Interval | None = None
     p_value: float | None = None
     p_holm: float | None = None
@@ -164,6 +177,7 @@ class Line:
     def marks(self) -> tuple[str, ...]:
         """What a reader must know beside the numbers."""
         found = ["baseline"] if self.row.baseline else []
+        found += ["not certified"] if self.row.objection else []
         if self.size_only:
             found.append("size only" if (self.compression or 0) > SMALLER else "no gain")
         elif self.row.compressed:
@@ -233,8 +247,19 @@ def read_line(row: Row, name: str, split: str) -> Line:
             "'toolchain verify' finds what was changed; measure it again with --force",
         )
     correct = predicted == gold
-    accuracy = wilson(claimed, len(gold))
-    return Line(row=row, name=name, predicted=predicted, correct=correct, accuracy=accuracy, evaluation=evaluation)
+    grouped = evaluation.get("groups", {}).get(split)
+    groups = None if grouped is None else np.asarray(grouped, dtype=np.int64)
+    accuracy = widened(wilson(claimed, len(gold)), correct * 1.0, groups)
+    accuracy = Interval(accuracy.estimate, max(0.0, accuracy.low), min(1.0, accuracy.high))
+    return Line(
+        row=row,
+        name=name,
+        predicted=predicted,
+        correct=correct,
+        accuracy=accuracy,
+        evaluation=evaluation,
+        groups=groups,
+    )
 
 
 def against(line: Line, base: Line, margin: float) -> dict[str, Any]:
@@ -266,10 +291,12 @@ def against(line: Line, base: Line, margin: float) -> dict[str, Any]:
                     ratios[setting] = np.asarray(theirs) / np.asarray(ours)
     engine_only = {setting: ratios["engine"] for setting, ratios in speedups.items() if "engine" in ratios}
     slower = [gates.never_slower(engine_only)] if line.row.compressed and line is not base and engine_only else []
+    apart = line.correct * 1.0 - base.correct * 1.0
+    judged_margin = noninferiority.judge(base.correct, line.correct, margin / 100, line.groups)
     return {
-        "difference": accuracy_difference(base.correct, line.correct),
+        "difference": widened(accuracy_difference(base.correct, line.correct), apart, line.groups),
         "p_value": mcnemar(*discordant(base.correct, line.correct)),
-        "not_worse": None if line is base else noninferiority.judge(base.correct, line.correct, margin / 100),
+        "not_worse": None if line is base else judged_margin,
         "flips": flips(base.predicted, line.predicted),
         "compression": base.size_mb / line.size_mb,
         "speedups": speedups,

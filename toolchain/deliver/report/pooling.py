@@ -10,7 +10,7 @@ import numpy as np
 
 from toolchain.deliver.report.line import Line
 from toolchain.measure.noninferiority import Answer, judge_seeds
-from toolchain.measure.statistics import Interval, pooled
+from toolchain.measure.statistics import Interval, pooled, widened
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,9 @@ def _pooled(name: str, own: Sequence[Line], bases: Mapping[tuple[str, int], Line
     difference, not_worse = None, None
     if pairs and not baseline:
         apart = np.stack([line.correct * 1.0 - base.correct * 1.0 for line, base in pairs])
-        difference, not_worse = pooled(apart), judge_seeds(apart, margin / 100)
+        groups = pairs[0][0].groups
+        difference = widened(pooled(apart), apart.mean(axis=0), groups)
+        not_worse = judge_seeds(apart, margin / 100, groups)
     return Pooled(
         name=name,
         seeds=tuple(line.row.seed for line in own),

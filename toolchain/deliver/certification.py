@@ -1,0 +1,68 @@
+"""Whether an engine may be certified on a split that was held out: only if all that it was trained on left it out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolchain.core.errors import ToolchainError
+from toolchain.core.store import MANIFEST
+from toolchain.model import source
+
+if TYPE_CHECKING:
+    from toolchain.pipeline.plan import Step
+    from toolchain.pipeline.run import Outcome
+
+
+def objection(outcome: Outcome, build: str) -> str | None:
+    """Why an engine is not certified.
+
+    Args:
+        outcome: A run.
+        build: Id of the step that built the engine.
+
+    Returns:
+        The reason; empty where it is certified, None where the task has no certification split.
+    """
+    identity = outcome.task.identity
+    if "certification" not in identity["data"]:
+        return None
+    behind, seen = [build], set[str]()
+    trained = False
+    while behind:
+        step = outcome.plan.steps[behind.pop()]
+        if step.id in seen:
+            continue
+        seen.add(step.id)
+        behind += step.inputs
+        if reason := _of(step, identity, outcome.plan.recipe.base):
+            return reason
+        trained = trained or step.stage in ("finetune", "adopt")
+    return "" if trained else "nothing says what it was trained on"
+
+
+def _of(step: Step, identity: Mapping[str, Any], base: Path | None) -> str:
+    """What speaks against a step: a checkpoint from elsewhere that is not known to be trained on this split."""
+    if step.stage not in ("adopt", "finetune") or not step.source:
+        return ""
+    found = _manifest(step.source, base).get("parts", {})
+    if step.stage == "finetune":  # an encoder that was only pretrained has no task
+        return "" if found.get("task", identity) == identity else f"{step.source} was trained on other data before"
+    if found.get("stage") == "finetune" and found.get("task") == identity:
+        return ""
+    known = "was trained on other data" if "task" in found else "does not say what it was trained on"
+    return f"{step.source} {known}"
+
+
+def _manifest(spec: str, base: Path | None) -> dict[str, Any]:
+    """The manifest beside a model that came out of a store; empty where there is none."""
+    try:
+        folder = source.resolve(spec, base).folder
+    except ToolchainError:  # an ONNX file, which has no manifest
+        folder = None
+    if folder is None or not (folder / MANIFEST).is_file():
+        return {}
+    found: dict[str, Any] = json.loads((folder / MANIFEST).read_text("utf-8"))
+    return found
