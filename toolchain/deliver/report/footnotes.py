@@ -74,10 +74,9 @@ def footnotes(report: Report) -> list[tuple[str, str]]:
 
 
 def _accuracy(report: Report) -> str:
-    grouped = (
-        ", widened for examples that hang together" if any(line.groups is not None for line in report.lines) else ""
-    )
-    return f"{report.split} split, 95 % Wilson interval{grouped}; * differs from the baseline (exact McNemar, Holm's p < 0.05)"
+    grouped = any(line.groups is not None for line in report.lines)
+    interval = "95 % Wilson interval" + (", widened for examples that hang together" if grouped else "")
+    return f"{report.split} split, {interval}; * differs from the baseline (exact McNemar, Holm's p < 0.05)"
 
 
 def not_worse_head(report: Report) -> str:
