@@ -126,6 +126,11 @@ def test_several_seeds_are_pooled_for_other_seeds_and_examples(tmp_path: Path) -
     assert one["accuracy_change_points_low"] < -2 < -1 < one["accuracy_change_points_high"]
     assert one["speedup_batch_1"] == pytest.approx(2)
     assert pooled["base/ort"]["accuracy_change_points"] is None
+    # Its mean WS leads by 3 + 1 - 1.5 = 2.5; the noise of 200 examples is about 1.9, more than a lead of 1.
+    assert [(item["rank"], item["tied_with_first"]) for item in pooled.values()] == [(1, False), (2, False)]
+    near = report(seeds(tmp_path / "near"), weights={**EQUAL, "compression": 0.5})
+    assert [item["tied_with_first"] for item in to_json(near)["pooled"]] == [False, True]
+    assert "| ≈ 2 | **base/ort** | 2 |" in markdown(near)
     assert "| int8/ort | 2 | 88.50 | 0.71 | -1.50 [" in markdown(found)
     assert "## Over the seeds" not in markdown(report(three(tmp_path / "one")))
 

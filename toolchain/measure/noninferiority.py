@@ -92,23 +92,19 @@ def judge(
     return NonInferiority(answer, len(base), needed)
 
 
-def judge_seeds(differences: NDArray[np.float64], margin: float, groups: NDArray[np.int64] | None = None) -> Answer:
-    """Judges an engine over several seeds, for other seeds and other examples.
+def seeds_interval(differences: NDArray[np.float64], groups: NDArray[np.int64] | None = None) -> Interval:
+    """The interval of a difference over several seeds that a verdict may rest on.
 
-    The interval is that of :func:`~toolchain.measure.statistics.pooled`, and no narrower than one of examples on which
-    two engines never disagree.
+    It is that of :func:`~toolchain.measure.statistics.pooled`, and no narrower than one of examples on which two
+    engines never disagree.
 
     Args:
         differences: ``[seeds, examples]``, of -1, 0 and 1.
-        margin: Above 0, below 1; 0.005 is half a point.
         groups: Which examples hang together, ``[examples]``; the interval is then wider.
     """
-    found, least = (
-        widened(pooled(differences), differences.mean(axis=0), groups),
-        score_interval(0, 0, differences.shape[1]).half_width,
-    )
-    low, high = min(found.low, found.estimate - least), max(found.high, found.estimate + least)
-    return answer_of(Interval(found.estimate, low, high), margin)
+    found = widened(pooled(differences), differences.mean(axis=0), groups)
+    least = score_interval(0, 0, differences.shape[1]).half_width
+    return Interval(found.estimate, min(found.low, found.estimate - least), max(found.high, found.estimate + least))
 
 
 def answer_of(interval: Interval, margin: float) -> Answer:

@@ -123,7 +123,7 @@ def build_report(
         margin=margin,
         winner=winner,
         fronts=unbeaten,
-        pooled=pool(ordered, margin),
+        pooled=pool(ordered, margin, weights, speedup),
         machine=dict(machine or {}),
         settings=dict(settings or {}),
         not_applicable=tuple(not_applicable),

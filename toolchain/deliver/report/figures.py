@@ -80,6 +80,8 @@ def pooled_figures(found: Pooled, batches: Sequence[str]) -> dict[str, Any]:
         batches: Every setting of the report, ``batch 1`` first.
     """
     figures: dict[str, Any] = {
+        "rank": found.rank,
+        "tied_with_first": found.tied,
         "name": found.name,
         "seeds": list(found.seeds),
         "baseline": found.baseline,

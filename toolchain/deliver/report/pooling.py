@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from toolchain.deliver.report.line import Line
-from toolchain.measure.noninferiority import Answer, judge_seeds
+from toolchain.measure.noninferiority import Answer, answer_of, seeds_interval
 from toolchain.measure.statistics import Interval, pooled, widened
 
 
@@ -29,6 +29,8 @@ class Pooled:
         size_mb: Mean size, in 10^6 bytes.
         speedups: IS per setting, of the engine alone: the geometric mean over seeds and rounds, for others of both.
         score: Mean WS; None where a seed has none.
+        rank: Its place by mean WS, from 1; None without one.
+        tied: Whether the data leave open, for other seeds and examples, which of it and the first is ahead.
     """
 
     name: str
@@ -41,14 +43,18 @@ class Pooled:
     size_mb: float
     speedups: Mapping[str, Interval]
     score: float | None
+    rank: int | None = None
+    tied: bool = False
 
 
-def pool(lines: Sequence[Line], margin: float) -> tuple[Pooled, ...]:
+def pool(lines: Sequence[Line], margin: float, weights: Mapping[str, float], setting: str) -> tuple[Pooled, ...]:
     """Every engine that has several seeds, the highest mean WS first.
 
     Args:
         lines: The report's lines.
         margin: In points of accuracy.
+        weights: ``accuracy``, ``compression`` and ``speedup``.
+        setting: The setting whose IS is in WS.
     """
     groups: dict[str, list[Line]] = {}
     for line in lines:
@@ -59,7 +65,28 @@ def pool(lines: Sequence[Line], margin: float) -> tuple[Pooled, ...]:
         for name, own in groups.items()
         if len(own) > 1
     ]
-    return tuple(sorted(several, key=lambda found: (found.score is None, -(found.score or 0.0), found.name)))
+    several.sort(key=lambda found: (found.score is None, -(found.score or 0.0), found.name))
+    return tuple(
+        found
+        if found.score is None
+        else replace(found, rank=place, tied=place > 1 and not _ahead(several[0], found, groups, weights, setting))
+        for place, found in enumerate(several, start=1)
+    )
+
+
+def _ahead(
+    first: Pooled, other: Pooled, groups: Mapping[str, Sequence[Line]], weights: Mapping[str, float], setting: str
+) -> bool:
+    """Whether the first's mean WS is ahead by more than the noise of accuracy and of both IS, added as squares."""
+    mine, theirs = ({line.row.seed: line for line in groups[found.name]} for found in (first, other))
+    seeds = sorted(mine.keys() & theirs.keys())
+    if not seeds or any(setting not in found.speedups for found in (first, other)):
+        return False
+    apart = np.stack([mine[seed].correct * 1.0 - theirs[seed].correct * 1.0 for seed in seeds])
+    accuracy = seeds_interval(apart, mine[seeds[0]].groups).half_width
+    times = [found.speedups[setting].half_width for found in (first, other)]
+    noise = math.hypot(weights["accuracy"] * 100 * accuracy, *(weights["speedup"] * width for width in times))
+    return (first.score or 0.0) - (other.score or 0.0) > noise
 
 
 def _pooled(name: str, own: Sequence[Line], bases: Mapping[tuple[str, int], Line], margin: float) -> Pooled:
@@ -72,7 +99,7 @@ def _pooled(name: str, own: Sequence[Line], bases: Mapping[tuple[str, int], Line
         apart = np.stack([line.correct * 1.0 - base.correct * 1.0 for line, base in pairs])
         groups = pairs[0][0].groups
         difference = widened(pooled(apart), apart.mean(axis=0), groups)
-        not_worse = judge_seeds(apart, margin / 100, groups)
+        not_worse = answer_of(seeds_interval(apart, groups), margin / 100)
     return Pooled(
         name=name,
         seeds=tuple(line.row.seed for line in own),

@@ -198,9 +198,19 @@ def _pooled(report: Report) -> str:
     """Engines over their seeds: what holds for other seeds too."""
     rows = [pooled_figures(found, report.batches) for found in report.pooled]
     keys = [setting.replace(" ", "_") for setting in report.batches]
-    heads = ["engine", "seeds", "accuracy %", "± between seeds", "change, points", not_worse_head(report), "size MB"]
+    heads = [
+        "#",
+        "engine",
+        "seeds",
+        "accuracy %",
+        "± between seeds",
+        "change, points",
+        not_worse_head(report),
+        "size MB",
+    ]
     cells = [
         [
+            ("≈ " if row["tied_with_first"] else "") + show(row["rank"]),
             f"**{row['name']}**" if row["baseline"] else str(row["name"]),
             show(len(row["seeds"])),
             show(row["accuracy_percent"], 2),
