@@ -186,7 +186,9 @@ def test_publishing_copies_the_stores_report_and_quotes_it(tmp_path: Path, smoke
     done = python(code, "recipes/smoke.yaml", "--store", smoke_store, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "artifacts/published/smoke"
-    assert {path.name for path in folder.iterdir()} == {"report.md", "report.csv", "report.json", "front.svg"}
+    reports = {f"report.{kind}" for kind in ("md", "csv", "json", "html")}
+    pictures = {f"{name}.svg" for name in ("accuracy", "front", "parallel", "size")}
+    assert {path.name for path in folder.iterdir()} == reports | pictures
     text = page.read_text("utf-8")
     assert text.startswith("before\n<!-- results: smoke -->\n| # | engine |")
     assert text.endswith("\n<!-- /results -->\nafter\n")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -170,6 +171,9 @@ def test_a_model_goes_the_whole_way_by_hand(tmp_path: Path) -> None:
     assert {name: line["baseline"] for name, line in lines.items()} == {"graph": True, "engine": False}
     assert lines["engine"]["compression"] > 1.5
     assert (tmp_path / "out" / "report.md").is_file()
+    words = ["toolchain", "benchmark", "graph", "engine", "--task", TASK, *settings]
+    assert sorted(shlex.split(measured.json["made"]["command"])) == sorted(words)
+    assert measured.json["made"]["versions"]["onnxruntime"]
 
 
 def test_a_result_is_copied_to_an_empty_folder_and_the_store_keeps_its_own(tmp_path: Path) -> None:

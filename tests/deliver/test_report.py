@@ -358,7 +358,8 @@ def test_written_files_are_the_renderings_and_do_not_change(tmp_path: Path) -> N
     rows = three(tmp_path)
     write(report(rows), tmp_path / "a")
     write(report(rows), tmp_path / "b")
-    names = ["front.svg", "report.csv", "report.json", "report.md"]
+    pictures = ["accuracy.svg", "front.svg", "parallel.svg", "size.svg"]
+    names = sorted([*pictures, "report.csv", "report.html", "report.json", "report.md"])
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == names
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()

@@ -234,7 +234,7 @@ def finish(outcome: Outcome, store: Store, output: Path | None, as_json: bool) -
 
     if outcome.rank:
         return outcome.exit_code
-    ranked = ranking.rank(outcome)
+    ranked = ranking.rank(outcome, options.again())
     folder = store.root / "reports" / outcome.plan.recipe.name
     with store.errors():
         folder.mkdir(parents=True, exist_ok=True)

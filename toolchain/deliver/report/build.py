@@ -32,6 +32,7 @@ class Report:
         not_applicable: What was not tried, and why.
         failed: What was tried and failed, and the error.
         notes: What else a reader must know, such as overlaps between the data's splits.
+        made: How to make it again: ``command``, ``versions`` of libraries, ``platform``; empty where nobody says.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Report:
     not_applicable: tuple[tuple[str, str], ...]
     failed: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
+    made: Mapping[str, Any]
 
     @property
     def batches(self) -> tuple[str, ...]:
@@ -64,6 +66,7 @@ def build_report(
     not_applicable: Sequence[tuple[str, str]] = (),
     failed: Sequence[tuple[str, str]] = (),
     notes: Sequence[str] = (),
+    made: Mapping[str, Any] | None = None,
 ) -> Report:
     """Compares every engine with its own baseline (same model and seed) and ranks all of them by WS.
 
@@ -78,6 +81,7 @@ def build_report(
         not_applicable: ``(name, reason)`` of what was not tried.
         failed: ``(name, error)`` of what failed.
         notes: What else a reader must know.
+        made: How to make it again.
 
     Raises:
         RecipeError: ``speedup`` names a setting that nothing was timed at, or a weight is missing.
@@ -108,6 +112,7 @@ def build_report(
         not_applicable=tuple(not_applicable),
         failed=tuple(failed),
         notes=tuple(notes),
+        made=dict(made or {}),
     )
 
 

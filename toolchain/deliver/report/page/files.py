@@ -1,0 +1,37 @@
+"""The page and its pictures as files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from toolchain.deliver.report.page.document import html, pictures
+
+PAGE = "report.html"
+
+#: The pictures that a report may have; those of another report are taken away.
+PICTURES = ("accuracy.svg", "size.svg", "parallel.svg")
+
+#: What 'toolchain sensitivity -o' leaves in a folder; its picture is shown in the page.
+DRAWINGS = {"sensitivity.svg": "What each layer costs when it alone is compressed"}
+
+
+def write(report: Mapping[str, Any], folder: Path) -> None:
+    """Writes ``report.html`` and the figures as SVG into a folder that is there.
+
+    Args:
+        report: ``report.json``.
+        folder: Where to.
+    """
+    drawings = [
+        (told, (folder / name).read_text(encoding="utf-8"))
+        for name, told in DRAWINGS.items()
+        if (folder / name).is_file()
+    ]
+    (folder / PAGE).write_text(html(report, drawings), encoding="utf-8")
+    found = pictures(report)
+    for name in PICTURES:
+        (folder / name).unlink(missing_ok=True)
+        if name in found:
+            (folder / name).write_text(found[name], encoding="utf-8")
