@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from html import escape
 from string import Template
 from typing import Any
@@ -31,7 +31,7 @@ def html(report: Mapping[str, Any], drawings: Sequence[tuple[str, str]] = ()) ->
     settings = settings_of(lines)
     found = [
         ("ship", "What to ship", sections.choices(report)),
-        ("table", "Engines", _table(lines, settings)),
+        ("table", "Engines", _table(lines, settings, sections.chosen(report))),
         ("accuracy", "Accuracy", _figure(accuracy(lines))),
         ("size", "Size and speed", _scatters(lines, settings)),
         ("parallel", "Trade-offs", _parallel(lines, settings)),
@@ -108,10 +108,10 @@ def _tabs(name: str, items: Sequence[tuple[str, str]]) -> str:
     return f'<style>{rules}{{display:block}}</style><div class="tabs" role="group">{buttons}{bodies}</div>'
 
 
-def _table(lines: Sequence[Line], settings: Sequence[str]) -> str:
+def _table(lines: Sequence[Line], settings: Sequence[str], chosen: Collection[str]) -> str:
     if not lines:
         return "<p>No engine was evaluated.</p>"
-    return sections.filters(lines) + _scroll(table.ranked(lines, settings), "The ranked table", table.RANKED)
+    return sections.filters(lines) + _scroll(table.ranked(lines, settings, chosen), "The ranked table", table.RANKED)
 
 
 def _scroll(body: str, name: str, told: str, *, tall: bool = False) -> str:
@@ -138,7 +138,7 @@ def _parallel(lines: Sequence[Line], settings: Sequence[str]) -> str:
         for axis in planes.dimensions(settings)
     )
     form = f'<div class="limits" role="group" aria-label="Limits">Drag along an axis, or give limits: {limits}'
-    return _figure(drawn, form + '<button type="button">Clear</button></div>')
+    return _figure(drawn, form + '<button type="button">Clear</button><output aria-live="polite"></output></div>')
 
 
 def _times(lines: Sequence[Line], settings: Sequence[str]) -> str:

@@ -11,14 +11,15 @@ from toolchain.deliver.report.page.svg import LETTER, mark, text
 ROW = 20
 
 
-def draw(lines: Sequence[Line], top: float, width: float, *, shapes: bool = True) -> tuple[list[str], int]:
+def draw(lines: Sequence[Line], top: float, width: float, *, shapes: str = "") -> tuple[list[str], int]:
     """Draws the legend.
 
     Args:
         lines: The report's: only what occurs is explained.
         top: Its upper edge, in pixels.
         width: Room, in pixels; what does not fit goes on in the next row.
-        shapes: Whether the picture has marks, whose shape tells the model and whose filling the gates.
+        shapes: What the shape of a mark tells, a model or a run, where the picture has marks; their filling tells the
+            gates.
 
     Returns:
         Elements, and their height in pixels.
@@ -26,7 +27,7 @@ def draw(lines: Sequence[Line], top: float, width: float, *, shapes: bool = True
     found = {method(line) for line in lines}
     items = [(f'<g class="key {name}">', 0, name) for name in METHODS if name in found]
     if shapes and len(models(lines)) > 1:
-        items += [('<g class="key base">', shape, name) for shape, name in enumerate(models(lines))]
+        items += [('<g class="key shape">', shape, f"{shapes} {name}") for shape, name in enumerate(models(lines))]
     if shapes and not all(sound(line) for line in lines):
         items.append(('<g class="key base hollow">', 0, "failed a gate: never recommended"))
     parts, x, y = [], 8.0, top + 12

@@ -86,14 +86,23 @@ def models(lines: Sequence[Line]) -> list[str]:
     return list(dict.fromkeys(line["model"] for line in lines))
 
 
-def short(line: Line, lines: Sequence[Line]) -> str:
-    """A name without its model and, where all have the same, without its runtime."""
+def short(line: Line, lines: Sequence[Line], *, model: bool) -> str:
+    """A name without its runtime, where all have the same.
+
+    Args:
+        line: The engine.
+        lines: The report's.
+        model: Whether the model stays in it, where there are several.
+    """
     name = str(line["name"])
-    prefix = f"{line['model']}/"
-    if len(models(lines)) > 1:
-        name = name.removeprefix(prefix)
-    runtimes = {other["engine"] for other in lines}
-    return name.replace(f"/{line['engine']}", "", 1) if len(runtimes) == 1 else name
+    if not model and len(models(lines)) > 1:
+        name = name.removeprefix(f"{line['model']}/")
+    return name.replace(f"/{line['engine']}", "", 1) if one_runtime(lines) else name
+
+
+def one_runtime(lines: Sequence[Line]) -> bool:
+    """Whether all engines are of one runtime."""
+    return len({line["engine"] for line in lines}) == 1
 
 
 def label(line: Line) -> str:

@@ -131,6 +131,9 @@
       });
       mark.classList.toggle("cut", out);
     }
+    const [whole, cut] = ["", ".cut"].map((kind) => all('.wide[data-picture="parallel"] .mark' + kind).length);
+    const within = document.querySelector(".limits output");
+    if (within) within.textContent = Object.keys(limits).length ? whole - cut + " of " + whole + " engines within" : "";
     for (const axis of all(".dimension")) {
       const own = limits[axis.dataset.name], place = scale(axis), box = axis.querySelector(".chosen");
       if (!box) continue;

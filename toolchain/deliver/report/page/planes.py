@@ -47,13 +47,14 @@ def abscissas(settings: Sequence[str]) -> list[Dimension]:
     ]
 
 
-def scatter(lines: Sequence[Line], along: Dimension, *, narrow: bool) -> Picture | None:
+def scatter(lines: Sequence[Line], along: Dimension, *, narrow: bool, shapes: str = "model") -> Picture | None:
     """Accuracy over another figure, with what no sound engine beats in both; None where no engine has both.
 
     Args:
         lines: The report's.
         along: The other figure.
         narrow: Whether it is for a phone.
+        shapes: What the lines' model stands for.
     """
     drawn = {
         index: (x, y)
@@ -83,7 +84,7 @@ def scatter(lines: Sequence[Line], along: Dimension, *, narrow: bool) -> Picture
     best = [index for index in front(lines, along.name, more=along.more) if index in places]
     parts.append(_staircase([places[index] for index in best]))
     parts += _marks(lines, drawn, places, along, set(best), up.low, right + 8)
-    keys, taken = legend.draw(lines, height, width)
+    keys, taken = legend.draw(lines, height, width, shapes=shapes)
     title = f"Accuracy over {along.words}; the line joins what no sound engine beats in both; numbers are ranks"
     return Picture(f"scatter-{along.name.replace('_', '-')}", title, width, height + taken, (*parts, *keys))
 
@@ -194,7 +195,7 @@ def parallel(lines: Sequence[Line], settings: Sequence[str], *, narrow: bool) ->
     parts: list[str] = []
     for at, axis in enumerate(axes):
         parts += _axis(axis, scales[at], places[at], top, bottom, partial(height_of, at))
-    keys, taken = legend.draw(lines, height + 8, width, shapes=False)
+    keys, taken = legend.draw(lines, height + 8, width)
     title = "Size, accuracy and speedup of each engine; the higher on an axis, the better"
     return Picture("parallel", title, width, height + 8 + taken, (*threads, *parts, *keys))
 

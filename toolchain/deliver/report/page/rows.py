@@ -50,8 +50,8 @@ class Layout:
         room = (self.width - 30 - 6.4 * len(value)) if self.narrow else self.left - 40
         return (
             text(22, y, rank, anchor="end", kind="quiet")
-            + text(28, y, fit(name, room), kind="name")
-            + text(self.width - 2, y, value, anchor="end", kind="value")
+            + text(28, y, fit(name, room), kind="name halo")
+            + text(self.width - 2, y, value, anchor="end", kind="value halo")
         )
 
     def grid(self, scale: Scale, top: float, bottom: float, unit: str) -> list[str]:
@@ -96,7 +96,7 @@ def accuracy(lines: Sequence[Line], *, narrow: bool) -> Picture | None:
             x = layout.left + (layout.right - layout.left) * max(0.0, scale.part(base["accuracy_percent"]))
             parts.append(line(x, start, x, y, "reference"))
         y += 8
-    keys, height = legend.draw(lines, y + BOTTOM, layout.width, shapes=False)
+    keys, height = legend.draw(lines, y + BOTTOM, layout.width)
     title = f"Accuracy in % with 95 % intervals; bars begin at {scale.low:.1f} %; dashed: the model's baseline"
     grid = layout.grid(scale, TOP, y, "")
     return Picture("accuracy", title, layout.width, int(y + BOTTOM + height), (*grid, *parts, *keys))
@@ -110,7 +110,7 @@ def _bar(lines: Sequence[Line], index: int, scale: Scale, layout: Layout, top: f
     ends = [layout.left + span * min(1.0, max(0.0, scale.part(at))) for at in (value, low, high)]
     half = 4 if layout.narrow else 6
     told = f"{show(value, 2)} ±{show((high - low) / 2, 2)}"
-    parts = layout.words(top, short(each, lines), label(each), told)
+    parts = layout.words(top, short(each, lines, model=False), label(each), told)
     if value > scale.low:
         parts += (
             f'<rect class="bar" x="{layout.left}" y="{middle - half}" width="{ends[0] - layout.left:.1f}" '
@@ -162,7 +162,7 @@ def times(lines: Sequence[Line], way: str, words: str, *, narrow: bool) -> Pictu
     for index in order:
         parts.append(_range(lines, index, timed[index], scale, layout, y, fast=fast))
         y += layout.row
-    keys, height = legend.draw(lines, y + BOTTOM, layout.width, shapes=False)
+    keys, height = legend.draw(lines, y + BOTTOM, layout.width)
     told = "tick: median; dots: rounds" if fast else "tick: median; thick to p90, thin to p99; dots: medians of rounds"
     title = f"Times at {words}; {told}"
     grid = layout.grid(scale, TOP, y, "")
@@ -186,7 +186,7 @@ def _range(
     quantiles, rounds = _quantiles(found, fast), _rounds(found, fast)
     at = [layout.left + span * scale.part(value) for value in quantiles]
     told = show(quantiles[0]) if fast else f"{quantity(quantiles[0])} · p99 {quantity(quantiles[-1])}"
-    parts = layout.words(top, short(each, lines), label(each), told)
+    parts = layout.words(top, short(each, lines, model=True), label(each), told)
     if not fast:
         parts += line(at[0], middle, at[2], middle, "whisker") + line(at[0], middle, at[1], middle, "thick")
     parts += "".join(

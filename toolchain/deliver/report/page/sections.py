@@ -45,12 +45,11 @@ def machine(report: Mapping[str, Any]) -> str:
 
 def choices(report: Mapping[str, Any]) -> str:
     """The engine for each scenario with its reasons, and the best by each goal."""
-    found = report.get("scenarios")
     cards = "".join(
         f'<article class="card"><h3>{escape(each["scenario"])}</h3>'
         f'<p class="choice">{_breakable(each["name"] or "nothing qualifies")}</p>'
         f"<ul>{''.join(f'<li>{escape(reason)}</li>' for reason in each['reasons'])}</ul></article>"
-        for each in (scenarios(report["lines"]) if found is None else found)
+        for each in _scenarios(report)
     )
     goals = "".join(
         f'<tr><th scope="row">{escape(each["goal"])}</th><td><b>{_breakable(each["name"])}</b></td>'
@@ -59,6 +58,18 @@ def choices(report: Mapping[str, Any]) -> str:
     )
     told = f'<table class="goals"><tbody>{goals}</tbody></table>' if goals else ""
     return (f'<div class="cards">{cards}</div>' if cards else "") + told
+
+
+def chosen(report: Mapping[str, Any]) -> set[str]:
+    """Names of the engines that are recommended for a scenario or a goal."""
+    found = [each["name"] for each in (*_scenarios(report), *report["recommendations"])]
+    return {name for name in found if name}
+
+
+def _scenarios(report: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """The report's own; older ones have none."""
+    found: Sequence[Mapping[str, Any]] | None = report.get("scenarios")
+    return scenarios(report["lines"]) if found is None else found
 
 
 def filters(lines: Sequence[Line]) -> str:

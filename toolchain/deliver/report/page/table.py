@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 from toolchain.deliver.report.figures import quantity, ratio, show
-from toolchain.deliver.report.page.lines import Line, key, number
+from toolchain.deliver.report.page.lines import Line, key, number, one_runtime
 
 #: How a verdict is shown: a sign, so that no colour is needed.
 SIGNS = {True: ("✓", "passed", "good"), False: ("✗", "failed", "bad"), None: ("–", "not run", "quiet")}
 
 #: What stands below each table.
-RANKED = "Ranked by WS; baselines in italics; below a figure its 95 % interval. Headings sort."
+RANKED = "Ranked by WS; tinted: recommended above; italics: baselines; below a figure its 95 % interval. Headings sort."
 GATES = "✓ passed, ✗ failed, – not run. Each opens to its evidence."
 EVERY = "As report.json has them, to six digits; the whole numbers are kept in the page."
 
@@ -72,8 +72,14 @@ def columns(lines: Sequence[Line], settings: Sequence[str]) -> list[Column]:
     return [column for column in found if any(line.get(column.name) is not None for line in lines)]
 
 
-def ranked(lines: Sequence[Line], settings: Sequence[str]) -> str:
-    """The ranked table."""
+def ranked(lines: Sequence[Line], settings: Sequence[str], chosen: Collection[str]) -> str:
+    """The ranked table.
+
+    Args:
+        lines: The report's.
+        settings: Those that were timed.
+        chosen: Names of the engines that are recommended.
+    """
     shown = columns(lines, settings)
     ranges = any(line.get("rank_low") is not None for line in lines)
     heads = [
@@ -87,10 +93,10 @@ def ranked(lines: Sequence[Line], settings: Sequence[str]) -> str:
     rows = []
     for index, line in enumerate(lines):
         cells = [_rank(line), _name(line), *(_cell(line, column) for column in shown), _marks(line)]
-        kind = "baseline" if line["baseline"] else "first" if line.get("rank") == 1 else ""
-        rows.append(f'<tr data-line="{index}"{f" class={kind}" if kind else ""}>{"".join(cells)}</tr>')
+        kinds = [*(["baseline"] if line["baseline"] else []), *(["chosen"] if line["name"] in chosen else [])]
+        rows.append(f'<tr data-line="{index}" class="{" ".join(kinds)}">{"".join(cells)}</tr>')
     return (
-        '<table id="ranking" class="sortable"><caption>Engines, ranked by WS</caption>'
+        f'<table id="ranking" class="sortable{_compact(lines)}"><caption>Engines, ranked by WS</caption>'
         f"<thead><tr>{''.join(heads)}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
     )
 
@@ -125,9 +131,14 @@ def gates(lines: Sequence[Line]) -> str:
         cells = "".join(_verdict(verdicts.get(name)) for name in names)
         rows.append(f'<tr data-line="{index}">{_name(line)}{cells}</tr>')
     return (
-        '<table id="verdicts"><caption>Verdicts of the gates</caption><thead><tr>'
+        f'<table id="verdicts" class="{_compact(lines).strip()}"><caption>Verdicts of the gates</caption><thead><tr>'
         f'<th scope="col" class="name">engine</th>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
     )
+
+
+def _compact(lines: Sequence[Line]) -> str:
+    """A class by which a phone leaves out a runtime that all engines share."""
+    return " same" if one_runtime(lines) else ""
 
 
 def _verdict(found: Any) -> str:
