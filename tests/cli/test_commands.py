@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.builders import SENTENCES
+from tests.command import ROOT
 from tests.tiny import call, made, tiny
 from toolchain.cli import COMMANDS
 from toolchain.core import registry
@@ -212,3 +213,29 @@ def test_another_task_takes_a_table_and_no_code(tmp_path: Path) -> None:
     assert any("held out" in note for note in result.json["notes"])
     engine = next((tmp_path / "artifacts" / "engine").iterdir())
     assert json.loads((engine / "interface.json").read_text())["labels"] == ["bad", "fair", "good"]
+
+
+def test_reports_are_set_side_by_side_and_one_is_drawn_again(tmp_path: Path) -> None:
+    published = ROOT / "artifacts/published"
+    names = ("extreme", "latency")
+    result = call("report", *(f"{published}/{name}" for name in names), "-o", "out", cwd=tmp_path)
+    assert result.code == 0, result.stderr
+    assert result.stdout.startswith("# 2 runs, 13 engines, 1 machine\n")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        f"comparison.{kind}" for kind in ("html", "md", "json")
+    }
+    found = call("report", *(f"{published}/{name}/report.json" for name in names), "--json", cwd=tmp_path).json
+    assert found == json.loads((tmp_path / "out/comparison.json").read_text())
+    assert call("report", f"{published}/latency", "-o", "one", cwd=tmp_path).code == 0
+    pictures = {"accuracy.svg", "size.svg", "parallel.svg"}
+    assert {path.name for path in (tmp_path / "one").iterdir()} == {"report.html", *pictures}
+
+
+def test_reports_are_not_mixed_with_recipes_and_not_changed(tmp_path: Path) -> None:
+    published = str(ROOT / "artifacts/published/latency")
+    mixed = call("report", published, str(ROOT / "recipes/smoke.yaml"), cwd=tmp_path)
+    assert (mixed.code, "a recipe stands alone" in mixed.stderr) == (2, True)
+    changed = call("report", published, "--set", "benchmark.threads=1", cwd=tmp_path)
+    assert (changed.code, "reports are as they were written" in changed.stderr) == (2, True)
+    empty = call("report", str(tmp_path), cwd=tmp_path)
+    assert (empty.code, "cannot be read as a report" in empty.stderr) == (1, True)

@@ -32,7 +32,7 @@ def html(report: Mapping[str, Any], drawings: Sequence[tuple[str, str]] = ()) ->
     found = [
         ("ship", "What to ship", sections.choices(report)),
         ("table", "Engines", _table(lines, settings, sections.chosen(report))),
-        ("accuracy", "Accuracy", _figure(accuracy(lines))),
+        ("accuracy", "Accuracy", figure(accuracy(lines))),
         ("size", "Size and speed", _scatters(lines, settings)),
         ("parallel", "Trade-offs", _parallel(lines, settings)),
         ("times", "Times", _times(lines, settings)),
@@ -43,18 +43,32 @@ def html(report: Mapping[str, Any], drawings: Sequence[tuple[str, str]] = ()) ->
         ("reading", "How to read this", sections.reading(report)),
         ("all", "Every figure", _every(lines)),
     ]
-    kept = [(anchor, name, body) for anchor, name, body in found if body]
+    title = f"{report['name'] or 'report'}: {len(lines)} engines"
+    return assemble(title, sections.heading(report), found, known(lines, settings))
+
+
+def assemble(title: str, header: str, parts: Sequence[tuple[str, str, str]], engines: str) -> str:
+    """A page of sections.
+
+    Args:
+        title: Of the window.
+        header: What stands above all.
+        parts: ``(anchor, name, body)``; those without a body are left out, and what follows a colon in a name stands
+            above the section alone.
+        engines: What the script needs to know, as JSON.
+    """
+    kept = [(anchor, name, body) for anchor, name, body in parts if body]
     return Template(read("page.html")).substitute(
         version=__version__,
-        title=escape(f"{report['name'] or 'report'}: {len(lines)} engines"),
+        title=escape(title),
         style=sheet(),
-        header=sections.heading(report),
-        navigation="".join(f'<a href="#{anchor}">{name}</a>' for anchor, name, _ in kept),
+        header=header,
+        navigation="".join(f'<a href="#{anchor}">{name.partition(":")[0]}</a>' for anchor, name, _ in kept),
         main="\n".join(
             f'<section id="{anchor}" aria-labelledby="h-{anchor}"><h2 id="h-{anchor}">{name}</h2>\n{body}\n</section>'
             for anchor, name, body in kept
         ),
-        engines=_engines(lines, settings),
+        engines=engines,
         script=read("page.js"),
     )
 
@@ -78,16 +92,17 @@ def pictures(report: Mapping[str, Any]) -> dict[str, str]:
 
 def accuracy(lines: Sequence[Line]) -> str:
     """The bars, in both widths."""
-    return _both(rows.accuracy(lines, narrow=narrow) for _, narrow in WIDTHS)
+    return both(rows.accuracy(lines, narrow=narrow) for _, narrow in WIDTHS)
 
 
-def _both(drawn: Iterable[Picture | None]) -> str:
+def both(drawn: Iterable[Picture | None]) -> str:
     """A picture in both widths, of which a screen shows one."""
     pairs = zip(WIDTHS, drawn, strict=True)
     return "\n".join(picture.inline(kind) for (kind, _), picture in pairs if picture is not None)
 
 
-def _figure(drawn: str, more: str = "") -> str:
+def figure(drawn: str, more: str = "") -> str:
+    """A picture in both widths with its title above it; what comes before a semicolon stands out."""
     if not drawn:
         return ""
     first, _, rest = drawn.partition('aria-label="')[2].partition('"')[0].partition("; ")
@@ -111,10 +126,11 @@ def _tabs(name: str, items: Sequence[tuple[str, str]]) -> str:
 def _table(lines: Sequence[Line], settings: Sequence[str], chosen: Collection[str]) -> str:
     if not lines:
         return "<p>No engine was evaluated.</p>"
-    return sections.filters(lines) + _scroll(table.ranked(lines, settings, chosen), "The ranked table", table.RANKED)
+    return sections.filters(lines) + scroll(table.ranked(lines, settings, chosen), "The ranked table", table.RANKED)
 
 
-def _scroll(body: str, name: str, told: str, *, tall: bool = False) -> str:
+def scroll(body: str, name: str, told: str, *, tall: bool = False) -> str:
+    """A table that may be wider than the screen, with what is to be known of it below."""
     kind = "scroll tall" if tall else "scroll"
     region = f'<div class="{kind}" role="region" aria-label="{name}" tabindex="0">{body}</div>'
     return f'{region}<p class="below">{told}</p>'
@@ -123,14 +139,14 @@ def _scroll(body: str, name: str, told: str, *, tall: bool = False) -> str:
 def _scatters(lines: Sequence[Line], settings: Sequence[str]) -> str:
     items = []
     for along in planes.abscissas(settings):
-        drawn = _both(planes.scatter(lines, along, narrow=narrow) for _, narrow in WIDTHS)
+        drawn = both(planes.scatter(lines, along, narrow=narrow) for _, narrow in WIDTHS)
         if drawn:
-            items.append((along.words, _figure(drawn)))
+            items.append((along.words, figure(drawn)))
     return _tabs("over", items) if items else ""
 
 
 def _parallel(lines: Sequence[Line], settings: Sequence[str]) -> str:
-    drawn = _both(planes.parallel(lines, settings, narrow=narrow) for _, narrow in WIDTHS)
+    drawn = both(planes.parallel(lines, settings, narrow=narrow) for _, narrow in WIDTHS)
     limits = "".join(
         f'<label>{escape(axis.words)} <input type="number" step="any" data-limit="{axis.name}" data-end="low" '
         f'aria-label="{escape(axis.words)}, at least"> to <input type="number" step="any" data-limit="{axis.name}" '
@@ -138,19 +154,19 @@ def _parallel(lines: Sequence[Line], settings: Sequence[str]) -> str:
         for axis in planes.dimensions(settings)
     )
     form = f'<div class="limits" role="group" aria-label="Limits">Drag along an axis, or give limits: {limits}'
-    return _figure(drawn, form + '<button type="button">Clear</button><output aria-live="polite"></output></div>')
+    return figure(drawn, form + '<button type="button">Clear</button><output aria-live="polite"></output></div>')
 
 
 def _times(lines: Sequence[Line], settings: Sequence[str]) -> str:
     items = []
     for way, words in rows.ways(lines, settings):
-        drawn = _both(rows.times(lines, way, words, narrow=narrow) for _, narrow in WIDTHS)
-        items.append((words, _figure(drawn)))
+        drawn = both(rows.times(lines, way, words, narrow=narrow) for _, narrow in WIDTHS)
+        items.append((words, figure(drawn)))
     return _tabs("spread", items) if items else ""
 
 
 def _gates(lines: Sequence[Line]) -> str:
-    return _scroll(table.gates(lines), "Gates", table.GATES) if any(line.get("gates") for line in lines) else ""
+    return scroll(table.gates(lines), "Gates", table.GATES) if any(line.get("gates") for line in lines) else ""
 
 
 def _drawings(drawings: Sequence[tuple[str, str]]) -> str:
@@ -165,11 +181,11 @@ def _drawings(drawings: Sequence[tuple[str, str]]) -> str:
 def _every(lines: Sequence[Line]) -> str:
     if not lines:
         return ""
-    body = _scroll(table.every(lines), "Every figure", table.EVERY, tall=True)
+    body = scroll(table.every(lines), "Every figure", table.EVERY, tall=True)
     return f'<details class="more"><summary>Show all figures, unrounded to six digits</summary>{body}</details>'
 
 
-def _engines(lines: Sequence[Line], settings: Sequence[str]) -> str:
+def known(lines: Sequence[Line], settings: Sequence[str]) -> str:
     """What the script needs to know of each engine, as JSON that may stand in a page."""
     found = []
     for line in lines:

@@ -1,11 +1,14 @@
-"""The page and its pictures as files."""
+"""The page and its pictures as files, and the page, text and data of a comparison."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from toolchain.deliver.report import compare_text
+from toolchain.deliver.report.page import comparison
 from toolchain.deliver.report.page.document import html, pictures
 
 PAGE = "report.html"
@@ -35,3 +38,16 @@ def write(report: Mapping[str, Any], folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
         if name in found:
             (folder / name).write_text(found[name], encoding="utf-8")
+
+
+def write_comparison(found: Mapping[str, Any], folder: Path) -> None:
+    """Writes ``comparison.html``, ``.md`` and ``.json`` into a folder that is there.
+
+    Args:
+        found: What ``compare`` gave.
+        folder: Where to.
+    """
+    (folder / "comparison.html").write_text(comparison.html(found), encoding="utf-8")
+    (folder / "comparison.md").write_text(compare_text.markdown(found), encoding="utf-8")
+    text = json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / "comparison.json").write_text(text + "\n", encoding="utf-8")

@@ -47,7 +47,9 @@ def abscissas(settings: Sequence[str]) -> list[Dimension]:
     ]
 
 
-def scatter(lines: Sequence[Line], along: Dimension, *, narrow: bool, shapes: str = "model") -> Picture | None:
+def scatter(
+    lines: Sequence[Line], along: Dimension, *, narrow: bool, shapes: str = "model", of: Sequence[int] | None = None
+) -> Picture | None:
     """Accuracy over another figure, with what no sound engine beats in both; None where no engine has both.
 
     Args:
@@ -55,6 +57,7 @@ def scatter(lines: Sequence[Line], along: Dimension, *, narrow: bool, shapes: st
         along: The other figure.
         narrow: Whether it is for a phone.
         shapes: What the lines' model stands for.
+        of: The places of the lines in the page, where they are not all of its lines.
     """
     drawn = {
         index: (x, y)
@@ -83,7 +86,7 @@ def scatter(lines: Sequence[Line], along: Dimension, *, narrow: bool, shapes: st
     parts.append(text((left + right) / 2, bottom + 32, f"{along.words}   {better}", anchor="middle", kind="tick"))
     best = [index for index in front(lines, along.name, more=along.more) if index in places]
     parts.append(_staircase([places[index] for index in best]))
-    parts += _marks(lines, drawn, places, along, set(best), up.low, right + 8)
+    parts += _marks(lines, drawn, places, along, set(best), up.low, right + 8, of or range(len(lines)))
     keys, taken = legend.draw(lines, height, width, shapes=shapes)
     title = f"Accuracy over {along.words}; the line joins what no sound engine beats in both; numbers are ranks"
     return Picture(f"scatter-{along.name.replace('_', '-')}", title, width, height + taken, (*parts, *keys))
@@ -104,6 +107,7 @@ def _marks(
     best: set[int],
     lowest: float,
     edge: float,
+    of: Sequence[int],
 ) -> list[str]:
     """Marks with their numbers: first those of the front, so that theirs find room."""
     shapes = {name: shape for shape, name in enumerate(models(lines))}
@@ -126,7 +130,7 @@ def _marks(
         said = f"{each['name']}: accuracy {show(accuracy, 2)} %, {along.words} {quantity(value)}"
         data = {"x": value, "y": accuracy, "front": "yes" if index in best else "no"}
         drawn_mark = mark(x, y, shapes[each["model"]]) + named
-        parts.append(group(index, method(each), said, drawn_mark, data, hollow=not sound(each)))
+        parts.append(group(of[index], method(each), said, drawn_mark, data, hollow=not sound(each)))
     return parts[::-1]
 
 
