@@ -9,6 +9,7 @@ import pytest
 
 from tests.builders import SENTENCES
 from tests.command import ROOT
+from tests.deliver.test_report import PICTURES
 from tests.tiny import call, made, tiny
 from toolchain.cli import COMMANDS
 from toolchain.core import registry
@@ -227,8 +228,7 @@ def test_reports_are_set_side_by_side_and_one_is_drawn_again(tmp_path: Path) -> 
     found = call("report", *(f"{published}/{name}/report.json" for name in names), "--json", cwd=tmp_path).json
     assert found == json.loads((tmp_path / "out/comparison.json").read_text())
     assert call("report", f"{published}/latency", "-o", "one", cwd=tmp_path).code == 0
-    pictures = {"accuracy.svg", "size.svg", "parallel.svg"}
-    assert {path.name for path in (tmp_path / "one").iterdir()} == {"report.html", *pictures}
+    assert {path.name for path in (tmp_path / "one").iterdir()} == {"report.html", *PICTURES} - {"front.svg"}
 
 
 def test_reports_are_not_mixed_with_recipes_and_not_changed(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
@@ -15,8 +16,9 @@ from tests.command import ROOT
 from tests.deliver.pages import Element, read
 from tests.deliver.test_report import report, row, three
 from toolchain.core import registry
+from toolchain.core.errors import MissingPackageError
 from toolchain.deliver.report import to_json, write
-from toolchain.deliver.report.page import html, pictures
+from toolchain.deliver.report.page import html, pictures, raster
 from toolchain.deliver.report.page.lines import KINDS
 from toolchain.deliver.report.page.style import COLOURS
 from toolchain.deliver.report.page.svg import LETTER
@@ -261,6 +263,18 @@ def test_the_figures_are_files_whose_colours_are_in_them() -> None:
         assert "var(" not in text
         assert len(read(text).all("g", kind="mark")) == len(found["lines"])
         assert found["name"] in text
+
+
+def test_a_picture_becomes_a_png_or_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn_alone = pictures(published("extreme")[0])["size.svg"]
+    if raster.available():
+        made = raster.png(drawn_alone)
+        width = int(re.findall(r'<svg [^>]*width="(\d+)"', drawn_alone)[0])
+        assert made[:8] == b"\x89PNG\r\n\x1a\n"
+        assert int.from_bytes(made[16:20], "big") == raster.ZOOM * width
+    monkeypatch.setitem(sys.modules, "resvg_py", None)
+    with pytest.raises(MissingPackageError, match=r"toolchain\[plots\]"):
+        raster.png(drawn_alone)
 
 
 def test_colours_have_the_contrast_that_texts_and_marks_need() -> None:

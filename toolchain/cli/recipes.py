@@ -140,6 +140,7 @@ def _compare(paths: Sequence[Path], output: Path | None, as_json: bool) -> int:
             output.mkdir(parents=True, exist_ok=True)
             if len(reports) == 1:
                 page.write(reports[0], output)
+                logger.info("drawn again: %s/%s%s", output, page.PAGE, _no_png())
             else:
                 page.write_comparison(found, output)
     if as_json:
@@ -292,7 +293,14 @@ def finish(outcome: Outcome, store: Store, output: Path | None, as_json: bool) -
 
 def _closing(outcome: Outcome, folder: Path) -> str:
     ran, hits = len(outcome.made), outcome.hits
-    return f"{ran} steps run, {hits} from the store, {outcome.seconds:.1f} s; report: {folder}/report.md"
+    return f"{ran} steps run, {hits} from the store, {outcome.seconds:.1f} s; report: {folder}/report.html{_no_png()}"
+
+
+def _no_png() -> str:
+    """Says so where the figures are SVG alone."""
+    from toolchain.deliver.report.page import raster
+
+    return "" if raster.available() else f" (figures as .svg; as .png too with 'toolchain[{raster.EXTRA}]')"
 
 
 def _missed(ranked: Report) -> int:

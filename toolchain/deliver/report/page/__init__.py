@@ -6,6 +6,6 @@ Everything here is made from the report's JSON alone, so that a page can be made
 from __future__ import annotations
 
 from toolchain.deliver.report.page.document import html, pictures
-from toolchain.deliver.report.page.files import write, write_comparison
+from toolchain.deliver.report.page.files import PAGE, write, write_comparison
 
-__all__ = ["html", "pictures", "write", "write_comparison"]
+__all__ = ["PAGE", "html", "pictures", "write", "write_comparison"]

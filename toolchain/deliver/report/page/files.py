@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from toolchain.deliver.report import compare_text
-from toolchain.deliver.report.page import comparison
+from toolchain.deliver.report.page import comparison, raster
 from toolchain.deliver.report.page.document import html, pictures
 
 PAGE = "report.html"
@@ -21,7 +21,7 @@ DRAWINGS = {"sensitivity.svg": "What each layer costs when it alone is compresse
 
 
 def write(report: Mapping[str, Any], folder: Path) -> None:
-    """Writes ``report.html`` and the figures as SVG into a folder that is there.
+    """Writes ``report.html`` and the figures, as SVG and where that can be as PNG, into a folder that is there.
 
     Args:
         report: ``report.json``.
@@ -35,9 +35,14 @@ def write(report: Mapping[str, Any], folder: Path) -> None:
     (folder / PAGE).write_text(html(report, drawings), encoding="utf-8")
     found = pictures(report)
     for name in PICTURES:
-        (folder / name).unlink(missing_ok=True)
+        vector = folder / name
+        bitmap = vector.with_suffix(".png")
+        for old in (vector, bitmap):
+            old.unlink(missing_ok=True)
         if name in found:
-            (folder / name).write_text(found[name], encoding="utf-8")
+            vector.write_text(found[name], encoding="utf-8")
+        if name in found and raster.available():
+            bitmap.write_bytes(raster.png(found[name]))
 
 
 def write_comparison(found: Mapping[str, Any], folder: Path) -> None:
