@@ -248,6 +248,26 @@ def test_a_sensitivity_that_lies_beside_a_report_is_in_its_page(tmp_path: Path) 
     assert image.attributes["alt"] == "What each layer costs when it alone is compressed"
 
 
+def test_what_a_report_says_of_its_certainty_is_in_its_page(tmp_path: Path) -> None:
+    found = to_json(report(three(tmp_path)))
+    sure = {"rank_low": 1, "rank_high": 3, "mcnemar_p_holm": 0.25, "not_worse": "cannot say"}
+    found["lines"] = [{**line, **sure} for line in found["lines"]]
+    found |= {"margin": 0.5, "winner": {"name": "int8/ort", "tied": ["base/ort"], "share": 0.73, "ranges": {}}}
+    found["fronts"] = [{"model": "bert", "seed": 17, "engines": ["int8/ort", "base/ort"], "hypervolume": 1.125}]
+    means = {"name": "over all", "seeds": [17, 42], "baseline": False, "accuracy_percent": 88.1, "size_mb": 25.0}
+    found["pooled"] = [{**means, "not_worse": "yes", "speedup_batch_1": 2.04}]
+    page = read(html(found))
+    ranking, pooled = page.all("table", id="ranking")[0], page.all("table", id="pooled")[0]
+    heads = [head.text for head in ranking.all("thead")[0].all("th")]
+    assert "p (Holm)" in heads
+    assert "p" not in heads  # the corrected one stands for it
+    assert [cell.all("small")[0].text for cell in ranking.all("td", data_name="rank")] == ["1–3"] * 3
+    assert [cell.text for cell in ranking.all("td", data_name="not_worse")] == ["cannot say"] * 3
+    assert [cell.text for cell in pooled.all("tr")[1].all("td")] == ["2", "88.10", "yes", "25.0", "2.04"]
+    for said in ("is tied with base/ort", "under 73 % of all weights", "hypervolume 1.125", "at most 0.5 points worse"):
+        assert said in page.text
+
+
 def test_how_it_was_made_is_told(tmp_path: Path) -> None:
     made = {"command": "toolchain run a.yaml", "versions": {"onnxruntime": "1.31.1"}, "instruction_sets": ["avx2"]}
     text = read(html(to_json(report(three(tmp_path), made=made)))).text

@@ -37,6 +37,7 @@ def html(report: Mapping[str, Any], drawings: Sequence[tuple[str, str]] = ()) ->
         ("parallel", "Trade-offs", _parallel(lines, settings)),
         ("times", "Times", _times(lines, settings)),
         ("certainty", "Certainty", sections.certainty(report)),
+        ("seeds", "Over the seeds", _pooled(report.get("pooled") or [], settings)),
         ("gates", "Gates", _gates(lines)),
         ("layers", "Layers", _drawings(drawings)),
         ("made", "How it was made", sections.made(report)),
@@ -113,26 +114,25 @@ def _tabs(name: str, items: Sequence[tuple[str, str]]) -> str:
     """Pictures of which one is shown at a time, chosen by a radio button; no script is needed."""
     if len(items) == 1:
         return items[0][1]
-    rules = ",".join(f"#{name}-{at}:checked~#{name}-tab-{at}" for at in range(len(items)))
     buttons = "".join(
         f'<input type="radio" name="{name}" id="{name}-{at}"{" checked" if at == 0 else ""}>'
         f'<label for="{name}-{at}">{escape(words)}</label>'
         for at, (words, _) in enumerate(items)
     )
-    bodies = "".join(f'<div class="tab" id="{name}-tab-{at}">{body}</div>' for at, (_, body) in enumerate(items))
-    return f'<style>{rules}{{display:block}}</style><div class="tabs" role="group">{buttons}{bodies}</div>'
+    bodies = "".join(f'<div class="tab">{body}</div>' for _, body in items)
+    return f'<div class="tabs" role="group">{buttons}{bodies}</div>'
 
 
 def _table(lines: Sequence[Line], settings: Sequence[str], chosen: Collection[str]) -> str:
     if not lines:
         return "<p>No engine was evaluated.</p>"
-    return sections.filters(lines) + scroll(table.ranked(lines, settings, chosen), "The ranked table", table.RANKED)
+    return sections.filters(lines) + scroll(table.ranked(lines, settings, chosen), "Ranking", table.RANKED)
 
 
 def scroll(body: str, name: str, told: str, *, tall: bool = False) -> str:
     """A table that may be wider than the screen, with what is to be known of it below."""
     kind = "scroll tall" if tall else "scroll"
-    region = f'<div class="{kind}" role="region" aria-label="{name}" tabindex="0">{body}</div>'
+    region = f'<div class="{kind}" role="region" aria-label="{name}: table" tabindex="0">{body}</div>'
     return f'{region}<p class="below">{told}</p>'
 
 
@@ -147,14 +147,19 @@ def _scatters(lines: Sequence[Line], settings: Sequence[str]) -> str:
 
 def _parallel(lines: Sequence[Line], settings: Sequence[str]) -> str:
     drawn = both(planes.parallel(lines, settings, narrow=narrow) for _, narrow in WIDTHS)
-    limits = "".join(
-        f'<label>{escape(axis.words)} <input type="number" step="any" data-limit="{axis.name}" data-end="low" '
-        f'aria-label="{escape(axis.words)}, at least"> to <input type="number" step="any" data-limit="{axis.name}" '
-        f'data-end="high" aria-label="{escape(axis.words)}, at most"></label>'
-        for axis in planes.dimensions(settings)
-    )
+    limits = "".join(_limit(axis) for axis in planes.dimensions(settings))
     form = f'<div class="limits" role="group" aria-label="Limits">Drag along an axis, or give limits: {limits}'
     return figure(drawn, form + '<button type="button">Clear</button><output aria-live="polite"></output></div>')
+
+
+def _limit(axis: planes.Dimension) -> str:
+    """Two fields that say from where to where an axis is of interest."""
+    ends = " to ".join(
+        f'<input type="number" step="any" data-limit="{axis.name}" data-end="{end}" '
+        f'aria-label="{escape(axis.words)}, {words}">'
+        for end, words in (("low", "at least"), ("high", "at most"))
+    )
+    return f'<span class="limit">{escape(axis.words)} {ends}</span>'
 
 
 def _times(lines: Sequence[Line], settings: Sequence[str]) -> str:
@@ -163,6 +168,10 @@ def _times(lines: Sequence[Line], settings: Sequence[str]) -> str:
         drawn = both(rows.times(lines, way, words, narrow=narrow) for _, narrow in WIDTHS)
         items.append((words, figure(drawn)))
     return _tabs("spread", items) if items else ""
+
+
+def _pooled(found: Sequence[Line], settings: Sequence[str]) -> str:
+    return scroll(table.pooled(found, settings), "Over the seeds", table.POOLED) if found else ""
 
 
 def _gates(lines: Sequence[Line]) -> str:

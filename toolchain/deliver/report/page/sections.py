@@ -114,6 +114,18 @@ def certainty(report: Mapping[str, Any]) -> str:
     return "".join(parts)
 
 
+def notes(report: Mapping[str, Any]) -> dict[str, str]:
+    """What the columns mean that a report has for a margin."""
+    margin = report.get("margin")
+    if margin is None:
+        return {}
+    return {
+        "not worse": f"whether it is at most {margin:g} points worse than its baseline, with 95 %: yes, no, or the "
+        "examples cannot say",
+        "small figures beside a rank": "the ranks that the data leave open, with 95 %",
+    }
+
+
 def made(report: Mapping[str, Any]) -> str:
     """Command, machine, versions, settings, and what was left out or failed."""
     found, settings = report.get("made") or {}, report.get("settings") or {}
@@ -157,6 +169,7 @@ def reading(report: Mapping[str, Any]) -> str:
         "CR, IS": "bytes and time of the baseline of the same model and seed over those of the engine; more is better",
         "accuracy": f"{report['split']} split with its 95 % Wilson interval; change: on the baseline's examples",
         "time": f"{rounds}; the engine alone, without its tokenizer, batches sorted by length",
+        **notes(report),
         "≈": "the data do not settle whether the row or the one above it is ahead",
         "hollow, dashed": "a gate failed that an engine must pass: never recommended",
     }

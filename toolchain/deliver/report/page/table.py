@@ -16,6 +16,7 @@ SIGNS = {True: ("✓", "passed", "good"), False: ("✗", "failed", "bad"), None:
 #: What stands below each table.
 RANKED = "Ranked by WS; tinted: recommended above; italics: baselines; below a figure its 95 % interval. Headings sort."
 GATES = "✓ passed, ✗ failed, – not run. Each opens to its evidence."
+POOLED = "Means over the seeds, with intervals for other seeds where the report has them."
 EVERY = "As report.json has them, to six digits; the whole numbers are kept in the page."
 
 
@@ -121,6 +122,27 @@ def every(lines: Sequence[Line]) -> str:
     )
 
 
+def pooled(found: Sequence[Line], settings: Sequence[str]) -> str:
+    """Engines over their seeds: what holds for other seeds too.
+
+    Args:
+        found: The report's ``pooled``.
+        settings: Those that were timed.
+    """
+    plain = [column for column in columns(found, settings) if column.name.startswith(("acc", "not", "size", "speed"))]
+    heads = "".join(_head(column.head, column.told, sortable=False) for column in plain)
+    rows = "".join(
+        f'<tr><th scope="row" class="name">{escape(str(each["name"]))}</th><td>{len(each["seeds"])}</td>'
+        f"{''.join(_cell(each, column) for column in plain)}</tr>"
+        for each in found
+    )
+    return (
+        '<table id="pooled"><caption>Engines over their seeds</caption><thead><tr>'
+        f'<th scope="col" class="name">engine</th><th scope="col">seeds</th>{heads}</tr></thead>'
+        f"<tbody>{rows}</tbody></table>"
+    )
+
+
 def gates(lines: Sequence[Line]) -> str:
     """Every gate's verdict on every engine, with its evidence."""
     names = list(dict.fromkeys(verdict["gate"] for line in lines for verdict in line.get("gates", ())))
@@ -176,7 +198,7 @@ def _cell(line: Line, column: Column) -> str:
     value = line.get(column.name)
     kept = f'data-name="{column.name}" data-value="{_raw(value)}"'
     ends = [line.get(f"{column.name}_{end}") for end in ("low", "high")]
-    if column.interval is None or value is None or (line["baseline"] and column.name != "accuracy_percent"):
+    if column.interval is None or None in (value, *ends) or (line["baseline"] and column.name != "accuracy_percent"):
         return f"<td {kept}>{escape(column.form(value))}</td>"
     low, high = (column.interval(end) for end in ends)
     kept += f' data-low="{_raw(ends[0])}" data-high="{_raw(ends[1])}"'
