@@ -66,6 +66,13 @@ def test_the_baseline_stays_where_nothing_is_measurably_faster() -> None:
     assert "nothing that qualifies is measurably faster" in scenarios(lines)[0]["reasons"][-1]
 
 
+def test_a_choice_whose_rounds_spread_far_says_so() -> None:
+    shaky = {"settings": {"latency": {"engine": {"unstable": True}}, "throughput": {}}}
+    edge, server = scenarios([BASE, engine("quick", 90, 50, 2, 300, timing=shaky)])
+    assert "its rounds spread far: close other programs and measure again" in edge["reasons"]
+    assert not any("spread" in reason for reason in server["reasons"])
+
+
 def test_a_gpu_is_a_scenario_of_its_own_and_only_where_one_was_used() -> None:
     cuda = engine("cuda", 90, 100, 1, 9000, settings={"provider": "cuda"})
     assert names([BASE, engine("quick", 90, 50, 2, 300), cuda]) == {EDGE: "quick", SERVER: "quick", GPU: "cuda"}

@@ -8,7 +8,7 @@ from typing import Any
 
 from toolchain.deliver.report.compare_text import by_accuracy, heading, on_front, settings_on
 from toolchain.deliver.report.figures import quantity, ratio, show
-from toolchain.deliver.report.page import planes
+from toolchain.deliver.report.page import planes, table
 from toolchain.deliver.report.page.document import WIDTHS, assemble, both, figure, known, scroll
 from toolchain.deliver.report.page.lines import key
 
@@ -74,8 +74,7 @@ def _sizes(found: Mapping[str, Any], test_set: Mapping[str, Any]) -> str:
         cells = (
             _cell("place", place, show(place))
             + _words("run", line["run"])
-            + f'<th scope="row" class="name" data-name="name" data-value="{escape(line["name"])}">'
-            f"{escape(line['name']).replace('/', '/<wbr>')}</th>"
+            + table.named(line)
             + _ranged(line, "accuracy_percent", digits=True)
             + _cell("size_mb", line["size_mb"], quantity(line["size_mb"]))
             + _cell("compression", line["compression"], ratio(line["compression"]))
@@ -84,7 +83,11 @@ def _sizes(found: Mapping[str, Any], test_set: Mapping[str, Any]) -> str:
         )
         rows.append(f'<tr data-line="{index[id(line)]}" class="{"chosen" if first else ""}">{cells}</tr>')
     name = f"Accuracy and size, {test_set['told']}"
-    return scroll(_table(name, heads, rows), escape(name), f"{SIZES} Tinted: no sound engine is as right and smaller.")
+    return scroll(
+        _table(name, heads, rows, f"sortable{table.compact(found['lines'])}"),
+        escape(name),
+        f"{SIZES} Tinted: no sound engine is as right and smaller.",
+    )
 
 
 def _times(found: Mapping[str, Any], machine: Mapping[str, Any]) -> str:
@@ -98,17 +101,14 @@ def _times(found: Mapping[str, Any], machine: Mapping[str, Any]) -> str:
     for at, line in enumerate(found["lines"]):
         if line["run"] not in machine["runs"]:
             continue
-        name = escape(line["name"])
-        cells = _words("run", line["run"]) + (
-            f'<th scope="row" class="name" data-name="name" data-value="{name}">{name.replace("/", "/<wbr>")}</th>'
-        )
+        cells = _words("run", line["run"]) + table.named(line)
         for setting in settings:
             timed = "latency_engine_p50_ms" if setting == "batch 1" else f"per_s_sorted_engine_{key(setting)}"
             shown = (quantity if setting == "batch 1" else show)(line.get(timed))
             cells += _cell(timed, line.get(timed), shown) + _ranged(line, f"speedup_{key(setting)}", digits=False)
         rows.append(f'<tr data-line="{at}">{cells}</tr>')
     name = f"Times, {machine['told']}"
-    return scroll(_table(name, heads, rows), escape(name), TIMES)
+    return scroll(_table(name, heads, rows, f"sortable{table.compact(found['lines'])}"), escape(name), TIMES)
 
 
 def _same(found: Mapping[str, Any]) -> str:
@@ -131,16 +131,16 @@ def _same(found: Mapping[str, Any]) -> str:
                 line = {} if at is None else found["lines"][at]
                 cells += _ranged(line, f"speedup_{key(setting)}", digits=False)
         rows.append(f"<tr>{cells}</tr>")
-    body = _table("Engines of one name in several runs", heads, rows).replace(' class="sortable"', "")
+    body = _table("Engines of one name in several runs", heads, rows, "")
     return scroll(
         body, "Engines of one name in several runs", "A column is one run's own ratio; columns are not divided."
     )
 
 
-def _table(name: str, heads: Sequence[tuple[str, str]], rows: Sequence[str]) -> str:
+def _table(name: str, heads: Sequence[tuple[str, str]], rows: Sequence[str], kind: str) -> str:
     cells = "".join(f'<th scope="col" class="{kind}">{escape(head)}</th>' for head, kind in heads)
     return (
-        f'<table class="sortable"><caption>{escape(name)}</caption><thead><tr>{cells}</tr></thead>'
+        f'<table class="{kind}"><caption>{escape(name)}</caption><thead><tr>{cells}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table>"
     )
 

@@ -93,11 +93,11 @@ def ranked(lines: Sequence[Line], settings: Sequence[str], chosen: Collection[st
     ]
     rows = []
     for index, line in enumerate(lines):
-        cells = [_rank(line), _name(line), *(_cell(line, column) for column in shown), _marks(line)]
+        cells = [_rank(line), named(line), *(_cell(line, column) for column in shown), _marks(line)]
         kinds = [*(["baseline"] if line["baseline"] else []), *(["chosen"] if line["name"] in chosen else [])]
         rows.append(f'<tr data-line="{index}" class="{" ".join(kinds)}">{"".join(cells)}</tr>')
     return (
-        f'<table id="ranking" class="sortable{_compact(lines)}"><caption>Engines, ranked by WS</caption>'
+        f'<table id="ranking" class="sortable{compact(lines)}"><caption>Engines, ranked by WS</caption>'
         f"<thead><tr>{''.join(heads)}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
     )
 
@@ -151,14 +151,14 @@ def gates(lines: Sequence[Line]) -> str:
     for index, line in enumerate(lines):
         verdicts = {verdict["gate"]: verdict for verdict in line.get("gates", ())}
         cells = "".join(_verdict(verdicts.get(name)) for name in names)
-        rows.append(f'<tr data-line="{index}">{_name(line)}{cells}</tr>')
+        rows.append(f'<tr data-line="{index}">{named(line)}{cells}</tr>')
     return (
-        f'<table id="verdicts" class="{_compact(lines).strip()}"><caption>Verdicts of the gates</caption><thead><tr>'
+        f'<table id="verdicts" class="{compact(lines).strip()}"><caption>Verdicts of the gates</caption><thead><tr>'
         f'<th scope="col" class="name">engine</th>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
     )
 
 
-def _compact(lines: Sequence[Line]) -> str:
+def compact(lines: Sequence[Line]) -> str:
     """A class by which a phone leaves out a runtime that all engines share."""
     return " same" if one_runtime(lines) else ""
 
@@ -187,7 +187,8 @@ def _rank(line: Line) -> str:
     return f'<td class="rank" data-name="rank" data-value="{_raw(rank)}">{near}{show(rank)}{reach}</td>'
 
 
-def _name(line: Line) -> str:
+def named(line: Line) -> str:
+    """The cell of an engine's name; what is said of its runtime stands back."""
     name, runtime = escape(str(line["name"])), escape(f"/{line['engine']}")
     head, found, tail = name.rpartition(runtime)
     told = head.replace("/", "/<wbr>") + f'<wbr><span class="runtime">{found}{tail}</span>' if found else name
