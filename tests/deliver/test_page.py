@@ -320,3 +320,18 @@ def test_every_technique_has_a_method() -> None:
     techniques = {*registry.names("compress"), *registry.names("optimize")}
     assert len(techniques) >= 20
     assert techniques == set(KINDS)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "artifacts/published").glob("*/report.json")), ids=lambda p: p.parent.name
+)
+def test_published_pictures_show_the_figures_beside_them(path: Path) -> None:
+    lines = json.loads(path.read_text("utf-8"))["lines"]
+    for name, kept, figure in (
+        ("accuracy", "data-accuracy", "accuracy_percent"),
+        ("size", "data-x", "size_mb"),
+        ("parallel", "data-size-mb", "size_mb"),
+    ):
+        groups = marks(read((path.parent / f"{name}.svg").read_text("utf-8")))
+        shown = {index: float(mark.attributes[kept]) for index, mark in groups.items()}
+        assert shown == {index: line[figure] for index, line in enumerate(lines)}

@@ -17,6 +17,10 @@ from toolchain.deliver.report.scale import Scale
 BESIDE = ((9, -5), (9, 14), (-9, -5), (-9, 14), (0, 20), (0, -11), (14, 4), (-14, 4))
 
 
+#: Pixels between two numbers, one below the other.
+LINE = 11
+
+
 @dataclass(frozen=True)
 class Dimension:
     """A figure that engines are compared by.
@@ -184,13 +188,17 @@ def parallel(lines: Sequence[Line], settings: Sequence[str], *, narrow: bool) ->
         part = max(0.0, scales[at].part(value))
         return bottom - (bottom - top) * part if axes[at].more else top + (bottom - top) * part
 
-    threads = []
-    for index in sorted(whole, reverse=True):
+    threads, taken = [], [0.0]
+    for index in sorted(whole):
         each = lines[index]
         points = [(places[at], height_of(at, value)) for at, value in enumerate(whole[index])]
         path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
         drawn = f'<path class="hit" d="{path}"/><path class="thread" d="{path}"/>'
         drawn += "".join(f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in points)
+        end = points[-1][1] + 4
+        if all(abs(end - other) > LINE for other in taken):
+            taken.append(end)
+            drawn += text(right + 9, end, label(each), kind="quiet")
         said = f"{each['name']}: " + ", ".join(
             f"{axis.words} {_shown(axis, value)}" for axis, value in zip(axes, whole[index], strict=True)
         )
@@ -199,9 +207,9 @@ def parallel(lines: Sequence[Line], settings: Sequence[str], *, narrow: bool) ->
     parts: list[str] = []
     for at, axis in enumerate(axes):
         parts += _axis(axis, scales[at], places[at], top, bottom, partial(height_of, at))
-    keys, taken = legend.draw(lines, height + 8, width)
-    title = "Size, accuracy and speedup of each engine; the higher on an axis, the better"
-    return Picture("parallel", title, width, height + 8 + taken, (*threads, *parts, *keys))
+    keys, below = legend.draw(lines, height + 8, width)
+    title = "Size, accuracy and speedup of each engine; the higher on an axis, the better; numbers are ranks"
+    return Picture("parallel", title, width, height + 8 + below, (*reversed(threads), *parts, *keys))
 
 
 def _axis(
