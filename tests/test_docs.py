@@ -17,6 +17,7 @@ import click
 import pytest
 
 from tests.command import ROOT, python
+from tests.deliver.test_report import PICTURES
 from toolchain.cli import COMMANDS, cli
 from toolchain.core import registry
 from toolchain.pipeline import document, recipe
@@ -186,7 +187,8 @@ def test_publishing_copies_the_stores_report_and_quotes_it(tmp_path: Path, smoke
     done = python(code, "recipes/smoke.yaml", "--store", smoke_store, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "artifacts/published/smoke"
-    assert {path.name for path in folder.iterdir()} == {"report.md", "report.csv", "report.json", "front.svg"}
+    reports = {f"report.{kind}" for kind in ("md", "csv", "json", "html")}
+    assert {path.name for path in folder.iterdir()} == reports | PICTURES
     text = page.read_text("utf-8")
     assert text.startswith("before\n<!-- results: smoke -->\n| # | engine |")
     assert text.endswith("\n<!-- /results -->\nafter\n")

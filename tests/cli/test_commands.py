@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.builders import SENTENCES
+from tests.command import ROOT
+from tests.deliver.test_report import PICTURES
 from tests.tiny import call, made, tiny
 from toolchain.cli import COMMANDS
 from toolchain.core import registry
@@ -170,6 +173,9 @@ def test_a_model_goes_the_whole_way_by_hand(tmp_path: Path) -> None:
     assert {name: line["baseline"] for name, line in lines.items()} == {"graph": True, "engine": False}
     assert lines["engine"]["compression"] > 1.5
     assert (tmp_path / "out" / "report.md").is_file()
+    words = ["toolchain", "benchmark", "graph", "engine", "--task", TASK, *settings]
+    assert sorted(shlex.split(measured.json["made"]["command"])) == sorted(words)
+    assert measured.json["made"]["versions"]["onnxruntime"]
 
 
 def test_a_result_is_copied_to_an_empty_folder_and_the_store_keeps_its_own(tmp_path: Path) -> None:
@@ -208,3 +214,28 @@ def test_another_task_takes_a_table_and_no_code(tmp_path: Path) -> None:
     assert any("held out" in note for note in result.json["notes"])
     engine = next((tmp_path / "artifacts" / "engine").iterdir())
     assert json.loads((engine / "interface.json").read_text())["labels"] == ["bad", "fair", "good"]
+
+
+def test_reports_are_set_side_by_side_and_one_is_drawn_again(tmp_path: Path) -> None:
+    published = ROOT / "artifacts/published"
+    names = ("extreme", "latency")
+    result = call("report", *(f"{published}/{name}" for name in names), "-o", "out", cwd=tmp_path)
+    assert result.code == 0, result.stderr
+    assert result.stdout.startswith("# 2 runs, 13 engines, 1 machine\n")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        f"comparison.{kind}" for kind in ("html", "md", "json")
+    }
+    found = call("report", *(f"{published}/{name}/report.json" for name in names), "--json", cwd=tmp_path).json
+    assert found == json.loads((tmp_path / "out/comparison.json").read_text())
+    assert call("report", f"{published}/latency", "-o", "one", cwd=tmp_path).code == 0
+    assert {path.name for path in (tmp_path / "one").iterdir()} == {"report.html", *PICTURES} - {"front.svg"}
+
+
+def test_reports_are_not_mixed_with_recipes_and_not_changed(tmp_path: Path) -> None:
+    published = str(ROOT / "artifacts/published/latency")
+    mixed = call("report", published, str(ROOT / "recipes/smoke.yaml"), cwd=tmp_path)
+    assert (mixed.code, "a recipe stands alone" in mixed.stderr) == (2, True)
+    changed = call("report", published, "--set", "benchmark.threads=1", cwd=tmp_path)
+    assert (changed.code, "reports are as they were written" in changed.stderr) == (2, True)
+    empty = call("report", str(tmp_path), cwd=tmp_path)
+    assert (empty.code, "cannot be read as a report" in empty.stderr) == (1, True)

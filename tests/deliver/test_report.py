@@ -14,9 +14,17 @@ from rich.console import Console
 from toolchain.core.errors import RecipeError, StoreError
 from toolchain.deliver.report import Report, Row, build_report, csv_text, markdown, terminal, to_json, write
 from toolchain.deliver.report.figures import quantity, ratio, show
+from toolchain.deliver.report.page import raster
 
 EXAMPLES = 200
 EQUAL = {"accuracy": 1.0, "compression": 1.0, "speedup": 1.0}
+
+
+#: The pictures beside a report, as PNG too where they can be made.
+PICTURES = {
+    "front.svg",
+    *(f"{name}.{kind}" for name in ("accuracy", "parallel", "size") for kind in ("svg", *["png"] * raster.available())),
+}
 
 
 def evaluation(folder: Path, wrong: Sequence[int], size_mb: float) -> Path:
@@ -361,7 +369,7 @@ def test_written_files_are_the_renderings_and_do_not_change(tmp_path: Path) -> N
     rows = three(tmp_path)
     write(report(rows), tmp_path / "a")
     write(report(rows), tmp_path / "b")
-    names = ["front.svg", "report.csv", "report.json", "report.md"]
+    names = sorted([*PICTURES, "report.csv", "report.html", "report.json", "report.md"])
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == names
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from toolchain.core.store import Store
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+#: Options on which no result depends.
+_CHANGES_NOTHING = frozenset({"as_json", "dry_run", "force", "output", "quiet", "store", "verbose"})
 
 RECIPE = click.Path(exists=False, dir_okay=False, path_type=Path)
 
@@ -131,6 +135,23 @@ def output_errors(path: Path, option: str = "-o") -> Iterator[None]:
         raise ToolchainError(
             f"{option} {path} cannot be written: {error.strerror or error}", "choose another"
         ) from error
+
+
+def again() -> str:
+    """The command line that makes the current command's report again: what changes no result is left out."""
+    context = click.get_current_context()
+    name = context.info_name or ""
+    words = ["toolchain", "run" if name == "report" else name]
+    for parameter in context.command.params:
+        if parameter.name in _CHANGES_NOTHING or parameter.name is None:
+            continue
+        if context.get_parameter_source(parameter.name) is not click.core.ParameterSource.COMMANDLINE:
+            continue
+        value = context.params[parameter.name]
+        option = [] if isinstance(parameter, click.Argument) else [max(parameter.opts, key=len)]
+        for each in value if isinstance(value, tuple) else (value,):
+            words += [*option, str(each)]
+    return shlex.join(words)
 
 
 def echo_json(value: Any) -> None:

@@ -92,21 +92,39 @@ def validate_command(
 
 
 @click.command("report")
-@click.argument("recipe", type=options.RECIPE)
+@click.argument("targets", type=click.Path(path_type=Path), nargs=-1, required=True)
 @options.recipe_options
 @options.check_options
 @options.store_option
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write report.md, .csv and .json here too.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the report or the comparison here too.")
 @options.json_option
 @options.verbosity
 def report_command(
-    recipe: Path, sets: tuple[str, ...], models: tuple[str, ...], data: str | None, store: Store,
+    targets: tuple[Path, ...], sets: tuple[str, ...], models: tuple[str, ...], data: str | None, store: Store,
     check: bool, junit: Path | None, output: Path | None, as_json: bool,
 ) -> int:  # fmt: skip
-    """Print the ranked table of a RECIPE from what the store has; nothing is run."""
+    """Print the ranked table of a recipe, or set reports side by side; nothing is run.
+
+    TARGETS is a recipe, whose table is made from what the store has; or reports (their folders or report.json), of one
+    machine or of several: sizes are compared everywhere, accuracies on one test set, times on one machine, and no ratio
+    is formed across machines. With -o, one report is drawn again (report.html and its pictures), several become
+    comparison.html, .md and .json.
+    """
     from toolchain.pipeline import plan, run
     from toolchain.pipeline import recipe as recipes
 
+    recipe = targets[0]
+    if all(target.suffix == ".json" or target.is_dir() for target in targets):
+        if sets or models or data or check or junit:
+            raise click.UsageError(
+                "--set, --model, --data, --check and --junit are for a recipe; reports are as they were written"
+            )
+        return _compare(targets, output, as_json)
+    if len(targets) > 1:
+        raise click.UsageError(
+            f"a recipe stands alone; several targets are reports, and these are neither folder nor report.json: "
+            f"{', '.join(str(t) for t in targets if t.suffix != '.json' and not t.is_dir())}"
+        )
     made = plan.make(recipes.load(recipe, sets, models, data))
     _need_rules(made, check, junit)
     outcome, status = run.preview(made, store)
@@ -118,6 +136,28 @@ def report_command(
             f"toolchain run {recipe}",
         )
     return finish(outcome, store, output, as_json, check, junit)
+
+
+def _compare(paths: Sequence[Path], output: Path | None, as_json: bool) -> int:
+    """Prints reports side by side and, with an output, draws one again or writes the comparison of several."""
+    from toolchain.deliver import report
+    from toolchain.deliver.report import compare_text, kept, page
+
+    reports = [kept.read(path) for path in paths]
+    found = report.compare(reports, kept.labels(reports, paths))
+    if output:
+        with options.output_errors(output):
+            output.mkdir(parents=True, exist_ok=True)
+            if len(reports) == 1:
+                page.write(reports[0], output)
+                logger.info("drawn again: %s/%s%s", output, page.PAGE, _no_png())
+            else:
+                page.write_comparison(found, output)
+    if as_json:
+        options.echo_json(found)
+    else:
+        click.echo(compare_text.markdown(found), nl=False)
+    return 0
 
 
 @click.command("explain")
@@ -260,7 +300,7 @@ def finish(
         return outcome.exit_code
     folder = store.root / "reports" / outcome.plan.recipe.name
     try:
-        ranked = ranking.rank(outcome)
+        ranked = ranking.rank(outcome, options.again())
     except ToolchainError:
         if check:  # whoever reads the checks must not find those of another run
             _write_checks(checks.judge(outcome, None), outcome, None, store, output, junit)
@@ -335,7 +375,14 @@ def _broken(judged: Sequence[Check]) -> int:
 
 def _closing(outcome: Outcome, folder: Path) -> str:
     ran, hits = len(outcome.made), outcome.hits
-    return f"{ran} steps run, {hits} from the store, {outcome.seconds:.1f} s; report: {folder}/report.md"
+    return f"{ran} steps run, {hits} from the store, {outcome.seconds:.1f} s; report: {folder}/report.html{_no_png()}"
+
+
+def _no_png() -> str:
+    """Says so where the figures are SVG alone."""
+    from toolchain.deliver.report.page import raster
+
+    return "" if raster.available() else f" (figures as .svg; as .png too with 'toolchain[{raster.EXTRA}]')"
 
 
 def _missed(ranked: Report) -> int:

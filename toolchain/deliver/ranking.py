@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from toolchain import __version__
 from toolchain.core.errors import ToolchainError
 from toolchain.deliver import report
 from toolchain.deliver.certification import objection
@@ -18,11 +19,12 @@ if TYPE_CHECKING:
     from toolchain.pipeline.run import Outcome
 
 
-def rank(outcome: Outcome) -> report.Report:
+def rank(outcome: Outcome, command: str = "") -> report.Report:
     """Builds the report of a run.
 
     Args:
         outcome: A run, or a preview in which everything was a hit.
+        command: What makes it again; may be empty.
 
     Raises:
         ToolchainError: No engine was evaluated.
@@ -86,6 +88,7 @@ def rank(outcome: Outcome) -> report.Report:
         not_run=not_run,
         failed=failed,
         notes=_notes(outcome),
+        made=_made(outcome, command),
     )
 
 
@@ -102,6 +105,21 @@ def _built(metrics: Mapping[str, Any]) -> str:
 def engine_settings(built: Mapping[str, Any]) -> dict[str, Any]:
     """What an engine is run with, by its ``engine.json``: its options, and how its batches are made."""
     return {**built.get("options", {}), **({BATCHING_KEY: built[BATCHING_KEY]} if BATCHING_KEY in built else {})}
+
+
+def _made(outcome: Outcome, command: str) -> dict[str, Any]:
+    """What a reader needs to make the report again, as it was when the engines were timed or, untimed, evaluated."""
+    steps = (outcome.plan.time, *(row.evaluate for row in outcome.plan.rows))
+    artifact = next(outcome.artifacts[step] for step in steps if step in outcome.artifacts)
+    environment = artifact.manifest["environment"]
+    versions = {"toolchain": __version__, "python": environment.get("python"), **environment.get("libraries", {})}
+    return {
+        "command": command,
+        "versions": {name: version for name, version in versions.items() if version},
+        "platform": environment.get("platform"),
+        "instruction_sets": environment.get("instruction_sets", []),
+        "commit": artifact.manifest.get("commit"),
+    }
 
 
 def _passes(outcome: Outcome, build: str) -> list[Any]:

@@ -7,6 +7,7 @@ the original is the baseline engine of the same model and seed, S is bytes on di
 from __future__ import annotations
 
 from toolchain.deliver.report.build import Report, build_report
+from toolchain.deliver.report.compare import compare
 from toolchain.deliver.report.line import Line, Row
 from toolchain.deliver.report.recommend import Recommendation
 from toolchain.deliver.report.screen import terminal
@@ -18,6 +19,7 @@ __all__ = [
     "Report",
     "Row",
     "build_report",
+    "compare",
     "csv_text",
     "markdown",
     "terminal",

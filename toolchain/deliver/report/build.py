@@ -35,6 +35,7 @@ class Report:
         not_run: What was built and cannot run on this machine, and why.
         failed: What was tried and failed, and the error.
         notes: What else a reader must know, such as overlaps between the data's splits.
+        made: How to make it again: ``command``, ``versions`` of libraries, ``platform``; empty where nobody says.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Report:
     not_run: tuple[tuple[str, str], ...]
     failed: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
+    made: Mapping[str, Any]
 
     @property
     def batches(self) -> tuple[str, ...]:
@@ -74,6 +76,7 @@ def build_report(
     not_run: Sequence[tuple[str, str]] = (),
     failed: Sequence[tuple[str, str]] = (),
     notes: Sequence[str] = (),
+    made: Mapping[str, Any] | None = None,
 ) -> Report:
     """Compares every engine with its own baseline (same model and seed) and ranks all of them by WS.
 
@@ -90,6 +93,7 @@ def build_report(
         not_run: ``(name, reason)`` of what was built and cannot run here.
         failed: ``(name, error)`` of what failed.
         notes: What else a reader must know.
+        made: How to make it again.
 
     Raises:
         RecipeError: ``speedup`` names a setting that nothing was timed at, or a weight is missing.
@@ -130,6 +134,7 @@ def build_report(
         not_run=tuple(not_run),
         failed=tuple(failed),
         notes=tuple(notes),
+        made=dict(made or {}),
     )
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from toolchain.deliver.report.figures import STATES, Figures
+from toolchain.deliver.report.scale import Scale
 from toolchain.measure.gates import BINDING
 from toolchain.measure.panels import label
 from toolchain.measure.pareto import beats
@@ -65,9 +65,9 @@ def draw(title: str, rows: Sequence[Figures], setting: str) -> str | None:
         label(LEFT, 22, title, size=13, weight="bold"),
     ]
     deepest = max(point.accuracy for point in points) - DEEP
-    accuracies = _Axis.around([max(point.accuracy, deepest) for point in points], logarithmic=False)
+    accuracies = Scale.around([max(point.accuracy, deepest) for point in points], logarithmic=False)
     for index, name in enumerate(charts):
-        along = _Axis.around([point.values[index] for point in points], logarithmic=True)
+        along = Scale.around([point.values[index] for point in points], logarithmic=True)
         parts += _chart(points, index, LEFT + index * (WIDTH + GAP), name, along, accuracies)
     return "\n".join([*parts, *_legend(points, LEFT + len(charts) * (WIDTH + GAP)), "</svg>"]) + "\n"
 
@@ -112,37 +112,7 @@ def _number(row: Figures, name: str) -> float:
     return float(value)
 
 
-@dataclass(frozen=True)
-class _Axis:
-    """A scale with its two ends and what is written along it."""
-
-    low: float
-    high: float
-    logarithmic: bool
-    ticks: tuple[float, ...]
-
-    @classmethod
-    def around(cls, values: Sequence[float], *, logarithmic: bool) -> _Axis:
-        """A scale that holds values with some room at both ends."""
-        if logarithmic:
-            low, high = min(values) / 1.25, max(values) * 1.25
-            decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-            ticks = [step * 10.0**decade for decade in decades for step in (1, 2, 3, 5, 7)]
-        else:
-            room = max(0.5, 0.12 * (max(values) - min(values)))
-            low, high = min(values) - room, max(values) + room
-            step = next(s for s in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if (high - low) / s <= 9)
-            ticks = [step * number for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
-        return cls(low, high, logarithmic, tuple(tick for tick in ticks if low <= tick <= high))
-
-    def part(self, value: float) -> float:
-        """Where a value stands, from 0 to 1."""
-        if self.logarithmic:
-            return math.log(value / self.low) / math.log(self.high / self.low)
-        return (value - self.low) / (self.high - self.low)
-
-
-def _chart(points: Sequence[Point], index: int, left: float, title: str, along: _Axis, up: _Axis) -> list[str]:
+def _chart(points: Sequence[Point], index: int, left: float, title: str, along: Scale, up: Scale) -> list[str]:
     top, bottom = HEAD + TOP, HEAD + TOP + HEIGHT
     parts = [label(left + WIDTH / 2, bottom + 38, title, anchor="middle")]
     if index == 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import hashlib
 import io
 import json
 import math
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from toolchain.deliver.report import front
+from toolchain.deliver.report import front, page
 from toolchain.deliver.report.build import Report
 from toolchain.deliver.report.figures import (
     STATES,
@@ -24,6 +25,7 @@ from toolchain.deliver.report.figures import (
     show,
 )
 from toolchain.deliver.report.footnotes import footnotes, not_worse_head, title
+from toolchain.deliver.report.scenarios import scenarios, told
 from toolchain.deliver.report.standing import standing
 from toolchain.measure.gates import GATES, Verdict
 
@@ -67,6 +69,9 @@ def to_json(report: Report) -> dict[str, Any]:
             "not_run": [{"name": name, "reason": reason} for name, reason in report.not_run],
             "failed": [{"name": name, "error": error} for name, error in report.failed],
             "notes": list(report.notes),
+            "made": dict(report.made),
+            "test_set": _test_set(report),
+            "scenarios": scenarios(lines),
         }
     )
     return told
@@ -76,6 +81,12 @@ def winner_json(report: Report) -> dict[str, Any] | None:
     """The winner as plain JSON values; a weight without an upper bound is None."""
     winner = report.winner
     return None if winner is None else {**dataclasses.asdict(winner), "settled": winner.settled}
+
+
+def _test_set(report: Report) -> str | None:
+    """What tells the examples of one report from those of another: a digest of their labels, in order."""
+    labels = next((line.evaluation["labels"][report.split] for line in report.lines), None)
+    return None if labels is None else hashlib.sha256(json.dumps(labels).encode()).hexdigest()[:16]
 
 
 def verdict_json(verdict: Verdict) -> dict[str, Any]:
@@ -109,6 +120,9 @@ def markdown(report: Report) -> str:
         blocks += ["## What to ship", "\n".join(chosen)]
     if report.winner:
         blocks += ["## How sure the ranking is", _certainty(report, found), _fronts(report)]
+    where = scenarios(to_json(report)["lines"])
+    if where:
+        blocks += ["## Where to deploy what", "\n".join(told(where))]
     blocks += ["## Accuracy against the baseline", _accuracy(report, found)]
     if report.pooled:
         blocks += ["## Over the seeds", _pooled(report)]
@@ -124,26 +138,29 @@ def markdown(report: Report) -> str:
         blocks += ["## Energy per example, J", _energy(report, found)]
     if found:
         blocks += ["## Gates", _gates(found), _evidence(report)]
-    told = (f"- **{label}**: {' '.join(text.split())}" for label, text in footnotes(report))
-    blocks += ["## How to read this", "\n".join(told)]
+    notes = (f"- **{label}**: {' '.join(text.split())}" for label, text in footnotes(report))
+    blocks += ["## How to read this", "\n".join(notes)]
     return "\n\n".join(blocks) + "\n"
 
 
 def write(report: Report, folder: Path) -> None:
-    """Writes ``report.md``, ``report.csv``, ``report.json`` and, of timed engines, ``front.svg`` into a folder.
+    """Writes ``report.md``, ``.csv``, ``.json`` and ``.html`` into a folder, and the figures as pictures.
 
-    The folder is made when it is missing.
+    The pictures are ``accuracy.svg``, ``size.svg``, ``parallel.svg`` and, of timed engines, ``front.svg``. The folder
+    is made when it is missing; a ``sensitivity.svg`` that lies there is shown in the page.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.md").write_text(markdown(report), encoding="utf-8")
     (folder / "report.csv").write_text(csv_text(report), encoding="utf-8")
-    text = json.dumps(to_json(report), indent=2, ensure_ascii=False, allow_nan=False)
+    found = to_json(report)
+    text = json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False)
     (folder / "report.json").write_text(text + "\n", encoding="utf-8")
     rows = [figures(line, report.batches) for line in report.lines]
     picture = front.draw(title(report), rows, report.speedup)
     (folder / "front.svg").unlink(missing_ok=True)  # of another run
     if picture is not None:
         (folder / "front.svg").write_text(picture, encoding="utf-8")
+    page.write(found, folder)
 
 
 def _ranking(report: Report, rows: Sequence[Figures]) -> str:

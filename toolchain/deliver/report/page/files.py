@@ -1,0 +1,58 @@
+"""The page and its pictures as files, and the page, text and data of a comparison."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from toolchain.deliver.report import compare_text
+from toolchain.deliver.report.page import comparison, raster
+from toolchain.deliver.report.page.document import html, pictures
+
+PAGE = "report.html"
+
+#: The pictures that a report may have; those of another report are taken away.
+PICTURES = ("accuracy.svg", "size.svg", "parallel.svg")
+
+#: What 'toolchain sensitivity -o' leaves in a folder; its picture is shown in the page.
+DRAWINGS = {"sensitivity.svg": "What each layer costs when it alone is compressed"}
+
+
+def write(report: Mapping[str, Any], folder: Path) -> None:
+    """Writes ``report.html`` and the figures, as SVG and where that can be as PNG, into a folder that is there.
+
+    Args:
+        report: ``report.json``.
+        folder: Where to.
+    """
+    drawings = [
+        (told, (folder / name).read_text(encoding="utf-8"))
+        for name, told in DRAWINGS.items()
+        if (folder / name).is_file()
+    ]
+    (folder / PAGE).write_text(html(report, drawings), encoding="utf-8")
+    found = pictures(report)
+    for name in PICTURES:
+        vector = folder / name
+        bitmap = vector.with_suffix(".png")
+        for old in (vector, bitmap):
+            old.unlink(missing_ok=True)
+        if name in found:
+            vector.write_text(found[name], encoding="utf-8")
+        if name in found and raster.available():
+            bitmap.write_bytes(raster.png(found[name]))
+
+
+def write_comparison(found: Mapping[str, Any], folder: Path) -> None:
+    """Writes ``comparison.html``, ``.md`` and ``.json`` into a folder that is there.
+
+    Args:
+        found: What ``compare`` gave.
+        folder: Where to.
+    """
+    (folder / "comparison.html").write_text(comparison.html(found), encoding="utf-8")
+    (folder / "comparison.md").write_text(compare_text.markdown(found), encoding="utf-8")
+    text = json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / "comparison.json").write_text(text + "\n", encoding="utf-8")

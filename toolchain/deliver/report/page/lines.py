@@ -1,0 +1,134 @@
+"""What the page reads from the lines of a report's JSON; older reports lack some of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from toolchain.deliver.report.line import NOT_COMPRESSION
+from toolchain.measure.gates import BINDING
+
+#: A line of ``report.json``.
+Line = Mapping[str, Any]
+
+#: What each technique does to a model; a technique that is not named does something else.
+KINDS = {
+    **dict.fromkeys(
+        ("dynabert", "gradient_prune", "latency_prune", "magnitude_prune", "movement_prune", "subnetwork",
+         "vocabulary_prune"), "pruned",
+    ),
+    "distill": "distilled",
+    "low_rank": "factorized",
+    **dict.fromkeys(
+        ("bf16", "dynamic_int8", "fp16", "inc_auto", "inc_dynamic", "inc_smoothquant", "inc_static", "inc_weight_only",
+         "learned_qat", "logarithmic_qat", "mixed", "nncf_static", "static_int8", "uniform_qat", "weight_only"),
+        "quantized",
+    ),
+    **dict.fromkeys(("clean", "cls_only", "with_tokenizer"), "other"),
+}  # fmt: skip
+
+#: Methods in the order in which they are told.
+METHODS = ("base", "quantized", "pruned", "distilled", "factorized", "other", "combined")
+
+#: ONNX Runtime's and OpenVINO's names for places that are no processor, in small letters.
+GPUS = ("cuda", "tensorrt", "gpu", "rocm", "migraphx", "dml")
+
+
+def method(line: Line) -> str:
+    """What was done to the model to make this engine: one of ``METHODS``."""
+    techniques = [name for name in line.get("techniques", ()) if name not in NOT_COMPRESSION]
+    kinds = {KINDS.get(name, "other") for name in techniques}
+    compressing = kinds - {"other"}
+    if len(compressing) > 1:
+        return "combined"
+    return next(iter(compressing or kinds), "base")
+
+
+def on_gpu(line: Line) -> bool:
+    """Whether an engine ran on a GPU, by its runtime and the place that it was opened with."""
+    settings = line.get("settings") or {}
+    places = [line["engine"], settings.get("provider"), settings.get("device")]
+    return any(gpu in str(place).lower() for place in places for gpu in GPUS)
+
+
+def sound(line: Line) -> bool:
+    """Whether it failed none of the gates that bar it from being recommended."""
+    return not failed(line)
+
+
+def failed(line: Line) -> list[str]:
+    """The gates that it failed, of those that bar it."""
+    found = line.get("gates", ())
+    return [verdict["gate"] for verdict in found if verdict["passed"] is False and verdict["gate"] in BINDING]
+
+
+def number(line: Line, name: str) -> float | None:
+    """A figure of a line; None where there is none."""
+    value = line.get(name)
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def settings_of(lines: Sequence[Line]) -> list[str]:
+    """Every setting that engines were timed at, ``batch 1`` first."""
+    names = {name for line in lines for name in line if re.fullmatch(r"speedup_batch_\d+", name)}
+    sizes = sorted(int(name.rpartition("_")[2]) for name in names)
+    return [f"batch {size}" for size in sizes]
+
+
+def key(setting: str) -> str:
+    """A setting as it stands in the names of figures."""
+    return setting.replace(" ", "_")
+
+
+def models(lines: Sequence[Line]) -> list[str]:
+    """The models, in the order in which the ranking has them."""
+    return list(dict.fromkeys(line["model"] for line in lines))
+
+
+def short(line: Line, lines: Sequence[Line], *, model: bool) -> str:
+    """A name without its runtime, where all have the same.
+
+    Args:
+        line: The engine.
+        lines: The report's.
+        model: Whether the model stays in it, where there are several.
+    """
+    name = str(line["name"])
+    if not model and len(models(lines)) > 1:
+        name = name.removeprefix(f"{line['model']}/")
+    return name.replace(f"/{line['engine']}", "", 1) if one_runtime(lines) else name
+
+
+def one_runtime(lines: Sequence[Line]) -> bool:
+    """Whether all engines are of one runtime."""
+    return len({line["engine"] for line in lines}) == 1
+
+
+def label(line: Line) -> str:
+    """What stands beside a mark: the rank, or ``b`` for a baseline without one."""
+    return str(line["rank"]) if line.get("rank") is not None else "b" if line["baseline"] else "·"
+
+
+def front(lines: Sequence[Line], name: str, *, more: bool) -> list[int]:
+    """The sound engines that no sound one beats in accuracy and another figure, by that figure.
+
+    Args:
+        lines: The report's.
+        name: The figure.
+        more: Whether more of it is better.
+
+    Returns:
+        Positions in ``lines``.
+    """
+    points = [
+        (number(line, "accuracy_percent") or 0.0, (number(line, name) or 0.0) * (1 if more else -1), index)
+        for index, line in enumerate(lines)
+        if sound(line) and number(line, name) is not None and number(line, "accuracy_percent") is not None
+    ]
+    kept = [
+        (value, index)
+        for accuracy, value, index in points
+        if not any(a >= accuracy and v >= value and (a, v) != (accuracy, value) for a, v, _ in points)
+    ]
+    return [index for _, index in sorted(kept, reverse=True)]

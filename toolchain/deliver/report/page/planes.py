@@ -1,0 +1,240 @@
+"""Pictures with one mark or one thread for each engine: accuracy over another figure, and parallel coordinates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from toolchain.deliver.report.figures import quantity, ratio, show
+from toolchain.deliver.report.front import DEEP
+from toolchain.deliver.report.page import legend
+from toolchain.deliver.report.page.lines import Line, front, key, label, method, models, number, sound
+from toolchain.deliver.report.page.svg import LETTER, Picture, group, line, mark, text
+from toolchain.deliver.report.scale import Scale
+
+#: Where the number beside a mark may stand, from it, in pixels; the first that is free is taken.
+BESIDE = ((9, -5), (9, 14), (-9, -5), (-9, 14), (0, 20), (0, -11), (14, 4), (-14, 4))
+
+
+#: Pixels between two numbers, one below the other.
+LINE = 11
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """A figure that engines are compared by.
+
+    Attributes:
+        name: Its name in a line.
+        words: What it is, with its unit.
+        more: Whether more of it is better.
+        logarithmic: Whether equal ratios are equal distances.
+    """
+
+    name: str
+    words: str
+    more: bool
+    logarithmic: bool = True
+
+
+def abscissas(settings: Sequence[str]) -> list[Dimension]:
+    """What accuracy is drawn over: size, latency, and throughput at each batch size."""
+    rates = [setting for setting in settings if setting != "batch 1"]
+    return [
+        Dimension("size_mb", "size, MB", more=False),
+        *([Dimension("latency_engine_p50_ms", "latency at batch 1, ms", more=False)] if "batch 1" in settings else []),
+        *(
+            Dimension(f"per_s_sorted_engine_{key(setting)}", f"sentences/s at {setting}", more=True)
+            for setting in rates
+        ),
+    ]
+
+
+def scatter(
+    lines: Sequence[Line], along: Dimension, *, narrow: bool, shapes: str = "model", of: Sequence[int] | None = None
+) -> Picture | None:
+    """Accuracy over another figure, with what no sound engine beats in both; None where no engine has both.
+
+    Args:
+        lines: The report's.
+        along: The other figure.
+        narrow: Whether it is for a phone.
+        shapes: What the lines' model stands for.
+        of: The places of the lines in the page, where they are not all of its lines.
+    """
+    drawn = {
+        index: (x, y)
+        for index, each in enumerate(lines)
+        if (x := number(each, along.name)) and (y := number(each, "accuracy_percent")) is not None
+    }
+    if not drawn:
+        return None
+    width, height = (360, 330) if narrow else (1000, 400)
+    left, right, top, bottom = (34 if narrow else 44), width - 10, 22, height - 40
+    deepest = max(y for _, y in drawn.values()) - DEEP
+    across = Scale.around([x for x, _ in drawn.values()], logarithmic=True, most=6 if narrow else 12)
+    up = Scale.around([max(y, deepest) for _, y in drawn.values()], logarithmic=False)
+    places = {
+        index: (left + (right - left) * across.part(x), bottom - (bottom - top) * up.part(max(y, up.low)))
+        for index, (x, y) in drawn.items()
+    }
+    parts = [text(left - 30 if narrow else left - 40, 12, "accuracy, %", kind="tick")]
+    for tick in up.ticks:
+        y = bottom - (bottom - top) * up.part(tick)
+        parts += [line(left, y, right, y, "rule"), text(left - 6, y + 4, f"{tick:g}", anchor="end", kind="tick")]
+    for tick in across.ticks:
+        x = left + (right - left) * across.part(tick)
+        parts += [line(x, top, x, bottom, "rule"), text(x, bottom + 15, f"{tick:g}", anchor="middle", kind="tick")]
+    better = "→ more is better" if along.more else "← less is better"
+    parts.append(text((left + right) / 2, bottom + 32, f"{along.words}   {better}", anchor="middle", kind="tick"))
+    best = [index for index in front(lines, along.name, more=along.more) if index in places]
+    parts.append(_staircase([places[index] for index in best]))
+    parts += _marks(lines, drawn, places, along, set(best), up.low, right + 8, of or range(len(lines)))
+    keys, taken = legend.draw(lines, height, width, shapes=shapes)
+    title = f"Accuracy over {along.words}; the line joins what no sound engine beats in both; numbers are ranks"
+    return Picture(f"scatter-{along.name.replace('_', '-')}", title, width, height + taken, (*parts, *keys))
+
+
+def _staircase(points: Sequence[tuple[float, float]]) -> str:
+    if not points:
+        return ""
+    steps = [f"M{points[0][0]:.1f} {points[0][1]:.1f}", *(f"H{x:.1f}V{y:.1f}" for x, y in points[1:])]
+    return f'<path class="front" d="{"".join(steps)}"/>'
+
+
+def _marks(
+    lines: Sequence[Line],
+    drawn: dict[int, tuple[float, float]],
+    places: dict[int, tuple[float, float]],
+    along: Dimension,
+    best: set[int],
+    lowest: float,
+    edge: float,
+    of: Sequence[int],
+) -> list[str]:
+    """Marks with their numbers: first those of the front, so that theirs find room."""
+    shapes = {name: shape for shape, name in enumerate(models(lines))}
+    taken: list[tuple[float, float]] = []
+    marks = list(places.values())
+    parts = []
+    for index in sorted(places, key=lambda index: (index not in best, index)):
+        each, (x, y) = lines[index], places[index]
+        value, accuracy = drawn[index]
+        told = label(each) + (f": {show(accuracy, 1)}" if accuracy < lowest else "")
+        others = [place for place in marks if place != (x, y)]
+        named = ""
+        for dx, dy in BESIDE:
+            inside = x + dx + (LETTER * len(told) if dx > 0 else 0) < edge
+            if inside and _free(x + dx, y + dy, dx, taken, others):
+                taken.append((x + dx, y + dy))
+                anchor = "start" if dx > 0 else "end" if dx < 0 else "middle"
+                named = text(x + dx, y + dy, told, anchor=anchor, kind="strong" if index in best else "")
+                break
+        said = f"{each['name']}: accuracy {show(accuracy, 2)} %, {along.words} {quantity(value)}"
+        data = {"x": value, "y": accuracy, "front": "yes" if index in best else "no"}
+        drawn_mark = mark(x, y, shapes[each["model"]]) + named
+        parts.append(group(of[index], method(each), said, drawn_mark, data, hollow=not sound(each)))
+    return parts[::-1]
+
+
+def _free(x: float, y: float, dx: float, taken: list[tuple[float, float]], marks: list[tuple[float, float]]) -> bool:
+    """Whether a number may begin at a point: no other number is there, and no mark."""
+    middle = x + (4 if dx > 0 else -4 if dx < 0 else 0)
+    return all(abs(x - a) > 16 or abs(y - b) > 11 for a, b in taken) and all(
+        abs(middle - a) > 9 or abs(y - 4 - b) > 8 for a, b in marks
+    )
+
+
+def dimensions(settings: Sequence[str]) -> list[Dimension]:
+    """The axes of the parallel coordinates: size, accuracy, and speedup at each setting."""
+    return [
+        Dimension("size_mb", "size, MB", more=False),
+        Dimension("accuracy_percent", "accuracy, %", more=True, logarithmic=False),
+        *(Dimension(f"speedup_{key(setting)}", f"IS {setting}", more=True) for setting in settings),
+    ]
+
+
+def parallel(lines: Sequence[Line], settings: Sequence[str], *, narrow: bool) -> Picture | None:
+    """A thread for each engine through its size, accuracy and speedups; the better, the higher.
+
+    Args:
+        lines: The report's.
+        settings: Those that were timed.
+        narrow: Whether it is for a phone.
+
+    Returns:
+        None where no engine has all of them.
+    """
+    axes = dimensions(settings)
+    whole = {
+        index: [float(each[axis.name]) for axis in axes]
+        for index, each in enumerate(lines)
+        if all(number(each, axis.name) for axis in axes)
+    }
+    if not whole or len(axes) < 3:
+        return None
+    width, height = (360, 360) if narrow else (1000, 380)
+    left, right, top, bottom = (36 if narrow else 60), width - (36 if narrow else 60), 44, height - 12
+    places = [left + (right - left) * at / (len(axes) - 1) for at in range(len(axes))]
+    scales = []
+    for at, axis in enumerate(axes):
+        values = [row[at] for row in whole.values()]
+        if axis.name == "accuracy_percent":
+            values = [max(value, max(values) - DEEP) for value in values]
+        scales.append(Scale.around(values, logarithmic=axis.logarithmic, most=7))
+
+    def height_of(at: int, value: float) -> float:
+        part = max(0.0, scales[at].part(value))
+        return bottom - (bottom - top) * part if axes[at].more else top + (bottom - top) * part
+
+    threads, taken = [], [0.0]
+    for index in sorted(whole):
+        each = lines[index]
+        points = [(places[at], height_of(at, value)) for at, value in enumerate(whole[index])]
+        path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
+        drawn = f'<path class="hit" d="{path}"/><path class="thread" d="{path}"/>'
+        drawn += "".join(f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in points)
+        end = points[-1][1] + 4
+        if all(abs(end - other) > LINE for other in taken):
+            taken.append(end)
+            drawn += text(right + 9, end, label(each), kind="quiet")
+        said = f"{each['name']}: " + ", ".join(
+            f"{axis.words} {_shown(axis, value)}" for axis, value in zip(axes, whole[index], strict=True)
+        )
+        data = {axis.name.replace("_", "-"): value for axis, value in zip(axes, whole[index], strict=True)}
+        threads.append(group(index, method(each), said, drawn, data, hollow=not sound(each)))
+    parts: list[str] = []
+    for at, axis in enumerate(axes):
+        parts += _axis(axis, scales[at], places[at], top, bottom, partial(height_of, at))
+    keys, below = legend.draw(lines, height + 8, width)
+    title = "Size, accuracy and speedup of each engine; the higher on an axis, the better; numbers are ranks"
+    return Picture("parallel", title, width, height + 8 + below, (*reversed(threads), *parts, *keys))
+
+
+def _axis(
+    axis: Dimension,
+    scale: Scale,
+    x: float,
+    top: float,
+    bottom: float,
+    height_of: Callable[[float], float],
+) -> list[str]:
+    parts = [
+        text(x, 14, axis.words, anchor="middle", kind="strong"),
+        text(x, 30, "↑ more" if axis.more else "↑ less", anchor="middle", kind="quiet"),
+        f'<g class="dimension" data-name="{axis.name}" data-at="{x:.1f}" data-top="{top}" data-bottom="{bottom}" '
+        f'data-low="{scale.low}" data-high="{scale.high}" data-log="{int(scale.logarithmic)}" '
+        f'data-more="{int(axis.more)}">',
+        line(x, top, x, bottom, "axis"),
+    ]
+    for tick in scale.ticks:
+        y = height_of(tick)
+        parts += [line(x - 4, y, x, y, "axis"), text(x - 7, y + 4, f"{tick:g}", anchor="end", kind="tick halo")]
+    return [*parts, "</g>"]
+
+
+def _shown(axis: Dimension, value: float) -> str:
+    if axis.name.startswith("speedup"):
+        return ratio(value)
+    return show(value, 2) if axis.name == "accuracy_percent" else quantity(value)

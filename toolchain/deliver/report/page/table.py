@@ -1,0 +1,228 @@
+"""The page's tables; every number is shown rounded and kept whole beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from toolchain.deliver.report.figures import quantity, ratio, show
+from toolchain.deliver.report.page.lines import Line, key, number, one_runtime
+
+#: How a verdict is shown: a sign, so that no colour is needed.
+SIGNS = {True: ("✓", "passed", "good"), False: ("✗", "failed", "bad"), None: ("–", "not run", "quiet")}
+
+#: What stands below each table.
+RANKED = "Ranked by WS; tinted: recommended above; italics: baselines; below a figure its 95 % interval. Headings sort."
+GATES = "✓ passed, ✗ failed, – not run. Each opens to its evidence."
+POOLED = "Means over the seeds, with intervals for other seeds where the report has them."
+EVERY = "As report.json has them, to six digits; the whole numbers are kept in the page."
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of figures.
+
+    Attributes:
+        head: Its heading.
+        name: The figure's name in a line.
+        told: What it is, in words.
+        form: How it is shown.
+        interval: How its ends are shown; None where it has none.
+    """
+
+    head: str
+    name: str
+    told: str
+    form: Callable[[Any], str]
+    interval: Callable[[Any], str] | None = None
+
+
+def columns(lines: Sequence[Line], settings: Sequence[str]) -> list[Column]:
+    """The columns of the ranked table: those whose figures the lines have."""
+
+    def two(value: Any) -> str:
+        return show(value, 2)
+
+    def signed(value: Any) -> str:
+        return show(value, 2, sign=True)
+
+    found = [
+        Column("accuracy %", "accuracy_percent", "share of right labels, with its 95 % interval", two, two),
+        Column("change", "accuracy_change_points", "points against its own baseline, same examples", signed, signed),
+        Column("p (Holm)", "mcnemar_p_holm", "McNemar's p-value, corrected for the number of engines", _p),
+        Column("p", "mcnemar_p", "exact McNemar p-value of that change", _p),
+        Column("not worse", "not_worse", "whether it is at most the margin worse than its baseline, with 95 %", show),
+        Column("size MB", "size_mb", "bytes of the engine's files, in millions", quantity),
+        Column("CR", "compression", "bytes of its baseline over bytes of this engine", ratio),
+    ]
+    if any(number(line, "mcnemar_p_holm") is not None for line in lines):
+        found = [column for column in found if column.name != "mcnemar_p"]
+    for setting in settings:
+        if setting == "batch 1":
+            found.append(
+                Column("p50 ms", "latency_engine_p50_ms", "median latency of one text, engine alone", quantity)
+            )
+        else:
+            name = f"per_s_sorted_engine_{key(setting)}"
+            found.append(Column(f"/s {setting}", name, f"sentences per second at {setting}, sorted by length", show))
+        told = f"time of its baseline over time of this engine at {setting}, with its 95 % interval"
+        found.append(Column(f"IS {setting}", f"speedup_{key(setting)}", told, ratio, ratio))
+    found.append(Column("WS", "score", "the weighted score that ranks", two))
+    return [column for column in found if any(line.get(column.name) is not None for line in lines)]
+
+
+def ranked(lines: Sequence[Line], settings: Sequence[str], chosen: Collection[str]) -> str:
+    """The ranked table.
+
+    Args:
+        lines: The report's.
+        settings: Those that were timed.
+        chosen: Names of the engines that are recommended.
+    """
+    shown = columns(lines, settings)
+    ranges = any(line.get("rank_low") is not None for line in lines)
+    heads = [
+        _head(
+            "#", "rank by WS" + (", with its 95 % interval" if ranges else "") + "; ≈: within noise of the row above"
+        ),
+        _head("engine", "model, variant, runtime", kind="name"),
+        *(_head(column.head, column.told) for column in shown),
+        _head("marks", "what a reader must know beside the numbers", kind="marks", sortable=False),
+    ]
+    rows = []
+    for index, line in enumerate(lines):
+        cells = [_rank(line), named(line), *(_cell(line, column) for column in shown), _marks(line)]
+        kinds = [*(["baseline"] if line["baseline"] else []), *(["chosen"] if line["name"] in chosen else [])]
+        rows.append(f'<tr data-line="{index}" class="{" ".join(kinds)}">{"".join(cells)}</tr>')
+    return (
+        f'<table id="ranking" class="sortable{compact(lines)}"><caption>Engines, ranked by WS</caption>'
+        f"<thead><tr>{''.join(heads)}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    )
+
+
+def every(lines: Sequence[Line]) -> str:
+    """All figures of all engines, one column each, as the JSON has them."""
+    plain = [
+        name for name in (lines[0] if lines else {})
+        if name not in ("name", "marks") and not any(isinstance(line.get(name), (list, dict)) for line in lines)
+    ]  # fmt: skip
+    heads = "".join(f'<th scope="col">{escape(str(line["name"])).replace("/", "/<wbr>")}</th>' for line in lines)
+    rows = []
+    for name in plain:
+        cells = "".join(
+            f'<td data-line="{index}" data-value="{_raw(line.get(name))}">{escape(_loose(line.get(name)))}</td>'
+            for index, line in enumerate(lines)
+        )
+        rows.append(f'<tr data-figure="{name}"><th scope="row">{name.replace("_", "_<wbr>")}</th>{cells}</tr>')
+    return (
+        '<table id="figures"><caption>Every figure of every engine</caption><thead><tr>'
+        f'<th scope="col">figure</th>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+    )
+
+
+def pooled(found: Sequence[Line], settings: Sequence[str]) -> str:
+    """Engines over their seeds: what holds for other seeds too.
+
+    Args:
+        found: The report's ``pooled``.
+        settings: Those that were timed.
+    """
+    plain = [column for column in columns(found, settings) if column.name.startswith(("acc", "not", "size", "speed"))]
+    heads = "".join(_head(column.head, column.told, sortable=False) for column in plain)
+    rows = "".join(
+        f'<tr><th scope="row" class="name">{escape(str(each["name"]))}</th><td>{len(each["seeds"])}</td>'
+        f"{''.join(_cell(each, column) for column in plain)}</tr>"
+        for each in found
+    )
+    return (
+        '<table id="pooled"><caption>Engines over their seeds</caption><thead><tr>'
+        f'<th scope="col" class="name">engine</th><th scope="col">seeds</th>{heads}</tr></thead>'
+        f"<tbody>{rows}</tbody></table>"
+    )
+
+
+def gates(lines: Sequence[Line]) -> str:
+    """Every gate's verdict on every engine, with its evidence."""
+    names = list(dict.fromkeys(verdict["gate"] for line in lines for verdict in line.get("gates", ())))
+    heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
+    rows = []
+    for index, line in enumerate(lines):
+        verdicts = {verdict["gate"]: verdict for verdict in line.get("gates", ())}
+        cells = "".join(_verdict(verdicts.get(name)) for name in names)
+        rows.append(f'<tr data-line="{index}">{named(line)}{cells}</tr>')
+    return (
+        f'<table id="verdicts" class="{compact(lines).strip()}"><caption>Verdicts of the gates</caption><thead><tr>'
+        f'<th scope="col" class="name">engine</th>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+    )
+
+
+def compact(lines: Sequence[Line]) -> str:
+    """A class by which a phone leaves out a runtime that all engines share."""
+    return " same" if one_runtime(lines) else ""
+
+
+def _verdict(found: Any) -> str:
+    if found is None:
+        return '<td class="verdict quiet" data-value="">–</td>'
+    sign, word, colour = SIGNS[found["passed"]]
+    told = escape("; ".join(filter(None, (found["evidence"], found.get("reason", "")))) or word)
+    return (
+        f'<td class="verdict {colour}" data-value="{word}"><details><summary aria-label="{word}">{sign}</summary>'
+        f"<p>{told}</p></details></td>"
+    )
+
+
+def _head(head: str, told: str, *, kind: str = "", sortable: bool = True) -> str:
+    classes = " ".join(filter(None, (kind, "sorts" if sortable else "")))
+    return f'<th scope="col" class="{classes}" title="{escape(told)}">{escape(head)}</th>'
+
+
+def _rank(line: Line) -> str:
+    near = "≈ " if line.get("tied_with_previous") else ""
+    low, high = line.get("rank_low"), line.get("rank_high")
+    reach = f"<small>{low}–{high}</small>" if low is not None and high is not None else ""
+    rank = line.get("rank")
+    return f'<td class="rank" data-name="rank" data-value="{_raw(rank)}">{near}{show(rank)}{reach}</td>'
+
+
+def named(line: Line) -> str:
+    """The cell of an engine's name; what is said of its runtime stands back."""
+    name, runtime = escape(str(line["name"])), escape(f"/{line['engine']}")
+    head, found, tail = name.rpartition(runtime)
+    told = head.replace("/", "/<wbr>") + f'<wbr><span class="runtime">{found}{tail}</span>' if found else name
+    return f'<th scope="row" class="name" data-name="name" data-value="{name}">{told}</th>'
+
+
+def _cell(line: Line, column: Column) -> str:
+    value = line.get(column.name)
+    kept = f'data-name="{column.name}" data-value="{_raw(value)}"'
+    ends = [line.get(f"{column.name}_{end}") for end in ("low", "high")]
+    if column.interval is None or None in (value, *ends) or (line["baseline"] and column.name != "accuracy_percent"):
+        return f"<td {kept}>{escape(column.form(value))}</td>"
+    low, high = (column.interval(end) for end in ends)
+    kept += f' data-low="{_raw(ends[0])}" data-high="{_raw(ends[1])}"'
+    return f"<td {kept}>{escape(column.form(value))}<small>{low} to {high}</small></td>"
+
+
+def _marks(line: Line) -> str:
+    marks = [*line["marks"], *(["not timed"] if line.get("error") else [])]
+    shown = "".join(f'<span class="tag">{escape(mark)}</span>' for mark in marks)
+    return f'<td class="marks" data-name="marks" data-value="{escape(", ".join(marks))}">{shown}</td>'
+
+
+def _p(value: Any) -> str:
+    return "< 0.001" if isinstance(value, float) and value < 0.001 else show(value, 3)
+
+
+def _raw(value: Any) -> str:
+    """A value whole, as an attribute."""
+    return "" if value is None else escape(str(value))
+
+
+def _loose(value: Any) -> str:
+    """A figure of any kind as text."""
+    if value is None or value == "":
+        return "–"
+    return f"{value:,.6g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,159 @@
+"""Which engine to deploy where: on the processor of a device, on that of a server, on a GPU; with the reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from toolchain.deliver.report.figures import quantity, ratio, show
+from toolchain.deliver.report.page.lines import Line, failed, key, number, on_gpu, settings_of, sound
+from toolchain.deliver.report.recommend import KEPT_ACCURACY
+from toolchain.measure.gates import measurably_faster
+from toolchain.measure.statistics import Interval
+
+
+def scenarios(lines: Sequence[Line]) -> list[dict[str, Any]]:
+    """The engine to deploy in each scenario that something here was timed for.
+
+    In every scenario an engine must keep 99 % of the accuracy of the best baseline, must have failed no gate that bars
+    it, and must be a baseline or measurably faster than its own. Then the fastest is taken; where the intervals of
+    others of its model reach into its own, the smallest of these on a device, the most accurate on a server or a GPU.
+
+    Args:
+        lines: Those of ``report.json``.
+
+    Returns:
+        ``scenario``, ``name`` and ``engine_key`` (None where nothing qualifies), and ``reasons``, a sentence each.
+    """
+    batches = settings_of(lines)
+    largest = batches[-1] if batches else ""
+    here = [line for line in lines if not on_gpu(line)]
+    there = [line for line in lines if on_gpu(line)]
+    found = []
+    if "batch 1" in batches and here:
+        found.append(_chosen("edge CPU, one text at a time", here, lines, "batch 1", by_size=True))
+    if largest not in ("", "batch 1") and here:
+        found.append(_chosen(f"server CPU, throughput at {largest}", here, lines, largest, by_size=False))
+    if largest and there:
+        found.append(_chosen(f"GPU, {largest}", there, lines, largest, by_size=False))
+    return found
+
+
+def _chosen(
+    scenario: str, among: Sequence[Line], lines: Sequence[Line], setting: str, *, by_size: bool
+) -> dict[str, Any]:
+    """The engine for a scenario, and why it and no other."""
+    floor, reference = _floor(lines)
+    kept = [line for line in among if (number(line, "accuracy_percent") or 0.0) >= floor and _time(line, setting)]
+    fast = sorted((line for line in kept if _may_be_fast(line, setting)), key=lambda line: _time(line, setting) or 0.0)
+    fit = [line for line in fast if sound(line)]
+    bar = f"at least {show(floor, 2)} %, {100 * KEPT_ACCURACY:.0f} % of {reference}" if reference else "any accuracy"
+    if not fit:
+        why = f"no engine that failed no gate is timed at {setting} and has {bar}"
+        return {"scenario": scenario, "name": None, "engine_key": None, "reasons": [why]}
+    tied = [line for line in fit if line is fit[0] or _not_told_apart(fit[0], line, setting)]
+    weigh: Callable[[Line], float] = (
+        (lambda line: number(line, "size_mb") or 0.0)
+        if by_size
+        else (lambda line: -(number(line, "accuracy_percent") or 0.0))
+    )
+    chosen = min(tied, key=weigh)
+    reasons = [
+        f"{_pace(chosen, setting)}{_tail(chosen, setting)}{_gain(chosen, setting)}",
+        f"{quantity(chosen['size_mb'])} MB on disk{_memory(chosen)}",
+        f"accuracy {show(chosen['accuracy_percent'], 2)} %{_change(chosen)}, asked for: {bar}",
+    ]
+    if chosen is not fit[0]:
+        better = "smaller" if by_size else "more accurate"
+        reasons.append(f"not told apart in speed from {fit[0]['name']} ({_pace(fit[0], setting)}), and {better}")
+    ahead = next((line for line in fast if not sound(line)), None)
+    if ahead and (_time(ahead, setting) or 0.0) < (_time(chosen, setting) or 0.0):
+        reasons.append(f"{ahead['name']} is faster ({_pace(ahead, setting)}) and failed {', '.join(failed(ahead))}")
+    if _unstable(chosen, setting):
+        reasons.append("its rounds spread far: close other programs and measure again")
+    if chosen["baseline"]:
+        reasons.append("it is a baseline: nothing that qualifies is measurably faster")
+    return {
+        "scenario": scenario, "name": chosen["name"], "engine_key": chosen.get("engine_key"), "reasons": reasons,
+    }  # fmt: skip
+
+
+def _floor(lines: Sequence[Line]) -> tuple[float, str]:
+    """The accuracy that is asked for, in percent, and the baseline that sets it."""
+    baselines = [line for line in lines if line["baseline"] and sound(line)]
+    best = max(baselines, key=lambda line: number(line, "accuracy_percent") or 0.0, default=None)
+    return (KEPT_ACCURACY * best["accuracy_percent"], str(best["name"])) if best else (0.0, "")
+
+
+def _time(line: Line, setting: str) -> float | None:
+    """Time at a setting, in a unit that all engines share; None where it was not timed."""
+    if setting == "batch 1":
+        return number(line, "latency_engine_p50_ms")
+    rate = number(line, f"per_s_sorted_engine_{key(setting)}")
+    return 1 / rate if rate else None
+
+
+def _interval(line: Line, setting: str) -> Interval | None:
+    low, middle, high = (number(line, f"speedup_{key(setting)}{end}") for end in ("_low", "", "_high"))
+    return (
+        None
+        if middle is None
+        else Interval(middle, 0.0 if low is None else low, float("inf") if high is None else high)
+    )
+
+
+def _may_be_fast(line: Line, setting: str) -> bool:
+    gain = _interval(line, setting)
+    return bool(line["baseline"]) or (gain is not None and measurably_faster(gain))
+
+
+def _not_told_apart(first: Line, other: Line, setting: str) -> bool:
+    """Whether the intervals of two engines' speed against the baseline that they share meet."""
+    ours, theirs = _interval(first, setting), _interval(other, setting)
+    shared = (first["model"], first["seed"]) == (other["model"], other["seed"])
+    return shared and ours is not None and theirs is not None and theirs.high >= ours.low
+
+
+def _pace(line: Line, setting: str) -> str:
+    if setting == "batch 1":
+        return f"{quantity(line['latency_engine_p50_ms'])} ms"
+    return f"{show(line[f'per_s_sorted_engine_{key(setting)}'])} sentences/s"
+
+
+def _unstable(line: Line, setting: str) -> bool:
+    """Whether the rounds at a setting spread too far."""
+    timed = (line.get("timing") or {}).get("settings") or {}
+    if setting == "batch 1":
+        return bool(timed.get("latency", {}).get("engine", {}).get("unstable"))
+    batch = timed.get("throughput", {}).get(setting.split()[1], {})
+    return bool(batch.get("sorted", {}).get("engine", {}).get("unstable"))
+
+
+def _tail(line: Line, setting: str) -> str:
+    tail = number(line, "latency_engine_p99_ms") if setting == "batch 1" else None
+    return f" (99 % of texts within {quantity(tail)} ms)" if tail else ""
+
+
+def _gain(line: Line, setting: str) -> str:
+    gain = _interval(line, setting)
+    if gain is None or line["baseline"]:
+        return ""
+    return f", {ratio(gain.estimate)}x as fast as its baseline [{ratio(gain.low)}, {ratio(gain.high)}]"
+
+
+def _memory(line: Line) -> str:
+    memory = number(line, "peak_memory_mb")
+    return f", {quantity(memory)} MB of memory at its peak" if memory else ""
+
+
+def _change(line: Line) -> str:
+    change = number(line, "accuracy_change_points")
+    return "" if change is None or line["baseline"] else f" ({show(change, 2, sign=True)} points)"
+
+
+def told(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The choices as sentences, for Markdown."""
+    return [
+        f"- **{each['scenario']}**: " + (f"`{each['name']}`: " if each["name"] else "") + "; ".join(each["reasons"])
+        for each in found
+    ]
