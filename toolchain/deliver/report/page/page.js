@@ -35,7 +35,8 @@
       title.remove();
       mark.tabIndex = at === 0 ? 0 : -1;
       mark.addEventListener("pointermove", (event) => { light(of(mark)); say(mark, event.clientX, event.clientY); });
-      mark.addEventListener("pointerleave", quiet);
+      mark.addEventListener("pointerdown", (event) => { light(of(mark)); say(mark, event.clientX, event.clientY); });
+      mark.addEventListener("pointerleave", (event) => { if (event.pointerType !== "touch") quiet(); });
       mark.addEventListener("focus", () => {
         const box = mark.getBoundingClientRect();
         light(of(mark));
@@ -55,6 +56,7 @@
       });
     });
   }
+  document.addEventListener("pointerdown", (event) => { if (!event.target.closest(".picture .mark")) quiet(); });
   for (const row of rows) {
     row.addEventListener("pointerenter", () => light(of(row)));
     row.addEventListener("pointerleave", () => light(null));

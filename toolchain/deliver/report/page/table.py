@@ -111,10 +111,7 @@ def every(lines: Sequence[Line]) -> str:
     heads = "".join(f'<th scope="col">{escape(str(line["name"])).replace("/", "/<wbr>")}</th>' for line in lines)
     rows = []
     for name in plain:
-        cells = "".join(
-            f'<td data-line="{index}" data-value="{_raw(line.get(name))}">{escape(_loose(line.get(name)))}</td>'
-            for index, line in enumerate(lines)
-        )
+        cells = "".join(_figure(line.get(name)) for line in lines)
         rows.append(f'<tr data-figure="{name}"><th scope="row">{name.replace("_", "_<wbr>")}</th>{cells}</tr>')
     return (
         '<table id="figures"><caption>Every figure of every engine</caption><thead><tr>'
@@ -219,6 +216,13 @@ def _p(value: Any) -> str:
 def _raw(value: Any) -> str:
     """A value whole, as an attribute."""
     return "" if value is None else escape(str(value))
+
+
+def _figure(value: Any) -> str:
+    """A cell of a figure of any kind; what is shown shortened is kept whole."""
+    shown = _loose(value)
+    kept = "" if value is None or shown == str(value) else f' data-value="{_raw(value)}"'
+    return f"<td{kept}>{escape(shown)}</td>"
 
 
 def _loose(value: Any) -> str:
