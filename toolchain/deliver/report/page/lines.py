@@ -15,14 +15,15 @@ Line = Mapping[str, Any]
 #: What each technique does to a model; a technique that is not named does something else.
 KINDS = {
     **dict.fromkeys(
-        ("dynabert", "gradient_prune", "latency_prune", "magnitude_prune", "movement_prune", "subnetwork",
-         "vocabulary_prune"), "pruned",
+        ("dynabert", "gradient_prune", "latency_prune", "magnitude_prune", "movement_prune", "sparsity_24",
+         "subnetwork", "vocabulary_prune"), "pruned",
     ),
     "distill": "distilled",
     "low_rank": "factorized",
     **dict.fromkeys(
         ("bf16", "dynamic_int8", "fp16", "inc_auto", "inc_dynamic", "inc_smoothquant", "inc_static", "inc_weight_only",
-         "learned_qat", "logarithmic_qat", "mixed", "nncf_static", "static_int8", "uniform_qat", "weight_only"),
+         "learned_qat", "logarithmic_qat", "mixed", "nncf_static", "static_fp8", "static_int8", "uniform_qat",
+         "weight_only"),
         "quantized",
     ),
     **dict.fromkeys(("clean", "cls_only", "with_tokenizer"), "other"),
