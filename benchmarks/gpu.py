@@ -59,6 +59,7 @@ class Check:
         self.data = self._dataset()
         self.effort = Effort(3, 0.002) if options.rehearse else Effort()
         self.pace = 0.0 if options.rehearse else 1.0  # a rehearsal leaves nothing out for want of time
+        self.plans = ""  # why there are none
 
     def _dataset(self) -> Dataset:
         name = "sst2" if self.options.data else "reviews"
@@ -114,6 +115,8 @@ class Check:
         if record.part(f"{name}: export", pace * seconds, partial(models.export, prepared, data, threads)):
             record.part(f"{name}: fp16 graph", pace * seconds / 2, partial(models.narrow, prepared, data, threads))
         self._build(prepared, models.ESSENTIAL)
+        if not self.plans:
+            self._build_plans(prepared)
         for name, (kind, mode) in TORCH.items():
             self._torch(prepared, name, kind, mode)
         return prepared
@@ -124,6 +127,19 @@ class Check:
                 work = partial(models.build, prepared, name, self.device, self.data, self.threads)
                 self.record.part(f"{prepared.name}: build {name}", self.pace * 6, work)
                 self.record.say(f"  {str(prepared.notes.get(name, {}))[:1500]}")
+        self._note(prepared)
+
+    def _build_plans(self, prepared: models.Prepared) -> None:
+        if "fp32" in prepared.graphs:
+            work = partial(models.quantize, prepared, self.data, self.threads)
+            self.record.part(f"{prepared.name}: int8 graph", self.pace * 20, work)
+        for name, (precision, _) in models.PLANS.items():
+            if precision in prepared.graphs:
+                work = partial(models.build_plan, prepared, name, self.data, self.threads)
+                self.record.part(f"{prepared.name}: build {name}", self.pace * 15, work)
+        self._note(prepared)
+
+    def _note(self, prepared: models.Prepared) -> None:
         noted = {name: self._cleaned(note) for name, note in prepared.notes.items()}
         self.record.results.setdefault("builds", {})[prepared.name] = noted
 
@@ -160,7 +176,7 @@ class Check:
     def _lengths(self, prepared: models.Prepared | None, size: int) -> None:
         if prepared is None:
             return
-        names = ("ort fp16", "ort fp32", "torch fp16")
+        names = ("ort fp16", "ort fp32", "torch fp16", "trt fp16")
         some = {name: prepared.sessions[name] for name in names if name in prepared.sessions}
         effort = Effort(min(5, self.effort.rounds), 0.0)
         work = partial(parts.lengths, self.record, prepared, some, self._texts(prepared), size, effort)
@@ -225,11 +241,9 @@ class Check:
         self.record.results["environment"] = found
         for line in found.items():
             self.record.say(f"  {line[0]}: {line[1]}")
-        for package, module in (("tensorrt", "tensorrt"), ("tensorrt-rtx", "tensorrt_rtx")):
-            if importlib.util.find_spec(module) is None:
-                self.record.results["missing"].append(f"{package}: not installed, so no plans of it were timed")
-            else:
-                self.record.results["missing"].append(f"{package}: installed, but the toolchain builds no plans yet")
+        self.plans = models.no_plans()
+        if self.plans:
+            self.record.results["missing"].append(f"plans of TensorRT and TensorRT-RTX: {self.plans}")
 
 
 def _version(name: str) -> str:

@@ -79,6 +79,11 @@ class TorchModel:
             self._torch.cuda.synchronize()
 
 
+def stays(model: Any) -> bool:
+    """Whether it can be timed without copies: plans of TensorRT copy in the same stream as they compute."""
+    return isinstance(model, TorchModel) or hasattr(model, "bindings")
+
+
 def on_device(model: Any, batch: Batch) -> Call:
     """A call without copies: of PyTorch, or of an ONNX Runtime session that is bound to device buffers.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import tempfile
@@ -13,6 +14,7 @@ from typing import Any
 from toolchain.core import registry
 from toolchain.core.data import Dataset
 from toolchain.core.stage import Context
+from toolchain.engines import _cudart, _tensorrt_build
 from toolchain.model import checkpoint, scratch
 
 #: The longest text that is timed.
@@ -30,6 +32,17 @@ ENGINES: dict[str, tuple[str, dict[str, Any]]] = {
     "ort fp16 own": ("fp16", {"offline": False}),
     "ort fp16 strict": ("fp16", {"strict_norms": True}),
 }
+
+#: Plans of the engine ``tensorrt``: graph, and its settings. One graph more is made for them: ``int8``.
+PLANS: dict[str, tuple[str, dict[str, Any]]] = {
+    "trt fp32": ("fp32", {}),
+    "trt fp16": ("fp16", {}),
+    "trt fp16 graph": ("fp16", {"cuda_graph": True}),
+    "trt int8": ("int8", {}),
+}
+
+#: The largest batches that plans are built for.
+PLAN_ROWS = (1, 8, 32, 128)
 
 #: Those that the table is about; the others tell where time and precision go.
 ESSENTIAL = ("ort fp32", "ort tf32", "ort fp16", "ort fp16 lengths", "ort fp16 graph")
@@ -178,6 +191,48 @@ def build(prepared: Prepared, name: str, provider: str, data: Dataset, threads: 
     prepared.notes[name] = {key: metrics[key] for key in kept}
     prepared.sessions[name] = technique.module.open_session(out, threads)
     prepared.built[file] = out
+
+
+def no_plans() -> str:
+    """Why no plans of TensorRT or TensorRT-RTX can be timed here; empty where they can."""
+    library = _tensorrt_build.choose("auto")
+    if importlib.util.find_spec(library) is None:
+        return "neither tensorrt nor tensorrt-rtx is installed"
+    if why := _cudart.absent():
+        return why
+    offered, here = _tensorrt_build.offered(library), _cudart.gpu()["compute_capability"]
+    if offered and here not in offered:
+        return f"{library} offers compute capabilities {', '.join(map(str, offered))}, and this GPU has {here}"
+    return ""
+
+
+def quantize(prepared: Prepared, data: Dataset, threads: int) -> None:
+    """The graph with symmetric int8 Q/DQ pairs."""
+    static = registry.get("optimize", "static_int8")
+    _stage(prepared, static, prepared.graphs["fp32"], {"calibration_samples": 64}, "int8", data, threads)
+
+
+def build_plan(prepared: Prepared, name: str, data: Dataset, threads: int) -> None:
+    """Builds and opens a plan for the GPU that is here.
+
+    Args:
+        prepared: Gets the session and a note.
+        name: One of ``PLANS``.
+        data: Dev texts.
+        threads: Threads of the processor.
+    """
+    precision, settings = PLANS[name]
+    source, technique = prepared.graphs[precision], registry.get("engines", "tensorrt")
+    library = _tensorrt_build.choose("auto")
+    here = (_cudart.gpu()["compute_capability"],) if _tensorrt_build.offered(library) else ()
+    config = technique.config(batch_sizes=PLAN_ROWS, compute_capabilities=here, **settings)
+    out = prepared.folder / name.replace(" ", "-")
+    out.mkdir()
+    shutil.copyfile(source / "interface.json", out / "interface.json")
+    found = technique.module.build(source, out, config, _context(prepared, data, threads))
+    told = ", ".join(f"{count} {kind}" for kind, count in found["products"].items())
+    prepared.notes[name] = {"file": f"{library}, {found['bytes'] / 1e6:.1f} MB, products: {told}"}
+    prepared.sessions[name] = technique.module.open_session(out, threads)
 
 
 def _with_settings(built: Path, out: Path, settings: Mapping[str, Any]) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from gpu_check import rounds
-from gpu_check.contestants import Batch, on_device, with_copies
-from gpu_check.models import Prepared
+from gpu_check.contestants import Batch, on_device, stays, with_copies
+from gpu_check.models import PLANS, Prepared
 from gpu_check.record import Record
 from gpu_check.table import ORDERS
 from toolchain.core.session import INPUTS
@@ -22,7 +22,7 @@ from toolchain.model import tokens
 BASELINE = "ort fp32"
 
 #: Rows whose time with copies is taken too.
-COPIED = ("ort fp32", "ort fp16", "ort fp16 graph", "torch fp32", "torch fp16")
+COPIED = ("ort fp32", "ort fp16", "ort fp16 graph", "torch fp32", "torch fp16", *PLANS)
 
 #: What is compared, round by round: what it is called, and whose time is divided by whose.
 COMPARISONS = (
@@ -38,6 +38,10 @@ COMPARISONS = (
     ("ort against torch.compile, fp16", "torch.compile fp16", "ort fp16"),
     ("ort with CUDA graph against torch.compile with CUDA graphs, fp16",
      "torch.compile fp16, CUDA graphs", "ort fp16 graph"),
+    ("TensorRT against ort, fp32", "ort fp32", "trt fp32"),
+    ("TensorRT against ort, fp16", "ort fp16", "trt fp16"),
+    ("TensorRT int8 against its fp16", "trt fp16", "trt int8"),
+    ("CUDA graph against none, TensorRT fp16", "trt fp16", "trt fp16 graph"),
 )  # fmt: skip
 
 #: A GPU is fed in larger batches than a processor: a call costs as much as some thousand tokens.
@@ -78,7 +82,7 @@ def shape(
     batch = filled(prepared, encoded, rows, length)
     calls: dict[str, Callable[[], Any]] = {}
     for name, model in models.items():
-        if not name.endswith("graph") or rows <= 8:
+        if stays(model) and (not name.endswith("graph") or rows <= 8):
             calls[f"{name}|device"] = _lazily(on_device, model, batch)
         if name in COPIED and not (name.endswith("graph") and rows > 8):
             calls[f"{name}|host"] = with_copies(model, batch)
