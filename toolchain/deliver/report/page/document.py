@@ -191,7 +191,7 @@ def _every(lines: Sequence[Line]) -> str:
     if not lines:
         return ""
     body = scroll(table.every(lines), "Every figure", table.EVERY, tall=True)
-    return f'<details class="more"><summary>Show all figures, unrounded to six digits</summary>{body}</details>'
+    return f'<details class="more"><summary>Show all figures, to six digits</summary>{body}</details>'
 
 
 def known(lines: Sequence[Line], settings: Sequence[str]) -> str:

@@ -164,7 +164,8 @@ def _verdict(found: Any) -> str:
     if found is None:
         return '<td class="verdict quiet" data-value="">–</td>'
     sign, word, colour = SIGNS[found["passed"]]
-    told = escape("; ".join(filter(None, (found["evidence"], found.get("reason", "")))) or word)
+    said, reason = found["evidence"], found.get("reason") or ""
+    told = escape("; ".join(filter(None, (said, "" if reason in said else reason))) or word)
     return (
         f'<td class="verdict {colour}" data-value="{word}"><details><summary aria-label="{word}">{sign}</summary>'
         f"<p>{told}</p></details></td>"
