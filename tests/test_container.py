@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -194,7 +195,8 @@ def test_the_health_check_says_what_a_gpus_engine_lacks_and_loads_no_framework(t
     folder = tmp_path / "engine"
     folder.mkdir()
     for path in source.iterdir():
-        (folder / path.name).symlink_to(path)
+        if path.name != "manifest.json":
+            (folder / path.name).symlink_to(path)
     built = json.loads((source / "engine.json").read_text("utf-8"))
     built["options"]["provider"] = "cuda"
     (folder / "engine.json").unlink()
@@ -212,10 +214,28 @@ def test_the_health_check_says_what_a_gpus_engine_lacks_and_loads_no_framework(t
     assert not set(done.stdout.splitlines()[-1].split()) & {"torch", "transformers", "onnx", "onnxruntime"}
 
 
+def test_the_health_check_refuses_files_that_are_not_those_that_were_built(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(engine_folder(tiny()), tmp_path / "engine"))
+    assert call("doctor", "--engine", "engine", cwd=tmp_path).code == 0
+    model = folder / "model.onnx"
+    whole = model.read_bytes()
+    model.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    found = call("doctor", "--engine", "engine", "--open", cwd=tmp_path)
+    assert found.code == 1
+    assert "SHA-256 differs" in found.stderr
+    model.write_bytes(whole[:1000])
+    found = call("doctor", "--engine", "engine", cwd=tmp_path)
+    assert found.code == 1
+    assert "missing, or not of the" in found.stderr
+
+
 def boot(state: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Runs the entry point with the runtime stage's environment, its folders moved under one that is there."""
     declared = {name: value for name, value in environment(parsed()[1]["runtime"]).items() if name != "PATH"}
-    moved = {name: value.replace("/var/lib/toolchain", str(state)) for name, value in declared.items()}
+    moved = {
+        name: value.replace("/var/lib/toolchain", str(state)).replace("/run/toolchain", str(state))
+        for name, value in declared.items()
+    }
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     variables = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": path, **moved, **variables}
     return subprocess.run([ENTRYPOINT, *words], env=variables, capture_output=True, text=True, cwd=state)

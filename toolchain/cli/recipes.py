@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from toolchain.cli import options
+from toolchain.cli import checks, options
 from toolchain.core.errors import ToolchainError
 from toolchain.core.log import logger
 
 if TYPE_CHECKING:
     from toolchain.core.store import Store
-    from toolchain.deliver.check import Check
     from toolchain.deliver.report import Report
     from toolchain.pipeline.plan import Plan
     from toolchain.pipeline.run import Outcome
@@ -41,8 +40,9 @@ def run_command(
     from toolchain.pipeline import plan, run
     from toolchain.pipeline import recipe as recipes
 
+    checks.clear(check, junit)
     made = plan.make(recipes.load(recipe, options.with_threads(sets, threads), models, data))
-    _need_rules(made, check, junit)
+    checks.need_rules(made, check)
     if dry_run:
         return print_preview(made, store, as_json, options.forced(force))
     run.quiet_libraries()
@@ -125,8 +125,9 @@ def report_command(
             f"a recipe stands alone; several targets are reports, and these are neither folder nor report.json: "
             f"{', '.join(str(t) for t in targets if t.suffix != '.json' and not t.is_dir())}"
         )
+    checks.clear(check, junit)
     made = plan.make(recipes.load(recipe, sets, models, data))
-    _need_rules(made, check, junit)
+    checks.need_rules(made, check)
     outcome, status = run.preview(made, store)
     missing = [made.steps[step].label for step, found in status.items() if found != "hit"]
     if made.time not in outcome.artifacts:
@@ -186,17 +187,16 @@ def explain_command(
     from toolchain.cli.inspect import describe
 
     artifact = store.resolve(target)
-    lineage = [artifact]
-    for current in lineage:
-        for parent in current.manifest["parents"]:
-            lineage += [store.resolve(parent)] if parent not in {a.key for a in lineage} else []
+    lineage, absent = explain.lineage(artifact, store)
     engines = explain.of_artifact(artifact, store)
     if as_json:
         lines = [a.manifest for a in reversed(lineage)]
-        options.echo_json({"lineage": lines, "engines": explain.to_json(engines)})
+        options.echo_json({"lineage": lines, "absent": absent, "engines": explain.to_json(engines)})
     else:
         for item in reversed(lineage):
             options.print_rich(*describe(item), "")
+        if absent:
+            click.echo(f"not in this store: {', '.join(key[:12] for key in absent)}\n")
         options.print_rich(*explain.render(engines))
     return 3 if explain.missed(engines) else 0
 
@@ -293,7 +293,7 @@ def finish(
         check: Hold the engines to the recipe's bounds.
         junit: Another file to write the checks to.
     """
-    from toolchain.deliver import check as checks
+    from toolchain.deliver import check as judging
     from toolchain.deliver import ranking, report
 
     if outcome.rank:
@@ -302,75 +302,31 @@ def finish(
     try:
         ranked = ranking.rank(outcome, options.again())
     except ToolchainError:
-        if check:  # whoever reads the checks must not find those of another run
-            _write_checks(checks.judge(outcome, None), outcome, None, store, output, junit)
+        if check:  # whoever reads the checks must find no report or checks of another run
+            for old in folder.glob("report.*"):
+                old.unlink()
+            checks.write(judging.judge(outcome, None), outcome, None, store, output, junit)
         raise
     with store.errors():
         folder.mkdir(parents=True, exist_ok=True)
         report.write(ranked, folder)
-        for name in checks.FILES:
+        for name in judging.FILES:
             (folder / name).unlink(missing_ok=True)  # of another run
     if output:
         with options.output_errors(output):
             output.mkdir(parents=True, exist_ok=True)
             report.write(ranked, output)
-    judged = checks.judge(outcome, ranked) if check else []
+    judged = judging.judge(outcome, ranked) if check else []
     if check:
-        _write_checks(judged, outcome, ranked, store, output, junit)
+        checks.write(judged, outcome, ranked, store, output, junit)
     if as_json:
-        options.echo_json(report.to_json(ranked) | ({"checks": checks.to_json(judged)} if check else {}))
+        options.echo_json(report.to_json(ranked) | ({"checks": judging.to_json(judged)} if check else {}))
     else:
-        options.print_rich(report.terminal(ranked), *([checks.table(judged)] if check else []))
+        options.print_rich(report.terminal(ranked), *([judging.table(judged)] if check else []))
     logger.info("%s", _closing(outcome, output or folder))
     for reason in dict.fromkeys(outcome.failed.values()):
         logger.error("failed: %s", reason)
-    return outcome.exit_code or max(_missed(ranked), _broken(judged))
-
-
-def _need_rules(made: Plan, check: bool, junit: Path | None) -> None:
-    """Holds that what is to be checked can be, before any work."""
-    from toolchain.pipeline.bounds import need_rules
-
-    if junit and not check:
-        raise click.UsageError("--junit writes what --check finds: give both")
-    if check:
-        need_rules(made.recipe.check, made.recipe.name)
-
-
-def _write_checks(
-    judged: Sequence[Check], outcome: Outcome, ranked: Report | None, store: Store, output: Path | None,
-    junit: Path | None,
-) -> None:  # fmt: skip
-    """Writes the checks beside the report, and where ``-o`` and ``--junit`` ask for them."""
-    from toolchain import __version__
-    from toolchain.deliver import check as checks
-
-    name = outcome.plan.recipe.name
-    machine = ranked.machine if ranked else {}
-    facts = {"toolchain": __version__, **{key: machine[key] for key in ("cpu", "gpus") if machine.get(key)}}
-    with store.errors():
-        folder = store.root / "reports" / name
-        folder.mkdir(parents=True, exist_ok=True)
-        checks.write(judged, name, facts, folder)
-    if output:
-        with options.output_errors(output):
-            output.mkdir(parents=True, exist_ok=True)
-            checks.write(judged, name, facts, output)
-    if junit:
-        with options.output_errors(junit, "--junit"):
-            junit.parent.mkdir(parents=True, exist_ok=True)
-            junit.write_bytes(checks.to_junit(judged, name, facts))
-
-
-def _broken(judged: Sequence[Check]) -> int:
-    """3 when an engine broke a bound."""
-    from toolchain.deliver import check as checks
-
-    for each in checks.missed(judged):
-        logger.error("check failed: %s", each.message)
-    if judged:
-        logger.info("checks: %s", checks.counted(judged))
-    return 3 if checks.missed(judged) else 0
+    return outcome.exit_code or max(_missed(ranked), checks.broken(judged))
 
 
 def _closing(outcome: Outcome, folder: Path) -> str:

@@ -57,7 +57,7 @@ class Losses(StageConfig):
 
     def __post_init__(self) -> None:
         if not self.labels and not self.logits:
-            raise ValueError("losses: with neither labels nor logits the classifier learns nothing; give one of them")
+            raise ValueError("with neither labels nor logits the classifier learns nothing; give one of them")
 
     @property
     def inside(self) -> dict[str, float]:

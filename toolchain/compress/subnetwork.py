@@ -67,6 +67,11 @@ def tunes(config: Config) -> bool:
     return config.speedup is not None
 
 
+def _asked(config: Config) -> str:
+    parts = {"width": config.width, "layers": config.layers}
+    return " and ".join(f"{name} {value:g}" for name, value in parts.items() if value is not None)
+
+
 def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     """Cuts a checkpoint down to one of its sub-networks.
 
@@ -93,7 +98,7 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     ]  # fmt: skip
     if not found:
         raise RecipeError(
-            f"subnetwork: the model was not trained for width {config.width} and layers {config.layers}",
+            f"subnetwork: the model was not trained for {_asked(config)}",
             "it was for: " + "; ".join(map(str, trained)),
         )
     tries: list[dict[str, float]] = []

@@ -163,8 +163,6 @@ class Store:
         """
         for kind in KINDS:
             for folder in sorted((self.root / kind).glob("*")):
-                if not (folder / MANIFEST).is_file():
-                    continue
                 try:
                     found = self.find(kind, folder.name)
                 except StoreError as error:
@@ -384,6 +382,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     needed = {"key": str, "kind": str, "files": dict, "metrics": dict, "parts": dict, "parents": list}
     if not isinstance(manifest, dict) or not all(isinstance(manifest.get(n), kind) for n, kind in needed.items()):
         raise StoreError(f"{path} is damaged: it needs {', '.join(needed)}", hint)
+    if outside := next((n for n in manifest["files"] if Path(n).is_absolute() or ".." in Path(n).parts), None):
+        raise StoreError(f"{path} names {outside!r}; allowed are files inside of its folder", hint)
     return manifest
 
 

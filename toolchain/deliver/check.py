@@ -131,6 +131,7 @@ def _judged(rule: Rule, name: str, standing: Line | _Absence, baseline: bool) ->
             continue
         timed = bound in ("per_s", "latency_ratio", "speedup")
         told = f"{bound} at {rule.at}" if timed else bound
+        told += _told(rule, timed or bound == "latency_ms", ranged=(timed and bound != "per_s") or "accuracy" in bound)
         side = "at least" if bound in LEAST else "at most"
         allowed = f"{side} {_number(bound, limit)}{UNITS[bound]}"
         if isinstance(standing, _Absence):
@@ -144,16 +145,28 @@ def _judged(rule: Rule, name: str, standing: Line | _Absence, baseline: bool) ->
         # Nine decimals: a share of examples times 100 is not exact in binary.
         holds = round(value, 9) >= limit if bound in LEAST else round(value, 9) <= limit
         found = f"{_number(bound, value)}{UNITS[bound]}{note}"
-        said = "" if holds else f"{name}: {told} is {found}, {allowed} is allowed: {ADVICE[bound]}"
+        said = "" if holds else f"{name}: {told} is {found}, {allowed} was asked for: {ADVICE[bound]}"
         state: State = "passed" if holds else "failed"
         yield Check(engine=name, bound=told, limit=allowed, value=value, found=found, state=state, message=said)
-    for gate in rule.gates:
+    for gate in dict.fromkeys(rule.gates):
         if baseline and gate == "never slower":
             continue
         if isinstance(standing, _Absence):
             yield _absent(rule, name, f"gate {gate}", "must pass", standing)
         else:
             yield _gate(name, next(verdict for verdict in standing.gates if verdict.gate == gate))
+
+
+def _told(rule: Rule, timed: bool, *, ranged: bool) -> str:
+    """What of a rule tells its bound from the same one of another rule.
+
+    Args:
+        rule: The rule.
+        timed: Whether the bound is on time, which is taken with the tokenizer or without.
+        ranged: Whether it can be held at the worse end of an interval.
+    """
+    scope = ", end to end" if timed and rule.scope == "end_to_end" else ""
+    return scope + (", confident" if ranged and rule.confident else "") + (", required" if rule.require else "")
 
 
 def _absent(rule: Rule, name: str, bound: str, limit: str, absence: _Absence) -> Check:

@@ -178,6 +178,20 @@ def _evaluation(engine: Artifact, store: Store) -> dict[str, Any]:
     return evaluate.read(last.path)
 
 
+def lineage(artifact: Artifact, store: Store) -> tuple[list[Artifact], list[str]]:
+    """What an artifact was made from, itself first, and keys of what the store does not have of it."""
+    found, absent = [artifact], list[str]()
+    for current in found:
+        for parent in current.manifest["parents"]:
+            if parent in {known.key for known in found} or parent in absent:
+                continue
+            try:
+                found.append(store.resolve(parent))
+            except StoreError:
+                absent.append(parent)
+    return found, absent
+
+
 def _ancestors(artifact: Artifact, store: Store) -> list[Artifact]:
     """The artifact and what it was made from, the earliest first."""
     found: list[Artifact] = []

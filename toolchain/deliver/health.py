@@ -7,8 +7,10 @@ from typing import Any
 
 from toolchain.core import registry
 from toolchain.core.errors import EngineError, ModelError
+from toolchain.core.store import MANIFEST, Store
 from toolchain.deliver.doctor import diagnose
-from toolchain.engines._artifact import read_engine
+from toolchain.engines._artifact import EngineFile, read_engine
+from toolchain.engines._tensorrt_session import checked_plan
 from toolchain.model.tokens import TOKENIZER_FILE
 from toolchain.runtime.interface import read_interface
 
@@ -18,6 +20,9 @@ QUESTION = "Is anybody there?"
 
 def examine(folder: Path, *, opened: bool = False) -> dict[str, Any]:
     """Looks at an engine folder, and at what its engine needs of this machine.
+
+    Files are compared with the manifest that the store keeps beside them: their sizes, and their digests too where the
+    engine is opened. A plan of TensorRT, which is code, is compared with its digest always.
 
     Args:
         folder: The engine folder.
@@ -34,6 +39,7 @@ def examine(folder: Path, *, opened: bool = False) -> dict[str, Any]:
     interface = read_interface(folder)
     if not (folder / TOKENIZER_FILE).is_file():
         raise ModelError(f"{folder / TOKENIZER_FILE} is missing", "an engine folder is what 'toolchain build' writes")
+    _compare(folder, found, opened)
     known = diagnose(folder)["engines"]
     provider = str(found.options.get("provider", ""))
     ours = [each for each in known if each["engine"] == found.engine and each["provider"] in ("", provider)]
@@ -52,3 +58,26 @@ def examine(folder: Path, *, opened: bool = False) -> dict[str, Any]:
     return {
         "engine": found.engine, "provider": provider, "folder": str(folder), "opened": opened, "label": label,
     }  # fmt: skip
+
+
+def _compare(folder: Path, found: EngineFile, opened: bool) -> None:
+    """Compares the files with what is recorded of them.
+
+    Raises:
+        EngineError: One differs.
+    """
+    if found.engine == "tensorrt":
+        checked_plan(folder, found)
+    if not (folder / MANIFEST).is_file():
+        return
+    artifact = Store(folder.parent).resolve(str(folder))
+    sizes = {name: int(entry["bytes"]) for name, entry in artifact.manifest["files"].items()}
+    changed = artifact.changes() if opened else [
+        f"{folder / name}: missing, or not of the {size:,} bytes that it was built with"
+        for name, size in sizes.items()
+        if not (folder / name).is_file() or (folder / name).stat().st_size != size
+    ]  # fmt: skip
+    if changed:
+        raise EngineError(
+            "; ".join(changed), "copy the folder again from where it was built, or build the engine again"
+        )

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from toolchain.core.errors import EngineError, RecipeError, require
+from toolchain.core.errors import EngineError, MissingPackageError, RecipeError, require
 from toolchain.core.log import logger
 from toolchain.engines._cudart import absent
 from toolchain.engines._tensorrt_errors import explained
@@ -109,7 +109,12 @@ def load(library: str) -> Any:
         MissingPackageError: It is not installed.
         EngineError: It is older than TensorRT 11.
     """
-    trt = require(library, "rtx" if library == "tensorrt_rtx" else "tensorrt")
+    if library == "tensorrt" and importlib.util.find_spec(library) is None:
+        raise MissingPackageError(
+            "tensorrt is not installed",
+            "pip install 'tensorrt>=11' --extra-index-url https://pypi.nvidia.com, or take library: tensorrt_rtx",
+        )
+    trt = require(library, "rtx")
     if library == "tensorrt" and int(str(trt.__version__).split(".")[0]) < LEAST_MAJOR:
         raise EngineError(
             f"tensorrt {trt.__version__} is installed; its networks are not strongly typed by themselves",

@@ -90,7 +90,12 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
         after = accuracy(count)
     kept = [matrix.nodes[0] for matrix in order[count:]]
     if kept:
-        logger.info("    sparsity_24: %d of %d matrices stay dense: %s", len(kept), len(order), ", ".join(kept[:4]))
+        logger.info(
+            "    sparsity_24: %d of %d matrices stay dense: %s",
+            len(kept),
+            len(order),
+            ", ".join([*kept[:4], *["…"][: len(kept) > 4]]),
+        )
     graph.save(model, out / "model.onnx")
     zeros = sum(int((~masks[matrix.tensor.name]).sum()) for matrix in order[:count])
     return {
@@ -122,7 +127,8 @@ def _candidates(model: Any, exclude: Sequence[str], path: Path) -> list[two_four
     kept = [m for m in found if not any(fnmatchcase(name, p) for p in exclude for name in (*m.nodes, m.tensor.name))]
     if not kept:
         raise ModelError(
-            f"{path} has no fp32 matrix whose inputs are a multiple of {two_four.GROUP}", "take sparsity_24 out"
+            f"{path} has no fp32 matrix whose inputs are a multiple of {two_four.GROUP} and that is not excluded",
+            "put sparsity_24 before fp16, bf16 and quantization, exclude less, or take it out",
         )
     return kept
 

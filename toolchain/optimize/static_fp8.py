@@ -82,7 +82,10 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     excluded = set(_int8.excluded_nodes(model, config.exclude, embeddings=False))
     products = [node for node in model.graph.node if node.op_type == "MatMul" and node.name not in excluded]
     if not products:
-        raise ModelError(f"{path} has no matrix product with a weight that could be FP8", "take static_fp8 out")
+        raise ModelError(
+            f"{path} has no matrix product with a weight that could be FP8 and is not excluded",
+            "exclude less, or take static_fp8 out",
+        )
     samples = calibration_batches(source, config.calibration_samples, context)
     quantize(model, products, largest_inputs(model, path, products, samples, context))
     graph.save(model, out / "model.onnx")

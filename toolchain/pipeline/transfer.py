@@ -8,8 +8,9 @@ there; its content is checked against it byte by byte.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from toolchain.core.errors import StoreError
 from toolchain.core.store import Artifact, Store, key_of
@@ -41,17 +42,39 @@ def take(source: Path, store: Store) -> Iterator[tuple[Artifact, bool]]:
             f"{source} has no {', '.join(KINDS[:-1])} or {KINDS[-1]}",
             "give another store's folder, such as a copy of its artifacts/",
         )
+    here = {artifact.key: key_of(_parts(artifact)) for artifact in trained}
     for artifact in trained:
         other.check(artifact)
-        yield _take(artifact, store)
+        yield _take(artifact, store, here)
 
 
-def _take(artifact: Artifact, store: Store) -> tuple[Artifact, bool]:
-    """The artifact here, and whether it is new."""
-    parts = dict(artifact.manifest["parts"])
-    there = parts.get("libraries", {})
-    parts["libraries"] = {name: keys.installed(name) for name in there}
-    key = key_of(parts)
+def _parts(artifact: Artifact) -> dict[str, Any]:
+    """What decides the artifact's key, with the versions of the libraries that are installed here.
+
+    Raises:
+        StoreError: One is missing, and no run here would ask for the artifact.
+    """
+    there = artifact.manifest["parts"].get("libraries", {})
+    here = {name: keys.installed(name) for name in there}
+    missing = [name for name, version in here.items() if version == "missing" != there[name]]
+    if missing:
+        raise StoreError(
+            f"{artifact.manifest['label']} was made with {', '.join(missing)}, not installed here, where it would be "
+            "made anew, and not be found",
+            "pip install 'toolchain[torch]'",
+        )
+    return dict(artifact.manifest["parts"]) | ({"libraries": here} if there else {})
+
+
+def _take(artifact: Artifact, store: Store, here: Mapping[str, str]) -> tuple[Artifact, bool]:
+    """The artifact here, and whether it is new.
+
+    Args:
+        artifact: Of the other store.
+        store: This one.
+        here: Each key of the other store's and what it is here.
+    """
+    parts, key = _parts(artifact), here[artifact.key]
     found = store.find(artifact.kind, key)
     if found:
         return found, False
@@ -63,7 +86,8 @@ def _take(artifact: Artifact, store: Store) -> tuple[Artifact, bool]:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(artifact.path / name, target)
         kept = {name: value for name, value in artifact.manifest.items() if name not in ("key", "kind", "files")}
-        origin = {"key": artifact.key, "libraries": there}
+        kept["parents"] = [here.get(parent, parent) for parent in artifact.manifest["parents"]]
+        origin = {"key": artifact.key, "libraries": artifact.manifest["parts"].get("libraries", {})}
         return store.publish(
             claim, {**kept, "parts": parts, "taken_from": artifact.manifest.get("taken_from", origin)}
         ), True
