@@ -195,6 +195,7 @@ def test_a_lesson_that_is_stopped_ends_with_the_same_bytes(
         ({"layers": (0, 2)}, "layers: there is no layer 2"),
         ({"layers": (1, 0)}, r"layers: \[1, 0\] are not in order"),
         ({"mapping": (0, 1, 1), "losses": distill.Losses(hidden=1)}, "mapping: 3 layers of the teacher for the 2 of"),
+        ({"mapping": (0, 2), "losses": distill.Losses(hidden=1)}, "mapping: the teacher has no layer 2"),
     ],
 )
 def test_a_student_that_cannot_be_is_refused_by_the_config_alone(settings: dict[str, Any], says: str) -> None:

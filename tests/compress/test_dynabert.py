@@ -22,6 +22,7 @@ from toolchain.core.errors import ModelError, RecipeError
 from toolchain.model import checkpoint, surgery
 from toolchain.model.anatomy import layers_of
 from toolchain.model.encoded import encode, logits
+from toolchain.model.source import Shape
 from toolchain.model.train import TrainConfig
 
 FAMILIES = ("bert", "roberta", "albert")
@@ -134,6 +135,28 @@ def test_width_and_layers_choose_and_what_was_not_trained_is_refused(tmp_path: P
     with pytest.raises(RecipeError, match=r"not trained for width 0.3 and layers None") as caught:
         subnetwork.apply(elastic_folder(), tmp_path / "x", subnetwork.Config(width=0.3), context(tmp_path))
     assert "2 layers, width 1; 2 layers, width 0.5" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("after", "settings", "says"),
+    [
+        (None, {"width": 0.3}, "the model was not trained for width 0.3"),
+        (None, {"layers": 99}, "the model was not trained for layers 99"),
+        (None, {"width": 0.5, "layers": 2, "speedup": 1.5}, None),
+        ((gradient_prune, {"remove": Remove(heads=0.5)}), {}, "heads, neurons or layers left after dynabert"),
+        ((gradient_prune, {"sparsity": 0.5}), {}, None),
+        ((subnetwork, {}), {}, "heads, neurons or layers left after dynabert"),
+    ],
+)
+def test_a_sub_network_that_cannot_be_is_refused_by_the_config_alone(
+    after: tuple[Any, dict[str, Any]] | None, settings: dict[str, Any], says: str | None
+) -> None:
+    shape = dynabert.leaves(CONFIG, Shape(2, 2))
+    if after:
+        shape = after[0].leaves(after[0].Config(**after[1]), shape)
+    refusal = subnetwork.fits(subnetwork.Config(**settings), shape)
+    assert (refusal and refusal[0]) == says
+    assert subnetwork.fits(subnetwork.Config(**settings), Shape(2, 2)) is None  # trained elsewhere, for all we know
 
 
 def test_the_most_accurate_that_is_fast_enough_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -225,9 +225,9 @@ def leaves(config: PruneConfig, shape: Shape) -> Shape:
     gone = len(set(layers)) if isinstance(layers, tuple) else layers
     shared = shape.physical < shape.layers
     hidden = 0 if config.remove is not None and config.remove.hidden else shape.hidden
-    return dataclasses.replace(
-        shape, layers=shape.layers - gone, physical=shape.physical - (0 if shared else gone), hidden=hidden
-    )
+    physical = shape.physical - (0 if shared else gone)
+    trained = shape.trained if config.remove is None else shape.cut
+    return dataclasses.replace(shape, layers=shape.layers - gone, physical=physical, hidden=hidden, trained=trained)
 
 
 class Masks:

@@ -110,13 +110,18 @@ def fits(config: Config, shape: Shape) -> tuple[str, str] | None:
     if isinstance(config.mapping, tuple) and len(config.mapping) != count:
         said = f"mapping: {len(config.mapping)} layers of the teacher for the {count} of the student"
         return said, f"name {count}, one for each"
+    if isinstance(config.mapping, tuple) and set(teachers(config)) == {"before"}:
+        unknown = [index for index in config.mapping if index >= shape.layers]
+        if unknown:
+            return f"mapping: the teacher has no layer {unknown[0]}", f"its layers are 0 to {shape.layers - 1}"
     return None
 
 
 def leaves(config: Config, shape: Shape) -> Shape:
     """The shape of the student."""
     layers = len(kept(config, shape.layers))
-    return dataclasses.replace(shape, layers=layers, physical=min(layers, shape.physical))
+    trained = shape.trained if layers == shape.layers else shape.cut
+    return dataclasses.replace(shape, layers=layers, physical=min(layers, shape.physical), trained=trained)
 
 
 def kept(config: Config, depth: int) -> tuple[int, ...]:

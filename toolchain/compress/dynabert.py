@@ -10,6 +10,7 @@ in place of the paper's two stages over all sizes, which is a third of the passe
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from toolchain.core.log import logger
 from toolchain.core.stage import Context, Ge, Gt, Le, Metrics, MinLen, StageConfig
 from toolchain.model import checkpoint, surgery, zeros
 from toolchain.model.anatomy import anatomy, layers_of
+from toolchain.model.source import Shape
 from toolchain.model.train import Hooks, TrainConfig
 
 VERSION = 1
@@ -58,6 +60,12 @@ class Config(StageConfig):
                 raise ValueError(f"{name}: {list(parts)} has no 1: the whole model is one of the sizes")
         if len(set(self.widths)) * len(set(self.depths)) == 1:
             raise ValueError("widths and depths name one size alone, the whole; add smaller ones, such as 0.5")
+
+
+def leaves(config: Config, shape: Shape) -> Shape:
+    """The shape of the whole model, with the sub-networks that it is trained for."""
+    found = _elastic.sizes(config.widths, config.depths, shape.layers)
+    return dataclasses.replace(shape, trained=tuple((size.width, size.layers) for size in found))
 
 
 def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:

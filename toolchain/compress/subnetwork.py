@@ -7,6 +7,7 @@ beside that of the whole model until one is fast enough; so one training serves 
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from toolchain.core.log import logger
 from toolchain.core.stage import Context, Ge, Gt, Le, Lt, Metrics, StageConfig
 from toolchain.engines import _timed
 from toolchain.model import checkpoint, export
+from toolchain.model.source import Shape
 
 VERSION = 1
 LIBRARIES = ("torch", "transformers", "tokenizers", "onnx", "onnxruntime")
@@ -52,6 +54,28 @@ def requires(history: Sequence[str]) -> str | None:
     if not history or history[0] == "adopt" or "dynabert" in history:
         return None  # what was adopted may have been trained so elsewhere
     return "nothing before it trains a model for several sizes: put dynabert before it"
+
+
+def fits(config: Config, shape: Shape) -> tuple[str, str] | None:
+    """Why such a sub-network cannot be taken, and what to do; None where it can."""
+    if shape.trained is None:
+        return None
+    if not shape.trained:
+        return "heads, neurons or layers left after dynabert", "choose the sub-network first, and prune it then"
+    known = [_elastic.Size(*size) for size in shape.trained]
+    if not [size for size in known if _is_asked(config, size)]:
+        return f"the model was not trained for {_asked(config)}", "it was for: " + "; ".join(map(str, known))
+    return None
+
+
+def leaves(config: Config, shape: Shape) -> Shape:
+    """The shape of a sub-network: which one is known where its layers are named."""
+    layers = config.layers or shape.layers
+    return dataclasses.replace(shape, layers=layers, physical=min(layers, shape.physical), trained=shape.cut)
+
+
+def _is_asked(config: Config, size: _elastic.Size) -> bool:
+    return config.width in (None, size.width) and config.layers in (None, size.layers)
 
 
 def fingerprint(config: Config) -> dict[str, Any]:
@@ -92,10 +116,7 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     model, tokenizer = checkpoint.load_model(source), checkpoint.load_tokenizer(source)
     before = _pruning.size(model)
     trained = _elastic.trained_for(model, source)
-    found = [
-        size for size in trained
-        if config.width in (None, size.width) and config.layers in (None, size.layers)
-    ]  # fmt: skip
+    found = [size for size in trained if _is_asked(config, size)]
     if not found:
         raise RecipeError(
             f"subnetwork: the model was not trained for {_asked(config)}",

@@ -95,11 +95,19 @@ class Shape:
         layers: Layers that are computed.
         physical: Layers that have weights of their own; fewer where they are shared.
         hidden: Width of the residual stream; 0 where it is not known.
+        trained: Width and layers of every sub-network that it was trained for; none where it was cut since, None where
+            it is not known.
     """
 
     layers: int
     physical: int
     hidden: int = 0
+    trained: tuple[tuple[float, int], ...] | None = None
+
+    @property
+    def cut(self) -> tuple[tuple[float, int], ...] | None:
+        """``trained`` of a model like this one with other heads, neurons or layers."""
+        return None if self.trained is None else ()
 
 
 def shape(source: Source) -> Shape | None:
