@@ -42,10 +42,11 @@ def take(source: Path, store: Store) -> Iterator[tuple[Artifact, bool]]:
             f"{source} has no {', '.join(KINDS[:-1])} or {KINDS[-1]}",
             "give another store's folder, such as a copy of its artifacts/",
         )
-    here = {artifact.key: key_of(_parts(artifact)) for artifact in trained}
+    parts = {artifact.key: _parts(artifact) for artifact in trained}
+    here = {key: key_of(own) for key, own in parts.items()}
     for artifact in trained:
         other.check(artifact)
-        yield _take(artifact, store, here)
+        yield _take(artifact, store, parts[artifact.key], here)
 
 
 def _parts(artifact: Artifact) -> dict[str, Any]:
@@ -66,15 +67,16 @@ def _parts(artifact: Artifact) -> dict[str, Any]:
     return dict(artifact.manifest["parts"]) | ({"libraries": here} if there else {})
 
 
-def _take(artifact: Artifact, store: Store, here: Mapping[str, str]) -> tuple[Artifact, bool]:
+def _take(artifact: Artifact, store: Store, parts: Mapping[str, Any], here: Mapping[str, str]) -> tuple[Artifact, bool]:
     """The artifact here, and whether it is new.
 
     Args:
         artifact: Of the other store.
         store: This one.
+        parts: What decides its key here.
         here: Each key of the other store's and what it is here.
     """
-    parts, key = _parts(artifact), here[artifact.key]
+    key = here[artifact.key]
     found = store.find(artifact.kind, key)
     if found:
         return found, False

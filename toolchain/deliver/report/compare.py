@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from toolchain.core.errors import StoreError
-from toolchain.deliver.report.figures import show
-from toolchain.deliver.report.page.lines import front, key, settings_of, sound
+from toolchain.deliver.report.figures import key, show
+from toolchain.deliver.report.page.lines import front, settings_of, sound
 from toolchain.deliver.report.page.sections import machine
 
 #: What a line of the comparison has from its report, besides what was timed.

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from toolchain.deliver.report.figures import quantity, ratio, show
-from toolchain.deliver.report.page.lines import key
+from toolchain.deliver.report.figures import key, quantity, ratio, show
+from toolchain.deliver.report.text import table
+
+#: Columns of words.
+LEFT = {"run", "engine", "machine", "command", "gates", "engines", "nothing is smaller and as right"}
 
 
 def markdown(found: Mapping[str, Any]) -> str:
@@ -68,7 +71,7 @@ def _runs(found: Mapping[str, Any]) -> str:
         [run["label"], show(run["engines"]), run["machine"], show(run["threads"]), run["command"] or "-"]
         for run in found["runs"]
     ]
-    return table(["run", "engines", "machine", "threads", "command"], rows)
+    return table(["run", "engines", "machine", "threads", "command"], rows, LEFT)
 
 
 def _accuracy(rows: Sequence[Mapping[str, Any]], test_set: Mapping[str, Any]) -> str:
@@ -80,7 +83,9 @@ def _accuracy(rows: Sequence[Mapping[str, Any]], test_set: Mapping[str, Any]) ->
         ]
         for line in rows
     ]  # fmt: skip
-    return table(["run", "engine", "accuracy %", "size MB", "CR", "nothing is smaller and as right", "gates"], cells)
+    return table(
+        ["run", "engine", "accuracy %", "size MB", "CR", "nothing is smaller and as right", "gates"], cells, LEFT
+    )
 
 
 def _times(found: Mapping[str, Any], machine: Mapping[str, Any]) -> str:
@@ -98,7 +103,7 @@ def _times(found: Mapping[str, Any], machine: Mapping[str, Any]) -> str:
             time = quantity(line.get("latency_engine_p50_ms")) if setting == "batch 1" else show(line.get(batch))
             cells += [time, ranged(line, f"speedup_{key(setting)}")]
         rows.append(cells)
-    return table(heads, rows)
+    return table(heads, rows, LEFT)
 
 
 def _same(found: Mapping[str, Any]) -> str:
@@ -115,12 +120,4 @@ def _same(found: Mapping[str, Any]) -> str:
                 at = each["lines"].get(run)
                 cells.append("-" if at is None else ranged(found["lines"][at], f"speedup_{key(setting)}"))
         rows.append(cells)
-    return table(heads, rows)
-
-
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table: words to the left, numbers to the right."""
-    left = {"run", "engine", "machine", "command", "gates", "engines", "nothing is smaller and as right"}
-    ruler = ["---" if head in left else "---:" for head in heads]
-    body = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (list(heads), ruler, *body))
+    return table(heads, rows, LEFT)

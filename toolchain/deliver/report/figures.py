@@ -64,9 +64,9 @@ def figures(line: Line, batches: Sequence[str]) -> Figures:
     for setting in batches:
         found |= _latency(line) if setting == "batch 1" else _throughput(line, setting)
         for scope in SCOPES:
-            name = f"speedup_{_key(setting)}" if scope == "engine" else f"speedup_{scope}_{_key(setting)}"
+            name = f"speedup_{key(setting)}" if scope == "engine" else f"speedup_{scope}_{key(setting)}"
             found |= _interval(name, line.speedup_of(scope).get(setting), 1)
-        found[f"energy_j_{_key(setting)}"] = _joules(timing, setting)
+        found[f"energy_j_{key(setting)}"] = _joules(timing, setting)
     verdicts = {verdict.gate: STATES[verdict.passed] for verdict in line.gates}
     found |= {f"gate_{gate.replace(' ', '_')}": verdicts.get(gate, STATES[None]) for gate in GATES}
     return {**found, "size_only": line.size_only, "marks": ", ".join(line.marks), "error": line.error}
@@ -92,7 +92,7 @@ def pooled_figures(found: Pooled, batches: Sequence[str]) -> dict[str, Any]:
         "size_mb": found.size_mb,
     }
     for setting in batches:
-        figures |= _interval(f"speedup_{_key(setting)}", found.speedups.get(setting), 1)
+        figures |= _interval(f"speedup_{key(setting)}", found.speedups.get(setting), 1)
     return {**figures, "score": found.score}
 
 
@@ -112,8 +112,8 @@ def _throughput(line: Line, setting: str) -> Figures:
     for order in ("sorted", "data_order"):
         for scope in SCOPES:
             timed = line.measured(setting, scope, order)
-            found[f"per_s_{order}_{scope}_{_key(setting)}"] = timed.get("median_per_s")
-            found[f"spread_{order}_{scope}_{_key(setting)}"] = timed.get("spread")
+            found[f"per_s_{order}_{scope}_{key(setting)}"] = timed.get("median_per_s")
+            found[f"spread_{order}_{scope}_{key(setting)}"] = timed.get("spread")
     return found
 
 
@@ -127,7 +127,8 @@ def _joules(timing: Mapping[str, Any], setting: str) -> float | None:
     return sum(counters) if counters else None
 
 
-def _key(setting: str) -> str:
+def key(setting: str) -> str:
+    """A setting as it stands in the names of figures."""
     return setting.replace(" ", "_")
 
 

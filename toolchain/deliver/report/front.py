@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from toolchain.deliver.report.figures import STATES, Figures
+from toolchain.deliver.report.figures import STATES, Figures, key
 from toolchain.deliver.report.scale import Scale
 from toolchain.measure.gates import BINDING
 from toolchain.measure.panels import label
@@ -79,14 +79,14 @@ def found(rows: Sequence[Figures], setting: str) -> list[Point]:
         rows: The report's figures, one per engine.
         setting: ``batch N``.
     """
-    key = f"speedup_{setting.replace(' ', '_')}"
-    timed = [row for row in rows if row.get(key) is not None and not row["error"]]
+    speed = f"speedup_{key(setting)}"
+    timed = [row for row in rows if row.get(speed) is not None and not row["error"]]
     return [
         Point(
             label=str(row["rank"] if row["rank"] is not None else "b"), name=str(row["name"]),
             accuracy=_number(row, "accuracy_percent"),
-            values=(_number(row, "size_mb"), _number(row, key)),
-            beaten=any(_beats(other, row, key) for other in timed if _sound(other)),
+            values=(_number(row, "size_mb"), _number(row, speed)),
+            beaten=any(_beats(other, row, speed) for other in timed if _sound(other)),
             sound=_sound(row),
             baseline=bool(row["baseline"]),
         )

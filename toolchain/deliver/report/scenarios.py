@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from toolchain.deliver.report.figures import quantity, ratio, show
-from toolchain.deliver.report.page.lines import Line, failed, key, number, on_gpu, settings_of, sound
+from toolchain.deliver.report.figures import key, quantity, ratio, show
+from toolchain.deliver.report.page.lines import Line, failed, number, on_gpu, settings_of, sound
 from toolchain.deliver.report.recommend import KEPT_ACCURACY
 from toolchain.measure.gates import measurably_faster
 from toolchain.measure.statistics import Interval

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from toolchain.deliver.report.build import Report
-from toolchain.deliver.report.figures import Figure, Figures, figures, quantity, ratio, show
+from toolchain.deliver.report.figures import Figure, Figures, figures, key, quantity, ratio, show
 from toolchain.deliver.report.footnotes import footnotes, title
 
 #: Holm's p-value of McNemar's test below which a change of accuracy is starred.
@@ -122,11 +122,11 @@ def _columns(report: Report, rows: Sequence[Figures]) -> list[_Column]:
         ]
     batch = _second_setting(report)
     if batch:
-        key, at = batch.replace(" ", "_"), f"@{batch.split()[1]}"
+        named, at = key(batch), f"@{batch.split()[1]}"
         width = 92 if report.speedup != batch else 0
         found += [
-            _Column(f"/s\n{at}", _shown(f"per_s_sorted_engine_{key}", rows, max, show), width, group=True),
-            _Column(f"IS\n{at}", _gain(f"speedup_{key}"), width),
+            _Column(f"/s\n{at}", _shown(f"per_s_sorted_engine_{named}", rows, max, show), width, group=True),
+            _Column(f"IS\n{at}", _gain(f"speedup_{named}"), width),
         ]
     score = _Column("\nWS", lambda row: Text(show(row["score"], 2), style="bold"), group=True)
     return [*found, score, _Column("\n", _marks, group=True)]

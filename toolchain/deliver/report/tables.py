@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from toolchain.deliver.report import front, page
+from toolchain.deliver.report import front, page, text
 from toolchain.deliver.report.build import Report
 from toolchain.deliver.report.figures import (
     STATES,
     Figures,
     figures,
+    key,
     pooled_figures,
     quantity,
     ratio,
@@ -35,20 +36,7 @@ STATE_CELLS = {"passed": "passed", "failed": "**failed**", "not run": "not run"}
 
 def to_json(report: Report) -> dict[str, Any]:
     """The report as plain JSON values: every figure of every line, and what was timed, round by round."""
-    ranked = sum(line.rank is not None for line in report.lines)
-    lines = [
-        {
-            **figures(line, report.batches),
-            "marks": list(line.marks),
-            "engine_key": line.row.engine_key,
-            "techniques": list(line.row.techniques),
-            "settings": dict(line.row.settings),
-            "standing": list(standing(line, ranked, report.weights, report.speedup, report.recommendations)),
-            "gates": [verdict_json(verdict) for verdict in line.gates],
-            "timing": line.row.timing,
-        }
-        for line in report.lines
-    ]
+    lines = _lines(report)
     told: dict[str, Any] = _finite(
         {
             "name": report.name,
@@ -75,6 +63,24 @@ def to_json(report: Report) -> dict[str, Any]:
         }
     )
     return told
+
+
+def _lines(report: Report) -> list[dict[str, Any]]:
+    """Every figure of every line, its verdicts, and what was timed."""
+    ranked = sum(line.rank is not None for line in report.lines)
+    return [
+        {
+            **figures(line, report.batches),
+            "marks": list(line.marks),
+            "engine_key": line.row.engine_key,
+            "techniques": list(line.row.techniques),
+            "settings": dict(line.row.settings),
+            "standing": list(standing(line, ranked, report.weights, report.speedup, report.recommendations)),
+            "gates": [verdict_json(verdict) for verdict in line.gates],
+            "timing": line.row.timing,
+        }
+        for line in report.lines
+    ]
 
 
 def winner_json(report: Report) -> dict[str, Any] | None:
@@ -120,7 +126,7 @@ def markdown(report: Report) -> str:
         blocks += ["## What to ship", "\n".join(chosen)]
     if report.winner:
         blocks += ["## How sure the ranking is", _certainty(report, found), _fronts(report)]
-    where = scenarios(to_json(report)["lines"])
+    where = scenarios(_finite(_lines(report)))
     if where:
         blocks += ["## Where to deploy what", "\n".join(told(where))]
     blocks += ["## Accuracy against the baseline", _accuracy(report, found)]
@@ -134,7 +140,7 @@ def markdown(report: Report) -> str:
             blocks += ["## Latency at batch 1, ms", _latency(found)]
         else:
             blocks += [f"## Sentences per second at {setting}", _throughput(found, setting)]
-    if any(row[f"energy_j_{setting.replace(' ', '_')}"] is not None for row in found for setting in report.batches):
+    if any(row[f"energy_j_{key(setting)}"] is not None for row in found for setting in report.batches):
         blocks += ["## Energy per example, J", _energy(report, found)]
     if found:
         blocks += ["## Gates", _gates(found), _evidence(report)]
@@ -172,8 +178,8 @@ def _ranking(report: Report, rows: Sequence[Figures]) -> str:
         name = f"**{row['name']}**" if row["baseline"] else str(row["name"])
         speeds = [quantity(row.get("latency_engine_p50_ms")), ratio(row.get("speedup_batch_1"))]
         for setting in batches:
-            key = setting.replace(" ", "_")
-            speeds += [show(row[f"per_s_sorted_engine_{key}"]), ratio(row[f"speedup_{key}"])]
+            named = key(setting)
+            speeds += [show(row[f"per_s_sorted_engine_{named}"]), ratio(row[f"speedup_{named}"])]
         rank = ("≈ " if row["tied_with_previous"] else "") + show(row["rank"])
         marks = ", ".join(filter(None, (str(row["marks"]), "not timed" if row["error"] else "")))
         size = [quantity(row["size_mb"]), ratio(row["compression"])]
@@ -214,7 +220,6 @@ def _fronts(report: Report) -> str:
 def _pooled(report: Report) -> str:
     """Engines over their seeds: what holds for other seeds too."""
     rows = [pooled_figures(found, report.batches) for found in report.pooled]
-    keys = [setting.replace(" ", "_") for setting in report.batches]
     heads = [
         "#",
         "engine",
@@ -235,7 +240,7 @@ def _pooled(report: Report) -> str:
             _ranged(row, "accuracy_change_points", sign=True),
             show(row["not_worse"]),
             quantity(row["size_mb"]),
-            *(_ranged(row, f"speedup_{key}") for key in keys),
+            *(_ranged(row, f"speedup_{key(setting)}") for setting in report.batches),
             show(row["score"], 2),
         ]
         for row in rows
@@ -304,14 +309,14 @@ def _throughput(rows: Sequence[Figures], setting: str) -> str:
         "IS",
         "IS with tokenizer",
     ]
-    key = setting.replace(" ", "_")
-    names = [f"per_s_{order}_{scope}_{key}" for scope in ("engine", "end_to_end") for order in ("sorted", "data_order")]
+    at = key(setting)
+    names = [f"per_s_{order}_{scope}_{at}" for scope in ("engine", "end_to_end") for order in ("sorted", "data_order")]
     cells = [
         [
             str(row["name"]),
             *(show(row[name]) for name in names),
-            _ranged(row, f"speedup_{key}"),
-            _ranged(row, f"speedup_end_to_end_{key}"),
+            _ranged(row, f"speedup_{at}"),
+            _ranged(row, f"speedup_end_to_end_{at}"),
         ]
         for row in rows
     ]
@@ -319,7 +324,7 @@ def _throughput(rows: Sequence[Figures], setting: str) -> str:
 
 
 def _energy(report: Report, rows: Sequence[Figures]) -> str:
-    keys = [f"energy_j_{setting.replace(' ', '_')}" for setting in report.batches]
+    keys = [f"energy_j_{key(setting)}" for setting in report.batches]
     cells = [[str(row["name"]), *(quantity(row[key]) for key in keys)] for row in rows]
     return _table(["engine", *report.batches], cells)
 
@@ -356,9 +361,7 @@ def _p_value(row: Figures, name: str) -> str:
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table: names to the left, numbers to the right."""
     left = {"engine", "marks", "machine", "gate", "verdict", "evidence", "winner", "nothing beats it", *GATES}
-    ruler = ["---" if head in left or head.startswith("at most ") else "---:" for head in heads]
-    body = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, ruler, *body))
+    return text.table(heads, rows, left | {head for head in heads if head.startswith("at most ")})
 
 
 def _finite(value: Any) -> Any:

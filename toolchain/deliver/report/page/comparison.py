@@ -7,10 +7,9 @@ from html import escape
 from typing import Any
 
 from toolchain.deliver.report.compare_text import by_accuracy, heading, on_front, settings_on
-from toolchain.deliver.report.figures import quantity, ratio, show
+from toolchain.deliver.report.figures import key, quantity, ratio, show
 from toolchain.deliver.report.page import planes, table
 from toolchain.deliver.report.page.document import WIDTHS, assemble, both, figure, known, scroll
-from toolchain.deliver.report.page.lines import key
 
 #: What stands below each table.
 SIZES = (

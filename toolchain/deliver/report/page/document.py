@@ -10,9 +10,9 @@ from string import Template
 from typing import Any
 
 from toolchain import __version__
-from toolchain.deliver.report.figures import quantity, ratio, show
+from toolchain.deliver.report.figures import key, quantity, ratio, show
 from toolchain.deliver.report.page import planes, rows, sections, table
-from toolchain.deliver.report.page.lines import Line, key, number, settings_of, sound
+from toolchain.deliver.report.page.lines import Line, number, settings_of, sound
 from toolchain.deliver.report.page.style import read, sheet
 from toolchain.deliver.report.page.svg import Picture
 

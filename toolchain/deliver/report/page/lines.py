@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from toolchain.deliver.report.line import NOT_COMPRESSION
+from toolchain.measure import pareto
 from toolchain.measure.gates import BINDING
 
 #: A line of ``report.json``.
@@ -77,11 +78,6 @@ def settings_of(lines: Sequence[Line]) -> list[str]:
     return [f"batch {size}" for size in sizes]
 
 
-def key(setting: str) -> str:
-    """A setting as it stands in the names of figures."""
-    return setting.replace(" ", "_")
-
-
 def models(lines: Sequence[Line]) -> list[str]:
     """The models, in the order in which the ranking has them."""
     return list(dict.fromkeys(line["model"] for line in lines))
@@ -122,14 +118,12 @@ def front(lines: Sequence[Line], name: str, *, more: bool) -> list[int]:
     Returns:
         Positions in ``lines``.
     """
-    points = [
-        (number(line, "accuracy_percent") or 0.0, (number(line, name) or 0.0) * (1 if more else -1), index)
+    shown = [
+        index
         for index, line in enumerate(lines)
         if sound(line) and number(line, name) is not None and number(line, "accuracy_percent") is not None
     ]
-    kept = [
-        (value, index)
-        for accuracy, value, index in points
-        if not any(a >= accuracy and v >= value and (a, v) != (accuracy, value) for a, v, _ in points)
-    ]
+    sign = 1 if more else -1
+    gains = [(number(lines[at], "accuracy_percent") or 0.0, sign * (number(lines[at], name) or 0.0)) for at in shown]
+    kept = [(gains[place][1], shown[place]) for place in pareto.front(gains)]
     return [index for _, index in sorted(kept, reverse=True)]

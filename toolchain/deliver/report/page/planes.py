@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from toolchain.deliver.report.figures import quantity, ratio, show
+from toolchain.deliver.report.figures import key, quantity, ratio, show
 from toolchain.deliver.report.front import DEEP
 from toolchain.deliver.report.page import legend
-from toolchain.deliver.report.page.lines import Line, front, key, label, method, models, number, sound
+from toolchain.deliver.report.page.lines import Line, front, label, method, models, number, sound
 from toolchain.deliver.report.page.svg import LETTER, Picture, group, line, mark, text
 from toolchain.deliver.report.scale import Scale
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from toolchain.deliver.report.figures import quantity, show
+from toolchain.deliver.report.figures import key, quantity, show
 from toolchain.deliver.report.front import DEEP
 from toolchain.deliver.report.page import legend
-from toolchain.deliver.report.page.lines import Line, key, label, method, models, number, short, sound
+from toolchain.deliver.report.page.lines import Line, label, method, models, number, short, sound
 from toolchain.deliver.report.page.svg import Picture, fit, group, line, text
 from toolchain.deliver.report.scale import Scale
 

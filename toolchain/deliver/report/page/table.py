@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from toolchain.deliver.report.figures import quantity, ratio, show
-from toolchain.deliver.report.page.lines import Line, key, number, one_runtime
+from toolchain.deliver.report.figures import key, quantity, ratio, show
+from toolchain.deliver.report.page.lines import Line, number, one_runtime
 
 #: How a verdict is shown: a sign, so that no colour is needed.
 SIGNS = {True: ("✓", "passed", "good"), False: ("✗", "failed", "bad"), None: ("–", "not run", "quiet")}
