@@ -31,6 +31,7 @@ def test_an_evaluation_holds_what_the_predictor_gives_on_every_example(tmp_path:
     assert record["labels"]["test"] == list(data.test.labels)
     assert metrics["accuracy_test"] == correct / 32
     tokens = [len(example) for example in predictor.encode(data.test.texts)]
+    assert record["tokens"]["test"] == tokens
     assert record["mean_tokens"] == pytest.approx(sum(tokens) / len(tokens))
     assert record["size_bytes"] == (engine / "model.onnx").stat().st_size
     # Random weights hold about 7.3 bits a byte.

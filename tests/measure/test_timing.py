@@ -19,6 +19,7 @@ from toolchain.measure.timing import (
     spread,
     time_engines,
 )
+from toolchain.runtime.predictor import Predictor
 
 QUICK = Config(batch_sizes=(1, 4), threads=1, seconds=0.1, rounds=3, sample=16, warmup=2)
 
@@ -46,6 +47,16 @@ def test_every_engine_has_every_setting_with_a_value_of_every_round(timed: dict[
                 assert len(throughput["rounds_per_s"]) == 3
                 assert min(throughput["rounds_per_s"]) <= throughput["median_per_s"] <= max(throughput["rounds_per_s"])
                 assert throughput["unstable"] is (throughput["spread"] > QUICK.spread_bound)
+
+
+def test_every_call_at_batch_1_counts_for_the_length_of_its_text(timed: dict[str, Any], tmp_path: Path) -> None:
+    texts = context(tmp_path).dataset().test.texts
+    known = {len(encoded) for encoded in Predictor(engine_folder(tmp_path / "engine"), 1).encode(texts)}
+    for engine in timed["engines"].values():
+        latency = engine["settings"]["latency"]["engine"]
+        assert set(latency["lengths"]["tokens"]) <= known
+        assert sum(latency["lengths"]["calls"]) == latency["calls"]
+        assert min(latency["lengths"]["median_ms"]) <= latency["p50_ms"] <= max(latency["lengths"]["median_ms"])
 
 
 def test_load_time_and_peak_memory_are_the_engines_own(timed: dict[str, Any]) -> None:

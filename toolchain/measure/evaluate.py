@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-VERSION = 3
+VERSION = 4
 LIBRARIES = ("tokenizers", "numpy")
 
 SPLITS = ("dev", "test")
@@ -83,12 +83,12 @@ def evaluate(engine: Path, out: Path, config: Config, context: Context, referenc
     manifest, source = read_engine(engine), reference.source if reference else None
     names = read_interface(engine).labels
     index, notes = match_labels(names, dataset.labels, engine)
-    record: dict[str, Any] = {"splits": {}, "labels": {}, "label_names": list(names), "notes": notes}
+    record: dict[str, Any] = {"splits": {}, "labels": {}, "tokens": {}, "label_names": list(names), "notes": notes}
     for name in SPLITS:
         record["labels"][name] = _gold(dataset, name, index)
         if groups := dataset.split(name).groups:
             record.setdefault("groups", {})[name] = list(groups)
-    tokens, seconds, spent = 0, 0.0, dict[str, float]()
+    seconds, spent = 0.0, dict[str, float]()
     total = sum(len(gold) for gold in record["labels"].values())
     with (
         texts_file(context.work) as texts,
@@ -102,12 +102,13 @@ def evaluate(engine: Path, out: Path, config: Config, context: Context, referenc
             answer = worker.call(
                 "predict", bar.advance, texts=str(texts), batch_size=config.batch_size, out=str(probabilities)
             )
-            tokens += answer["tokens"]
+            record["tokens"][name] = answer["tokens"]
             seconds += answer["seconds"]
             record["splits"][name] = _score(probabilities, gold, engine)
         with _clock("parity", spent):
             record["parity"] = engine_parity.measure(worker, manifest, reference, context)
         with _clock("invariance", spent):
+            tokens = sum(map(sum, record["tokens"].values()))
             per_token = seconds / max(tokens, 1)
             record["invariance"] = _invariance(worker, engine, config, context, per_token, tokens / total)
         if config.isa == "auto":

@@ -29,7 +29,7 @@ from toolchain.engines import _contention
 from toolchain.measure.machine import machine, physical_cores
 from toolchain.measure.process import WorkerProcess, texts_file, write_texts
 
-VERSION = 2
+VERSION = 3
 LIBRARIES = ("tokenizers", "numpy")
 
 TIMING_FILE = "timing.json"
@@ -98,6 +98,7 @@ class _Engine:
     process: WorkerProcess
     opened: dict[str, Any] = field(default_factory=dict)
     speeds: dict[int, float] = field(default_factory=dict)
+    tokens: list[int] = field(default_factory=list)
     slices: dict[Setting, list[dict[str, Any]]] = field(default_factory=dict)
     peak_memory_bytes: int = 0
     has_energy: bool = False
@@ -247,7 +248,8 @@ def _failing_alone(engine: _Engine) -> Iterator[None]:
 
 def _prepare(engine: _Engine, texts: Path, threads: int, config: Config) -> None:
     engine.opened = engine.process.call("open", folder=str(engine.folder.resolve()), threads=threads)
-    engine.has_energy = bool(engine.process.call("sample", texts=str(texts))["energy_sources"])
+    sample = engine.process.call("sample", texts=str(texts))
+    engine.has_energy, engine.tokens = bool(sample["energy_sources"]), sample["tokens"]
     for size in sorted({1, *config.batch_sizes}):
         share = config.seconds / config.rounds
         answer = engine.process.call("probe", batch_size=size, calls=config.warmup, seconds=share)
@@ -264,7 +266,7 @@ def _measure(engine: _Engine, setting: Setting, count: int, config: Config) -> N
         count=count,
         seconds=config.seconds / config.rounds,
     )
-    engine.slices.setdefault(setting, []).append(taken)
+    engine.slices.setdefault(setting, []).append(taken | {"texts": count})
 
 
 def _summary(engine: _Engine, settings: Sequence[Setting], config: Config) -> dict[str, Any]:
@@ -273,7 +275,10 @@ def _summary(engine: _Engine, settings: Sequence[Setting], config: Config) -> di
     results: dict[str, Any] = {}
     energy: dict[str, Any] = {}
     for setting in settings:
-        _put(results, setting.path, _result(setting, engine.slices[setting], config.spread_bound))
+        result = _result(setting, engine.slices[setting], config.spread_bound)
+        if setting == Setting(1, "padded", tokenize=False):
+            result["lengths"] = _by_length(engine.slices[setting], engine.tokens)
+        _put(results, setting.path, result)
         _put(energy, setting.path, _joules(engine.slices[setting]))
     times = {name: engine.opened[name] for name in ("import_s", "load_s", "first_s")}
     memory = {"peak_memory_bytes": engine.peak_memory_bytes, "energy_j": energy if engine.has_energy else None}
@@ -291,6 +296,20 @@ def _result(setting: Setting, slices: Sequence[Mapping[str, Any]], bound: float)
         result = {"rounds_per_s": rounds, "median_per_s": statistics.median(rounds)}
     apart = spread(rounds)
     return {**result, "spread": apart, "unstable": apart > bound}
+
+
+def _by_length(slices: Sequence[Mapping[str, Any]], tokens: Sequence[int]) -> dict[str, Any]:
+    """Calls at batch 1 by how long their text was: the ``tokens`` that occur, ``calls``, and their ``median_ms``."""
+    found: dict[int, list[float]] = {}
+    for taken in slices:
+        for place, call in enumerate(taken["calls_ms"]):
+            found.setdefault(tokens[place % taken["texts"]], []).append(call)
+    lengths = sorted(found)
+    return {
+        "tokens": lengths,
+        "calls": [len(found[length]) for length in lengths],
+        "median_ms": [statistics.median(found[length]) for length in lengths],
+    }
 
 
 def _joules(slices: Sequence[Mapping[str, Any]]) -> dict[str, float]:

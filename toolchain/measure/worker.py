@@ -99,22 +99,26 @@ class Worker:
         }
 
     def predict(self, texts: str, batch_size: int, out: str) -> Reply:
-        """Writes probabilities ``[examples, labels]`` of a file of texts as ``.npy``."""
+        """Writes probabilities ``[examples, labels]`` of a file of texts as ``.npy``.
+
+        Returns:
+            ``tokens`` of each example, and ``seconds``.
+        """
         import numpy as np
 
         from toolchain.runtime.predictor import softmax
 
         examples = _read_texts(texts)
         started = time.perf_counter()
-        rows, tokens, step = [], 0, batch_size * CHUNK_BATCHES
+        rows, tokens, step = [], list[int](), batch_size * CHUNK_BATCHES
         for start in range(0, len(examples), step):
             encoded = self._predictor.encode(examples[start : start + step])
-            tokens += self._predictor.count_tokens(encoded)
+            tokens += self._predictor.lengths(encoded)
             rows.append(softmax(self._predictor.encoded_logits(encoded, batch_size)))
             self._say({"progress": len(encoded)})
         seconds = time.perf_counter() - started
         np.save(out, np.concatenate(rows) if rows else np.empty((0, len(self._predictor.labels)), np.float32))
-        return {"examples": len(examples), "tokens": tokens, "seconds": seconds}
+        return {"tokens": tokens, "seconds": seconds}
 
     def logits(self, texts: str, batch_size: int, out: str, pad_to: int = 0) -> Reply:
         """Writes logits ``[examples, labels]`` of a file of texts as ``.npy``, batched in the order they stand in.
@@ -194,10 +198,10 @@ class Worker:
             tempfile.tempdir = before
 
     def sample(self, texts: str) -> Reply:
-        """Loads the texts that are timed."""
+        """Loads the texts that are timed; ``tokens`` are those of each."""
         self._texts = _read_texts(texts)
         self._encoded = self._predictor.encode(self._texts)
-        return {"energy_sources": list(self._meter.sources)}
+        return {"energy_sources": list(self._meter.sources), "tokens": self._predictor.lengths(self._encoded)}
 
     def probe(self, batch_size: int, calls: int, seconds: float) -> Reply:
         """Runs batches end to end in data order, up to a number of calls or a time, and at least one."""
@@ -224,7 +228,7 @@ class Worker:
             seconds: Time for the slice.
 
         Returns:
-            ``calls_ms`` of every call at batch 1, ``seconds`` and ``examples``, ``joules`` by counter.
+            ``calls_ms`` of every call at batch 1, pass after pass, ``seconds`` and ``examples``, ``joules`` by counter.
         """
         once = self._end_to_end if tokenize else self._engine_only
         run = once(batch_size, order, count, REWARM_CALLS)

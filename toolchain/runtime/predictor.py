@@ -129,11 +129,10 @@ class Predictor:
             return [Raw(text) for text in checked]
         return [Encoded(encoding.ids, encoding.type_ids) for encoding in self._tokens(checked)]
 
-    def count_tokens(self, examples: Sequence[Encoded | Raw]) -> int:
-        """Tokens of examples, the special ones included, whoever tokenizes them."""
-        texts = [example.text for example in examples if isinstance(example, Raw)]
-        known = sum(len(example) for example in examples if isinstance(example, Encoded))
-        return known + sum(len(encoding.ids) for encoding in self._tokens(texts))
+    def lengths(self, examples: Sequence[Encoded | Raw]) -> list[int]:
+        """Tokens of each example, the special ones included, whoever tokenizes them."""
+        encodings = iter(self._tokens([example.text for example in examples if isinstance(example, Raw)]))
+        return [len(next(encodings).ids) if isinstance(example, Raw) else len(example) for example in examples]
 
     def collate(self, encoded: Sequence[Encoded | Raw], pad_to: int = 0) -> dict[str, NDArray[Any]]:
         """Makes one batch, padded to its longest example.

@@ -26,6 +26,7 @@ from toolchain.deliver.report.figures import (
     show,
 )
 from toolchain.deliver.report.footnotes import footnotes, not_worse_head, title
+from toolchain.deliver.report.lengths import by_length, span
 from toolchain.deliver.report.scenarios import scenarios, told
 from toolchain.deliver.report.standing import standing
 from toolchain.measure.gates import GATES, Verdict
@@ -60,6 +61,7 @@ def to_json(report: Report) -> dict[str, Any]:
             "made": dict(report.made),
             "test_set": _test_set(report),
             "scenarios": scenarios(lines),
+            "lengths": by_length(report.lines, report.split),
         }
     )
     return told
@@ -140,6 +142,9 @@ def markdown(report: Report) -> str:
             blocks += ["## Latency at batch 1, ms", _latency(found)]
         else:
             blocks += [f"## Sentences per second at {setting}", _throughput(found, setting)]
+    lengths = by_length(report.lines, report.split)
+    if lengths:
+        blocks += ["## By length of the text", _lengths(report, lengths)]
     if any(row[f"energy_j_{key(setting)}"] is not None for row in found for setting in report.batches):
         blocks += ["## Energy per example, J", _energy(report, found)]
     if found:
@@ -321,6 +326,22 @@ def _throughput(rows: Sequence[Figures], setting: str) -> str:
         for row in rows
     ]
     return _table(heads, cells)
+
+
+def _lengths(report: Report, found: dict[str, Any]) -> str:
+    """Accuracy and latency of each engine in groups of examples."""
+    groups = found["groups"]
+    heads = ["engine", *(f"% at {span(group)}" for group in groups), *(f"ms at {span(group)}" for group in groups)]
+    cells = [
+        [
+            line.name,
+            *(show(cell["accuracy_percent"], 2) for cell in engine),
+            *(quantity(cell["latency_ms"]) for cell in engine),
+        ]
+        for line, engine in zip(report.lines, found["engines"], strict=True)
+    ]
+    many = ", ".join(str(group["examples"]) for group in groups)
+    return _table(heads, cells) + f"\n\nTokens as {found['of']} counts them; {many} examples; ms at batch 1."
 
 
 def _energy(report: Report, rows: Sequence[Figures]) -> str:

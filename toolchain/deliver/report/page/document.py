@@ -11,7 +11,7 @@ from typing import Any
 
 from toolchain import __version__
 from toolchain.deliver.report.figures import key, quantity, ratio, show
-from toolchain.deliver.report.page import planes, rows, sections, table
+from toolchain.deliver.report.page import lengths, planes, rows, sections, table
 from toolchain.deliver.report.page.lines import Line, number, settings_of, sound
 from toolchain.deliver.report.page.style import read, sheet
 from toolchain.deliver.report.page.svg import Picture
@@ -36,6 +36,7 @@ def html(report: Mapping[str, Any], drawings: Sequence[tuple[str, str]] = ()) ->
         ("size", "Size and speed", _scatters(lines, settings)),
         ("parallel", "Trade-offs", _parallel(lines, settings)),
         ("times", "Times", _times(lines, settings)),
+        ("lengths", "Lengths", _lengths(lines, report.get("lengths"))),
         ("certainty", "Certainty", sections.certainty(report)),
         ("seeds", "Over the seeds", _pooled(report.get("pooled") or [], settings)),
         ("gates", "Gates", _gates(lines)),
@@ -168,6 +169,16 @@ def _times(lines: Sequence[Line], settings: Sequence[str]) -> str:
         drawn = both(rows.times(lines, way, words, narrow=narrow) for _, narrow in WIDTHS)
         items.append((words, figure(drawn)))
     return _tabs("spread", items) if items else ""
+
+
+def _lengths(lines: Sequence[Line], found: Mapping[str, Any] | None) -> str:
+    if not found:
+        return ""
+    items = []
+    for name, words in lengths.FIGURES:
+        drawn = both(lengths.threads(lines, found, name, words, narrow=narrow) for _, narrow in WIDTHS)
+        items += [(words, figure(drawn))] if drawn else []
+    return _tabs("length", items)
 
 
 def _pooled(found: Sequence[Line], settings: Sequence[str]) -> str:
