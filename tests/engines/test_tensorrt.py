@@ -17,6 +17,7 @@ from toolchain.engines import _cudart, _tensorrt_session
 from toolchain.engines import _tensorrt_build as builder
 from toolchain.engines import tensorrt as engine
 from toolchain.engines._artifact import read_engine
+from toolchain.engines._profiles import profiles_of
 from toolchain.engines._samples import Samples, encode_dev
 from toolchain.engines._tensorrt_errors import explained, shortened
 from toolchain.model import graph
@@ -107,7 +108,7 @@ def test_a_plan_is_for_the_devices_that_were_named(tmp_path: Path) -> None:
 def test_profiles_hold_the_lengths_of_dev_texts_and_every_batch_size() -> None:
     samples = encode_dev(onnx_folder(), context(Path()))
     middle = sorted(samples.lengths)[(len(samples.lengths) - 1) // 2]
-    one, many = engine.profiles_of(samples, (8, 1, 8))
+    one, many = profiles_of(samples, (8, 1, 8))
     assert (one.rows, one.tokens) == ((1, 1, 1), (1, middle, 32))
     assert many.rows[0] == 1
     assert many.rows[2] == 8
@@ -116,7 +117,7 @@ def test_profiles_hold_the_lengths_of_dev_texts_and_every_batch_size() -> None:
 
 
 def test_profiles_need_a_text() -> None:
-    assert engine.profiles_of(Samples(onnx_folder(), encode_dev(onnx_folder(), context(Path())).encoded[:1]), (32,))
+    assert profiles_of(Samples(onnx_folder(), encode_dev(onnx_folder(), context(Path())).encoded[:1]), (32,))
 
 
 def planted(folder: Path, change: Any) -> Path:

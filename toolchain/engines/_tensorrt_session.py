@@ -18,6 +18,7 @@ from toolchain.core.session import INPUTS
 from toolchain.engines import _tensorrt_build as builder
 from toolchain.engines._artifact import ENGINE_FILE, EngineFile, read_engine
 from toolchain.engines._cudart import Cuda
+from toolchain.engines._profiles import Profile
 from toolchain.engines._tensorrt_errors import explained
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ MOST_GRAPHS = 64
 class Opening:
     """How a plan is run: what ``engine.json`` keeps as its options, and the padding token."""
 
-    profiles: tuple[builder.Profile, ...]
+    profiles: tuple[Profile, ...]
     device_id: int
     cuda_graph: bool
     graph_rows: int
@@ -65,7 +66,7 @@ def open_plan(folder: Path) -> TensorrtSession:
         capabilities = [int(number) for number in options["compute_capabilities"]]
         portable = options["hardware_compatible"] == "ampere_plus"
         opening = Opening(
-            profiles=tuple(builder.Profile(tuple(p["rows"]), tuple(p["tokens"])) for p in options["profiles"]),
+            profiles=tuple(Profile(tuple(p["rows"]), tuple(p["tokens"])) for p in options["profiles"]),
             device_id=int(options["device_id"]),
             cuda_graph=bool(options["cuda_graph"]),
             graph_rows=int(options["graph_rows"]),

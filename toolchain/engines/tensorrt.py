@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import platform
-import statistics
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,10 +23,10 @@ from toolchain.engines import _cudart
 from toolchain.engines import _tensorrt_build as builder
 from toolchain.engines import _tensorrt_layers as layers
 from toolchain.engines._artifact import need_space, write_engine
-from toolchain.engines._batching import Batching, plan_batches
-from toolchain.engines._samples import Samples, encode_dev
+from toolchain.engines._profiles import BATCH_SIZES, profiles_of
+from toolchain.engines._samples import encode_dev
 from toolchain.engines._tensorrt_session import DEVICE, PLAN_FILE, open_plan
-from toolchain.model import checkpoint, two_four
+from toolchain.model import two_four
 
 VERSION = 1
 LIBRARIES = ("tensorrt-rtx",)
@@ -44,9 +43,6 @@ TIMING_CACHE_FILE = "timing.cache"
 #: What is built for where nobody says: TensorRT-RTX's devices from here on, because 75 takes fp16 alone; with FP8 from
 #: the first that multiplies it.
 LEAST_CAPABILITY, LEAST_FP8_CAPABILITY = 80, 89
-
-#: The largest batches where nobody says.
-BATCH_SIZES = (1, 32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,23 +183,6 @@ def open_session(folder: Path, threads: int) -> ConcurrentSession:
         MissingPackageError: The library is not installed.
     """
     return open_plan(folder)
-
-
-def profiles_of(samples: Samples, batch_sizes: tuple[int, ...]) -> tuple[builder.Profile, ...]:
-    """For each batch size, the shapes that it has to take, and the one that dev texts have most.
-
-    Args:
-        samples: Encoded dev texts.
-        batch_sizes: The largest batches.
-    """
-    longest = int(checkpoint.read_json(samples.folder / "interface.json")["max_length"])
-    found, least = [], 1
-    for size in sorted(set(batch_sizes)):
-        batches = plan_batches(samples.lengths, size, Batching())
-        tokens = statistics.median_low([max(samples.lengths[index] for index in batch) for batch in batches])
-        rows = (least, min(size, max(least, statistics.median_low([len(batch) for batch in batches]))), size)
-        found.append(builder.Profile(rows, (1, min(tokens, longest), longest)))
-    return tuple(found)
 
 
 def _targets(config: Config, library: str, least: int) -> tuple[int, ...]:
