@@ -92,6 +92,11 @@ def tunes(config: Config) -> bool:
     return True
 
 
+def profiled(config: Config) -> bool:
+    """Whether it is built for batch sizes: each has a profile."""
+    return True
+
+
 def absent(config: Config) -> str:
     """Why plans cannot run on this machine, though it may build them; empty where they can."""
     return _cudart.absent()
