@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from tests.builders import context, onnx_folder
-from tests.optimize.variants import exported
+from tests.engines.graphs import PASSES, STATIC, graph_folder
 from tests.shared import once
 from toolchain.core.errors import EngineError, ModelError, RecipeError
 from toolchain.core.registry import get
@@ -25,32 +25,9 @@ from toolchain.model import graph
 rtx = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
 
 FAMILIES = ("bert", "albert", "roberta")
-STATIC = {"calibration": "min_max", "calibration_samples": 8}
-PASSES: dict[str, list[tuple[str, dict[str, Any]]]] = {
-    "fp32": [],
-    "fp16": [("fp16", {})],
-    "int8": [("static_int8", STATIC)],
-    "fp8": [("fp16", {}), ("static_fp8", {"calibration_samples": 8})],
-}
 DEVICES = [80, 86, 89, 120, 121]
 
 without_gpu = pytest.mark.skipif(not _cudart.absent(), reason="there is a GPU")
-
-
-def graph_folder(family: str, precision: str) -> Path:
-    """The tiny model's graph in a precision; made once."""
-    return once(f"plan-graph-{family}-{precision}", lambda out: _graph(family, precision, out))
-
-
-def _graph(family: str, precision: str, out: Path) -> None:
-    shutil.copytree(exported(family), out, dirs_exist_ok=True)
-    for name, settings in PASSES[precision]:
-        module = get("optimize", name).module
-        made = out / "made"
-        made.mkdir()
-        module.apply(out, made, module.Config(**settings), context(out))
-        (made / "model.onnx").replace(out / "model.onnx")
-        shutil.rmtree(made)
 
 
 def plan_folder(family: str, precision: str) -> Path:

@@ -42,10 +42,7 @@ LIBRARIES = (
 #: The package folder that NVIDIA's wheels put them into, of every version.
 WHEEL = "tensorrt_libs"
 
-INSTALL = (
-    "pip install 'tensorrt-cu13-libs>=10.13,<11' --extra-index-url https://pypi.nvidia.com, in an environment without "
-    "TensorRT 11; or the engine tensorrt, or provider: cuda"
-)
+INSTALL = "pip install 'tensorrt-cu13-libs>=10.13,<11' --extra-index-url https://pypi.nvidia.com"
 
 #: What keeps fp32 products from TF32: the provider has no option for it.
 TF32_VARIABLE = "NVIDIA_TF32_OVERRIDE"
@@ -131,7 +128,10 @@ def check_tensorrt() -> None:
         EngineError: With what was found, and what to install.
     """
     if told := missing():
-        raise EngineError(f"provider tensorrt was asked for, and it needs TensorRT 10: {told}", INSTALL)
+        raise EngineError(
+            f"provider tensorrt was asked for, and it needs TensorRT 10: {told}",
+            f"{INSTALL}, where no TensorRT 11 is; or the engine tensorrt, or provider: cuda",
+        )
 
 
 def form_of(model: Any, path: Path, samples: Samples, batch_sizes: tuple[int, ...]) -> Form:

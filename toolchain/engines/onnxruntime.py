@@ -114,7 +114,8 @@ def profiled(config: Config) -> bool:
 
 def lacks(provider: str) -> str:
     """What a provider lacks besides packages that have names; empty where it has all."""
-    return f"TensorRT 10: {told}: {tensorrt.INSTALL}" if provider == "tensorrt" and (told := tensorrt.missing()) else ""
+    told = tensorrt.missing() if provider == "tensorrt" else ""
+    return f"TensorRT 10 missing ({told}): {tensorrt.INSTALL}" if told else ""
 
 
 def build(source: Path, out: Path, config: Config, context: Context) -> Metrics:
