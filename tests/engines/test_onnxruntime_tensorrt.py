@@ -68,8 +68,8 @@ def test_another_tensorrt_and_a_damaged_one_are_told(tmp_path: Path, monkeypatch
     (folder / "libnvinfer.so.11").touch()
     (folder / "libtrt_none.so.10").write_bytes(b"no library")
     monkeypatch.syspath_prepend(tmp_path)
-    assert tensorrt._library.__wrapped__("libnvinfer.so.99").endswith("; tensorrt_libs has libnvinfer.so.11")
-    assert "libtrt_none.so.10" in tensorrt._library.__wrapped__("libtrt_none.so.10")
+    assert str(tensorrt._library.__wrapped__("libnvinfer.so.99")).endswith("; tensorrt_libs has libnvinfer.so.11")
+    assert "libtrt_none.so.10" in str(tensorrt._library.__wrapped__("libtrt_none.so.10"))
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,7 @@ class Wish:
     optimization_level: int = 3
     workspace_mib: int = 0
     timing_cache: bytes = b""
+    refit: bool = False
 
 
 @dataclass(frozen=True)
@@ -196,6 +197,7 @@ def _set(trt: Any, config: Any, wish: Wish) -> None:
         "TF32": wish.tf32,
         "SPARSE_WEIGHTS": wish.sparse_weights,
         "VERSION_COMPATIBLE": wish.version_compatible,
+        "REFIT": wish.refit,
     }
     for name, on in flags.items():
         flag = getattr(trt.BuilderFlag, name)
