@@ -41,7 +41,7 @@ MODULES = ("numpy",)
 MODEL_FILE = "model.onnx"
 TIMING_CACHE_FILE = "timing.cache"
 
-#: Versions of TensorRT whose release notes say that refittable plans may compute something else.
+#: Versions of TensorRT whose documentation says that refittable plans may compute something else.
 FAULTY_REFIT = ("11.3.",)
 
 #: What is built for where nobody says: TensorRT-RTX's devices from here on, because 75 takes fp16 alone; with FP8 from
@@ -74,8 +74,8 @@ class Config(StageConfig):
     workspace_mib: Annotated[int, Ge(0)] = 0
     #: A timing cache of an earlier build (TensorRT), a file timing.cache: no kernel that is in it is timed again.
     timing_cache: str = ""
-    #: Its weights can be replaced later by those of the same graph, trained anew ('toolchain refit'): built on a GPU
-    #: alone, and perhaps slower.
+    #: Its weights can be replaced later by those of the same graph, trained anew ('toolchain refit'); built on a GPU
+    #: alone, for that GPU, and slower.
     refit: bool = False
     #: Which GPU runs it.
     device_id: Annotated[int, Ge(0), Le(63)] = 0
