@@ -35,12 +35,12 @@ def refit(folder: Path, source: Path, store: Store) -> tuple[Artifact, bool]:
         ModelError: The graph or what goes with it is missing or damaged, or an artifact has been changed.
     """
     adopt.check_published(source)
-    for name in ("tokenizer.json", "interface.json"):
-        if not (source / name).is_file():
-            raise ModelError(
-                f"{source / name} is missing", "give a folder that 'toolchain export' or 'toolchain optimize' writes"
-            )
     asked = _tensorrt_refit.check(folder, source)
+    if not (source / "tokenizer.json").is_file():
+        raise ModelError(
+            f"{source / 'tokenizer.json'} is missing",
+            "give a folder that 'toolchain export' or 'toolchain optimize' writes",
+        )
     technique = registry.get("engines", "tensorrt")
     library = str(asked.manifest.options["library"]["name"])
     names = [_tensorrt_refit.MODEL_FILE, *onnx_file.inspect(asked.model).external, "tokenizer.json", "interface.json"]
