@@ -216,6 +216,21 @@ def test_the_command_says_what_is_missing_and_writes_nothing(plan: Path, tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["graph"]
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_tensorrt_calls_weights_as_the_graph_does(precision: str) -> None:
+    trt = builder.load("tensorrt_rtx")
+    said = builder.listener(trt)
+    maker = trt.Builder(said)
+    network = maker.create_network(0)
+    parser = trt.OnnxParser(network, said)
+    path = graph_folder("bert", precision) / "model.onnx"
+    assert parser.parse_from_file(str(path))
+    weights = [tensor for tensor in graph.load(path).graph.initializer if tensor.data_type in (1, 10) and tensor.dims]
+    assert len(weights) >= 20
+    assert [tensor.name for tensor in weights if not network.mark_weights_refittable(tensor.name)] == []
+    assert not network.mark_weights_refittable("no such weight")
+
+
 def test_the_library_has_what_refitting_calls() -> None:
     trt = builder.load("tensorrt_rtx")
     for owner, names in {

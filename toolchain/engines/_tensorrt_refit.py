@@ -3,7 +3,7 @@
 A plan that is built with ``refit: true`` has beside it what its graph looked like: types, shapes and digests of its
 weights, and a digest of its operators. A graph that differs in anything but the numbers of its weights is refused by
 that, before a device is asked for. On the device TensorRT says which weights can be replaced; one that differs and
-cannot be, such as a scale of quantization, is refused too, so that no plan is half old and half new.
+cannot be, as a scale of quantization may be, is refused too, so that no plan is half old and half new.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ def _refitted(trt: Any, asked: Refit) -> bytes:
         raise EngineError(
             f"{len(stuck)} weights of {asked.model} differ and are built into the kernels of {path}, where they cannot "
             f"be replaced: {_listed(stuck)}",
-            f"{AGAIN}; scales of int8 and FP8 are such: refit plans of fp32, fp16 or bf16",
+            f"{AGAIN}; scales of int8 and FP8 may be such: refit plans of fp32, fp16 or bf16",
         )
     parser = trt.OnnxParserRefitter(refitter, said)
     if not parser.refit_from_file(str(asked.model)):
