@@ -114,6 +114,20 @@ def test_an_engine_that_is_built_here_and_run_elsewhere_says_so(tmp_path: Path) 
         assert "to run it: no NVIDIA" in found["reason"]
 
 
+def test_tensorrt_10_of_onnxruntime_is_named_where_it_is_missing(tmp_path: Path) -> None:
+    from toolchain.engines import _onnxruntime_tensorrt as tensorrt
+
+    site = bare_site(tmp_path / "site")
+    plant(site, "onnxruntime-gpu", "1.31.1")  # which names the provider whether TensorRT is there or not
+    found = engines(diagnose_in(site, tmp_path))["onnxruntime tensorrt"]
+    if tensorrt.missing():
+        assert not found["runs"]
+        assert f"TensorRT 10 missing ({tensorrt.LIBRARIES[0]}" in found["reason"]
+        assert found["reason"].endswith(tensorrt.INSTALL)
+    else:
+        assert "TensorRT 10" not in found["reason"]
+
+
 def test_both_wheels_of_onnxruntime_are_a_problem_with_its_fix(tmp_path: Path) -> None:
     site = bare_site(tmp_path / "site")
     plant(site, "onnxruntime", "1.31.1")

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from tests.builders import context, onnx_folder
-from tests.optimize.variants import exported
+from tests.engines.graphs import PASSES, STATIC, graph_folder
 from tests.shared import once
 from toolchain.core.errors import EngineError, ModelError, RecipeError
 from toolchain.core.registry import get
@@ -17,6 +17,7 @@ from toolchain.engines import _cudart, _tensorrt_session
 from toolchain.engines import _tensorrt_build as builder
 from toolchain.engines import tensorrt as engine
 from toolchain.engines._artifact import read_engine
+from toolchain.engines._profiles import profiles_of
 from toolchain.engines._samples import Samples, encode_dev
 from toolchain.engines._tensorrt_errors import explained, shortened
 from toolchain.model import graph
@@ -24,32 +25,9 @@ from toolchain.model import graph
 rtx = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
 
 FAMILIES = ("bert", "albert", "roberta")
-STATIC = {"calibration": "min_max", "calibration_samples": 8}
-PASSES: dict[str, list[tuple[str, dict[str, Any]]]] = {
-    "fp32": [],
-    "fp16": [("fp16", {})],
-    "int8": [("static_int8", STATIC)],
-    "fp8": [("fp16", {}), ("static_fp8", {"calibration_samples": 8})],
-}
 DEVICES = [80, 86, 89, 120, 121]
 
 without_gpu = pytest.mark.skipif(not _cudart.absent(), reason="there is a GPU")
-
-
-def graph_folder(family: str, precision: str) -> Path:
-    """The tiny model's graph in a precision; made once."""
-    return once(f"plan-graph-{family}-{precision}", lambda out: _graph(family, precision, out))
-
-
-def _graph(family: str, precision: str, out: Path) -> None:
-    shutil.copytree(exported(family), out, dirs_exist_ok=True)
-    for name, settings in PASSES[precision]:
-        module = get("optimize", name).module
-        made = out / "made"
-        made.mkdir()
-        module.apply(out, made, module.Config(**settings), context(out))
-        (made / "model.onnx").replace(out / "model.onnx")
-        shutil.rmtree(made)
 
 
 def plan_folder(family: str, precision: str) -> Path:
@@ -107,7 +85,7 @@ def test_a_plan_is_for_the_devices_that_were_named(tmp_path: Path) -> None:
 def test_profiles_hold_the_lengths_of_dev_texts_and_every_batch_size() -> None:
     samples = encode_dev(onnx_folder(), context(Path()))
     middle = sorted(samples.lengths)[(len(samples.lengths) - 1) // 2]
-    one, many = engine.profiles_of(samples, (8, 1, 8))
+    one, many = profiles_of(samples, (8, 1, 8))
     assert (one.rows, one.tokens) == ((1, 1, 1), (1, middle, 32))
     assert many.rows[0] == 1
     assert many.rows[2] == 8
@@ -116,7 +94,7 @@ def test_profiles_hold_the_lengths_of_dev_texts_and_every_batch_size() -> None:
 
 
 def test_profiles_need_a_text() -> None:
-    assert engine.profiles_of(Samples(onnx_folder(), encode_dev(onnx_folder(), context(Path())).encoded[:1]), (32,))
+    assert profiles_of(Samples(onnx_folder(), encode_dev(onnx_folder(), context(Path())).encoded[:1]), (32,))
 
 
 def planted(folder: Path, change: Any) -> Path:

@@ -132,5 +132,6 @@ def test_an_engine_that_cannot_run_here_is_built_and_neither_evaluated_nor_timed
     built = [plan.steps[row.build] for row, _ in plan.not_run]
     assert {step.id for step in built}.isdisjoint(plan.steps[plan.time].inputs)
     assert {step.config.batch_sizes for step in built} == {(1, 8)}  # the recipe's
+    assert {plan.steps[row.build].config.batch_sizes for row in plan.rows} == {()}  # which are nothing to a processor
     monkeypatch.setattr(tensorrt, "absent", lambda config: "")
     assert [len(found) for found in (_plan(tmp_path, text).rows, _plan(tmp_path, text).not_run)] == [5, 0]

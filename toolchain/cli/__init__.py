@@ -1,4 +1,4 @@
-"""The command line: one command per stage; allocate, run, validate, list, show, explain, doctor, report, verify, gc."""
+"""The command line: one command per stage; refit, allocate, run, validate, list, show, explain, doctor and others."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from toolchain.core.errors import ToolchainError
 COMMANDS = {
     "run": "recipes", "validate": "recipes", "explain": "recipes", "report": "recipes",
     "finetune": "stages", "augment": "stages", "compress": "stages", "export": "stages", "optimize": "stages",
-    "build": "stages", "benchmark": "stages", "sensitivity": "layers", "allocate": "layers",
+    "build": "stages", "refit": "plans", "benchmark": "stages", "sensitivity": "layers", "allocate": "layers",
     "list": "inspect", "show": "inspect", "verify": "inspect", "gc": "inspect", "doctor": "inspect",
     "completion": "inspect", "import": "inspect",
 }  # fmt: skip
 
 _ORDER = {
     "Recipes": ("run", "validate", "explain", "report"),
-    "Stages": ("finetune", "augment", "compress", "export", "optimize", "build", "benchmark"),
+    "Stages": ("finetune", "augment", "compress", "export", "optimize", "build", "refit", "benchmark"),
     "Layers": ("sensitivity", "allocate"),
     "Look": ("list", "show", "doctor", "verify", "import", "gc", "completion"),
 }

@@ -30,6 +30,9 @@ SAME_MODULE = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu")}
 #: Distributions of which an engine takes either; each has a module of its own.
 EITHER = {"tensorrt-rtx": ("tensorrt-rtx", "tensorrt")}
 
+#: Providers that run on an NVIDIA GPU.
+ON_GPU = ("cuda", "tensorrt")
+
 #: The extra whose distributions write what an engine is built from.
 EXPORT_EXTRA = "build"
 
@@ -204,6 +207,8 @@ def _engines(extras: Sequence[Mapping[str, Any]], machine: Mapping[str, Any]) ->
             continue
         for provider in _providers(technique.config):
             lacking = _lacking(technique.libraries, provider, extras, machine)
+            lacks = getattr(technique.module, "lacks", None)
+            lacking += [told] if lacks is not None and (told := lacks(provider)) else []
             exporting = [f"building needs {', '.join(unbuilt)}: {export['command']}"] if export and unbuilt else []
             asked = {"run": "absent", "build": "unbuilt"} if not lacking else {}
             hooks = {what: getattr(technique.module, hook, None) for what, hook in asked.items()}
@@ -247,13 +252,13 @@ def _lacking(
     libraries: Sequence[str], provider: str, extras: Sequence[Mapping[str, Any]], machine: Mapping[str, Any]
 ) -> list[str]:
     """What stands between this machine and an engine."""
-    if provider == "cuda" and not machine["gpus"]:
+    if provider in ON_GPU and not machine["gpus"]:
         return ["no NVIDIA GPU with a driver was found"]
     missing: dict[str, list[str]] = {}
     for library in libraries:
-        # Only the GPU distribution brings the CUDA provider; either brings the CPU's.
+        # Only the GPU distribution brings the GPU's providers; either brings the CPU's.
         accepted = (SAME_MODULE | EITHER).get(library, (library,))[
-            1 if provider == "cuda" and library in SAME_MODULE else 0 :
+            1 if provider in ON_GPU and library in SAME_MODULE else 0 :
         ]
         if not any(map(_version, accepted)):
             commands = [e["command"] for e in extras for package in e["packages"] if package["name"] == accepted[0]]

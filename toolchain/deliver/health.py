@@ -10,6 +10,7 @@ from toolchain.core.errors import EngineError, ModelError
 from toolchain.core.store import MANIFEST, Store
 from toolchain.deliver.doctor import diagnose
 from toolchain.engines._artifact import EngineFile, read_engine
+from toolchain.engines._onnxruntime_tensorrt import check_plans
 from toolchain.engines._tensorrt_session import checked_plan
 from toolchain.model.tokens import TOKENIZER_FILE
 from toolchain.runtime.interface import read_interface
@@ -68,6 +69,8 @@ def _compare(folder: Path, found: EngineFile, opened: bool) -> None:
     """
     if found.engine == "tensorrt":
         checked_plan(folder, found)
+    if "plans" in found.extra:
+        check_plans(folder, found)
     if not (folder / MANIFEST).is_file():
         return
     artifact = Store(folder.parent).resolve(str(folder))

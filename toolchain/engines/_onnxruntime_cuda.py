@@ -12,7 +12,7 @@ import functools
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -27,6 +27,9 @@ MOST_SHAPES = 64
 
 #: Shapes that are captured as CUDA graphs; further ones run without.
 MOST_GRAPHS = 256
+
+#: Shapes that have a session of their own, where one session records one shape: each holds its weights again.
+MOST_SESSIONS = 16
 
 #: ONNX Runtime's attention kernels that may serve rows of given lengths: flash, memory-efficient, cuDNN's, plain.
 _KERNELS_OF_LENGTHS = 1 + 2 + 8 + 16
@@ -146,10 +149,15 @@ class Bindings:
         session: An ``InferenceSession``.
         wanted: How it was opened.
         device: Where buffers lie.
+        recorder: Opens a session that records one shape, where the provider records no more than one in a session;
+            None where this session records all of them.
     """
 
-    def __init__(self, session: Any, wanted: Wanted, device: str = "cuda") -> None:
-        self._session, self._wanted, self._device = session, wanted, device
+    def __init__(
+        self, session: Any, wanted: Wanted, device: str = "cuda", recorder: Callable[[], Any] | None = None
+    ) -> None:
+        self._session, self._wanted, self._device, self._recorder = session, wanted, device, recorder
+        self._most_graphs = MOST_GRAPHS if recorder is None else MOST_SESSIONS
         self._lock = threading.Lock()
         self._plain: OrderedDict[tuple[int, ...], Binding] = OrderedDict()
         self._graphs: dict[tuple[int, ...], Binding] = {}
@@ -184,7 +192,7 @@ class Bindings:
             unit = wanted.graph_tokens if "attention_mask" in feed else 1
             padded = min(-(-tokens // unit) * unit, most)
             key = (rows, padded)
-            if key in self._graphs or len(self._graphs) < MOST_GRAPHS:
+            if key in self._graphs or len(self._graphs) < self._most_graphs:
                 feed = {name: _widened(value, padded) for name, value in feed.items()}
                 if key not in self._graphs:
                     self._graphs[key] = self._made(feed, len(self._graphs) + 1)
@@ -198,6 +206,9 @@ class Bindings:
         return self._plain[key], feed
 
     def _made(self, feed: Mapping[str, NDArray[Any]], graph: int | None) -> Binding:
+        if self._recorder is not None:  # numbers of graphs are nothing to such a provider
+            session = self._recorder() if graph is not None and graph > 0 else self._session
+            return Binding(session, feed, self._device, self._wanted.device_id)
         return Binding(self._session, feed, self._device, self._wanted.device_id, graph)
 
 

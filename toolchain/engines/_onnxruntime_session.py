@@ -17,6 +17,7 @@ import numpy as np
 
 from toolchain.core.errors import EngineError, MissingPackageError, require
 from toolchain.core.session import INPUTS, TEXT_INPUT
+from toolchain.engines import _onnxruntime_tensorrt as tensorrt
 from toolchain.engines._onnxruntime_cuda import Bindings, preload, provider_options
 from toolchain.engines._onnxruntime_tune import Options
 
@@ -26,7 +27,11 @@ if TYPE_CHECKING:
 #: The operators of a graph that holds its tokenizer.
 EXTENSIONS_DOMAIN = "ai.onnx.contrib"
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
 LEVELS = {
     "all": "ORT_ENABLE_ALL",
     "extended": "ORT_ENABLE_EXTENDED",
@@ -39,6 +44,9 @@ NO_CUDA = (
     "'toolchain doctor' shows the GPU, its driver and the CUDA and cuDNN libraries that are missing; "
     "provider: cpu runs anywhere"
 )
+
+#: What to do where TensorRT was asked for.
+NO_TENSORRT = "'toolchain doctor' shows the GPU, its driver and whether TensorRT 10 is there; provider: cuda needs none"
 
 #: Of its messages, ONNX Runtime prints errors only; they are raised as well.
 LOG_ERRORS = 3
@@ -60,6 +68,7 @@ class Opening:
         graph_rows: The most rows of a captured batch.
         graph_tokens: A captured batch is padded to a multiple of this.
         most_tokens: No batch is padded beyond this; 0 is any.
+        form: What TensorRT's plans are built as, where that is the provider.
     """
 
     provider: str = "cpu"
@@ -73,6 +82,12 @@ class Opening:
     graph_rows: int = 8
     graph_tokens: int = 16
     most_tokens: int = 0
+    form: tensorrt.Form | None = None
+
+    @property
+    def on_device(self) -> bool:
+        """Whether it runs on a GPU."""
+        return self.provider != "cpu"
 
 
 class OnnxRuntimeSession:
@@ -95,11 +110,13 @@ class OnnxRuntimeSession:
     def __init__(self, path: Path, threads: int, opening: Opening, options: Options) -> None:
         check_provider(opening.provider)
         self._path, self._threads, self._opening, self._options = path, threads, opening, options
-        self._session = open_file(path, session_options(opening, options, threads), opening)
-        alone = threads == 1 or options.streams == 1 or opening.provider != "cpu"
+        # TensorRT's provider records one shape in a session: what is recorded has sessions of its own.
+        shared = opening if opening.form is None else replace(opening, cuda_graph=False)
+        self._session = open_file(path, session_options(opening, options, threads), shared)
+        alone = threads == 1 or options.streams == 1 or opening.on_device
         self.concurrency = 1 if alone else threads or os.cpu_count() or 1
         self._lock = threading.Lock()
-        self._one_thread: Any = self._session if threads == 1 or opening.provider != "cpu" else None
+        self._one_thread: Any = self._session if threads == 1 or opening.on_device else None
         self._pool: ThreadPoolExecutor | None = None
         types = {item.name: item.type for item in self._session.get_inputs()}
         integers = ("tensor(int64)", "tensor(int32)")
@@ -111,9 +128,9 @@ class OnnxRuntimeSession:
         self.inputs = (TEXT_INPUT,) if self._reads_text else tuple(name for name in INPUTS if name in types)
         self._narrow = {name for name, kind in types.items() if kind == "tensor(int32)"}
         self._output = [self._session.get_outputs()[0].name]
-        on_device = opening.provider == "cuda" and not self._reads_text
+        recorder = None if opening.form is None else self._recorder
         #: The shapes that are bound to a GPU's buffers; None where there are none.
-        self.bindings = Bindings(self._session, opening) if on_device else None
+        self.bindings = Bindings(self._session, opening, recorder=recorder) if self._binds else None
         #: How many nodes of each operator ran; ``placement`` fills it.
         self.operators: dict[str, int] = {}
         if options.single_threads == 1:
@@ -121,6 +138,12 @@ class OnnxRuntimeSession:
 
     def run(self, batch: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """Logits ``[batch, labels]`` of one padded batch."""
+        form = self._opening.form
+        if form is not None and len(batch[self.inputs[0]]) > form.profile.rows[2]:
+            given = {name: batch[name] for name in self.inputs}
+            return np.concatenate(
+                [self._run(self._session, part) for part in tensorrt.parts(given, form.profile.rows[2])]
+            )
         single = self._options.single_threads == 1 and len(batch[self.inputs[0]]) == 1
         return self._run(self._single() if single else self._session, batch)
 
@@ -160,12 +183,12 @@ class OnnxRuntimeSession:
             raise EngineError(
                 f"{len(strays)} nodes of {self._path} fell back to another provider than "
                 f"{provider}: {', '.join(strays[:8])}{', …' if len(strays) > 8 else ''}",
-                "this provider has no kernel for them: build the unquantized variant for it, or provider: cpu",
+                "this provider has no kernel for them: build the unquantized variant for it, or another provider",
             )
         self.operators = dict(Counter(str(event["args"]["op_name"]) for event in nodes))
         found = Counter(str(event["args"]["provider"]) for event in nodes)
         # What is left elsewhere computes shapes and positions, as ``stray_nodes`` has told.
-        return {provider: found[provider]} if self._opening.provider == "cuda" else dict(found)
+        return {provider: found[provider]} if self._opening.on_device else dict(found)
 
     def _single(self) -> Any:
         """The session of one thread; several batches may run in it at a time."""
@@ -175,6 +198,15 @@ class OnnxRuntimeSession:
                     self._path, session_options(self._opening, self._options, 1), self._opening
                 )
             return self._one_thread
+
+    @property
+    def _binds(self) -> bool:
+        """Whether batches lie in a GPU's buffers."""
+        return self._opening.on_device and not self._reads_text
+
+    def _recorder(self) -> Any:
+        """A session for one shape, whose kernels it records."""
+        return open_file(self._path, session_options(self._opening, self._options, self._threads), self._opening)
 
     def _workers(self) -> ThreadPoolExecutor:
         with self._lock:
@@ -235,13 +267,13 @@ def stray_nodes(events: list[dict[str, Any]], provider: str) -> list[str]:
 
 
 def check_provider(provider: str) -> None:
-    """Raises an error where this ONNX Runtime lacks a provider.
+    """Raises an error where this ONNX Runtime lacks a provider, or the provider its libraries.
 
     Raises:
         EngineError: With the wheel that has it.
     """
-    ort = require("onnxruntime", "gpu" if provider == "cuda" else "cpu")
-    if provider == "cuda":
+    ort = require("onnxruntime", "cpu" if provider == "cpu" else "gpu")
+    if provider != "cpu":
         preload()
     available = ort.get_available_providers()
     if PROVIDERS[provider] not in available:
@@ -249,6 +281,8 @@ def check_provider(provider: str) -> None:
             f"provider {provider} was asked for, and this onnxruntime has {', '.join(available)}",
             "pip uninstall onnxruntime; pip install 'toolchain[gpu]'   (never both wheels together)",
         )
+    if provider == "tensorrt":
+        tensorrt.check_tensorrt()
 
 
 def session_options(opening: Opening, options: Options, threads: int) -> Any:
@@ -273,12 +307,16 @@ def open_file(path: Path, options: Any, opening: Opening) -> Any:
     """
     ort = require("onnxruntime", "cpu")
     wanted = PROVIDERS[opening.provider]
-    on_device = opening.provider == "cuda"
-    providers: list[Any] = [(wanted, provider_options(opening))] if on_device else [wanted]
+    providers: list[Any] = [(wanted, provider_options(opening))] if opening.on_device else [wanted]
+    if opening.form is not None:
+        # What TensorRT does not take is to be seen on the GPU, by name, and not to fail.
+        beside = provider_options(replace(opening, cuda_graph=False))
+        given = tensorrt.provider_options(opening, opening.form, path.absolute().parent)
+        providers = [(wanted, given), (PROVIDERS["cuda"], beside)]
 
     def opened() -> Any:
         # Its own fall-back would open the session again on the CPU, now or when a batch fails on the device.
-        more = {"enable_fallback": 0} if on_device else {}
+        more = {"enable_fallback": 0} if opening.on_device else {}
         disabled = list(opening.disabled)
         return ort.InferenceSession(str(path), options, providers=providers, disabled_optimizers=disabled, **more)
 
@@ -298,7 +336,7 @@ def open_file(path: Path, options: Any, opening: Opening) -> Any:
         raise EngineError(
             f"{path} was asked to run on {wanted} and would silently become CPU: the session has "
             f"{', '.join(session.get_providers())}",
-            NO_CUDA,
+            NO_CUDA if opening.form is None else NO_TENSORRT,
         )
     return session
 
@@ -311,6 +349,8 @@ def remedy(error: Exception) -> str:
         )
     if "graph capture" in str(error) or "CUDA Graph" in str(error):
         return "nodes of this graph run on the CPU, which a CUDA graph cannot hold: cuda_graph: false"
+    if "TensorRT" in str(error):
+        return NO_TENSORRT
     if "CUDA" in str(error):
         return NO_CUDA
     return ""

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from toolchain.core.errors import EngineError, MissingPackageError, RecipeError, require
 from toolchain.core.log import logger
 from toolchain.engines._cudart import absent
+from toolchain.engines._profiles import Profile
 from toolchain.engines._tensorrt_errors import explained
 from toolchain.engines._tensorrt_layers import MARK
 
@@ -24,23 +25,6 @@ DISTRIBUTIONS = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}
 LEAST_MAJOR = 11
 
 _CAPABILITY = "SM"
-
-
-@dataclass(frozen=True)
-class Profile:
-    """Shapes that a plan is built for.
-
-    Attributes:
-        rows: Least, best and most rows of a batch.
-        tokens: Least, best and most tokens of a row.
-    """
-
-    rows: tuple[int, int, int]
-    tokens: tuple[int, int, int]
-
-    def shape(self, which: int) -> tuple[int, int]:
-        """Its least (0), best (1) or largest (2) shape."""
-        return self.rows[which], self.tokens[which]
 
 
 @dataclass(frozen=True)
@@ -56,6 +40,7 @@ class Wish:
     optimization_level: int = 3
     workspace_mib: int = 0
     timing_cache: bytes = b""
+    refit: bool = False
 
 
 @dataclass(frozen=True)
@@ -212,6 +197,7 @@ def _set(trt: Any, config: Any, wish: Wish) -> None:
         "TF32": wish.tf32,
         "SPARSE_WEIGHTS": wish.sparse_weights,
         "VERSION_COMPATIBLE": wish.version_compatible,
+        "REFIT": wish.refit,
     }
     for name, on in flags.items():
         flag = getattr(trt.BuilderFlag, name)

@@ -18,6 +18,7 @@ from toolchain.core.session import INPUTS
 from toolchain.engines import _tensorrt_build as builder
 from toolchain.engines._artifact import ENGINE_FILE, EngineFile, read_engine
 from toolchain.engines._cudart import Cuda
+from toolchain.engines._profiles import Profile
 from toolchain.engines._tensorrt_errors import explained
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ MOST_GRAPHS = 64
 class Opening:
     """How a plan is run: what ``engine.json`` keeps as its options, and the padding token."""
 
-    profiles: tuple[builder.Profile, ...]
+    profiles: tuple[Profile, ...]
     device_id: int
     cuda_graph: bool
     graph_rows: int
@@ -61,11 +62,8 @@ def open_plan(folder: Path) -> TensorrtSession:
     plan = checked_plan(folder, manifest)
     options = manifest.options
     try:
-        library, version = options["library"]["name"], options["library"]["version"]
-        capabilities = [int(number) for number in options["compute_capabilities"]]
-        portable = options["hardware_compatible"] == "ampere_plus"
         opening = Opening(
-            profiles=tuple(builder.Profile(tuple(p["rows"]), tuple(p["tokens"])) for p in options["profiles"]),
+            profiles=tuple(Profile(tuple(p["rows"]), tuple(p["tokens"])) for p in options["profiles"]),
             device_id=int(options["device_id"]),
             cuda_graph=bool(options["cuda_graph"]),
             graph_rows=int(options["graph_rows"]),
@@ -73,13 +71,31 @@ def open_plan(folder: Path) -> TensorrtSession:
             pad_id=_pad_id(folder),
         )
     except (KeyError, TypeError, ValueError) as error:
-        message = f"{folder} has options that this version does not know: {dict(options)}"
-        raise EngineError(message, "build the engine again") from error
+        raise _unknown(folder, options) from error
+    trt, cuda = usable(folder, manifest)
+    return TensorrtSession(folder / PLAN_FILE, plan, trt, cuda, opening)
+
+
+def usable(folder: Path, manifest: EngineFile) -> tuple[Any, Cuda]:
+    """The library and the device of a plan.
+
+    Raises:
+        EngineError: There is no driver, or the plan is for other GPUs or another version of the library.
+        MissingPackageError: The library is not installed.
+    """
+    options = manifest.options
+    try:
+        library, version = options["library"]["name"], options["library"]["version"]
+        capabilities = [int(number) for number in options["compute_capabilities"]]
+        portable = options["hardware_compatible"] == "ampere_plus"
+        device_id, compatible = int(options["device_id"]), bool(options["version_compatible"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise _unknown(folder, options) from error
     if library not in builder.DISTRIBUTIONS:
         raise EngineError(f"{folder} was built by {library!r}; known are {', '.join(builder.DISTRIBUTIONS)}")
-    cuda = Cuda(opening.device_id)
+    cuda = Cuda(device_id)
     trt = builder.load(library)
-    if str(trt.__version__) != version and not options["version_compatible"]:
+    if str(trt.__version__) != version and not compatible:
         raise EngineError(
             f"{folder} was built by {library} {version}, and {trt.__version__} is installed; a plan runs with its own",
             f"build the engine again, or pip install {builder.DISTRIBUTIONS[library]}=={version}",
@@ -88,10 +104,10 @@ def open_plan(folder: Path) -> TensorrtSession:
     if capabilities and here not in capabilities and not (portable and here >= 80):
         raise EngineError(
             f"{folder} was built for compute capability {', '.join(map(str, capabilities))}, and GPU "
-            f"{opening.device_id} has {here}",
+            f"{device_id} has {here}",
             f"add {here} to compute_capabilities where the library offers it, or build the engine on this machine",
         )
-    return TensorrtSession(folder / PLAN_FILE, plan, trt, cuda, opening)
+    return trt, cuda
 
 
 def checked_plan(folder: Path, manifest: EngineFile) -> bytes:
@@ -132,6 +148,12 @@ def _stored_digest(folder: Path) -> str | None:
         return str(json.loads(path.read_text(encoding="utf-8"))["files"][PLAN_FILE]["sha256"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise EngineError(f"{path} names no digest of {PLAN_FILE}", "build the engine again") from error
+
+
+def _unknown(folder: Path, options: Mapping[str, Any]) -> EngineError:
+    return EngineError(
+        f"{folder} has options that this version does not know: {dict(options)}", "build the engine again"
+    )
 
 
 def _pad_id(folder: Path) -> int:

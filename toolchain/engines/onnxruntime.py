@@ -1,8 +1,9 @@
-"""ONNX Runtime: fp32 and int8 graphs on the CPU, fp32 and fp16 on an NVIDIA GPU.
+"""ONNX Runtime: fp32 and int8 graphs on the CPU, fp32 and fp16 on an NVIDIA GPU, there by TensorRT 10 too.
 
 The graph is lowered once, at build time: by our fusion (``_fusion``) and our integer products (``_integer``), then by
 ONNX Runtime's own optimizer at its hardware-independent level, so that the file that is delivered is the file that is
 measured; a session then adds what its machine allows. How threads are used is tuned on dev texts and recorded.
+TensorRT 10 gets the graph as it is, and the plans that it builds are delivered beside it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from typing import Annotated, Any, Literal
 from toolchain.core.errors import EngineError, RecipeError, first_line
 from toolchain.core.session import TEXT_INPUT, ConcurrentSession
 from toolchain.core.stage import Context, Ge, Gt, Le, Metrics, StageConfig
+from toolchain.core.store import digest
 from toolchain.engines import _contention, _integer
+from toolchain.engines import _onnxruntime_tensorrt as tensorrt
 from toolchain.engines._artifact import need_space, place, read_engine, write_engine
 from toolchain.engines._lowering import Forms, counts, rewrite
 from toolchain.engines._onnxruntime_session import (
@@ -52,8 +55,8 @@ MAX_GROWTH = 0.02
 class Config(StageConfig):
     """How ONNX Runtime builds and runs the model."""
 
-    #: Where the model runs.
-    provider: Literal["cpu", "cuda"] = "cpu"
+    #: Where the model runs; tensorrt is TensorRT 10 on a GPU, which has to be installed beside it.
+    provider: Literal["cpu", "cuda", "tensorrt"] = "cpu"
     #: How far ONNX Runtime optimizes the graph.
     optimization: Literal["all", "extended", "basic", "disabled"] = "all"
     #: Lower the graph at build time; otherwise the file is kept as it came and every session optimizes it.
@@ -74,7 +77,7 @@ class Config(StageConfig):
     tune: bool = True
     #: How long tuning may take, in seconds.
     tune_seconds: Annotated[float, Gt(0), Le(3600)] = 4.0
-    #: Which GPU, where the provider is cuda.
+    #: Which GPU.
     device_id: Annotated[int, Ge(0), Le(63)] = 0
     #: Round fp32 numbers to TF32 (10 bits of 23) in products, on a GPU: quicker, and no longer fp32.
     use_tf32: bool = False
@@ -89,17 +92,30 @@ class Config(StageConfig):
     graph_rows: Annotated[int, Ge(1), Le(4096)] = 8
     #: With cuda_graph: such batches are padded to a multiple of so many tokens, for fewer shapes; 1 pads none.
     graph_tokens: Annotated[int, Ge(1), Le(512)] = 16
+    #: The largest batches that TensorRT's plan takes, where that is the provider; none: the recipe's batch sizes.
+    batch_sizes: tuple[Annotated[int, Ge(1), Le(4096)], ...] = ()
 
 
 def fingerprint(config: Config) -> dict[str, Any]:
-    """The facts that the engine depends on: processor family, the wheel that lowers it, and who tuned it."""
-    tuned_on = processor() if tunes(config) else {}
-    return {"machine": platform.machine(), **_distribution(), "onnx-ir": _version("onnx-ir"), **tuned_on}
+    """The facts that the engine depends on: processor family, the wheel that lowers it, and who tuned or built it."""
+    by = tensorrt.built_for() if profiled(config) else processor() if tunes(config) else {}
+    return {"machine": platform.machine(), **_distribution(), "onnx-ir": _version("onnx-ir"), **by}
 
 
 def tunes(config: Config) -> bool:
-    """Whether dev texts and the number of threads decide how it is run."""
-    return config.tune and config.provider == "cpu"
+    """Whether dev texts and the number of threads decide how it is run, or what it is built for."""
+    return profiled(config) or (config.tune and config.provider == "cpu")
+
+
+def profiled(config: Config) -> bool:
+    """Whether it is built for batch sizes: TensorRT's plans have profiles of shapes."""
+    return config.provider == "tensorrt"
+
+
+def lacks(provider: str) -> str:
+    """What a provider lacks besides packages that have names; empty where it has all."""
+    told = tensorrt.missing() if provider == "tensorrt" else ""
+    return f"TensorRT 10 missing ({told}): {tensorrt.INSTALL}" if told else ""
 
 
 def build(source: Path, out: Path, config: Config, context: Context) -> Metrics:
@@ -107,13 +123,14 @@ def build(source: Path, out: Path, config: Config, context: Context) -> Metrics:
 
     Args:
         source: Folder with ``model.onnx``, its tokenizer and interface.
-        out: The engine folder; gets ``model.onnx`` (and its external data) and ``engine.json``.
+        out: The engine folder; gets ``model.onnx`` (and its external data), ``engine.json`` and TensorRT's plans.
         config: The engine's settings.
         context: Threads to build and tune with; dev texts.
 
     Returns:
         ``kept_source``: whether the file is the source's own, ``source_bytes`` and ``bytes``, ``placement``,
-        ``fusion``: by kind, how many of how many there must be, and ``tuning``: every setting tried.
+        ``fusion``: by kind, how many of how many there must be, and ``tuning``: every setting tried. ``profile``: the
+        shapes that TensorRT's plan takes.
 
     Raises:
         ModelError: The source is missing, damaged, or keeps data outside of its folder.
@@ -121,14 +138,15 @@ def build(source: Path, out: Path, config: Config, context: Context) -> Metrics:
         RecipeError: Settings exclude each other.
     """
     check_provider(config.provider)
-    _check_mask(config)
+    _check_settings(config)
     from toolchain.model.onnx_file import inspect
 
     found = inspect(source / MODEL_FILE)
     need_space(out, 2 * found.bytes)  # our rewriting of it is there while ONNX Runtime writes its own
     files = (MODEL_FILE, *found.external)
     forms = _forms(config)
-    lowered = config.offline and config.optimization != "disabled"
+    form = _form(source, config, context) if profiled(config) else None
+    lowered = config.offline and config.optimization != "disabled" and form is None
     if lowered:
         lower = _lower if config.provider == "cpu" else _lower_for_device
         files = lower(source / MODEL_FILE, out, config, context)
@@ -140,17 +158,23 @@ def build(source: Path, out: Path, config: Config, context: Context) -> Metrics:
         for name in files:
             place(source / name, out / name)
     given = {name: value for name, value in _given(asdict(config)).items() if value is not None}
-    opening = _opening(config, source)
+    opening = _opening(config, source, form)
     session = OnnxRuntimeSession(out / MODEL_FILE, context.threads, opening, Options(**given))
     options, tuning = _tuned(source, out, config, given, session, context)
     placement = session.placement(context.work)
-    asked = config.optimization in ("all", "extended")
+    asked = config.optimization in ("all", "extended") and form is None
     fusion = counts(session.operators, source / MODEL_FILE, forms) if asked else {}
     extra: dict[str, Any] = {"fusion": fusion} if fusion else {}
     extra |= {"tuning": tuning} if tuning else {}
+    told: dict[str, Any] = {}
+    if form is not None:
+        plans = {path.name: digest(path) for path in tensorrt.kept(out)}
+        files = (*files, *plans)
+        extra |= {"form": asdict(form), "plans": plans, "built_for": tensorrt.built_for()}
+        told = {"profile": asdict(form.profile)}
     write_engine(out, "onnxruntime", files, asdict(config) | asdict(options), extra)
     metrics = {"kept_source": not lowered, "source_bytes": found.bytes, "bytes": _total_bytes(out, files)}
-    return {**metrics, "fusion": fusion, "placement": placement, "tuning": tuning}
+    return {**metrics, "fusion": fusion, "placement": placement, "tuning": tuning, **told}
 
 
 def open_session(folder: Path, threads: int) -> ConcurrentSession:
@@ -163,7 +187,8 @@ def open_session(folder: Path, threads: int) -> ConcurrentSession:
     Raises:
         EngineError: The engine cannot be loaded, or would run elsewhere than it was built for.
     """
-    found = read_engine(folder).options
+    manifest = read_engine(folder)
+    found = manifest.options
     if found.get("provider") not in PROVIDERS or found.get("optimization") not in LEVELS:
         raise EngineError(
             f"{folder} has options that this version does not know: {dict(found)}", "build the engine again"
@@ -171,7 +196,13 @@ def open_session(folder: Path, threads: int) -> ConcurrentSession:
     config = Config(**{name: value for name, value in found.items() if name in Config.__dataclass_fields__})
     given = {name: value for name, value in _given(found).items() if value is not None}
     try:
-        return OnnxRuntimeSession(folder / MODEL_FILE, threads, _opening(config, folder), Options(**given))
+        form = tensorrt.Form.of(manifest.extra["form"]) if profiled(config) else None
+        if form is not None:
+            check_provider(config.provider)
+            tensorrt.check_plans(folder, manifest)
+            tensorrt.check_built_for(folder, manifest)
+            tensorrt.check_tf32(form, config.use_tf32)
+        return OnnxRuntimeSession(folder / MODEL_FILE, threads, _opening(config, folder, form), Options(**given))
     except (TypeError, ValueError, KeyError) as error:
         raise EngineError(
             f"{folder} has options that are not valid: {dict(found)}: {first_line(error)}", "build the engine again"
@@ -206,7 +237,21 @@ def _given(options: Mapping[str, Any]) -> dict[str, Any]:
     return {field.name: options.get(field.name) for field in fields(Options)}
 
 
-def _opening(config: Config, folder: Path | None = None) -> Opening:
+def _form(source: Path, config: Config, context: Context) -> tensorrt.Form:
+    """What TensorRT's plans of a graph are built as.
+
+    Raises:
+        EngineError: TensorRT takes no such graph, or would compute it in less than it has.
+    """
+    from toolchain.model import graph
+
+    path = source / MODEL_FILE
+    form = tensorrt.form_of(graph.load(path), path, encode_dev(source, context), config.batch_sizes)
+    tensorrt.check_tf32(form, config.use_tf32)
+    return form
+
+
+def _opening(config: Config, folder: Path | None = None, form: tensorrt.Form | None = None) -> Opening:
     """How the file is opened; the folder's interface tells how long texts may be."""
     interface = folder / "interface.json" if folder is not None and config.cuda_graph else None
     most = checkpoint.read_json(interface).get("max_length", 0) if interface is not None and interface.is_file() else 0
@@ -218,10 +263,11 @@ def _opening(config: Config, folder: Path | None = None) -> Opening:
         use_tf32=config.use_tf32,
         strict_norms=config.strict_norms,
         lengths=config.mask == "lengths",
-        cuda_graph=config.cuda_graph and config.provider == "cuda",
+        cuda_graph=config.cuda_graph and config.provider != "cpu",
         graph_rows=config.graph_rows,
         graph_tokens=config.graph_tokens,
         most_tokens=int(most),
+        form=form,
     )
 
 
@@ -238,8 +284,20 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def _check_mask(config: Config) -> None:
-    """Holds that there will be an attention that can read lengths."""
+def _check_settings(config: Config) -> None:
+    """Holds that there will be an attention that can read lengths, and nothing fused for TensorRT.
+
+    Raises:
+        RecipeError: Settings exclude each other.
+    """
+    asked = ["mask: lengths"] if config.mask == "lengths" else []
+    asked += ["residuals: fused"] if config.residuals == "fused" else []
+    if profiled(config) and asked:
+        raise RecipeError(
+            f"onnxruntime: {' and '.join(asked)} is about operators of ONNX Runtime's own, and TensorRT, which fuses "
+            "by itself, takes none",
+            f"leave out {' and '.join(asked)}, or provider: tensorrt",
+        )
     unfused = "attention: plain" if config.attention == "plain" else "" if config.offline else "offline: false"
     unfused = unfused or (
         f"optimization: {config.optimization}" if config.optimization in ("basic", "disabled") else ""
@@ -252,6 +310,8 @@ def _check_mask(config: Config) -> None:
 
 
 def _forms(config: Config) -> Forms:
+    if profiled(config):
+        return Forms(attention=False, integers=False)
     on_device = config.provider == "cuda"
     wanted = {"auto": on_device, "fused": True, "plain": False}
     return Forms(

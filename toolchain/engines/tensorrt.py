@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import platform
-import statistics
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,11 +22,12 @@ from toolchain.core.stage import Context, Ge, Le, Metrics, StageConfig
 from toolchain.engines import _cudart
 from toolchain.engines import _tensorrt_build as builder
 from toolchain.engines import _tensorrt_layers as layers
+from toolchain.engines import _tensorrt_refit as refitting
 from toolchain.engines._artifact import need_space, write_engine
-from toolchain.engines._batching import Batching, plan_batches
-from toolchain.engines._samples import Samples, encode_dev
+from toolchain.engines._profiles import BATCH_SIZES, profiles_of
+from toolchain.engines._samples import encode_dev
 from toolchain.engines._tensorrt_session import DEVICE, PLAN_FILE, open_plan
-from toolchain.model import checkpoint, two_four
+from toolchain.model import two_four
 
 VERSION = 1
 LIBRARIES = ("tensorrt-rtx",)
@@ -41,12 +41,12 @@ MODULES = ("numpy",)
 MODEL_FILE = "model.onnx"
 TIMING_CACHE_FILE = "timing.cache"
 
+#: Versions of TensorRT whose documentation says that refittable plans may compute something else.
+FAULTY_REFIT = ("11.3.",)
+
 #: What is built for where nobody says: TensorRT-RTX's devices from here on, because 75 takes fp16 alone; with FP8 from
 #: the first that multiplies it.
 LEAST_CAPABILITY, LEAST_FP8_CAPABILITY = 80, 89
-
-#: The largest batches where nobody says.
-BATCH_SIZES = (1, 32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +74,9 @@ class Config(StageConfig):
     workspace_mib: Annotated[int, Ge(0)] = 0
     #: A timing cache of an earlier build (TensorRT), a file timing.cache: no kernel that is in it is timed again.
     timing_cache: str = ""
+    #: Its weights can be replaced later by those of the same graph, trained anew ('toolchain refit'); built on a GPU
+    #: alone, for that GPU, and slower.
+    refit: bool = False
     #: Which GPU runs it.
     device_id: Annotated[int, Ge(0), Le(63)] = 0
     #: Record the kernels of each shape of batch once and replay them: quicker where a batch is small.
@@ -96,6 +99,11 @@ def tunes(config: Config) -> bool:
     return True
 
 
+def profiled(config: Config) -> bool:
+    """Whether it is built for batch sizes: each has a profile."""
+    return True
+
+
 def absent(config: Config) -> str:
     """Why plans cannot run on this machine, though it may build them; empty where they can."""
     return _cudart.absent()
@@ -103,7 +111,7 @@ def absent(config: Config) -> str:
 
 def unbuilt(config: Config) -> str:
     """Why plans cannot be built on this machine; empty where they can: TensorRT's builder runs on the GPU."""
-    return _cudart.absent() if builder.choose(config.library) == "tensorrt" else ""
+    return _cudart.absent() if config.refit or builder.choose(config.library) == "tensorrt" else ""
 
 
 def build(source: Path, out: Path, config: Config, context: Context) -> Metrics:
@@ -111,7 +119,8 @@ def build(source: Path, out: Path, config: Config, context: Context) -> Metrics:
 
     Args:
         source: Folder with ``model.onnx``, its tokenizer and interface.
-        out: The engine folder; gets ``model.plan`` and ``engine.json``, and ``timing.cache`` where there is one.
+        out: The engine folder; gets ``model.plan`` and ``engine.json``, ``timing.cache`` where there is one, and
+            ``graph.json`` where it can be refitted.
         config: The engine's settings.
         context: Dev texts, whose lengths the plan is made for.
 
@@ -136,6 +145,7 @@ def build(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     matrices = [two_four.is_sparse(matrix.values, matrix.axis) for matrix in two_four.matrices(model)]
     quantized = layers.quantized_products(model)
     least = LEAST_FP8_CAPABILITY if graph.dialect(model) == "qdq-fp8" else LEAST_CAPABILITY
+    described = refitting.keep(out, model) if config.refit else ""
     del model
     profiles = profiles_of(encode_dev(source, context), config.batch_sizes or BATCH_SIZES)
     targets = _targets(config, library, least)
@@ -143,12 +153,13 @@ def build(source: Path, out: Path, config: Config, context: Context) -> Metrics:
         profiles=profiles,
         compute_capabilities=targets if library == "tensorrt_rtx" else config.compute_capabilities,
         tf32=config.tf32,
-        sparse_weights=any(matrices) if config.sparse_weights is None else config.sparse_weights,
+        sparse_weights=any(matrices) and not config.refit if config.sparse_weights is None else config.sparse_weights,
         version_compatible=config.version_compatible,
         hardware_compatible=config.hardware_compatible,
         optimization_level=config.optimization_level,
         workspace_mib=config.workspace_mib,
         timing_cache=_read_cache(config.timing_cache),
+        refit=config.refit,
     )
     built = builder.build_plan(library, source / MODEL_FILE, wish)
     (out / PLAN_FILE).write_bytes(built.plan)
@@ -163,12 +174,13 @@ def build(source: Path, out: Path, config: Config, context: Context) -> Metrics:
         "compute_capabilities": list(targets),
         "profiles": [asdict(profile) for profile in profiles],
     }
-    kept = {name: getattr(config, name) for name in ("device_id", "cuda_graph", "graph_rows", "graph_tokens")}
+    kept = {name: getattr(config, name) for name in ("device_id", "cuda_graph", "graph_rows", "graph_tokens", "refit")}
     compatible = {name: getattr(config, name) for name in ("version_compatible", "hardware_compatible")}
     half = {"fp16", "bf16"} & set(precision["products"])
     options = record | kept | compatible | {"inputs": list(built.inputs), "precision": "mixed" if half else "fp32"}
     digest = {"sha256": hashlib.sha256(built.plan).hexdigest(), "bytes": len(built.plan)}
-    write_engine(out, "tensorrt", (PLAN_FILE,), options, {"plan": digest, "precision": precision})
+    extra = {"plan": digest, "precision": precision} | ({"graph": described} if described else {})
+    write_engine(out, "tensorrt", (PLAN_FILE,), options, extra)
     sparse = {"sparse_weights": [sum(matrices), len(matrices)]}
     sizes = {"bytes": len(built.plan), "source_bytes": found.bytes, "build_s": round(built.seconds, 3)}
     return {**sizes, **precision, **sparse, **record}
@@ -189,34 +201,22 @@ def open_session(folder: Path, threads: int) -> ConcurrentSession:
     return open_plan(folder)
 
 
-def profiles_of(samples: Samples, batch_sizes: tuple[int, ...]) -> tuple[builder.Profile, ...]:
-    """For each batch size, the shapes that it has to take, and the one that dev texts have most.
-
-    Args:
-        samples: Encoded dev texts.
-        batch_sizes: The largest batches.
-    """
-    longest = int(checkpoint.read_json(samples.folder / "interface.json")["max_length"])
-    found, least = [], 1
-    for size in sorted(set(batch_sizes)):
-        batches = plan_batches(samples.lengths, size, Batching())
-        tokens = statistics.median_low([max(samples.lengths[index] for index in batch) for batch in batches])
-        rows = (least, min(size, max(least, statistics.median_low([len(batch) for batch in batches]))), size)
-        found.append(builder.Profile(rows, (1, min(tokens, longest), longest)))
-    return tuple(found)
-
-
 def _targets(config: Config, library: str, least: int) -> tuple[int, ...]:
-    """The compute capabilities that the plan is for: as asked, or those from the least on that are offered."""
+    """The compute capabilities that the plan is for: as asked, or those from the least on that are offered.
+
+    A plan that can be refitted is built by running kernels, so it is for the GPU that is here.
+    """
     if config.compute_capabilities:
         return tuple(sorted(set(config.compute_capabilities)))
-    if library == "tensorrt_rtx":
+    if library == "tensorrt_rtx" and not config.refit:
         return tuple(number for number in builder.offered(library) if number >= least)
     here = _cudart.gpu().get("compute_capability")
     return (here,) if here else ()
 
 
 def _check(config: Config, library: str) -> None:
+    if config.refit:
+        _check_refit(config, library)
     if library != "tensorrt_rtx":
         return
     asked = [name for name in ("version_compatible", "timing_cache") if getattr(config, name)]
@@ -226,6 +226,28 @@ def _check(config: Config, library: str) -> None:
             f"tensorrt: {' and '.join(asked)} {'is' if len(asked) == 1 else 'are'} TensorRT's, and TensorRT-RTX has "
             "no such choice: it compiles kernels where a plan is opened",
             f"leave {' and '.join(asked)} out, name compute_capabilities, or take library: tensorrt",
+        )
+
+
+def _check_refit(config: Config, library: str) -> None:
+    """Holds that a plan can be built whose weights are replaced later."""
+    if config.sparse_weights:
+        raise RecipeError(
+            "tensorrt: refit and sparse_weights exclude each other: sparse kernels skip zeros that other weights need "
+            "not have",
+            "leave one of them out",
+        )
+    if lacking := _cudart.absent():
+        raise EngineError(
+            f"tensorrt: refit: true was asked for, and {library} runs kernels while it builds such a plan: {lacking}",
+            "build on a machine with an NVIDIA GPU, or leave refit out",
+        )
+    version = builder.version(library) or ""
+    if library == "tensorrt" and version.startswith(FAULTY_REFIT):
+        raise EngineError(
+            f"tensorrt: refit: true was asked for, and NVIDIA says of TensorRT {version} that such plans may leave out "
+            "biases of products, refitted or not",
+            "install another version, such as tensorrt>=11.4, or leave refit out",
         )
 
 

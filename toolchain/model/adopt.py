@@ -79,7 +79,7 @@ def _files(held: str) -> list[Path]:
     return source.model_files(folder) if folder else []
 
 
-def _check_published(folder: Path) -> None:
+def check_published(folder: Path) -> None:
     """Refuses an artifact that has changed since it was published; a folder of another tool has no such manifest.
 
     Raises:
@@ -102,7 +102,7 @@ def apply(config: Config, out: Path, context: Context) -> Metrics:
         ModelError: A part that is needed is missing (weights, tokenizer, class names), or an artifact has been changed.
     """
     kind, local = kind_of(config.path), Path(config.path).expanduser()
-    _check_published(local.parent if local.is_file() else local)
+    check_published(local.parent if local.is_file() else local)
     if kind == "engine":
         for name in ("engine.json", "interface.json", "tokenizer.json"):
             checkpoint.read_json(local / name)

@@ -70,15 +70,10 @@ def perform(step: Step, inputs: list[Artifact], out: Path, context: Context, pla
         return dict(module.evaluate(parent.path, out, config, context, gate.reference(inputs)))
     if step.stage == "build":
         metrics = module.build(parent.path, out, config, context)
-        shutil.copyfile(parent.path / "tokenizer.json", out / "tokenizer.json")
-        shutil.copyfile(parent.path / "interface.json", out / "interface.json")
-        for name in ("config.json", "tokenizer_config.json"):  # what Optimum and transformers open a folder by
-            if (parent.path / name).is_file() and not (out / name).exists():
-                shutil.copyfile(parent.path / name, out / name)
+        accompany(parent.path, out)
         known = {name: parent.metrics[name] for name in ("parameters", "flops") if name in parent.metrics}
         defaults = {BATCHING_KEY: Batching().record()}
         write_json(out / "engine.json", defaults | read_json(out / "engine.json") | known)
-        _write_history(out, read_history(parent.path))
         return known | metrics
     if step.stage == "teach":
         return dict(module.apply(parent.path, out, config, context))
@@ -107,6 +102,21 @@ def perform(step: Step, inputs: list[Artifact], out: Path, context: Context, pla
     fresh = _augmented(artifact for artifact in more if artifact.key not in known)
     _write_history(out, [*read_history(parent.path), *fresh, _entry(step)])
     return metrics
+
+
+def accompany(source: Path, out: Path) -> None:
+    """Gives an engine what it is read with: tokenizer, interface and history of the graph that it was built from.
+
+    Args:
+        source: The graph's folder.
+        out: The engine folder.
+    """
+    for name in ("tokenizer.json", "interface.json"):
+        shutil.copyfile(source / name, out / name)
+    for name in ("config.json", "tokenizer_config.json"):  # what Optimum and transformers open a folder by
+        if (source / name).is_file() and not (out / name).exists():
+            shutil.copyfile(source / name, out / name)
+    _write_history(out, read_history(source))
 
 
 def _modelled(step: Step, plan: Plan) -> Path | None:

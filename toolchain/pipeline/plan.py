@@ -272,7 +272,7 @@ def _engine(
                 plan.not_applicable.append((name, reason))
                 return None
         build = _add(
-            plan, "build", engine.technique, _batched(engine.config, plan.recipe), (source.id,),
+            plan, "build", engine.technique, _batched(engine, plan.recipe), (source.id,),
             label=_named(plan, model, variant, engine), kind="engine",
         )  # fmt: skip
     evaluate = ""
@@ -298,11 +298,12 @@ def _absent(engine: Item) -> str:
     return str(found(engine.config)) if found is not None else ""
 
 
-def _batched(config: Any, recipe: Recipe) -> Any:
+def _batched(engine: Item, recipe: Recipe) -> Any:
     """An engine's settings, with the recipe's batch sizes where they are built in and none were named."""
-    if getattr(config, "batch_sizes", None) != ():
-        return config
-    return dataclasses.replace(config, batch_sizes=tuple(sorted({1, *recipe.benchmark.batch_sizes})))
+    profiled = getattr(engine.technique.module, "profiled", None)
+    if profiled is None or not profiled(engine.config) or engine.config.batch_sizes:
+        return engine.config
+    return dataclasses.replace(engine.config, batch_sizes=tuple(sorted({1, *recipe.benchmark.batch_sizes})))
 
 
 def _named(plan: Plan, model: str, variant: str, engine: Item, separator: str = " · ") -> str:

@@ -1,0 +1,46 @@
+"""The command on built plans: refit gives one the weights of a graph that was trained anew."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from toolchain.cli import options, stages
+
+if TYPE_CHECKING:
+    from toolchain.core.store import Store
+
+
+@click.command("refit")
+@click.argument("engine", type=click.Path(path_type=Path))
+@click.argument("graph", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Copy the new engine here.")
+@options.store_option
+@options.json_option
+@options.verbosity
+def refit_command(engine: Path, graph: Path, output: Path | None, store: Store, as_json: bool) -> int:
+    """Give a TensorRT plan the weights of a newly trained graph, without building it again.
+
+    ENGINE is the folder of a plan that was built with refit: true, GRAPH a folder with model.onnx, tokenizer and
+    interface: the same graph, exported by the same settings, of which nothing but the weights differs. It runs on the
+    GPU that the plan is for. The plan that was given stays as it is.
+    """
+    from toolchain.pipeline.refit import refit
+
+    if output:
+        stages.check_output(output)
+    artifact, made = refit(engine, graph, store)
+    where = artifact.path
+    if output:
+        with options.output_errors(output):
+            shutil.copytree(artifact.path, output, dirs_exist_ok=True)
+        where = output
+    if as_json:
+        about = {"label": artifact.manifest["label"], "kind": artifact.kind, "key": artifact.key, "path": str(where)}
+        options.echo_json({**about, "made": made, "metrics": artifact.metrics})
+    else:
+        click.echo(f"{artifact.kind} {artifact.key[:12]}  {where}")
+    return 0

@@ -1,0 +1,83 @@
+"""Makes an engine whose plan has another graph's weights: an artifact like any other, and no step of a recipe."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from pathlib import Path
+from typing import Any
+
+from toolchain.core import registry
+from toolchain.core.errors import ModelError, StoreError
+from toolchain.core.log import logger
+from toolchain.core.store import Artifact, Store, digest, key_of
+from toolchain.engines import _cudart, _tensorrt_refit
+from toolchain.engines import _tensorrt_build as builder
+from toolchain.engines._tensorrt_session import usable
+from toolchain.measure.machine import environment
+from toolchain.model import adopt, onnx_file
+from toolchain.pipeline import perform
+
+
+def refit(folder: Path, source: Path, store: Store) -> tuple[Artifact, bool]:
+    """Gives a plan the weights of a graph, in a new engine; what does not fit is refused before any work.
+
+    Args:
+        folder: The engine folder of a plan that was built with ``refit: true``.
+        source: The folder of the graph, with its tokenizer and interface.
+        store: Where the engine goes.
+
+    Returns:
+        The engine, and whether it is new.
+
+    Raises:
+        EngineError: The plan cannot be refitted, the graph is another, or there is no GPU.
+        ModelError: The graph or what goes with it is missing or damaged, or an artifact has been changed.
+    """
+    adopt.check_published(source)
+    asked = _tensorrt_refit.check(folder, source)
+    if not (source / "tokenizer.json").is_file():
+        raise ModelError(
+            f"{source / 'tokenizer.json'} is missing",
+            "give a folder that 'toolchain export' or 'toolchain optimize' writes",
+        )
+    technique = registry.get("engines", "tensorrt")
+    library = str(asked.manifest.options["library"]["name"])
+    names = [_tensorrt_refit.MODEL_FILE, *onnx_file.inspect(asked.model).external, "tokenizer.json", "interface.json"]
+    parts: dict[str, Any] = {
+        "stage": "build",
+        "technique": technique.name,
+        "version": technique.version,
+        "config": dict(asked.manifest.options),
+        "inputs": [hashlib.sha256(asked.plan).hexdigest(), *(digest(source / name) for name in names)],
+        "libraries": {library: builder.version(library)},
+        "fingerprint": _cudart.gpu(),
+        "refit": True,
+    }
+    key = key_of(parts)
+    found = store.find("engine", key)
+    if found is not None:
+        return found, False
+    usable(folder, asked.manifest)
+    label = f"refit {folder.name} · {source.name}"
+    logger.info("%s: %d of %d weights differ", label, len(asked.changed), len(asked.graph["weights"]))
+    with store.claim("engine", key) as claim:
+        if claim is None:
+            raise StoreError(f"another process has made engine {key[:12]}", "run again")
+        started = time.time()
+        metrics = _tensorrt_refit.apply(asked, claim.out)
+        perform.accompany(source, claim.out)
+        made: dict[str, Any] = {
+            "parts": parts,
+            "parents": [],
+            "label": label,
+            "seed": None,
+            "environment": environment(),
+            "commit": None,
+            "notes": [],
+            "source_digest": technique.source_digest,
+            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+            "duration_s": round(time.time() - started, 3),
+            "metrics": metrics,
+        }
+        return store.publish(claim, made), True
