@@ -18,7 +18,7 @@ SECTIONS = {"admin", "fonts", "games", "graphics", "mail", "net", "science", "so
 rows: dict[str, list[tuple[str, str]]] = {"train": [], "dev": [], "test": []}
 known: set[str] = set()
 for stanza in sys.stdin.read().split("\n\n"):
-    package = dict(re.findall(r"^(Package|Source|Section|Description): (.+)$", stanza, re.MULTILINE))
+    package: dict[str, str] = dict(re.findall(r"^(Package|Source|Section|Description): (.+)$", stanza, re.MULTILINE))
     section, text = package.get("Section", "").rpartition("/")[2], package.get("Description", "")
     stem = re.sub(r"\s*(\(.*|\s-+\s.*)$", "", text).lower()  # "chess game (data files)", "chess game - documentation"
     if section in SECTIONS and stem and stem not in known:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from tests.command import ROOT
 
-#: Two packages of one source, a twin of the first, one of another component, one of a section that is not asked for, and
-#: one without a description.
+#: Two packages of one source, a twin of the first, one of another component, one of a section that is not asked for,
+#: and one without a description.
 INDEX = """\
 Package: chess
 Source: board-games (1.2-3)
