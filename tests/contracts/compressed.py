@@ -31,6 +31,7 @@ def check_claims(source: Path, out: Path, metrics: dict[str, Any]) -> None:
     weights = load_file(out / "model.safetensors")
     quantizers = (".weights.", ".reads.")
     counted = {name: value for name, value in weights.items() if not any(part in name for part in quantizers)}
+    assert "parameters" in metrics, "it does not say how many parameters it leaves"
     assert metrics["parameters"] == sum(value.size for value in counted.values())
     before, after = shape_of(source), shape_of(out)
     less = [name for name in SHAPES if after[name] != before[name]]
