@@ -19,7 +19,7 @@ from toolchain.core import registry
 from toolchain.core.errors import MissingPackageError
 from toolchain.deliver.report import to_json, write
 from toolchain.deliver.report.page import html, pictures, raster
-from toolchain.deliver.report.page.lines import KINDS
+from toolchain.deliver.report.page.lines import KINDS, method
 from toolchain.deliver.report.page.style import COLOURS
 from toolchain.deliver.report.page.svg import LETTER
 
@@ -297,6 +297,19 @@ def test_a_picture_becomes_a_png_or_says_what_is_missing(monkeypatch: pytest.Mon
         raster.png(drawn_alone)
 
 
+@pytest.mark.skipif(not raster.available(), reason="needs toolchain[plots]")
+def test_a_picture_that_is_there_is_not_drawn_again(tmp_path: Path) -> None:
+    found = report(three(tmp_path / "rows"))
+    write(found, tmp_path)
+    bitmap = tmp_path / "size.png"
+    bitmap.write_bytes(b"kept")
+    write(found, tmp_path)
+    assert bitmap.read_bytes() == b"kept"
+    (tmp_path / "size.svg").write_text("another one", "utf-8")
+    write(found, tmp_path)
+    assert bitmap.read_bytes() != b"kept"
+
+
 def test_colours_have_the_contrast_that_texts_and_marks_need() -> None:
     def luminance(colour: str) -> float:
         parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
@@ -314,6 +327,21 @@ def test_colours_have_the_contrast_that_texts_and_marks_need() -> None:
                 for paper in ("paper", "panel"):
                     least = 4.5 if name in texts else 3.0
                     assert contrast(both[time], COLOURS[paper][time]) >= least, (name, paper, time)
+
+
+def test_the_method_is_what_was_done_to_the_layers() -> None:
+    for techniques, expected in (
+        ([], "base"),
+        (["cls_only"], "other"),
+        (["vocabulary_prune", "cls_only"], "pruned"),
+        (["distill", "vocabulary_prune", "cls_only"], "distilled"),
+        (["vocabulary_prune", "static_int8"], "quantized"),
+        (["gradient_prune", "vocabulary_prune"], "pruned"),
+        (["distill", "vocabulary_prune", "static_int8"], "combined"),
+    ):
+        line = {"baseline": False, "techniques": ["finetune", *techniques, "export"]}
+        assert method(line) == expected
+        assert method({**line, "baseline": True}) == "base"
 
 
 def test_every_technique_has_a_method() -> None:

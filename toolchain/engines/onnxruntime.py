@@ -8,6 +8,7 @@ TensorRT 10 gets the graph as it is, and the plans that it builds are delivered 
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import platform
 import tempfile
@@ -277,6 +278,7 @@ def _distribution() -> dict[str, str | None]:
     return {"distribution": name, "version": _version(name) if name else None}
 
 
+@functools.cache
 def _version(distribution: str) -> str | None:
     try:
         return importlib.metadata.version(distribution)

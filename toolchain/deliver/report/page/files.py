@@ -35,14 +35,20 @@ def write(report: Mapping[str, Any], folder: Path) -> None:
     (folder / PAGE).write_text(html(report, drawings), encoding="utf-8")
     found = pictures(report)
     for name in PICTURES:
-        vector = folder / name
-        bitmap = vector.with_suffix(".png")
-        for old in (vector, bitmap):
-            old.unlink(missing_ok=True)
-        if name in found:
-            vector.write_text(found[name], encoding="utf-8")
-        if name in found and raster.available():
-            bitmap.write_bytes(raster.png(found[name]))
+        _draw(found.get(name), folder / name)
+
+
+def _draw(picture: str | None, vector: Path) -> None:
+    """Writes a picture as SVG, and as PNG beside it, or takes both away; what is there already is not drawn again."""
+    bitmap = vector.with_suffix(".png")
+    if picture is not None and bitmap.is_file() and vector.is_file() and vector.read_text(encoding="utf-8") == picture:
+        return
+    for old in (vector, bitmap):
+        old.unlink(missing_ok=True)
+    if picture is not None:
+        if raster.available():
+            bitmap.write_bytes(raster.png(picture))
+        vector.write_text(picture, encoding="utf-8")  # last: it tells that both are of one picture
 
 
 def write_comparison(found: Mapping[str, Any], folder: Path) -> None:

@@ -38,13 +38,20 @@ GPUS = ("cuda", "tensorrt", "gpu", "rocm", "migraphx", "dml")
 
 
 def method(line: Line) -> str:
-    """What was done to the model to make this engine: one of ``METHODS``."""
+    """What was done to the model to make this engine: one of ``METHODS``.
+
+    A smaller vocabulary beside another method does not count: it leaves out words, and changes no layer.
+    """
+    if line["baseline"]:
+        return "base"
     techniques = [name for name in line.get("techniques", ()) if name not in NOT_COMPRESSION]
-    kinds = {KINDS.get(name, "other") for name in techniques}
-    compressing = kinds - {"other"}
+    kinds = {name: KINDS.get(name, "other") for name in techniques}
+    compressing = {kind for name, kind in kinds.items() if kind != "other" and name != "vocabulary_prune"}
     if len(compressing) > 1:
         return "combined"
-    return next(iter(compressing or kinds), "base")
+    if not compressing and "vocabulary_prune" in kinds:
+        return "pruned"
+    return next(iter(compressing or kinds.values()), "base")
 
 
 def on_gpu(line: Line) -> bool:

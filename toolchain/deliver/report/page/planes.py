@@ -86,8 +86,8 @@ def scatter(
     for tick in across.ticks:
         x = left + (right - left) * across.part(tick)
         parts += [line(x, top, x, bottom, "rule"), text(x, bottom + 15, f"{tick:g}", anchor="middle", kind="tick")]
-    better = "→ more is better" if along.more else "← less is better"
-    parts.append(text((left + right) / 2, bottom + 32, f"{along.words}   {better}", anchor="middle", kind="tick"))
+    better = "more is better" if along.more else "less is better"
+    parts.append(text((left + right) / 2, bottom + 32, f"{along.words}; {better}", anchor="middle", kind="tick"))
     best = [index for index in front(lines, along.name, more=along.more) if index in places]
     parts.append(_staircase([places[index] for index in best]))
     parts += _marks(lines, drawn, places, along, set(best), up.low, right + 8, of or range(len(lines)))
@@ -222,7 +222,7 @@ def _axis(
 ) -> list[str]:
     parts = [
         text(x, 14, axis.words, anchor="middle", kind="strong"),
-        text(x, 30, "↑ more" if axis.more else "↑ less", anchor="middle", kind="quiet"),
+        text(x, 30, "up: more" if axis.more else "up: less", anchor="middle", kind="quiet"),
         f'<g class="dimension" data-name="{axis.name}" data-at="{x:.1f}" data-top="{top}" data-bottom="{bottom}" '
         f'data-low="{scale.low}" data-high="{scale.high}" data-log="{int(scale.logarithmic)}" '
         f'data-more="{int(axis.more)}">',

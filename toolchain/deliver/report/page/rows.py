@@ -119,7 +119,7 @@ def _bar(lines: Sequence[Line], index: int, scale: Scale, layout: Layout, top: f
             + "".join(line(x, middle - half / 2, x, middle + half / 2, "whisker") for x in ends[1:])
         )
     else:
-        parts += text(layout.left + 2, middle + 4, "◂ below the scale", kind="quiet")
+        parts += text(layout.left + 2, middle + 4, "below the scale", kind="quiet")
     said = f"{each['name']}: accuracy {show(value, 2)} % [{show(low, 2)}, {show(high, 2)}]"
     data = {"accuracy": value, "low": low, "high": high}
     return group(index, method(each), said, parts, data, hollow=not sound(each))
