@@ -83,7 +83,8 @@ def test_sizes_are_every_width_with_every_depth_and_steps_draw_between_the_ends(
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_small_sizes_learn(family: str, tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
+    for name in ("out", "work"):
+        (tmp_path / name).mkdir()
     training = dataclasses.replace(TRAINING, epochs=6, learning_rate=3e-3)
     config = dataclasses.replace(CONFIG, finetune=training, teacher=None)
     told = dynabert.apply(classifier_folder(family), tmp_path / "out", config, context(tmp_path / "work"))

@@ -138,6 +138,8 @@ def train(
     world, rank, device = accelerator.num_processes, accelerator.process_index, accelerator.device
     model.to(device)
     named = dict(model.named_parameters()) | hooks.extra_parameters
+    for parameter in named.values():  # a fused step goes through memory in order, and so does the file of the state
+        parameter.data = parameter.data.contiguous()
     groups = _groups(named, config, hooks.learning_rates)
     optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=device.type in FUSED)
     per_process = -(-config.batch_size // world)
