@@ -62,7 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path, help="report.json and seeds.json")
     folder = parser.parse_args(arguments).folder
-    (folder / "study.md").write_text(page(*read(folder)), "utf-8")
+    try:
+        (folder / "study.md").write_text(page(*read(folder)), "utf-8")
+    except (OSError, ValueError) as error:
+        print(f"{folder}: {error}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -78,12 +82,16 @@ def page(report: Mapping[str, Any], seeds: Mapping[str, Any]) -> str:
     Args:
         report: Of one seed, whose engines were timed.
         seeds: Accuracies of the same variants over several.
+
+    Raises:
+        ValueError: The report is of several seeds, or a row of the study was not run or not timed.
     """
     setting = report["speedup"]
-    timed = {(line["model"], line["variant"]): line for line in report["lines"]}
-    judged = {(line["model"], line["variant"]): line for line in seeds["lines"]}
+    timed, judged = _rows(report, setting), {(line["model"], line["variant"]): line for line in seeds["lines"]}
+    if missing := sorted({key for key in timed if key not in judged}):
+        raise ValueError(f"seeds.json lacks {', '.join(' '.join(key) for key in missing)}")
     heads = ["row", "CR", "study", f"IS {setting}", "IS batch 1", "study", "change, points", "study"]
-    heads += ["better", "change surely better"]
+    heads += ["better", "change above the study's"]
     rows = [f"| {' | '.join(heads)} |", f"| --- |{' ---: |' * (len(heads) - 3)} --- | --- |"]
     beaten = dict.fromkeys(("size", "speed", "accuracy"), 0)
     compressed = [(model, name) for model, found in TABLE.items() for name in found if name != "base"]
@@ -120,6 +128,20 @@ def page(report: Mapping[str, Any], seeds: Mapping[str, Any]) -> str:
     return "\n".join([*rows, "", _note(report, seeds, beaten, len(compressed)), ""])
 
 
+def _rows(report: Mapping[str, Any], setting: str) -> dict[tuple[str, str], Mapping[str, Any]]:
+    """Lines by model and variant, of which the study's are all there and timed."""
+    several = sorted({line["seed"] for line in report["lines"]})
+    if len(several) > 1:
+        raise ValueError(f"the report has seeds {several}: make it of one, with --set 'seeds=[17]'; seeds.json has all")
+    found = {(line["model"], line["variant"]): line for line in report["lines"]}
+    wanted = [(model, name) for model, rows in TABLE.items() for name in rows]
+    figures = ("compression", f"speedup_{key(setting)}", "speedup_batch_1")
+    lacking = [" ".join(each) for each in wanted if any(found.get(each, {}).get(name) is None for name in figures)]
+    if lacking:
+        raise ValueError(f"the report lacks {', '.join(lacking)}, or their times at {setting}")
+    return found
+
+
 def _note(report: Mapping[str, Any], seeds: Mapping[str, Any], beaten: Mapping[str, int], rows: int) -> str:
     """How many figures are better than the study's, and what all of them are of."""
     machine, first = report["machine"], report["lines"][0]
@@ -130,8 +152,8 @@ def _note(report: Mapping[str, Any], seeds: Mapping[str, Any], beaten: Mapping[s
         f"{machine['physical_cores']} cores, {report['settings']['threads']} threads, sentences sorted by length; the "
         f"study's speedup is of a GPU. Changes: on {first['examples']:,} {report['split']} examples against the row's "
         f"own base, seeds {', '.join(map(str, trained))}, with 95 % intervals for other examples and, where there are "
-        "several, other seeds; one is surely better than the study's where the whole interval is above it, and surely "
-        "not where all of it is below."
+        "several, other seeds. Above the study's: yes where the whole interval is above its figure, no where all of it "
+        "is below; the study tells no interval of its own."
     )
 
 

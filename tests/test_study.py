@@ -4,6 +4,8 @@ import runpy
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 STUDY: dict[str, Any] = runpy.run_path(str(ROOT / "benchmarks/study.py"))
 PUBLISHED = ROOT / "artifacts/published/sst2-study"
@@ -47,6 +49,19 @@ def test_what_is_worse_is_not_beaten_and_what_is_beyond_doubt_is_said() -> None:
     assert page.count("| speed, accuracy | yes |") == 3
     assert page.count("| size, speed | no |") == 3
     assert "size ratio 6 of 9, speedup 9, change of accuracy 6" in page
+
+
+def test_what_cannot_be_compared_is_refused_with_what_is_missing() -> None:
+    report, seeds = made()
+    again = {**report, "lines": [*report["lines"], {**report["lines"][0], "seed": 42}]}
+    with pytest.raises(ValueError, match=r"seeds \[17, 42\]"):
+        STUDY["page"](again, seeds)
+    bare = {**report, "lines": [line for line in report["lines"] if line["model"] != "albert"]}
+    bare["lines"][1] = {**bare["lines"][1], "speedup_batch_32": None}
+    with pytest.raises(ValueError, match="lacks bert quantized, albert base, albert quantized"):
+        STUDY["page"](bare, seeds)
+    with pytest.raises(ValueError, match=r"seeds\.json lacks"):
+        STUDY["page"](report, {"lines": seeds["lines"][1:]})
 
 
 def test_the_published_page_is_of_the_figures_beside_it() -> None:

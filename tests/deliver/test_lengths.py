@@ -40,14 +40,45 @@ def test_groups_hold_the_same_examples_for_every_engine(tmp_path: Path) -> None:
     assert all(
         c["accuracy_percent_low"] <= c["accuracy_percent"] <= c["accuracy_percent_high"] for c in named["int8/ort"]
     )
-    # 4 and 6 tokens were timed once, 5 and 7 twice.
-    assert named["base/ort"][0]["latency_ms"] == pytest.approx((4 + 2 * 5 + 6 + 2 * 7) / 6)
-    assert named["int8/ort"][0]["latency_ms"] == pytest.approx((4 + 2 * 5 + 6 + 2 * 7) / 12)
+    # Of 4 tokens as those of 4 to 6, of 7 as those of 5 to 9: a call for each even length, two for each odd one.
+    assert named["base/ort"][0]["latency_ms"] == pytest.approx((5 + 5.5 + 6 + 7) / 4)
+    assert named["int8/ort"][0]["latency_ms"] == pytest.approx((5 + 5.5 + 6 + 7) / 8)
 
 
-def test_a_length_that_many_texts_have_makes_fewer_groups(tmp_path: Path) -> None:
-    found = to_json(report(with_lengths(three(tmp_path), [7] * 150 + [9] * 50)))["lengths"]
-    assert found["groups"] == [{"low": 7, "high": 7, "examples": 150}, {"low": 9, "high": 9, "examples": 50}]
+def test_an_engine_that_cuts_texts_into_more_tokens_is_judged_on_the_same_texts(tmp_path: Path) -> None:
+    rows = with_lengths(three(tmp_path))
+    file = rows[1].evaluation / "evaluation.json"
+    file.write_text(json.dumps({**json.loads(file.read_text("utf-8")), "tokens": {"test": [2 * n for n in TOKENS]}}))
+    timed: dict[str, Any] = rows[1].timing["settings"]["latency"]["engine"]["lengths"]  # type: ignore[index]
+    timed["tokens"] = [2 * length for length in timed["tokens"]]
+    found = to_json(report(rows))
+    named = dict(zip((line["name"] for line in found["lines"]), found["lengths"]["engines"], strict=True))
+    for mine, base in zip(named["int8/ort"], named["base/ort"], strict=True):
+        assert mine["latency_ms"] == pytest.approx(base["latency_ms"] / 2, rel=0.06)  # it took half of the time
+
+
+def test_one_stall_is_no_length_s_time(tmp_path: Path) -> None:
+    rows = with_lengths(three(tmp_path))
+    timed: dict[str, Any] = rows[2].timing["settings"]["latency"]["engine"]["lengths"]  # type: ignore[index]
+    timed["median_ms"] = [500.0 if length == 13 else 1.0 for length in timed["tokens"]]
+    found = to_json(report(rows))
+    named = dict(zip((line["name"] for line in found["lines"]), found["lengths"]["engines"], strict=True))
+    assert [cell["latency_ms"] for cell in named["base/ort"]] == [1, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "groups"),
+    [
+        ([7] * 150 + [9] * 50, [(7, 7, 150), (9, 9, 50)]),
+        ([7] * 199 + [90], None),
+        ([128] * 170 + list(range(5, 35)), None),
+        ([5] * 90 + [6] * 20 + [7] * 90, [(5, 5, 90), (6, 7, 110)]),
+        ([7] * 200, None),
+    ],
+)
+def test_no_group_is_too_small_and_one_group_is_none(tmp_path: Path, tokens: list[int], groups: Any) -> None:
+    found = to_json(report(with_lengths(three(tmp_path), tokens)))["lengths"]
+    assert (found and [tuple(group.values()) for group in found["groups"]]) == groups
 
 
 def test_page_and_text_show_what_the_json_has(tmp_path: Path) -> None:
@@ -67,6 +98,13 @@ def test_page_and_text_show_what_the_json_has(tmp_path: Path) -> None:
     text = markdown(made)
     assert "## By length of the text" in text
     assert "| int8/ort | 40.00 | 100.00 |" in text
+
+
+def test_evaluations_of_which_one_keeps_no_lengths_have_no_groups(tmp_path: Path) -> None:
+    rows = with_lengths(three(tmp_path / "some"))
+    file = rows[1].evaluation / "evaluation.json"
+    file.write_text(json.dumps({**json.loads(file.read_text("utf-8")), "tokens": {"test": TOKENS[:-1]}}), "utf-8")
+    assert to_json(report(rows))["lengths"] is None
 
 
 def test_evaluations_without_lengths_have_no_groups(tmp_path: Path) -> None:

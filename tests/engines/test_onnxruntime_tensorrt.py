@@ -179,8 +179,8 @@ def kept_folder(folder: Path) -> Path:
         (made / name).write_text(name)
     record = json.loads((made / "engine.json").read_text())
     record["options"] |= {"provider": "tensorrt"}
-    record["plans"] = {path.name: digest(path) for path in tensorrt.kept(made)}
-    record["files"] += list(record["plans"])
+    record["files"] += [path.name for path in tensorrt.kept(made)]
+    record["plans"] = {name: digest(made / name) for name in record["files"]}
     record |= {"form": dataclasses.asdict(FORM), "built_for": {"tensorrt": "10.99.0", "compute_capability": 80}}
     (made / "engine.json").write_text(json.dumps(record))
     return made
@@ -195,6 +195,22 @@ def test_plans_that_were_changed_or_added_are_not_loaded(tmp_path: Path) -> None
     (folder / "TRTKernel_sm80.engine").write_text("TRTKernel_sm80.engine")
     (folder / "TRTKernel_sm90.engine").write_text("planted")
     with pytest.raises(EngineError, match=r"TRTKernel_sm90\.engine is not what was built.* it is added"):
+        tensorrt.check_plans(folder, read_engine(folder))
+
+
+def test_a_changed_graph_is_not_loaded_either_and_a_manifest_must_agree(tmp_path: Path) -> None:
+    folder = kept_folder(tmp_path)
+    files = {name: {"sha256": digest(folder / name)} for name in read_engine(folder).files}
+    (folder / "manifest.json").write_text(json.dumps({"files": files}))
+    tensorrt.check_plans(folder, read_engine(folder))
+    with (folder / "model.onnx").open("ab") as file:
+        file.write(b" ")  # a graph may carry a plan of its own
+    record = json.loads((folder / "engine.json").read_text())
+    with pytest.raises(EngineError, match=r"model\.onnx is not what was built"):
+        tensorrt.check_plans(folder, read_engine(folder))
+    record["plans"]["model.onnx"] = digest(folder / "model.onnx")
+    (folder / "engine.json").write_text(json.dumps(record))
+    with pytest.raises(EngineError, match=r"model\.onnx is not what was built"):
         tensorrt.check_plans(folder, read_engine(folder))
 
 

@@ -14,7 +14,7 @@ from tests.builders import context, onnx_folder
 from tests.engines.graphs import graph_folder
 from tests.engines.test_onnxruntime_cuda import batch, logits
 from tests.tiny import call
-from toolchain.core.errors import EngineError, RecipeError
+from toolchain.core.errors import EngineError
 from toolchain.engines import _cudart
 from toolchain.engines import _tensorrt_build as builder
 from toolchain.engines import _tensorrt_refit as refitting
@@ -81,9 +81,9 @@ def test_a_refittable_plan_without_a_gpu_is_refused_before_any_work(tmp_path: Pa
     assert engine.unbuilt(config) == _cudart.absent()
 
 
-def test_refitting_and_sparse_kernels_exclude_each_other(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="refit and sparse_weights exclude each other"):
-        engine.build(onnx_folder(), tmp_path, engine.Config(refit=True, sparse_weights=True), context(tmp_path))
+def test_refitting_and_sparse_kernels_exclude_each_other() -> None:
+    with pytest.raises(ValueError, match="refit and sparse_weights exclude each other"):
+        engine.Config(refit=True, sparse_weights=True)
 
 
 def test_the_flag_reaches_the_builder() -> None:
@@ -142,9 +142,14 @@ def other_constant(model: Any) -> None:
     tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) + 1, tensor.name))
 
 
+def older(model: Any) -> None:
+    model.opset_import[0].version = 12
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
+        (older, r"its operators are of opset \{'': 12\}, and the plan's of \{'': 20\}"),
         (narrow, r"dense\.bias is of shape \[127\], and the plan's of \[128\]"),
         (renamed, r"its weights are called otherwise: it has renamed and lacks "),
         (other_output, r"its outputs are logits FLOAT \[\?, 3\], and the plan's logits FLOAT \[\?, 2\]"),
@@ -177,6 +182,14 @@ def test_longer_texts_than_the_plan_takes_are_refused(plan: Path, tmp_path: Path
         refitting.check(plan, source)
 
 
+def test_other_classes_than_the_graph_has_are_refused(plan: Path, tmp_path: Path) -> None:
+    source = changed(tmp_path, trained)
+    interface = json.loads((source / "interface.json").read_text())
+    (source / "interface.json").write_text(json.dumps({**interface, "labels": ["a", "b", "c"]}))
+    with pytest.raises(EngineError, match="names 3 labels, and the graph gives 2 logits"):
+        refitting.check(plan, source)
+
+
 def copied(plan: Path, folder: Path, **record: Any) -> Path:
     made = Path(shutil.copytree(plan, folder / "copy"))
     found = json.loads((made / "engine.json").read_text())
@@ -203,6 +216,27 @@ def test_a_changed_file_is_refused(name: str, said: str, plan: Path, tmp_path: P
         file.write(b" ")
     with pytest.raises(EngineError, match=said):
         refitting.check(folder, onnx_folder())
+
+
+def test_damaged_records_are_an_error_that_says_so(plan: Path, tmp_path: Path) -> None:
+    options = {name: value for name, value in read_engine(plan).options.items() if name != "profiles"}
+    folder, source = copied(plan, tmp_path, options=options), changed(tmp_path, trained)
+    for engine_folder, said in (
+        (folder, "has records that are not valid: KeyError"),
+        (tmp_path / "none", "is no folder"),
+    ):
+        found = call("refit", str(engine_folder), str(source), "--store", "store", cwd=tmp_path)
+        assert found.code == 1
+        assert said in found.stderr
+
+
+def test_an_engine_that_was_changed_since_it_was_published_is_refused(plan: Path, tmp_path: Path) -> None:
+    folder = copied(plan, tmp_path)
+    files = {"engine.json": {"sha256": "0" * 64, "bytes": 1}}
+    (folder / "manifest.json").write_text(json.dumps({"key": "k", "kind": "engine", "files": files}))
+    found = call("refit", str(folder), str(onnx_folder()), "--store", "store", cwd=tmp_path)
+    assert found.code == 1
+    assert "engine.json" in found.stderr
 
 
 @without_gpu

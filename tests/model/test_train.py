@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -242,6 +243,16 @@ def test_two_trainings_of_one_process_may_differ_in_precision(tmp_path: Path) ->
     short = {"epochs": 1, "learning_rate": 1e-3, "batch_size": 8, "max_length": 16}
     results = [_trained(tmp_path / p, TrainConfig(precision=p, **short))[1] for p in ("fp32", "bf16")]  # type: ignore[arg-type]
     assert results[0]["epochs"] != results[1]["epochs"]
+    assert [result["precision"] for result in results] == ["fp32", "bf16"]
+
+
+def test_a_state_of_another_precision_is_not_gone_on_with(tmp_path: Path) -> None:
+    fp32, bf16 = (dataclasses.replace(CONFIG, precision=name) for name in ("fp32", "bf16"))
+    with pytest.raises(KeyboardInterrupt):
+        _trained(tmp_path / "stopped", fp32, hooks=Hooks(before_step=_stop_at(4)))
+    weights, metrics = _trained(tmp_path / "stopped", bf16)
+    assert metrics["resumed_at"] == 0
+    assert _same(weights, _trained(tmp_path / "whole", bf16)[0])
 
 
 def test_fp16_without_a_gpu_is_an_error(tmp_path: Path) -> None:

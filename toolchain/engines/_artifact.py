@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from toolchain.core.errors import EngineError, ModelError, StoreError
+from toolchain.core.store import MANIFEST
 
 ENGINE_FILE = "engine.json"
 
@@ -72,6 +73,21 @@ def read_engine(folder: Path) -> EngineFile:
             raise EngineError(f"{folder / name} is missing, and {path} names it", "build the engine again")
     extra = {key: value for key, value in record.items() if key not in ("engine", "files", "options")}
     return EngineFile(engine, tuple(files), options, extra)
+
+
+def stored_digest(folder: Path, name: str) -> str | None:
+    """What the store's manifest has as a file's SHA-256; None where there is no manifest.
+
+    Raises:
+        EngineError: There is one, and it does not name the file.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        return None
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["files"][name]["sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EngineError(f"{path} names no digest of {name}", "build the engine again") from error
 
 
 def place(source: Path, target: Path) -> None:

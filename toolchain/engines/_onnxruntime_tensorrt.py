@@ -24,7 +24,7 @@ from toolchain.core.errors import EngineError
 from toolchain.core.session import INPUTS
 from toolchain.core.store import digest
 from toolchain.engines import _cudart
-from toolchain.engines._artifact import ENGINE_FILE, EngineFile
+from toolchain.engines._artifact import ENGINE_FILE, EngineFile, stored_digest
 from toolchain.engines._profiles import BATCH_SIZES, Profile, profiles_of
 from toolchain.engines._samples import Samples
 from toolchain.engines._tensorrt_errors import PLAIN, SYMMETRIC
@@ -224,20 +224,27 @@ def built_for() -> dict[str, Any]:
 
 
 def check_plans(folder: Path, manifest: EngineFile) -> None:
-    """Holds that an engine's plans are those that were built: a plan is code.
+    """Holds that an engine's plans and its graph are those that were built: a plan is code, and a graph can hold one.
+
+    The digests are those in ``engine.json``, and the store's ``manifest.json``, where there is one, must name them too.
 
     Raises:
         EngineError: One was changed, is missing or has been added.
     """
     recorded = manifest.extra.get("plans")
-    found = {path.name: digest(path) for path in kept(folder)}
+    names = {*manifest.files, *(path.name for path in kept(folder))}
+    found = {name: digest(folder / name) for name in names}
     if not isinstance(recorded, dict) or not recorded:
         raise EngineError(
             f"{folder / ENGINE_FILE} holds no digests of plans: a plan is code, and is loaded only where it is known "
             "to be ours",
             "build the engine again",
         )
-    changed = sorted(name for name in {*recorded, *found} if recorded.get(name) != found.get(name))
+    changed = sorted(
+        name
+        for name in {*recorded, *found}
+        if recorded.get(name) != found.get(name) or stored_digest(folder, name) not in (None, found.get(name))
+    )
     if changed:
         state = "missing" if changed[0] not in found else "added" if changed[0] not in recorded else "another"
         raise EngineError(

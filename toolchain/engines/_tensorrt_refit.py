@@ -24,6 +24,7 @@ from toolchain.engines import _tensorrt_build as builder
 from toolchain.engines._artifact import ENGINE_FILE, EngineFile, read_engine, write_engine
 from toolchain.engines._tensorrt_errors import explained
 from toolchain.engines._tensorrt_session import PLAN_FILE, checked_plan, usable
+from toolchain.runtime.interface import read_interface
 
 MODEL_FILE = "model.onnx"
 
@@ -58,14 +59,15 @@ class Refit:
 
 
 def describe(model: Any) -> dict[str, Any]:
-    """What a graph looks like, as JSON values: ``inputs``, ``outputs``, ``operators``, ``nodes`` and ``weights``.
+    """What a graph looks like, as JSON values: its inputs, outputs, operators and weights.
 
     Args:
         model: The ``onnx.ModelProto``, with its weights.
 
     Returns:
-        ``weights`` has type, shape and SHA-256 of each; ``operators`` counts them, and ``nodes`` is a digest of what
-        they read, write and are set to. What nodes are called, and what a tool has noted on them, plays no part.
+        ``weights`` has type, shape and SHA-256 of each; ``operators`` counts them, ``opsets`` are their versions, and
+        ``nodes`` is a digest of what they read, write and are set to, functions and sparse constants included. What
+        nodes are called, and what a tool has noted on them, plays no part.
     """
     onnx = require("onnx", "torch")
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -86,6 +88,7 @@ def describe(model: Any) -> dict[str, Any]:
         "inputs": values(model.graph.input),
         "outputs": values(model.graph.output),
         "operators": dict(sorted(Counter(node.op_type for node in model.graph.node).items())),
+        "opsets": {each.domain: each.version for each in model.opset_import},
         "nodes": _digest_of_nodes(model),
         "weights": {name: numbers(tensor) for name, tensor in sorted(weights.items())},
     }
@@ -109,7 +112,7 @@ def check(folder: Path, source: Path) -> Refit:
         EngineError: The plan cannot be refitted or is not the one that was built, or the graph is another.
         ModelError: The graph is missing or damaged.
     """
-    from toolchain.model import checkpoint, graph
+    from toolchain.model import graph
 
     manifest = read_engine(folder)
     if manifest.engine != "tensorrt":
@@ -130,10 +133,19 @@ def check(folder: Path, source: Path) -> Refit:
     if differs:
         raise EngineError(f"{path} is not the graph that {folder} was built from: {differs}", AGAIN)
     longest = max(int(profile["tokens"][2]) for profile in manifest.options["profiles"])
-    asked = int(checkpoint.read_json(source / "interface.json")["max_length"])
-    if asked > longest:
+    interface = read_interface(source)
+    if interface.max_length > longest:
         raise EngineError(
-            f"{source / 'interface.json'} has max_length {asked}, and the plan takes up to {longest} tokens", AGAIN
+            f"{source / 'interface.json'} has max_length {interface.max_length}, and the plan takes up to {longest} "
+            "tokens",
+            AGAIN,
+        )
+    ((_, classes),) = found["outputs"].values()
+    if classes[-1] not in (None, len(interface.labels)):
+        raise EngineError(
+            f"{source / 'interface.json'} names {len(interface.labels)} labels, and the graph gives {classes[-1]} "
+            "logits",
+            AGAIN,
         )
     changed = {name for name, numbers in found["weights"].items() if numbers != known["weights"][name]}
     return Refit(folder, manifest, plan, path, found, frozenset(changed))
@@ -241,6 +253,8 @@ def _differences(known: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator
         names = [name for name in sorted({*counts[0], *counts[1]}) if counts[0][name] != counts[1][name]]
         told = [f"{counts[0][name]} {name}, and the plan's {counts[1][name]}" for name in names[:NAMED]]
         yield f"its operators are others: {'; '.join(told)}"
+    if known["opsets"] != found["opsets"]:
+        yield f"its operators are of opset {found['opsets']}, and the plan's of {known['opsets']}"
     if known["nodes"] != found["nodes"]:
         yield "its operators are connected or set otherwise"
 
@@ -255,6 +269,8 @@ def _digest_of_nodes(model: Any) -> str:
             plain.ClearField("doc_string")
             attributes.append(plain.SerializeToString(deterministic=True).hex())
         found.update(json.dumps([node.domain, node.op_type, [*node.input], [*node.output], attributes]).encode())
+    for part in (*model.functions, *model.graph.sparse_initializer):
+        found.update(part.SerializeToString(deterministic=True))
     return found.hexdigest()
 
 

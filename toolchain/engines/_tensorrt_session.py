@@ -16,7 +16,7 @@ import numpy as np
 from toolchain.core.errors import EngineError
 from toolchain.core.session import INPUTS
 from toolchain.engines import _tensorrt_build as builder
-from toolchain.engines._artifact import ENGINE_FILE, EngineFile, read_engine
+from toolchain.engines._artifact import ENGINE_FILE, EngineFile, read_engine, stored_digest
 from toolchain.engines._cudart import Cuda
 from toolchain.engines._profiles import Profile
 from toolchain.engines._tensorrt_errors import explained
@@ -129,7 +129,7 @@ def checked_plan(folder: Path, manifest: EngineFile) -> bytes:
         )
     plan = path.read_bytes()
     found = hashlib.sha256(plan).hexdigest()
-    stored = _stored_digest(folder)
+    stored = stored_digest(folder, PLAN_FILE)
     if found != expected or stored not in (None, found):
         raise EngineError(
             f"{path} is not the plan that was built: its SHA-256 is {found[:16]}…, and "
@@ -137,17 +137,6 @@ def checked_plan(folder: Path, manifest: EngineFile) -> bytes:
             "build the engine again, or copy the folder again from where it was built",
         )
     return plan
-
-
-def _stored_digest(folder: Path) -> str | None:
-    """What the store's manifest has as the plan's digest; None where there is no manifest."""
-    path = folder / "manifest.json"
-    if not path.is_file():
-        return None
-    try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["files"][PLAN_FILE]["sha256"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise EngineError(f"{path} names no digest of {PLAN_FILE}", "build the engine again") from error
 
 
 def _unknown(folder: Path, options: Mapping[str, Any]) -> EngineError:

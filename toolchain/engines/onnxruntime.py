@@ -169,8 +169,8 @@ def build(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     extra |= {"tuning": tuning} if tuning else {}
     told: dict[str, Any] = {}
     if form is not None:
-        plans = {path.name: digest(path) for path in tensorrt.kept(out)}
-        files = (*files, *plans)
+        files = (*files, *(path.name for path in tensorrt.kept(out)))
+        plans = {name: digest(out / name) for name in files}
         extra |= {"form": asdict(form), "plans": plans, "built_for": tensorrt.built_for()}
         told = {"profile": asdict(form.profile)}
     write_engine(out, "onnxruntime", files, asdict(config) | asdict(options), extra)

@@ -86,6 +86,14 @@ class Config(StageConfig):
     #: With cuda_graph: such batches are padded to a multiple of so many tokens, for fewer shapes; 1 pads none.
     graph_tokens: Annotated[int, Ge(1), Le(512)] = 16
 
+    def __post_init__(self) -> None:
+        """Checks what ranges cannot say."""
+        if self.refit and self.sparse_weights:
+            raise ValueError(
+                "refit and sparse_weights exclude each other: sparse kernels skip zeros that other weights need not "
+                "have"
+            )
+
 
 def fingerprint(config: Config) -> dict[str, Any]:
     """The facts that the plan depends on: the library; and the GPU and its driver, where they take part in building."""
@@ -231,12 +239,6 @@ def _check(config: Config, library: str) -> None:
 
 def _check_refit(config: Config, library: str) -> None:
     """Holds that a plan can be built whose weights are replaced later."""
-    if config.sparse_weights:
-        raise RecipeError(
-            "tensorrt: refit and sparse_weights exclude each other: sparse kernels skip zeros that other weights need "
-            "not have",
-            "leave one of them out",
-        )
     if lacking := _cudart.absent():
         raise EngineError(
             f"tensorrt: refit: true was asked for, and {library} runs kernels while it builds such a plan: {lacking}",

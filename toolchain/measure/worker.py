@@ -5,14 +5,14 @@ parent does, however that ends.
 
 =============  ==========================================================================================
 ``open``       loads an engine; gives import, load and first-answer times in seconds, and its inputs
-``predict``    writes the probabilities of a file of texts; gives examples, tokens, seconds; says how far it is
+``predict``    writes the probabilities of a file of texts; gives each one's tokens, and seconds; says how far it is
 ``logits``     writes the logits of a file of texts in their own order, in batches of a given size and padding
 ``reference``  writes the logits of the same texts, in the same batches, of the graph that an engine was built from
 ``diverging``  the first node at which the engine's graph parts from that graph
 ``saturation`` how many int8 products of that graph overflow where the processor adds them in 16 bits
 ``products``   how many products of 8-bit weights that graph has
 ``placement``  how many nodes ran where
-``sample``     loads the texts that are timed
+``sample``     loads the texts that are timed; gives their tokens
 ``probe``      runs a few batches; gives seconds per example
 ``measure``    runs one slice of a round; gives times, and energy where the machine counts it
 ``memory``     peak memory of this process, in bytes

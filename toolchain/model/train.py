@@ -1,9 +1,9 @@
 """The one training loop: fine-tuning, distillation, pruning and quantization in training pass it a loss and hooks.
 
-AdamW (Loshchilov and Hutter, arXiv 1711.05101) with linear warm-up and decay, gradient clipping, mixed precision on a
-GPU, the best epoch on dev, early stopping. It survives a kill: state is written to ``Context.work`` now and then, and a
-resumed run ends with the same weights as one that was never stopped, because the order of the data depends on (seed,
-epoch) alone and every step seeds its own dropout.
+AdamW (Loshchilov and Hutter, arXiv 1711.05101) with linear warm-up and decay, gradient clipping, mixed precision
+where the hardware has it, the best epoch on dev, early stopping. It survives a kill: state is written to
+``Context.work`` now and then, and a resumed run ends with the same weights as one that was never stopped, because the
+order of the data depends on (seed, epoch) alone and every step seeds its own dropout.
 """
 
 from __future__ import annotations
@@ -91,6 +91,7 @@ class _Progress:
     best_loss: float = float("inf")
     best_epoch: int = 0
     stopped: bool = False
+    precision: str = ""  # "" is what older states have: unknown
     epochs: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -124,7 +125,7 @@ def train(
         hooks: What a technique adds.
 
     Returns:
-        dev_accuracy, best_epoch, epochs (loss and dev accuracy of each), steps, resumed_at.
+        dev_accuracy, best_epoch, epochs (loss and dev accuracy of each), steps, resumed_at, precision.
 
     Raises:
         ModelError: The loss became NaN or infinite.
@@ -134,7 +135,8 @@ def train(
     torch.set_num_threads(context.threads)
     # It keeps the first training's precision for the whole process, and refuses another one.
     accelerate.state.AcceleratorState._reset_state()
-    accelerator = accelerate.Accelerator(mixed_precision=_precision(config.precision))
+    precision = _precision(config.precision)
+    accelerator = accelerate.Accelerator(mixed_precision="no" if precision == "fp32" else precision)
     world, rank, device = accelerator.num_processes, accelerator.process_index, accelerator.device
     model.to(device)
     named = dict(model.named_parameters()) | hooks.extra_parameters
@@ -152,7 +154,7 @@ def train(
         return float(min((step + 1) / warm, max(0.0, (total - step) / max(1, total - warm))))
 
     state = _State(context.work, model, hooks.extra_parameters, optimizer)
-    where = state.load() or _Progress()
+    where = state.load(precision) or _Progress(precision=precision)
     resumed_at = where.step
     prepared, stepper = accelerator.prepare(model, optimizer)
     with progress("training", total) as bar:
@@ -210,6 +212,7 @@ def train(
         "epochs": where.epochs,
         "steps": where.step,
         "resumed_at": resumed_at,
+        "precision": precision,
     }
 
 
@@ -262,11 +265,11 @@ def _precision(asked: str) -> str:
     if asked == "auto":
         if not torch.cuda.is_available():
             # Without matrix units, bf16 on a CPU is slower than fp32.
-            return "bf16" if torch.cpu.get_capabilities().get("amx_bf16") else "no"
+            return "bf16" if torch.cpu.get_capabilities().get("amx_bf16") else "fp32"
         return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
     if asked == "fp16" and not torch.cuda.is_available():
         raise ModelError("precision fp16 needs a GPU, and PyTorch sees none", "use precision: auto, fp32 or bf16")
-    return "no" if asked == "fp32" else asked
+    return asked
 
 
 class _State:
@@ -308,8 +311,8 @@ class _State:
         self.saved_at = time.monotonic()
         self.cost = self.saved_at - started
 
-    def load(self) -> _Progress | None:
-        """Puts the state on disk back into model and optimizer; None when there is none."""
+    def load(self, precision: str) -> _Progress | None:
+        """Puts the state on disk back into model and optimizer; None when there is none of this precision."""
         import torch
         from safetensors import SafetensorError, safe_open
 
@@ -321,6 +324,12 @@ class _State:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             logger.warning("    the training state in %s is damaged (%s): starting over", self.path.parent, error)
+            return None
+        if where.precision not in ("", precision):
+            logger.warning(
+                "    the training state in %s was made in %s, and this machine trains in %s: starting over",
+                self.path.parent, where.precision, precision,
+            )  # fmt: skip
             return None
         with torch.no_grad():
             for name, parameter in self.named.items():

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from toolchain.core import registry
 from toolchain.core.errors import RecipeError
@@ -124,7 +124,7 @@ def make(recipe: Recipe, until: str = "time") -> Plan:
                 continue
             for engine in recipe.engines:
                 row = _engine(plan, engine, chain, items, model, seed, variant, last)
-                absent = _absent(engine) if row else ""
+                absent = _told("absent", engine) if row else ""
                 if row and absent and row.build in plan.steps and plan.steps[row.build].stage == "build":
                     plan.not_run.append((row, absent))
                 elif row:
@@ -271,12 +271,15 @@ def _engine(
                 reason = f"the graph is of dialect {dialect}, and {engine.label} takes {', '.join(accepts)}"
                 plan.not_applicable.append((name, reason))
                 return None
+        if unbuilt := _told("unbuilt", engine):
+            plan.not_applicable.append((name, f"{engine.label} cannot be built here: {unbuilt}"))
+            return None
         build = _add(
             plan, "build", engine.technique, _batched(engine, plan.recipe), (source.id,),
             label=_named(plan, model, variant, engine), kind="engine",
         )  # fmt: skip
     evaluate = ""
-    if last >= STAGES.index("evaluate") and not (source.kind != "engine" and _absent(engine)):
+    if last >= STAGES.index("evaluate") and not (source.kind != "engine" and _told("absent", engine)):
         stage = registry.stage("evaluate")
         # An engine is compared with the graph that its variant began as, and looked into beside that it was built from.
         began = next((step.id for step in reversed(chain) if step.stage != "optimize"), source.id)
@@ -292,9 +295,9 @@ def _engine(
     return Row(model, seed, variant, engine.label, build, evaluate, techniques, name, provider, baseline)
 
 
-def _absent(engine: Item) -> str:
-    """Why an engine cannot run on this machine; empty where it can, or where it says so when it is opened."""
-    found = getattr(engine.technique.module, "absent", None)
+def _told(hook: Literal["absent", "unbuilt"], engine: Item) -> str:
+    """Why an engine cannot run (``absent``) or be built on this machine; empty where it can, or says so by itself."""
+    found = getattr(engine.technique.module, hook, None)
     return str(found(engine.config)) if found is not None else ""
 
 

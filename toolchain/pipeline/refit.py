@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from toolchain.core import registry
-from toolchain.core.errors import ModelError, StoreError
+from toolchain.core.errors import EngineError, ModelError, StoreError, first_line
 from toolchain.core.log import logger
 from toolchain.core.store import Artifact, Store, digest, key_of
 from toolchain.engines import _cudart, _tensorrt_refit
@@ -34,15 +34,17 @@ def refit(folder: Path, source: Path, store: Store) -> tuple[Artifact, bool]:
         EngineError: The plan cannot be refitted, the graph is another, or there is no GPU.
         ModelError: The graph or what goes with it is missing or damaged, or an artifact has been changed.
     """
-    adopt.check_published(source)
-    asked = _tensorrt_refit.check(folder, source)
+    for given in (folder, source):
+        if not given.is_dir():
+            raise ModelError(f"{given} is no folder", "name the engine's folder, and the graph's")
+        adopt.check_published(given)
+    asked, library = _fitting(folder, source)
     if not (source / "tokenizer.json").is_file():
         raise ModelError(
             f"{source / 'tokenizer.json'} is missing",
             "give a folder that 'toolchain export' or 'toolchain optimize' writes",
         )
     technique = registry.get("engines", "tensorrt")
-    library = str(asked.manifest.options["library"]["name"])
     names = [_tensorrt_refit.MODEL_FILE, *onnx_file.inspect(asked.model).external, "tokenizer.json", "interface.json"]
     parts: dict[str, Any] = {
         "stage": "build",
@@ -81,3 +83,22 @@ def refit(folder: Path, source: Path, store: Store) -> tuple[Artifact, bool]:
             "metrics": metrics,
         }
         return store.publish(claim, made), True
+
+
+def _fitting(folder: Path, source: Path) -> tuple[_tensorrt_refit.Refit, str]:
+    """A plan and a graph that fit each other, and the plan's library.
+
+    Raises:
+        EngineError: They do not fit, or a record of the plan is damaged.
+        ModelError: The graph or its interface is missing or damaged.
+    """
+    try:
+        asked = _tensorrt_refit.check(folder, source)
+        library = str(asked.manifest.options["library"]["name"])
+        builder.version(library)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise EngineError(
+            f"{folder} has records that are not valid: {type(error).__name__}: {first_line(error)}",
+            "build the engine again, or copy the folder again from where it was built",
+        ) from error
+    return asked, library

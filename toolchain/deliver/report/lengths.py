@@ -9,13 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolchain.deliver.report.line import Line
-from toolchain.measure.statistics import wilson
+from toolchain.measure.statistics import widened, wilson
 
-#: The most groups of examples, of about equal size.
+#: The most groups of examples.
 GROUPS = 5
 
 #: The fewest examples of a group: its accuracy has an interval of ±15 points then.
 LEAST = 40
+
+#: Times of texts whose tokens differ by so many are taken together, so that no stall of one call stands for a length.
+ALIKE = 2
 
 
 def by_length(lines: Sequence[Line], split: str) -> dict[str, Any] | None:
@@ -26,27 +29,29 @@ def by_length(lines: Sequence[Line], split: str) -> dict[str, Any] | None:
         split: The data that accuracy is of.
 
     Returns:
-        ``of``: the engine whose tokens are counted, the first baseline; ``groups``: fewest (``low``) and most
-        (``high``) tokens of each, and its ``examples``; ``engines``: for each line, in order, ``accuracy_percent`` with
-        ``_low`` and ``_high``, and ``latency_ms`` at batch 1, or None where no such text was timed, by group. None
-        where evaluations keep no lengths, or there are too few examples.
+        ``of``: the baseline whose tokens are counted, the first by name; ``groups``: fewest (``low``) and most
+        (``high``) tokens of each, and its ``examples``; ``engines``: for each line, in order, by group
+        ``accuracy_percent`` with ``_low`` and ``_high``, and ``latency_ms``: what the group's examples take at batch 1
+        on average, None where nothing was timed. None where evaluations keep no lengths, or there are too few examples
+        or lengths for two groups.
     """
-    measured = [line for line in lines if split in line.evaluation.get("tokens", {})]
-    if len(measured) < len(lines) or len({len(line.correct) for line in lines}) != 1:
+    known = [len(line.evaluation.get("tokens", {}).get(split, ())) for line in lines]
+    if not lines or set(known) != {len(lines[0].correct)} or {len(line.correct) for line in lines} != set(known):
         return None
-    of = next((line for line in lines if line.row.baseline), lines[0])
+    of = min((line for line in lines if line.row.baseline), key=lambda line: line.name, default=lines[0])
     tokens = np.asarray(of.evaluation["tokens"][split])
-    many = min(GROUPS, len(tokens) // LEAST)
-    if many < 2:
+    edges = _edges(tokens)
+    if len(edges) < 2:
         return None
-    edges = np.unique(np.quantile(tokens, np.arange(1, many + 1) / many, method="inverted_cdf"))
-    group = np.searchsorted(edges, tokens)
-    groups = [
-        {"low": int(found.min()), "high": int(found.max()), "examples": len(found)}
-        for found in (tokens[group == at] for at in range(len(edges)))
-    ]
-    engines = [[_cell(line, group == at, edges, at) for at in range(len(edges))] for line in lines]
-    return {"of": of.name, "groups": groups, "engines": engines}
+    members = [np.searchsorted(edges, tokens) == at for at in range(len(edges))]
+    return {
+        "of": of.name,
+        "groups": [
+            {"low": int(tokens[inside].min()), "high": int(tokens[inside].max()), "examples": int(inside.sum())}
+            for inside in members
+        ],
+        "engines": [_cells(line, members, split) for line in lines],
+    }
 
 
 def span(group: Mapping[str, int]) -> str:
@@ -55,21 +60,52 @@ def span(group: Mapping[str, int]) -> str:
     return f"{ends} tokens"
 
 
-def _cell(line: Line, members: NDArray[np.bool_], edges: NDArray[np.int64], at: int) -> dict[str, float | None]:
-    accuracy = wilson(int(line.correct[members].sum()), int(members.sum()))
-    return {
-        "accuracy_percent": 100 * accuracy.estimate,
-        "accuracy_percent_low": 100 * accuracy.low,
-        "accuracy_percent_high": 100 * accuracy.high,
-        "latency_ms": _latency(line.measured("batch 1").get("lengths"), edges, at),
-    }
+def _edges(tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The most tokens of each group; groups are about as large as each other where many texts are not equally long."""
+    many = max(1, min(GROUPS, len(tokens) // LEAST))
+    edges = list(np.unique(np.quantile(tokens, np.arange(1, many + 1) / many, method="inverted_cdf")))
+    while len(edges) > 1:
+        sizes = np.bincount(np.searchsorted(edges, tokens), minlength=len(edges))
+        small = int(sizes.argmin())
+        if sizes[small] >= LEAST:
+            break
+        del edges[small if small < len(edges) - 1 else small - 1]  # the last group ends where the longest text does
+    return np.asarray(edges)
 
 
-def _latency(timed: Mapping[str, Sequence[float]] | None, edges: NDArray[np.int64], at: int) -> float | None:
-    """Mean over the timed texts of a group of the median time of their length; an engine's own tokens count."""
-    if not timed:
-        return None
-    tokens = np.asarray(timed["tokens"])
-    inside = np.minimum(np.searchsorted(edges, tokens), len(edges) - 1) == at
-    calls = np.asarray(timed["calls"]) * inside
-    return float(np.average(timed["median_ms"], weights=calls)) if calls.sum() else None
+def _cells(line: Line, members: Sequence[NDArray[np.bool_]], split: str) -> list[dict[str, float | None]]:
+    """What an engine does in each group."""
+    timed = line.measured("batch 1").get("lengths")
+    times = _times(timed, np.asarray(line.evaluation["tokens"][split])) if timed else None
+    found: list[dict[str, float | None]] = []
+    for inside in members:
+        right = line.correct[inside]
+        groups = None if line.groups is None else line.groups[inside]
+        accuracy = widened(wilson(int(right.sum()), len(right)), right * 1.0, groups)
+        found.append(
+            {
+                "accuracy_percent": 100 * accuracy.estimate,
+                "accuracy_percent_low": 100 * max(0.0, accuracy.low),
+                "accuracy_percent_high": 100 * min(1.0, accuracy.high),
+                "latency_ms": None if times is None else float(times[inside].mean()),
+            }
+        )
+    return found
+
+
+def _times(timed: Mapping[str, Sequence[float]], tokens: NDArray[np.int64]) -> NDArray[np.float64]:
+    """What each example takes by its tokens, which are the engine's own: as texts of about that length did.
+
+    Args:
+        timed: ``tokens`` that occurred, ``calls`` and ``median_ms`` of each.
+        tokens: Of every example.
+
+    Returns:
+        Milliseconds ``[examples]``; between two lengths by distance.
+    """
+    lengths, calls, medians = (np.asarray(timed[name]) for name in ("tokens", "calls", "median_ms"))
+    smooth = []
+    for length in lengths:
+        near = np.abs(lengths - length) <= ALIKE
+        smooth.append(float(np.median(np.repeat(medians[near], calls[near]))))
+    return np.interp(tokens, lengths, smooth)

@@ -341,7 +341,10 @@ def _lengths(report: Report, found: dict[str, Any]) -> str:
         for line, engine in zip(report.lines, found["engines"], strict=True)
     ]
     many = ", ".join(str(group["examples"]) for group in groups)
-    return _table(heads, cells) + f"\n\nTokens as {found['of']} counts them; {many} examples; ms at batch 1."
+    return _table(heads, cells) + (
+        f"\n\nTokens as {found['of']} counts them, and the same examples for every engine: {many}. ms: what they take "
+        "at batch 1, by the engine's own tokens of each and the times of texts of about that length."
+    )
 
 
 def _energy(report: Report, rows: Sequence[Figures]) -> str:
