@@ -11,6 +11,7 @@ import onnx
 import pytest
 
 from tests.builders import context, onnx_folder
+from tests.command import ROOT
 from tests.engines.graphs import graph_folder
 from tests.engines.test_onnxruntime_cuda import batch, logits
 from tests.tiny import call
@@ -79,6 +80,15 @@ def test_a_refittable_plan_without_a_gpu_is_refused_before_any_work(tmp_path: Pa
     assert "leave refit out" in caught.value.hint
     assert not list(tmp_path.iterdir())
     assert engine.unbuilt(config) == _cudart.absent()
+
+
+@without_gpu
+def test_a_recipe_that_asks_for_one_without_a_gpu_is_told_before_anything_is_run() -> None:
+    recipe = str(ROOT / "recipes/smoke.yaml")
+    found = call("validate", recipe, "--set", "engines=[onnxruntime, {tensorrt: {refit: true}}]")
+    assert "base/tensorrt: not applicable: tensorrt cannot be built here: no NVIDIA driver" in found.stdout
+    both = "engines=[onnxruntime, {tensorrt: {refit: true, sparse_weights: true}}]"
+    assert "refit and sparse_weights exclude each other" in call("validate", recipe, "--set", both).stderr
 
 
 def test_refitting_and_sparse_kernels_exclude_each_other() -> None:

@@ -29,7 +29,7 @@ Loss = Callable[[Any, dict[str, Any]], Any]
 #: State is written at most this often, in seconds, and never takes more than about 1/50 of the time.
 CHECKPOINT_EVERY_S = 2.0
 
-#: Where AdamW's steps are one kernel: on two CPU cores six times as quick as PyTorch's default, a third of all time.
+#: Where AdamW's step is one kernel: on a CPU core six times as quick as PyTorch's default, which was a quarter of all.
 FUSED = ("cuda", "cpu")
 
 
@@ -264,7 +264,7 @@ def _precision(asked: str) -> str:
 
     if asked == "auto":
         if not torch.cuda.is_available():
-            # Without matrix units, bf16 on a CPU is slower than fp32.
+            # With AMX a step takes half of its time in fp32; CPUs that have bf16 without it were not measured.
             return "bf16" if torch.cpu.get_capabilities().get("amx_bf16") else "fp32"
         return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
     if asked == "fp16" and not torch.cuda.is_available():
