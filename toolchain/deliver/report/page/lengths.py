@@ -11,7 +11,7 @@ from toolchain.deliver.report.lengths import span
 from toolchain.deliver.report.page import legend
 from toolchain.deliver.report.page.lines import Line, label, method, sound
 from toolchain.deliver.report.page.planes import LINE
-from toolchain.deliver.report.page.svg import Picture, group, line, text
+from toolchain.deliver.report.page.svg import Picture, group, line, text, thread
 from toolchain.deliver.report.scale import Scale
 
 #: What is drawn over the length of a text: its name in a cell, and in words.
@@ -60,9 +60,7 @@ def threads(
         points = [
             (x, bottom - (bottom - top) * scale.part(max(y, scale.low))) for x, y in zip(places, row, strict=True)
         ]
-        path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
-        shown = f'<path class="hit" d="{path}"/><path class="thread" d="{path}"/>'
-        shown += "".join(f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in points)
+        shown = thread(points)
         end = points[-1][1] + 4
         if all(abs(end - other) > LINE for other in taken):
             taken.append(end)

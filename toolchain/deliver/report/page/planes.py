@@ -10,7 +10,7 @@ from toolchain.deliver.report.figures import key, quantity, ratio, show
 from toolchain.deliver.report.front import DEEP
 from toolchain.deliver.report.page import legend
 from toolchain.deliver.report.page.lines import Line, front, label, method, models, number, sound
-from toolchain.deliver.report.page.svg import LETTER, Picture, group, line, mark, text
+from toolchain.deliver.report.page.svg import LETTER, Picture, group, line, mark, text, thread
 from toolchain.deliver.report.scale import Scale
 
 #: Where the number beside a mark may stand, from it, in pixels; the first that is free is taken.
@@ -192,9 +192,7 @@ def parallel(lines: Sequence[Line], settings: Sequence[str], *, narrow: bool) ->
     for index in sorted(whole):
         each = lines[index]
         points = [(places[at], height_of(at, value)) for at, value in enumerate(whole[index])]
-        path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
-        drawn = f'<path class="hit" d="{path}"/><path class="thread" d="{path}"/>'
-        drawn += "".join(f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in points)
+        drawn = thread(points)
         end = points[-1][1] + 4
         if all(abs(end - other) > LINE for other in taken):
             taken.append(end)

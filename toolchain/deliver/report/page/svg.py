@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -104,6 +104,13 @@ def mark(x: float, y: float, shape: int, size: float = 5.5) -> str:
     }[shape % 5]  # fmt: skip
     drawn = " ".join(f"{x + size * dx:.1f},{y + size * dy:.1f}" for dx, dy in corners)
     return f'<polygon class="dot" points="{drawn}"/>'
+
+
+def thread(points: Sequence[tuple[float, float]]) -> str:
+    """A line through points, with room about it to be pointed at, and a dot at each."""
+    path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
+    dots = "".join(f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in points)
+    return f'<path class="hit" d="{path}"/><path class="thread" d="{path}"/>{dots}'
 
 
 def group(index: int, method: str, said: str, parts: str, data: Mapping[str, float | str], *, hollow: bool) -> str:
