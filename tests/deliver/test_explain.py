@@ -44,8 +44,10 @@ def apply(source, out, config, context):
     import onnx
 
     model = graph.load(source / "model.onnx")
-    *_, head = (weight for weight in model.graph.initializer if sorted(weight.dims) == [2, 32])
-    head.CopyFrom(onnx.numpy_helper.from_array(-1000 * onnx.numpy_helper.to_array(head), head.name))
+    floats = [tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT]
+    for dims in ([2, 32], [2]):
+        *_, tensor = (weight for weight in floats if sorted(weight.dims) == dims)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(-1000 * onnx.numpy_helper.to_array(tensor), tensor.name))
     graph.save(model, out / "model.onnx")
     return {{}}
 '''

@@ -83,12 +83,12 @@ def test_a_refittable_plan_without_a_gpu_is_refused_before_any_work(tmp_path: Pa
 
 
 @without_gpu
-def test_a_recipe_that_asks_for_one_without_a_gpu_is_told_before_anything_is_run() -> None:
+def test_a_recipe_that_asks_for_one_without_a_gpu_is_told_before_anything_is_run(tmp_path: Path) -> None:
     recipe = str(ROOT / "recipes/smoke.yaml")
-    found = call("validate", recipe, "--set", "engines=[onnxruntime, {tensorrt: {refit: true}}]")
+    found = call("validate", recipe, "--set", "engines=[onnxruntime, {tensorrt: {refit: true}}]", cwd=tmp_path)
     assert "base/tensorrt: not applicable: tensorrt cannot be built here: no NVIDIA driver" in found.stdout
     both = "engines=[onnxruntime, {tensorrt: {refit: true, sparse_weights: true}}]"
-    assert "refit and sparse_weights exclude each other" in call("validate", recipe, "--set", both).stderr
+    assert "refit and sparse_weights exclude each other" in call("validate", recipe, "--set", both, cwd=tmp_path).stderr
 
 
 def test_refitting_and_sparse_kernels_exclude_each_other() -> None:

@@ -24,7 +24,6 @@ from toolchain.engines import _tensorrt_build as builder
 from toolchain.engines._artifact import ENGINE_FILE, EngineFile, read_engine, write_engine
 from toolchain.engines._tensorrt_errors import explained
 from toolchain.engines._tensorrt_session import PLAN_FILE, checked_plan, usable
-from toolchain.runtime.interface import read_interface
 
 MODEL_FILE = "model.onnx"
 
@@ -112,7 +111,7 @@ def check(folder: Path, source: Path) -> Refit:
         EngineError: The plan cannot be refitted or is not the one that was built, or the graph is another.
         ModelError: The graph is missing or damaged.
     """
-    from toolchain.model import graph
+    from toolchain.model import checkpoint, graph
 
     manifest = read_engine(folder)
     if manifest.engine != "tensorrt":
@@ -133,17 +132,17 @@ def check(folder: Path, source: Path) -> Refit:
     if differs:
         raise EngineError(f"{path} is not the graph that {folder} was built from: {differs}", AGAIN)
     longest = max(int(profile["tokens"][2]) for profile in manifest.options["profiles"])
-    interface = read_interface(source)
-    if interface.max_length > longest:
+    interface = checkpoint.read_json(source / "interface.json")
+    if int(interface["max_length"]) > longest:
         raise EngineError(
-            f"{source / 'interface.json'} has max_length {interface.max_length}, and the plan takes up to {longest} "
+            f"{source / 'interface.json'} has max_length {interface['max_length']}, and the plan takes up to {longest} "
             "tokens",
             AGAIN,
         )
     ((_, classes),) = found["outputs"].values()
-    if classes[-1] not in (None, len(interface.labels)):
+    if classes[-1] not in (None, len(interface["labels"])):
         raise EngineError(
-            f"{source / 'interface.json'} names {len(interface.labels)} labels, and the graph gives {classes[-1]} "
+            f"{source / 'interface.json'} names {len(interface['labels'])} labels, and the graph gives {classes[-1]} "
             "logits",
             AGAIN,
         )
