@@ -130,7 +130,8 @@ class OnnxRuntimeSession:
         self._output = [self._session.get_outputs()[0].name]
         recorder = None if opening.form is None else self._recorder
         #: The shapes that are bound to a GPU's buffers; None where there are none.
-        self.bindings = Bindings(self._session, opening, recorder=recorder) if self._binds else None
+        binds = opening.on_device and not self._reads_text
+        self.bindings = Bindings(self._session, opening, recorder=recorder) if binds else None
         #: How many nodes of each operator ran; ``placement`` fills it.
         self.operators: dict[str, int] = {}
         if options.single_threads == 1:
@@ -198,11 +199,6 @@ class OnnxRuntimeSession:
                     self._path, session_options(self._opening, self._options, 1), self._opening
                 )
             return self._one_thread
-
-    @property
-    def _binds(self) -> bool:
-        """Whether batches lie in a GPU's buffers."""
-        return self._opening.on_device and not self._reads_text
 
     def _recorder(self) -> Any:
         """A session for one shape, whose kernels it records."""

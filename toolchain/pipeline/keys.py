@@ -136,20 +136,20 @@ def changed_source(step: Step, artifact: Artifact) -> bool:
 
 
 def manifest(
-    step: Step, key_parts: Mapping[str, Any], inputs: list[Artifact], metrics: Mapping[str, Any], *,
-    started: float, environment: Mapping[str, Any], commit: str | None,
-    notes: Sequence[str],
+    label: str, technique: registry.Technique, key_parts: Mapping[str, Any], inputs: Sequence[Artifact],
+    metrics: Mapping[str, Any], *, seed: int | None, started: float, environment: Mapping[str, Any],
+    commit: str | None = None, notes: Sequence[str] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """What an artifact's manifest records besides its files."""
     return {
         "parts": dict(key_parts),
         "parents": [artifact.key for artifact in inputs],
-        "label": step.label,
-        "seed": step.seed,
+        "label": label,
+        "seed": seed,
         "environment": dict(environment),
         "commit": commit,
         "notes": list(notes),
-        "source_digest": step.technique.source_digest,
+        "source_digest": technique.source_digest,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         "duration_s": round(time.time() - started, 3),
         "metrics": dict(metrics),

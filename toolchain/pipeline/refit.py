@@ -16,7 +16,7 @@ from toolchain.engines import _tensorrt_build as builder
 from toolchain.engines._tensorrt_session import usable
 from toolchain.measure.machine import environment
 from toolchain.model import adopt, onnx_file
-from toolchain.pipeline import perform
+from toolchain.pipeline import keys, perform
 
 
 def refit(folder: Path, source: Path, store: Store) -> tuple[Artifact, bool]:
@@ -69,19 +69,9 @@ def refit(folder: Path, source: Path, store: Store) -> tuple[Artifact, bool]:
         started = time.time()
         metrics = _tensorrt_refit.apply(asked, claim.out)
         perform.accompany(source, claim.out)
-        made: dict[str, Any] = {
-            "parts": parts,
-            "parents": [],
-            "label": label,
-            "seed": None,
-            "environment": environment(),
-            "commit": None,
-            "notes": [],
-            "source_digest": technique.source_digest,
-            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
-            "duration_s": round(time.time() - started, 3),
-            "metrics": metrics,
-        }
+        made = keys.manifest(
+            label, technique, parts, (), metrics, seed=None, started=started, environment=environment()
+        )
         return store.publish(claim, made), True
 
 

@@ -215,8 +215,9 @@ def _one(
             if metrics["parity"]["passed"] is False:
                 logger.warning("    parity: %s", gates.compared(metrics["parity"]))
         made = keys.manifest(
-            step, parts, inputs, metrics, started=started, environment=environment(), commit=_commit(), notes=task.notes
-        )
+            step.label, step.technique, parts, inputs, metrics,
+            seed=step.seed, started=started, environment=environment(), commit=_commit(), notes=task.notes,
+        )  # fmt: skip
         artifact = store.publish(claim, made)
     logger.info("    done in %.1f s  %s", made["duration_s"], key[:12])
     return artifact, True
