@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from tests.builders import engine_folder
+from toolchain.core.errors import RecipeError
 from toolchain.pipeline import plan as plans
 from toolchain.pipeline import recipe as recipes
 from toolchain.pipeline.plan import Plan
@@ -135,3 +138,31 @@ def test_an_engine_that_cannot_run_here_is_built_and_neither_evaluated_nor_timed
     assert {plan.steps[row.build].config.batch_sizes for row in plan.rows} == {()}  # which are nothing to a processor
     monkeypatch.setattr(tensorrt, "absent", lambda config: "")
     assert [len(found) for found in (_plan(tmp_path, text).rows, _plan(tmp_path, text).not_run)] == [5, 0]
+
+
+def test_what_came_as_an_engine_is_one_row_under_its_own_name(tmp_path: Path) -> None:
+    for name in ("pytorch", "openvino"):
+        engine_folder(tmp_path / name, name)
+    plan = _plan(
+        tmp_path,
+        f"variants:\n  a: [{{adopt: {{path: {tmp_path / 'openvino'}}}}}]\n"
+        f"  b: [{{adopt: {{path: {tmp_path / 'pytorch'}}}}}]\nengines: [onnxruntime, pytorch]\n",
+    )
+    assert [(row.name, row.baseline) for row in plan.rows] == [("a/openvino", True), ("b/pytorch", False)]
+    assert _count(plan) == {"adopt": 2, "evaluate": 2, "time": 1}
+
+
+def test_the_provider_of_what_came_as_an_engine_is_its_own(tmp_path: Path) -> None:
+    path = engine_folder(tmp_path / "engine", tune=False) / "engine.json"
+    record = json.loads(path.read_text("utf-8"))
+    record["options"]["provider"] = "cuda"
+    path.write_text(json.dumps(record), encoding="utf-8")
+    plan = _plan(tmp_path, f"variants: {{a: [{{adopt: {{path: {path.parent}}}}}]}}\nengines: [onnxruntime]\n")
+    assert [row.provider for row in plan.rows] == ["CUDAExecutionProvider"]
+
+
+def test_an_engine_that_is_not_installed_is_named(tmp_path: Path) -> None:
+    (tmp_path / "engine").mkdir()
+    (tmp_path / "engine" / "engine.json").write_text('{"engine": "npu", "files": ["engine.json"], "options": {}}')
+    with pytest.raises(RecipeError, match="unknown engine 'npu'"):
+        _plan(tmp_path, f"variants: {{a: [{{adopt: {{path: {tmp_path / 'engine'}}}}}]}}\nengines: [onnxruntime]\n")

@@ -6,12 +6,14 @@ import dataclasses
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from toolchain.core import registry
 from toolchain.core.errors import RecipeError
 from toolchain.core.stage import STAGES as STAGE_KINDS
 from toolchain.core.store import key_of
+from toolchain.engines._artifact import read_engine
 from toolchain.measure.gates import PROVIDERS
 from toolchain.pipeline.items import BEFORE, Item, exported, gives, teachers_of
 from toolchain.pipeline.recipe import Recipe
@@ -122,7 +124,7 @@ def make(recipe: Recipe, until: str = "time") -> Plan:
             chain = _chain(plan, items, model, seed, variant, last)
             if last < STAGES.index("build"):
                 continue
-            for engine in recipe.engines:
+            for engine in _engines(recipe, chain[-1]):
                 row = _engine(plan, engine, chain, items, model, seed, variant, last)
                 absent = _told("absent", engine) if row else ""
                 if row and absent and row.build in plan.steps and plan.steps[row.build].stage == "build":
@@ -245,6 +247,23 @@ def _kind(item: Item) -> str:
     return str(STAGE_KINDS[item.stage].gives)
 
 
+def _engines(recipe: Recipe, end: Step) -> tuple[Item, ...]:
+    """The engines that a chain goes into: the recipe's, or the one that its end is already.
+
+    Raises:
+        EngineError: The engine's folder is damaged.
+        RecipeError: No engine of its name is installed.
+    """
+    if end.kind != "engine":
+        return recipe.engines
+    held = read_engine(Path(str(end.source)).expanduser())
+    technique = registry.get("engines", held.engine)
+    provider = held.options.get("provider")
+    known = provider in PROVIDERS and "provider" in {field.name for field in dataclasses.fields(technique.config)}
+    config = technique.config(provider=provider) if known else technique.config()
+    return (Item("build", technique, config, technique.name),)
+
+
 def _engine(
     plan: Plan, engine: Item, chain: list[Step], items: tuple[Item, ...], model: str, seed: int, variant: str, last: int
 ) -> Row | None:
@@ -291,7 +310,10 @@ def _engine(
     module = engine.technique.module
     provider = PROVIDERS.get(getattr(engine.config, "provider", ""), getattr(module, "DEVICE", ""))
     techniques = tuple(item.technique.name for item in items if item.stage != "adopt")
-    baseline = (variant, engine.label) == plan.recipe.baseline
+    # What came as an engine is one row, whichever engine the baseline is called after.
+    baseline = variant == plan.recipe.baseline[0] and (
+        source.kind == "engine" or engine.label == plan.recipe.baseline[1]
+    )
     return Row(model, seed, variant, engine.label, build, evaluate, techniques, name, provider, baseline)
 
 
