@@ -246,6 +246,24 @@ def test_two_trainings_of_one_process_may_differ_in_precision(tmp_path: Path) ->
     assert [result["precision"] for result in results] == ["fp32", "bf16"]
 
 
+def test_epochs_are_judged_in_the_precision_that_is_delivered(tmp_path: Path) -> None:
+    import torch
+
+    setup = _setup()
+    seen = set()
+
+    def note(module: Any, _: Any) -> None:
+        seen.add((module.training, torch.is_autocast_enabled("cpu")))
+
+    setup.model.classifier.register_forward_pre_hook(note)
+    short = dataclasses.replace(CONFIG, epochs=1, precision="bf16")
+    metrics = train.train(setup.model, setup.data, setup.data, short, _context(tmp_path / "work"))
+    assert seen == {(True, True), (False, False)}
+    assert "forward" not in vars(setup.model)
+    assert metrics["epochs"][0]["dev_loss"] == pytest.approx(train.accuracy(setup.model, setup.data)[1], abs=1e-6)
+    assert seen == {(True, True), (False, False)}
+
+
 def test_a_state_of_another_precision_is_not_gone_on_with(tmp_path: Path) -> None:
     fp32, bf16 = (dataclasses.replace(CONFIG, precision=name) for name in ("fp32", "bf16"))
     with pytest.raises(KeyboardInterrupt):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,14 +32,9 @@ def refit_command(engine: Path, graph: Path, output: Path | None, store: Store, 
     if output:
         stages.check_output(output)
     artifact, made = refit(engine, graph, store)
-    where = artifact.path
-    if output:
-        with options.output_errors(output):
-            shutil.copytree(artifact.path, output, dirs_exist_ok=True)
-        where = output
+    told = stages.delivered(artifact, str(artifact.manifest["label"]), made, output)
     if as_json:
-        about = {"label": artifact.manifest["label"], "kind": artifact.kind, "key": artifact.key, "path": str(where)}
-        options.echo_json({**about, "made": made, "metrics": artifact.metrics})
+        options.echo_json(told)
     else:
-        click.echo(f"{artifact.kind} {artifact.key[:12]}  {where}")
+        click.echo(f"{artifact.kind} {artifact.key[:12]}  {told['path']}")
     return 0

@@ -17,7 +17,7 @@ from toolchain.core.errors import RecipeError, ToolchainError
 from toolchain.core.log import logger
 
 if TYPE_CHECKING:
-    from toolchain.core.store import Store
+    from toolchain.core.store import Artifact, Store
     from toolchain.pipeline.recipe import Recipe
     from toolchain.pipeline.run import Outcome
 
@@ -283,18 +283,11 @@ def _show(outcome: Outcome, stage: str, output: Path | None, as_json: bool) -> i
         artifact = outcome.artifacts.get(step.id)
         if artifact is None:
             continue
-        where = artifact.path
-        if output:
-            where = output if len(ends) == 1 else output / step.label.replace(" · ", "/")
+        where = output
+        if output and len(ends) > 1:
+            where = output / step.label.replace(" · ", "/")
             where = where.with_name(f"{where.name}-{artifact.key[:12]}") if step.label in twice else where
-            with options.output_errors(output):
-                shutil.copytree(artifact.path, where, dirs_exist_ok=True)
-        found.append(
-            {
-                "label": step.label, "kind": artifact.kind, "key": artifact.key, "path": str(where),
-                "made": step.id in outcome.made, "metrics": artifact.metrics,
-            }
-        )  # fmt: skip
+        found.append(delivered(artifact, step.label, step.id in outcome.made, where))
     if as_json:
         options.echo_json(found)
     else:
@@ -303,6 +296,21 @@ def _show(outcome: Outcome, stage: str, output: Path | None, as_json: bool) -> i
     for reason in dict.fromkeys(outcome.failed.values()):
         logger.error("failed: %s", reason)
     return outcome.exit_code or _missed(found)
+
+
+def delivered(artifact: Artifact, label: str, made: bool, where: Path | None) -> dict[str, Any]:
+    """Copies an artifact to where the user wants it, if anywhere, and tells of it as ``--json`` does.
+
+    Raises:
+        ToolchainError: It cannot be copied there.
+    """
+    if where:
+        with options.output_errors(where):
+            shutil.copytree(artifact.path, where, dirs_exist_ok=True)
+    return {
+        "label": label, "kind": artifact.kind, "key": artifact.key, "path": str(where or artifact.path), "made": made,
+        "metrics": artifact.metrics,
+    }  # fmt: skip
 
 
 def _missed(found: Sequence[dict[str, Any]]) -> int:

@@ -57,16 +57,25 @@ def absent() -> str:
 
 
 @functools.cache
-def gpu() -> dict[str, int]:
-    """The first GPU as the driver tells it: ``driver`` (its CUDA version) and ``compute_capability``; empty without."""
+def gpu(device: int = 0) -> dict[str, int]:
+    """A GPU as the driver tells it: ``driver`` (its CUDA version) and ``compute_capability``.
+
+    Args:
+        device: Which GPU, from 0.
+
+    Returns:
+        Nothing where there is no GPU at all, and no ``compute_capability`` where there is none of that number.
+    """
     if absent():
         return {}
     driver = next(filter(None, map(_loaded, DRIVERS)))
-    found = [c_int(), c_int(), c_int()]
-    driver.cuDriverGetVersion(byref(found[0]))
-    for value, which in zip(found[1:], (_MAJOR, _MINOR), strict=True):
-        driver.cuDeviceGetAttribute(byref(value), c_int(which), c_int(0))
-    return {"driver": found[0].value, "compute_capability": 10 * found[1].value + found[2].value}
+    version, handle, major, minor = (c_int() for _ in range(4))
+    driver.cuDriverGetVersion(byref(version))
+    if driver.cuDeviceGet(byref(handle), c_int(device)):
+        return {"driver": version.value}
+    for value, which in ((major, _MAJOR), (minor, _MINOR)):
+        driver.cuDeviceGetAttribute(byref(value), c_int(which), handle)
+    return {"driver": version.value, "compute_capability": 10 * major.value + minor.value}
 
 
 class Cuda:

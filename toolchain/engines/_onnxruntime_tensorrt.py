@@ -218,9 +218,9 @@ def kept(folder: Path) -> Iterator[Path]:
     yield from sorted(path for path in folder.iterdir() if path.suffix in KEPT)
 
 
-def built_for() -> dict[str, Any]:
-    """What plans depend on: TensorRT's version, and the GPU with its driver."""
-    return {"tensorrt": version(), **_cudart.gpu()}
+def built_for(device_id: int) -> dict[str, Any]:
+    """What plans depend on: TensorRT's version, and the GPU of that number with its driver."""
+    return {"tensorrt": version(), **_cudart.gpu(device_id)}
 
 
 def check_plans(folder: Path, manifest: EngineFile) -> None:
@@ -260,7 +260,7 @@ def check_built_for(folder: Path, manifest: EngineFile) -> None:
     Raises:
         EngineError: They were built for others.
     """
-    recorded, here = dict(manifest.extra.get("built_for") or {}), built_for()
+    recorded, here = dict(manifest.extra.get("built_for") or {}), built_for(int(manifest.options["device_id"]))
     differs = [name for name in ("tensorrt", "compute_capability") if recorded.get(name) != here.get(name)]
     if differs:
         told = ", ".join(f"{name} {recorded.get(name)}, and here is {here.get(name)}" for name in differs)

@@ -99,7 +99,7 @@ class Config(StageConfig):
 
 def fingerprint(config: Config) -> dict[str, Any]:
     """The facts that the engine depends on: processor family, the wheel that lowers it, and who tuned or built it."""
-    by = tensorrt.built_for() if profiled(config) else processor() if tunes(config) else {}
+    by = tensorrt.built_for(config.device_id) if profiled(config) else processor() if tunes(config) else {}
     return {"machine": platform.machine(), **_distribution(), "onnx-ir": _version("onnx-ir"), **by}
 
 
@@ -171,7 +171,7 @@ def build(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     if form is not None:
         files = (*files, *(path.name for path in tensorrt.kept(out)))
         plans = {name: digest(out / name) for name in files}
-        extra |= {"form": asdict(form), "plans": plans, "built_for": tensorrt.built_for()}
+        extra |= {"form": asdict(form), "plans": plans, "built_for": tensorrt.built_for(config.device_id)}
         told = {"profile": asdict(form.profile)}
     write_engine(out, "onnxruntime", files, asdict(config) | asdict(options), extra)
     metrics = {"kept_source": not lowered, "source_bytes": found.bytes, "bytes": _total_bytes(out, files)}

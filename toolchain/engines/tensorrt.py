@@ -99,7 +99,7 @@ def fingerprint(config: Config) -> dict[str, Any]:
     """The facts that the plan depends on: the library; and the GPU and its driver, where they take part in building."""
     library = builder.choose(config.library)
     facts = {"machine": platform.machine(), "library": library, "version": builder.version(library)}
-    return facts | (_cudart.gpu() if library == "tensorrt" else {})
+    return facts | (_cudart.gpu(config.device_id) if library == "tensorrt" else {})
 
 
 def tunes(config: Config) -> bool:
@@ -169,6 +169,8 @@ def build(source: Path, out: Path, config: Config, context: Context) -> Metrics:
         timing_cache=_read_cache(config.timing_cache),
         refit=config.refit,
     )
+    if library == "tensorrt" or config.refit:  # kernels are run while it is built, on the calling thread's device
+        _cudart.Cuda(config.device_id)
     built = builder.build_plan(library, source / MODEL_FILE, wish)
     (out / PLAN_FILE).write_bytes(built.plan)
     if built.timing_cache:
@@ -218,7 +220,7 @@ def _targets(config: Config, library: str, least: int) -> tuple[int, ...]:
         return tuple(sorted(set(config.compute_capabilities)))
     if library == "tensorrt_rtx" and not config.refit:
         return tuple(number for number in builder.offered(library) if number >= least)
-    here = _cudart.gpu().get("compute_capability")
+    here = _cudart.gpu(config.device_id).get("compute_capability")
     return (here,) if here else ()
 
 

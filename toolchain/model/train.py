@@ -12,7 +12,8 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -195,7 +196,8 @@ def train(
                     if accelerator.is_main_process:
                         state.save_if_due(where)
                 candidate = hooks.candidate is None or hooks.candidate(where.step, total) or where.step == total
-                judged = accuracy(model, dev)
+                with _own_precision(model):
+                    judged = accuracy(model, dev)
                 with held_back():
                     _finish_epoch(judged, where.loss / per_epoch, candidate, where, state, config)
                 if accelerator.is_main_process:
@@ -205,6 +207,7 @@ def train(
                 state.save(where)
             raise
     state.restore_best()
+    _unprepare(model)
     model.to("cpu").eval()
     return {
         "dev_accuracy": where.best_accuracy,
@@ -214,6 +217,29 @@ def train(
         "resumed_at": resumed_at,
         "precision": precision,
     }
+
+
+@contextmanager
+def _own_precision(model: Any) -> Iterator[None]:
+    """The model computes as it is delivered; once prepared, its forward is one in mixed precision."""
+    mixed, own = vars(model).get("forward"), vars(model).get("_original_forward")
+    if own is not None:
+        model.forward = own
+    try:
+        yield
+    finally:
+        if own is not None:
+            model.forward = mixed
+
+
+def _unprepare(model: Any) -> None:
+    """Takes mixed precision off a model; accelerate's own way takes the model's decorators off too."""
+    own = vars(model).pop("_original_forward", None)
+    if own is None:
+        return
+    del model.forward
+    if getattr(own, "__func__", None) is not type(model).forward:
+        model.forward = own
 
 
 def accuracy(model: Any, data: Encoded, batch_size: int = 64) -> tuple[float, float]:

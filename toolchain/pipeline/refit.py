@@ -38,7 +38,7 @@ def refit(folder: Path, source: Path, store: Store) -> tuple[Artifact, bool]:
         if not given.is_dir():
             raise ModelError(f"{given} is no folder", "name the engine's folder, and the graph's")
         adopt.check_published(given)
-    asked, library = _fitting(folder, source)
+    asked, library, device = _fitting(folder, source)
     if not (source / "tokenizer.json").is_file():
         raise ModelError(
             f"{source / 'tokenizer.json'} is missing",
@@ -53,7 +53,7 @@ def refit(folder: Path, source: Path, store: Store) -> tuple[Artifact, bool]:
         "config": dict(asked.manifest.options),
         "inputs": [hashlib.sha256(asked.plan).hexdigest(), *(digest(source / name) for name in names)],
         "libraries": {library: builder.version(library)},
-        "fingerprint": _cudart.gpu(),
+        "fingerprint": _cudart.gpu(device),
         "refit": True,
     }
     key = key_of(parts)
@@ -75,8 +75,8 @@ def refit(folder: Path, source: Path, store: Store) -> tuple[Artifact, bool]:
         return store.publish(claim, made), True
 
 
-def _fitting(folder: Path, source: Path) -> tuple[_tensorrt_refit.Refit, str]:
-    """A plan and a graph that fit each other, and the plan's library.
+def _fitting(folder: Path, source: Path) -> tuple[_tensorrt_refit.Refit, str, int]:
+    """A plan and a graph that fit each other, and the plan's library and GPU.
 
     Raises:
         EngineError: They do not fit, or a record of the plan is damaged.
@@ -86,9 +86,10 @@ def _fitting(folder: Path, source: Path) -> tuple[_tensorrt_refit.Refit, str]:
         asked = _tensorrt_refit.check(folder, source)
         library = str(asked.manifest.options["library"]["name"])
         builder.version(library)
+        device = int(asked.manifest.options["device_id"])
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise EngineError(
             f"{folder} has records that are not valid: {type(error).__name__}: {first_line(error)}",
             "build the engine again, or copy the folder again from where it was built",
         ) from error
-    return asked, library
+    return asked, library, device
