@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from toolchain.deliver.report.beside import Room
 from toolchain.deliver.report.figures import STATES, Figures, key
 from toolchain.deliver.report.scale import Scale
 from toolchain.measure.gates import BINDING
@@ -14,6 +15,9 @@ from toolchain.measure.pareto import beats
 #: Pixels.
 WIDTH, HEIGHT, GAP = 330, 300, 34
 HEAD, LEFT, TOP, BOTTOM, LEGEND, LINE = 30, 56, 30, 52, 300, 16
+
+#: How wide a figure of a label is, in pixels.
+LETTER = 6.2
 
 #: Points of accuracy below the best engine; what is below stands at the lower edge, with its accuracy.
 DEEP = 8.0
@@ -126,19 +130,18 @@ def _chart(points: Sequence[Point], index: int, left: float, title: str, along: 
         parts.append(f'<line x1="{x:.1f}" y1="{top}" x2="{x:.1f}" y2="{bottom}" stroke="#e4e4e4"/>')
         parts.append(label(x, bottom + 16, f"{tick:g}", anchor="middle"))
     parts.append(f'<rect x="{left}" y="{top}" width="{WIDTH}" height="{HEIGHT}" fill="none" stroke="#555"/>')
-    taken: list[tuple[float, float]] = []
-    for point in sorted(points, key=lambda point: point.beaten):
-        below = point.accuracy < up.low
-        x = left + WIDTH * along.part(point.values[index])
-        y = bottom - HEIGHT * up.part(max(point.accuracy, up.low))
-        parts.append(_mark(point, x, y))
-        # Beside its mark, where no other label is; what finds no place has the legend alone.
-        offered = [(x + dx, y + dy) for dx, dy in ((10, -5), (10, 14), (-20, -5), (-20, 14), (10, 24), (10, -18))]
-        free = [at for at in offered if all(abs(at[0] - a) > 15 or abs(at[1] - b) > 10 for a, b in taken)]
-        if free:
-            taken.append(free[0])
-            told = f"{point.label}: {point.accuracy:.1f}" if below else point.label
-            parts.append(label(*free[0], told, weight="normal" if point.beaten else "bold"))
+    ordered = sorted(points, key=lambda point: not point.beaten)
+    places = [
+        (left + WIDTH * along.part(point.values[index]), bottom - HEIGHT * up.part(max(point.accuracy, up.low)))
+        for point in ordered
+    ]
+    parts += [_mark(point, *place) for point, place in zip(ordered, places, strict=True)]
+    room = Room(places, left + WIDTH + GAP, LETTER)
+    for point, place in [*zip(ordered, places, strict=True)][::-1]:  # those of the front first: they find room
+        told = f"{point.label}: {point.accuracy:.1f}" if point.accuracy < up.low else point.label
+        if at := room.take(place, told):  # what finds none has the legend alone
+            weight = "normal" if point.beaten else "bold"
+            parts.append(label(at.x, at.y, told, anchor=at.anchor, weight=weight))
     return parts
 
 

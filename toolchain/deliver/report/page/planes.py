@@ -6,16 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from toolchain.deliver.report.beside import Room
 from toolchain.deliver.report.figures import key, quantity, ratio, show
 from toolchain.deliver.report.front import DEEP
 from toolchain.deliver.report.page import legend
 from toolchain.deliver.report.page.lines import Line, front, label, method, models, number, sound
 from toolchain.deliver.report.page.svg import LETTER, Picture, group, line, mark, text, thread
 from toolchain.deliver.report.scale import Scale
-
-#: Where the number beside a mark may stand, from it, in pixels; the first that is free is taken.
-BESIDE = ((9, -5), (9, 14), (-9, -5), (-9, 14), (0, 20), (0, -11), (14, 4), (-14, 4))
-
 
 #: Pixels between two numbers, one below the other.
 LINE = 11
@@ -115,35 +112,19 @@ def _marks(
 ) -> list[str]:
     """Marks with their numbers: first those of the front, so that theirs find room."""
     shapes = {name: shape for shape, name in enumerate(models(lines))}
-    taken: list[tuple[float, float]] = []
-    marks = list(places.values())
+    room = Room(list(places.values()), edge, LETTER)
     parts = []
     for index in sorted(places, key=lambda index: (index not in best, index)):
         each, (x, y) = lines[index], places[index]
         value, accuracy = drawn[index]
         told = label(each) + (f": {show(accuracy, 1)}" if accuracy < lowest else "")
-        others = [place for place in marks if place != (x, y)]
-        named = ""
-        for dx, dy in BESIDE:
-            inside = x + dx + (LETTER * len(told) if dx > 0 else 0) < edge
-            if inside and _free(x + dx, y + dy, dx, taken, others):
-                taken.append((x + dx, y + dy))
-                anchor = "start" if dx > 0 else "end" if dx < 0 else "middle"
-                named = text(x + dx, y + dy, told, anchor=anchor, kind="strong" if index in best else "")
-                break
+        at = room.take((x, y), told)
+        named = text(at.x, at.y, told, anchor=at.anchor, kind="strong" if index in best else "") if at else ""
         said = f"{each['name']}: accuracy {show(accuracy, 2)} %, {along.words} {quantity(value)}"
         data = {"x": value, "y": accuracy, "front": "yes" if index in best else "no"}
         drawn_mark = mark(x, y, shapes[each["model"]]) + named
         parts.append(group(of[index], method(each), said, drawn_mark, data, hollow=not sound(each)))
     return parts[::-1]
-
-
-def _free(x: float, y: float, dx: float, taken: list[tuple[float, float]], marks: list[tuple[float, float]]) -> bool:
-    """Whether a number may begin at a point: no other number is there, and no mark."""
-    middle = x + (4 if dx > 0 else -4 if dx < 0 else 0)
-    return all(abs(x - a) > 16 or abs(y - b) > 11 for a, b in taken) and all(
-        abs(middle - a) > 9 or abs(y - 4 - b) > 8 for a, b in marks
-    )
 
 
 def dimensions(settings: Sequence[str]) -> list[Dimension]:

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+from toolchain.deliver.report.beside import Room
+
+LETTER = 6.0
+
+
+def test_no_number_covers_a_mark_or_another_number() -> None:
+    marks = [(100.0, 100.0), (111.0, 95.0), (104.0, 109.0), (180.0, 100.0)]
+    room = Room(marks, 400, LETTER)
+    spots = [room.take(mark, str(index)) for index, mark in enumerate(marks)]
+    found = [spot for spot in spots if spot is not None]
+    assert len(found) == len(marks)
+    for spot in found:
+        middle = spot.x + {"start": LETTER / 2, "end": -LETTER / 2, "middle": 0}[spot.anchor]
+        assert all(abs(middle - x) > 8 or abs(spot.y - 4 - y) > 8 for x, y in marks)
+    by_height = sorted(found, key=lambda spot: spot.y)
+    assert all(abs(one.x - other.x) > 16 or abs(one.y - other.y) > 11 for one, other in pairwise(by_height))
+
+
+def test_what_would_leave_the_picture_stands_at_the_other_side() -> None:
+    assert getattr(Room([(395.0, 50.0)], 400, LETTER).take((395.0, 50.0), "12"), "anchor", "") == "end"
+
+
+def test_where_marks_leave_no_room_there_is_no_number() -> None:
+    crowd = [(100.0 + x, 100.0 + y) for x in range(-20, 21, 4) for y in range(-24, 25, 4)]
+    assert Room(crowd, 400, LETTER).take((100.0, 100.0), "1") is None
