@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from tests.builders import engine_folder
 from tests.tiny import RECIPE, Result, call, tiny
 from toolchain.core.store import Store
 from toolchain.deliver.check import judge
@@ -172,3 +173,15 @@ def test_several_models_and_seeds_are_told_apart(tmp_path: Path) -> None:
     names = [check.engine for check in judge(outcome, None)]
     of_b = [f"b/{variant}/onnxruntime" for variant in ("base", "dynamic-int8")]
     assert names == [f"{name} #{seed}" for seed in (1, 2) for name in ("a/base/onnxruntime", *of_b)]
+
+
+def test_what_came_as_an_engine_is_held_to_bounds_under_its_own_name(tmp_path: Path) -> None:
+    engine_folder(tmp_path / "engine", "pytorch")
+    (tmp_path / "r.yaml").write_text(
+        f"variants: {{given: [{{adopt: {{path: {tmp_path / 'engine'}}}}}]}}\nengines: [onnxruntime, openvino]\n"
+        "check: [{size_mb: 1}, {engines: [given], accuracy: 50}]\n",
+        encoding="utf-8",
+    )
+    outcome, _ = run.preview(plan.make(recipe.load(tmp_path / "r.yaml")), Store(tmp_path / "store"))
+    found = [(check.engine, check.bound, check.state) for check in judge(outcome, None)]
+    assert found == [("given/pytorch", bound, "failed") for bound in ("size_mb", "accuracy")]  # not run yet

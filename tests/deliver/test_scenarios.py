@@ -85,5 +85,9 @@ def test_nothing_qualifies_is_said_and_nothing_timed_is_no_scenario() -> None:
     assert told([edge]) == [
         "- **edge CPU, one text at a time**: no engine that failed no gate is timed at batch 1 and has any accuracy"
     ]
+    (edge, _) = scenarios([{**BASE, "gates": FAILED}, engine("slow", 90, 50, 20, 50)])
+    assert edge["reasons"] == [
+        "no engine that failed no gate and has any accuracy is measurably faster than its baseline at batch 1"
+    ]
     untimed = {"name": "x", "model": "m", "seed": 1, "engine": "onnxruntime", "baseline": True, "accuracy_percent": 1.0}
     assert scenarios([untimed]) == []

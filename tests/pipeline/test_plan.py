@@ -157,12 +157,30 @@ def test_the_provider_of_what_came_as_an_engine_is_its_own(tmp_path: Path) -> No
     record = json.loads(path.read_text("utf-8"))
     record["options"]["provider"] = "cuda"
     path.write_text(json.dumps(record), encoding="utf-8")
-    plan = _plan(tmp_path, f"variants: {{a: [{{adopt: {{path: {path.parent}}}}}]}}\nengines: [onnxruntime]\n")
-    assert [row.provider for row in plan.rows] == ["CUDAExecutionProvider"]
+    text = f"variants: {{a: [{{adopt: {{path: {path.parent}}}}}]}}\nengines: [onnxruntime]\n"
+    assert [row.provider for row in _plan(tmp_path, text).rows] == ["CUDAExecutionProvider"]
+    record["options"]["provider"] = ["cuda"]  # which opening it refuses
+    path.write_text(json.dumps(record), encoding="utf-8")
+    assert [row.provider for row in _plan(tmp_path, text).rows] == ["CPUExecutionProvider"]
+
+
+def test_baseline_and_bounds_call_what_came_as_an_engine_as_the_table_does(tmp_path: Path) -> None:
+    engine_folder(tmp_path / "given", "pytorch")
+    text = (
+        "model: scratch:bert-1x32\nvariants:\n"
+        f"  a: [finetune, export]\n  given: [{{adopt: {{path: {tmp_path / 'given'}}}}}]\n"
+        "baseline: {variant: given, engine: NAME}\ncheck: {engines: [given/NAME], size_mb: 1}\n"
+    )
+    rows = _plan(tmp_path, text.replace("NAME", "pytorch")).rows
+    assert [row.name for row in rows if row.baseline] == ["given/pytorch"]
+    with pytest.raises(RecipeError) as caught:
+        _plan(tmp_path, text.replace("NAME", "onnxruntime"))
+    assert "no engine is called 'onnxruntime' (known: pytorch)" in str(caught.value)
+    assert "no variant or engine fits 'given/onnxruntime'" in str(caught.value)
 
 
 def test_an_engine_that_is_not_installed_is_named(tmp_path: Path) -> None:
     (tmp_path / "engine").mkdir()
     (tmp_path / "engine" / "engine.json").write_text('{"engine": "npu", "files": ["engine.json"], "options": {}}')
-    with pytest.raises(RecipeError, match="unknown engine 'npu'"):
+    with pytest.raises(RecipeError, match=r"r\.yaml:1:.*engine is of an unknown engine 'npu'"):
         _plan(tmp_path, f"variants: {{a: [{{adopt: {{path: {tmp_path / 'engine'}}}}}]}}\nengines: [onnxruntime]\n")

@@ -249,7 +249,7 @@ _NOTHING = {
     "augment": "the recipe has no augmentation: 'toolchain list techniques' shows them",
     "compress": "the recipe has no compression technique: 'toolchain list techniques' shows them",
     "optimize": "the recipe has no graph pass: 'toolchain list techniques' shows them",
-    "build": "choose an engine that takes it: 'toolchain list engines'",
+    "build": "an engine folder is built already; of a graph, choose an engine that takes it: 'toolchain list engines'",
 }
 
 

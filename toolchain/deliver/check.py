@@ -97,14 +97,19 @@ def judge(outcome: Outcome, report: Report | None) -> list[Check]:
     found: dict[tuple[str, int, str, str], Line | _Absence] = dict(_absences(outcome))
     for line in report.lines if report else ():
         found[line.row.model, line.row.seed, line.row.variant, line.row.engine] = line
+    unfit = dict(outcome.plan.not_applicable)
     checks: list[Check] = []
     for seed in recipe.seeds:
         for model, variant in recipe.variants:
-            for engine in (item.label for item in recipe.engines):
+            own = (engine for *of, engine in found if of == [model, seed, variant])  # what came as an engine is its own
+            for engine in dict.fromkeys([*(item.label for item in recipe.engines), *own]):
                 name = "/".join([*([model] if len(recipe.models) > 1 else []), variant, engine])
                 shown = f"{name} #{seed}" if len(recipe.seeds) > 1 else name
-                unfit = _Absence("skipped", f"not applicable: {dict(outcome.plan.not_applicable).get(name, '')}")
-                standing = found.get((model, seed, variant, engine), unfit)
+                standing = found.get((model, seed, variant, engine))
+                if standing is None and name in unfit:
+                    standing = _Absence("skipped", f"not applicable: {unfit[name]}")
+                if standing is None:
+                    continue
                 baseline = (variant, engine) == recipe.baseline
                 for rule in recipe.check:
                     if rule.covers(model, variant, engine):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,8 +11,10 @@ from typing import Any
 
 from toolchain.augment._models import unfit
 from toolchain.core import registry
-from toolchain.core.errors import ModelError
+from toolchain.core.errors import EngineError, ModelError
 from toolchain.core.stage import DIALECTS
+from toolchain.engines._artifact import read_engine
+from toolchain.measure.gates import PROVIDERS
 from toolchain.model import source
 from toolchain.pipeline.document import Problems, beside
 from toolchain.pipeline.settings import validate
@@ -122,6 +125,34 @@ def engine_items(problems: Problems, value: Any) -> list[Item]:
     if not value:
         problems.add(("engines",), "the list is empty", f"known: {', '.join(registry.names('engines'))}")
     return found
+
+
+def engine_in(folder: str) -> Item:
+    """The engine that a folder holds, under its own name and with the provider that it was built for.
+
+    Raises:
+        EngineError: The folder is damaged, or no engine of its name is installed.
+    """
+    held = read_engine(Path(folder).expanduser())
+    if held.engine not in (known := registry.names("engines")):
+        raise EngineError(f"{folder} is of an unknown engine {held.engine!r}", registry.suggest(held.engine, known))
+    technique = registry.get("engines", held.engine)
+    provider = held.options.get("provider")
+    chosen = isinstance(provider, str) and provider in PROVIDERS
+    takes = "provider" in {field.name for field in dataclasses.fields(technique.config)}
+    config = technique.config(provider=provider) if chosen and takes else technique.config()
+    return Item("build", technique, config, technique.name)
+
+
+def came_as_engine(problems: Problems, items: Sequence[Item], path: tuple[Any, ...]) -> Item | None:
+    """The engine that a variant is, where it takes one in and is built for no other; what is damaged is noted."""
+    if not items or items[-1].stage != "adopt" or items[-1].technique.module.kind_of(items[-1].config.path) != "engine":
+        return None
+    try:
+        return engine_in(items[-1].config.path)
+    except EngineError as error:
+        problems.add(path, error.message, error.hint)
+        return None
 
 
 def named(problems: Problems, value: Any, path: tuple[Any, ...], what: str) -> tuple[str | None, Any, tuple[Any, ...]]:

@@ -6,16 +6,14 @@ import dataclasses
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from toolchain.core import registry
 from toolchain.core.errors import RecipeError
 from toolchain.core.stage import STAGES as STAGE_KINDS
 from toolchain.core.store import key_of
-from toolchain.engines._artifact import read_engine
 from toolchain.measure.gates import PROVIDERS
-from toolchain.pipeline.items import BEFORE, Item, exported, gives, teachers_of
+from toolchain.pipeline.items import BEFORE, Item, engine_in, exported, gives, teachers_of
 from toolchain.pipeline.recipe import Recipe
 from toolchain.pipeline.settings import plain
 
@@ -248,20 +246,8 @@ def _kind(item: Item) -> str:
 
 
 def _engines(recipe: Recipe, end: Step) -> tuple[Item, ...]:
-    """The engines that a chain goes into: the recipe's, or the one that its end is already.
-
-    Raises:
-        EngineError: The engine's folder is damaged.
-        RecipeError: No engine of its name is installed.
-    """
-    if end.kind != "engine":
-        return recipe.engines
-    held = read_engine(Path(str(end.source)).expanduser())
-    technique = registry.get("engines", held.engine)
-    provider = held.options.get("provider")
-    known = provider in PROVIDERS and "provider" in {field.name for field in dataclasses.fields(technique.config)}
-    config = technique.config(provider=provider) if known else technique.config()
-    return (Item("build", technique, config, technique.name),)
+    """The engines that a chain goes into: the recipe's, or the one that its end is already."""
+    return (engine_in(str(end.source)),) if end.kind == "engine" else recipe.engines
 
 
 def _engine(
@@ -310,10 +296,7 @@ def _engine(
     module = engine.technique.module
     provider = PROVIDERS.get(getattr(engine.config, "provider", ""), getattr(module, "DEVICE", ""))
     techniques = tuple(item.technique.name for item in items if item.stage != "adopt")
-    # What came as an engine is one row, whichever engine the baseline is called after.
-    baseline = variant == plan.recipe.baseline[0] and (
-        source.kind == "engine" or engine.label == plan.recipe.baseline[1]
-    )
+    baseline = (variant, engine.label) == plan.recipe.baseline
     return Row(model, seed, variant, engine.label, build, evaluate, techniques, name, provider, baseline)
 
 

@@ -14,6 +14,7 @@ from toolchain.pipeline.document import Document, Problems, beside, override, re
 from toolchain.pipeline.items import (
     PATHS,
     Item,
+    came_as_engine,
     check_fit,
     check_name,
     check_order,
@@ -134,13 +135,17 @@ def parse(document: Document, sets: Sequence[str] = (), models: Sequence[str] = 
                 check_teachers(problems, done, ("models", model), sources if trained else ())
             if stages_sound and name in sound and model in sources:
                 check_fit(problems, variants[model, name], ("variants", name), model, sources[model], document.path)
-    baseline = _baseline(problems, root.get("baseline"), list(parsed), engines)
+    built = {name: [engine.label for engine in engines] for name in parsed}
+    for name, items in parsed.items():
+        if came := came_as_engine(problems, [*stages, *items], ("variants", name)):
+            built[name] = [came.label]
+    baseline = _baseline(problems, root.get("baseline"), built)
     evaluate = validate(problems, Evaluate, root.get("evaluate", {}), ("evaluate",), "evaluate")
     benchmark = validate(problems, Benchmark, root.get("benchmark", {}), ("benchmark",), "benchmark")
     report = validate(problems, Report, root.get("report", {}), ("report",), "report")
     if report and benchmark:
         _check_speedup(problems, report, benchmark)
-    pairs = [(variant, engine.label) for variant in parsed for engine in engines]
+    pairs = [(variant, label) for variant, labels in built.items() for label in labels]
     batches = benchmark.batch_sizes if benchmark else ()
     check = rules(problems, root.get("check", []), list(sources), pairs, baseline, batches)
     given = root.get("model") or root.get("models")
@@ -254,19 +259,19 @@ def _with_model_settings(problems: Problems, item: Item, settings: dict[str, dic
     return dataclasses.replace(item, config=config) if config is not None else item
 
 
-def _baseline(problems: Problems, value: Any, variants: list[str], engines: Sequence[Item]) -> tuple[str, str]:
-    labels = [engine.label for engine in engines]
-    first = (variants[0] if variants else "", labels[0] if labels else "")
-    if value is None:
-        return first
+def _baseline(problems: Problems, value: Any, built: Mapping[str, Sequence[str]]) -> tuple[str, str]:
+    """The variant and engine of the baseline, by the engines that each variant has."""
+    value = {} if value is None else value
     if not isinstance(value, Mapping) or set(value) - {"variant", "engine"}:
         problems.add(("baseline",), f"{value!r} is not {{variant: NAME, engine: NAME}}")
-        return first
-    found = (str(value.get("variant", first[0])), str(value.get("engine", first[1])))
-    for key, name, allowed in (("variant", found[0], variants), ("engine", found[1], labels)):
+        value = {}
+    variant = str(value.get("variant", next(iter(built), "")))
+    labels = built.get(variant, [])
+    engine = str(value.get("engine", next(iter(labels), "")))
+    for key, name, allowed in (("variant", variant, list(built)), ("engine", engine, labels)):
         if name not in allowed and allowed:
             problems.add(("baseline", key), f"no {key} is called {name!r}", registry.suggest(name, allowed))
-    return found
+    return variant, engine
 
 
 def _check_speedup(problems: Problems, report: Report, benchmark: Benchmark) -> None:

@@ -50,6 +50,8 @@ def _chosen(
     bar = f"at least {show(floor, 2)} %, {100 * KEPT_ACCURACY:.0f} % of {reference}" if reference else "any accuracy"
     if not fit:
         why = f"no engine that failed no gate is timed at {setting} and has {bar}"
+        if any(sound(line) for line in kept):
+            why = f"no engine that failed no gate and has {bar} is measurably faster than its baseline at {setting}"
         return {"scenario": scenario, "name": None, "engine_key": None, "reasons": [why]}
     tied = [line for line in fit if line is fit[0] or _not_told_apart(fit[0], line, setting)]
     weigh: Callable[[Line], float] = (

@@ -214,9 +214,9 @@ def _certainty(report: Report, rows: Sequence[Figures]) -> str:
 def _fronts(report: Report) -> str:
     """What each front covers, and from where on."""
     told = [
-        f"- {front.model}, seed {front.seed}: hypervolume {front.hypervolume:.3f}, in points of accuracy above "
-        f"{front.floor_percent:.2f} %, times the share of the baseline's bytes saved, times the share of its time at "
-        f"{report.speedup} saved"
+        f"- {front.model and f'{front.model}, '}seed {front.seed}: hypervolume {front.hypervolume:.3f}, in points of "
+        f"accuracy above {front.floor_percent:.2f} %, times the share of the baseline's bytes saved, times the share "
+        f"of its time at {report.speedup} saved"
         for front in report.fronts
     ]
     return "\n".join(told)

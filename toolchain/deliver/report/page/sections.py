@@ -105,7 +105,8 @@ def certainty(report: Mapping[str, Any]) -> str:
         under = f" It is first under {show(100 * share)} % of all weights of WS." if share is not None else ""
         parts.append(f"<p><b>{escape(winner['name'])}</b> {escape(told)}.{under}</p>")
     items = [
-        f"<li>{escape(found['model'])}, seed {found['seed']}: {escape(', '.join(found['engines']))}; hypervolume "
+        f"<li>{escape(found['model'] and found['model'] + ', ')}seed {found['seed']}: "
+        f"{escape(', '.join(found['engines']))}; hypervolume "
         f"{found['hypervolume']:.3f}</li>"
         for found in report.get("fronts") or ()
     ]
