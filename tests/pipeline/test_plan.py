@@ -145,8 +145,8 @@ def test_what_came_as_an_engine_is_one_row_under_its_own_name(tmp_path: Path) ->
         engine_folder(tmp_path / name, name)
     plan = _plan(
         tmp_path,
-        f"variants:\n  a: [{{adopt: {{path: {tmp_path / 'openvino'}}}}}]\n"
-        f"  b: [{{adopt: {{path: {tmp_path / 'pytorch'}}}}}]\nengines: [onnxruntime, pytorch]\n",
+        "variants:\n  a: [{adopt: {path: openvino}}]\n"  # beside the recipe
+        "  b: [{adopt: {path: pytorch}}]\nengines: [onnxruntime, pytorch]\n",
     )
     assert [(row.name, row.baseline) for row in plan.rows] == [("a/openvino", True), ("b/pytorch", False)]
     assert _count(plan) == {"adopt": 2, "evaluate": 2, "time": 1}

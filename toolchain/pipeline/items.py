@@ -25,8 +25,8 @@ BEFORE = "before"
 #: Stages of a variant, in the only order they may stand in.
 ORDER = ("adopt", "finetune", "compress", "export", "optimize")
 
-#: Settings of an augmentation that may hold a path beside the recipe.
-PATHS = ("path", "model", "forward", "backward")
+#: Settings of what is taken in, or of an augmentation, that may hold a path beside the recipe.
+PATHS = ("path", "tokenizer", "model", "forward", "backward")
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def stage_items(problems: Problems, value: Any, path: tuple[Any, ...]) -> list[I
                 message = f"{name} is an engine: name it under engines, not in a variant"
             problems.add((*path, index), message, registry.suggest(name, names()))
             continue
-        if stage == "augment":
+        if stage in ("adopt", "augment"):
             settings = beside(problems.document.path, settings, PATHS)
         config = validate(problems, technique.config, settings, where, name)
         if config is not None:

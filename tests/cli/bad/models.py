@@ -261,6 +261,13 @@ CASES = [
         ("model is an engine", "ONNX file"),
     ),
     Case(
+        "--engine for what is an engine",
+        ("benchmark", "model", "-e", "openvino", *TASK),
+        _copied(_engine, lambda f: None),
+        ("--engine", "built already"),
+        2,
+    ),
+    Case(
         "an engine folder without interface.json",
         ("benchmark", "model", *TASK),
         _copied(_engine, _without("interface.json")),
