@@ -186,7 +186,7 @@ def _chain(plan: Plan, items: Iterable[Item], model: str, seed: int, variant: st
             plan, item.stage, item.technique, item.config, inputs,
             source=_source(item, source, chain), seed=seed,
             label=f"{shared}{variant} · {item.label}{where}" if item.stage in ("augment", "compress", "optimize") else
-            f"{shared}{f'adopt {item.config.path}' if item.stage == 'adopt' else item.label}{where}",
+            f"{shared}{item.config.path if item.stage == 'adopt' else item.label}{where}",
             kind=_kind(item),
         )  # fmt: skip
         if item.stage == "augment":
@@ -224,7 +224,7 @@ def _teachers(
             adopt = registry.stage("adopt")
             config = adopt.config(path=name)
             step = plan.steps[
-                _add(plan, "adopt", adopt, config, (), source=name, label=f"adopt {name}{where}", kind="checkpoint")
+                _add(plan, "adopt", adopt, config, (), source=name, label=f"{name}{where}", kind="checkpoint")
             ]
         found.append(step.id)
         if item.stage == "compress":
