@@ -167,7 +167,7 @@ def _direct(targets: Sequence[str], items: Sequence[str], settings: dict[str, An
         "name": _name(targets[0], targets),
         "engines": [document.parse_value(e) for e in engines or ["onnxruntime"]],
     }
-    if engines and targets and all(adopt.kind_of(target) == "engine" for target in targets):
+    if engines and all(adopt.kind_of(target) == "engine" for target in targets):
         raise click.UsageError("--engine is for graphs and checkpoints: an engine folder is built already")
     root["task"] = document.parse_value(settings["task"]) if settings["task"] else "reviews"
     if items == ["finetune"]:
