@@ -78,6 +78,22 @@ def test_a_technique_is_judged_by_the_shape_that_those_before_it_leave(
     assert says in _problems(tmp_path, text)[0]
 
 
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ("layers: [-1]", "distill: layers.0: -1 is below 0"),
+        ("mapping: [-1, 0], losses: {hidden: 1}", "distill: mapping.0: -1 is below 0"),
+        ("mapping: first", "distill: mapping: 'first' is not 'even' or 'last'"),
+        ("teacher: [3]", "distill: teacher.0: 3 is not text"),
+    ],
+)
+def test_a_setting_of_several_kinds_is_judged_by_the_kind_that_was_meant(
+    tmp_path: Path, settings: str, says: str
+) -> None:
+    text = f"model: scratch:bert-2x64\nvariants: {{base: [finetune, {{distill: {{{settings}}}}}, export]}}\n"
+    assert [says in problem for problem in _problems(tmp_path, text)] == [True]
+
+
 def test_a_student_has_the_layers_that_it_keeps(tmp_path: Path) -> None:
     cut = "{distill: {layers: 1}}, {magnitude_prune: {sparsity: [0.5]}}"
     _load(tmp_path, f"model: scratch:bert-2x64\nvariants: {{base: [finetune, {cut}, export]}}\n")

@@ -82,15 +82,20 @@ def validate(problems: Problems, config: type[T], value: Any, path: tuple[Any, .
 
 
 def _beside_the_point(item: Any, found: list[Any]) -> bool:
-    """Whether an error says only that a value is of another kind, where another error is about that kind."""
+    """Whether an error says only that a value is of another kind, where another error is about that kind.
+
+    One inside of a value, such as a list's first number, tells more than that the whole is none of what was tried.
+    """
     where = _inside(item)
+    if any(len(_inside(other)) > len(where) and _inside(other)[: len(where)] == where for other in found):
+        return True
     others = (other for other in found if other is not item and not str(other["type"]).endswith("_type"))
     return str(item["type"]).endswith("_type") and any(_inside(other)[: len(where)] == where for other in others)
 
 
 def _inside(item: Any) -> list[Any]:
     """Where in the settings an error is: fields and places in lists, without the kinds that were tried."""
-    tried = ("list[", "tuple[", "function-", "constrained-")
+    tried = ("list[", "tuple[", "function-", "constrained-", "literal[")
     named = [part for part in item["loc"] if not str(part).startswith(tried)]
     return [part for part in named if part not in ("str", "int", "float", "nullable")]
 
