@@ -175,6 +175,12 @@ def test_steps_and_levels_are_learned(tmp_path: Path) -> None:
         assert all(not torch.equal(one[name], other[name]) for name in names if "embeddings" not in name)
 
 
+def test_a_codebook_of_more_bits_than_it_has_is_refused() -> None:
+    with pytest.raises(ValueError, match="a codebook has 6 bits or fewer, and 8 are asked for"):
+        learned_qat.Config(levels="codebook")
+    assert learned_qat.Config(levels="codebook", bits_by_group={"embeddings": 4})
+
+
 def test_a_model_answers_as_before_when_it_is_loaded_again_and_has_few_values(tmp_path: Path) -> None:
     out, metrics = trained(tmp_path, "learned_qat", levels="codebook", bits=3, bits_by_group={"layer 1 *": 8})
     model = checkpoint.load_model(out)

@@ -45,6 +45,15 @@ class Config(_qat.QatConfig):
     levels: Literal["uniform", "codebook"] = "uniform"
     step_learning_rate: Annotated[float, Gt(0), Le(1)] = 1e-3
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        widths = [bits for bits in (self.bits, self.embedding_bits, *self.bits_by_group.values()) if bits]
+        if self.levels == "codebook" and min(widths) > CODEBOOK_BITS:
+            raise ValueError(
+                f"levels: codebook: a codebook has {CODEBOOK_BITS} bits or fewer, and {min(widths)} are asked for; "
+                "set bits, or bits_by_group, or levels: uniform"
+            )
+
 
 def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     """Quantizes and trains a checkpoint.
