@@ -14,7 +14,16 @@ import torch
 from tests.builders import classifier_folder, context, elastic_folder, sentences, stopping_at
 from tests.contracts.compressed import check_claims, digest
 from tests.tiny import call
-from toolchain.compress import _criteria, _elastic, _gradients, dynabert, gradient_prune, subnetwork, vocabulary_prune
+from toolchain.compress import (
+    _criteria,
+    _elastic,
+    _gradients,
+    dynabert,
+    gradient_prune,
+    low_rank,
+    subnetwork,
+    vocabulary_prune,
+)
 from toolchain.compress._elastic import Size
 from toolchain.compress._pruning import Remove
 from toolchain.compress._targets import unit_targets
@@ -158,6 +167,32 @@ def test_a_sub_network_that_cannot_be_is_refused_by_the_config_alone(
     refusal = subnetwork.fits(subnetwork.Config(**settings), shape)
     assert (refusal and refusal[0]) == says
     assert subnetwork.fits(subnetwork.Config(**settings), Shape(2, 2)) is None  # trained elsewhere, for all we know
+
+
+def test_the_smallest_has_the_layers_that_it_has() -> None:
+    shape = dynabert.leaves(CONFIG, Shape(2, 2))
+    least = min(layers for _, layers in shape.trained or ())
+    assert subnetwork.leaves(subnetwork.Config(), shape).layers == least
+    assert subnetwork.leaves(subnetwork.Config(layers=2), shape).layers == 2
+    assert subnetwork.leaves(subnetwork.Config(speedup=2), shape).layers == 2  # which one is not known yet
+
+
+@pytest.mark.parametrize(
+    ("shape", "settings", "says"),
+    [
+        (low_rank.leaves(low_rank.Config(rank=8), Shape(2, 2)), {}, "the layers of a low rank have no order"),
+        (low_rank.leaves(low_rank.Config(layers=(), embedding=8), Shape(2, 2)), {}, None),
+        (Shape(6, 2), {}, "2 different layers are shared"),
+        (Shape(6, 1), {}, None),
+        (Shape(2, 2), {"widths": (1,), "depths": (1, 0.9)}, "are one number of layers, the whole"),
+    ],
+)
+def test_what_cannot_be_trained_for_several_sizes_is_refused_by_its_shape(
+    shape: Shape, settings: dict[str, Any], says: str | None
+) -> None:
+    refusal = dynabert.fits(dynabert.Config(**settings), shape)
+    assert (says is None) == (refusal is None)
+    assert refusal is None or str(says) in refusal[0]
 
 
 def test_the_most_accurate_that_is_fast_enough_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

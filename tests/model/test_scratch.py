@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.builders import SENTENCES
-from toolchain.model import checkpoint, scratch
+from toolchain.model import checkpoint, scratch, source
 
 TEXTS = [(text,) for text in SENTENCES]
 
@@ -19,7 +19,7 @@ def test_every_architecture_is_made_and_loads_as_a_classifier(tmp_path: Path, ar
     names = checkpoint.model_inputs(model, tokenizer)
     batch = tokenizer([text for (text,) in TEXTS], padding=True, return_tensors="pt")
     assert model(**{name: batch[name] for name in names}).logits.shape == (len(TEXTS), 3)
-    assert checkpoint.longest_input(model.config, tokenizer) == scratch.POSITIONS
+    assert checkpoint.longest_input(model.config, tokenizer) == source.POSITIONS
 
 
 def test_a_pair_gets_two_segments_where_the_family_has_them(tmp_path: Path) -> None:

@@ -62,6 +62,20 @@ class Config(StageConfig):
             raise ValueError("widths and depths name one size alone, the whole; add smaller ones, such as 0.5")
 
 
+def fits(config: Config, shape: Shape) -> tuple[str, str] | None:
+    """Why a model of this shape cannot be trained for several sizes, and what to do; None where it can."""
+    if shape.factors:
+        return "the layers of a low rank have no order of heads and neurons", "let low_rank stand after subnetwork"
+    if 1 < shape.physical < shape.layers:
+        said = f"{shape.physical} different layers are shared, and single runs of them cannot leave"
+        return said, "prune heads and neurons with gradient_prune or latency_prune"
+    found = _elastic.sizes(config.widths, config.depths, shape.layers)
+    if len(found) == 1:
+        said = f"depths: of {shape.layers} layers {list(config.depths)} are one number of layers, the whole"
+        return said, "add a smaller part, or widths such as 0.5"
+    return None
+
+
 def leaves(config: Config, shape: Shape) -> Shape:
     """The shape of the whole model, with the sub-networks that it is trained for."""
     found = _elastic.sizes(config.widths, config.depths, shape.layers)

@@ -19,6 +19,7 @@ arXiv 1906.10771: the energy lost times the mean squared gradient of what the la
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -142,6 +143,12 @@ def fits(config: Config, shape: Shape) -> tuple[str, str] | None:
         if rank is not None and 0 < shape.hidden <= rank:
             return f"{name}: {rank} is no lower rank than the model's width, {shape.hidden}", "ask for less"
     return None
+
+
+def leaves(config: Config, shape: Shape) -> Shape:
+    """The shape of the model with factors."""
+    layers = bool(config.layers) if config.ranks is None else any(name != EMBEDDING for name in config.ranks)
+    return dataclasses.replace(shape, factors=shape.factors or layers)
 
 
 def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:

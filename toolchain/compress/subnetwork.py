@@ -69,8 +69,11 @@ def fits(config: Config, shape: Shape) -> tuple[str, str] | None:
 
 
 def leaves(config: Config, shape: Shape) -> Shape:
-    """The shape of a sub-network: which one is known where its layers are named."""
+    """The shape of a sub-network: which one is known where its layers are named, or the smallest is taken."""
     layers = config.layers or shape.layers
+    if shape.trained and config.speedup is None:
+        sizes = [_elastic.Size(*size) for size in shape.trained]
+        layers = [size for size in sizes if _is_asked(config, size)][-1].layers
     return dataclasses.replace(shape, layers=layers, physical=min(layers, shape.physical), trained=shape.cut)
 
 

@@ -19,7 +19,7 @@ from toolchain.core.errors import ModelError, first_line, require
 from toolchain.core.log import logger
 from toolchain.core.session import INPUTS
 from toolchain.model import shapes
-from toolchain.model.source import check_folder
+from toolchain.model.source import LATE, check_folder
 
 #: Name in ``config.json`` of what is quantized in training: :mod:`toolchain.model.quantized`.
 QUANTIZERS = "toolchain_quantizers"
@@ -249,11 +249,7 @@ def _name_tokenizer_as_ever(path: Path) -> None:
 def longest_input(config: Any, tokenizer: Any) -> int:
     """How many tokens an input may have: what the positions and the tokenizer allow."""
     positions = int(getattr(config, "max_position_embeddings", 512))
-    offset = (
-        int(getattr(config, "pad_token_id", 0) or 0) + 1
-        if config.model_type in ("roberta", "xlm-roberta", "camembert")
-        else 0
-    )
+    offset = int(getattr(config, "pad_token_id", 0) or 0) + 1 if config.model_type in LATE else 0
     return min(positions - offset, int(tokenizer.model_max_length))
 
 

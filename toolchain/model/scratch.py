@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from toolchain.core.errors import ModelError, require
-from toolchain.model.source import SCRATCH
+from toolchain.model.source import POSITIONS, SCRATCH
 
 VOCABULARY = 2000
-POSITIONS = 512
 
 #: transformers' model types that can be made here, with the kind of tokenizer of each family.
 ARCHITECTURES = {

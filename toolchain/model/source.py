@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +24,12 @@ from toolchain.core.store import digest
 
 #: What a model folder may hold that decides the result; nothing else is read.
 PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.spm")
+
+#: Model types whose positions begin behind the index of the padding token.
+LATE = ("roberta", "xlm-roberta", "camembert")
+
+#: Tokens of the longest input of a model from scratch.
+POSITIONS = 512
 
 SCRATCH = re.compile(r"scratch:(?P<architecture>[a-z0-9_-]+?)-(?P<layers>\d+)x(?P<hidden>\d+)")
 _HUB = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?|[\w.-]+(@[\w./-]+)?")
@@ -87,6 +94,12 @@ def resolve(spec: str, base: Path | None = None) -> Source:
     return Source(spec, "hub", cached, revision or "main")
 
 
+def settled(spec: str, base: Path | None) -> str:
+    """A source as it is written, or its path where that is relative to another folder than the current one."""
+    beside = base / spec if base and not Path(spec).expanduser().exists() else None
+    return str(beside.resolve()) if beside and beside.exists() else spec
+
+
 @dataclass(frozen=True)
 class Shape:
     """What a model's config says of its encoder, before anything is loaded.
@@ -97,12 +110,16 @@ class Shape:
         hidden: Width of the residual stream; 0 where it is not known.
         trained: Width and layers of every sub-network that it was trained for; none where it was cut since, None where
             it is not known.
+        longest: Tokens of the longest input; 0 where it is not known.
+        factors: Whether a linear layer of the encoder has become two.
     """
 
     layers: int
     physical: int
     hidden: int = 0
     trained: tuple[tuple[float, int], ...] | None = None
+    longest: int = 0
+    factors: bool = False
 
     @property
     def cut(self) -> tuple[tuple[float, int], ...] | None:
@@ -116,7 +133,8 @@ def shape(source: Source) -> Shape | None:
         match = SCRATCH.fullmatch(source.spec)
         layers = int(match["layers"]) if match else 0
         width = int(match["hidden"]) if match else 0
-        return Shape(layers, 1 if "albert" in source.spec else layers, width) if layers else None
+        physical = 1 if "albert" in source.spec else layers
+        return Shape(layers, physical, width, longest=POSITIONS) if layers else None
     if source.folder is None:
         return None
     try:
@@ -125,7 +143,15 @@ def shape(source: Source) -> Shape | None:
         shared = int(config.get("num_hidden_groups", 0)) * int(config.get("inner_group_num", 1))
     except (OSError, ValueError, KeyError, TypeError):
         return None  # what is wrong with it is said when it is loaded
-    return Shape(layers, shared or layers, int(config.get("hidden_size", 0)))
+    return Shape(layers, shared or layers, int(config.get("hidden_size", 0)), longest=longest(config))
+
+
+def longest(config: Mapping[str, Any]) -> int:
+    """Tokens of the longest input that a ``config.json`` allows; 0 where it does not say."""
+    positions = config.get("max_position_embeddings")
+    if not isinstance(positions, int) or positions < 1:
+        return 0
+    return positions - (int(config.get("pad_token_id") or 0) + 1 if config.get("model_type") in LATE else 0)
 
 
 def fetch(source: Source) -> Path:
