@@ -201,8 +201,8 @@ def test_what_learns_after_an_augmentation_reads_it_and_its_teacher_answers_on_i
 @pytest.mark.parametrize(
     ("items", "said"),
     [
-        ("[unlabelled_text, export]", "nothing after unlabelled_text learns from the examples"),
-        ("[export, unlabelled_text]", "unlabelled_text cannot come after export"),
+        ("[MORE, export]", "nothing after unlabelled_text learns from the examples"),
+        ("[export, MORE]", "unlabelled_text cannot come after export"),
         ("[{distill: {layers: 1}}, neighbours, export]", "nothing after neighbours learns"),
         ("[neighbours, magnitude_prune, export]", "nothing after neighbours learns"),
         (
@@ -210,10 +210,23 @@ def test_what_learns_after_an_augmentation_reads_it_and_its_teacher_answers_on_i
             "masked_words: model source 'no such'",
         ),
         ("[{unlabelled_text: {path: nothing.csv}}, {distill: {layers: 1}}, export]", "nothing.csv"),
+        ("[{unlabelled_text: {path: blank.txt}}, {distill: {layers: 1}}, export]", "blank.txt: is empty"),
+        (
+            "[{unlabelled_text: {path: bytes.txt}}, {distill: {layers: 1}}, export]",
+            "bytes.txt:1: byte 0xff is not utf-8",
+        ),
+        ("[{unlabelled_text: {path: other.csv}}, {distill: {layers: 1}}, export]", "other.csv:1: no column 'text'"),
+        ("[{unlabelled_text: {path: no.jsonl}}, {distill: {layers: 1}}, export]", "none of its 1 rows holds a text"),
+        ("[{masked_words: {model: CLASSIFIER}}, {distill: {layers: 1}}, export]", "is no masked language model"),
     ],
 )
 def test_an_augmentation_stands_before_what_learns_from_it(items: str, said: str, tmp_path: Path) -> None:
-    text = RECIPE + f"  wrong: {items.replace('unlabelled_text', '{unlabelled_text: {path: more.txt}}')}\n"
+    (tmp_path / "blank.txt").write_text(" \n\n", "utf-8")
+    (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\x00a")
+    (tmp_path / "other.csv").write_text("a,b\none,two\n", "utf-8")
+    (tmp_path / "no.jsonl").write_text('{"text": ""}\n', "utf-8")
+    items = items.replace("MORE", "{unlabelled_text: {path: more.txt}}").replace("CLASSIFIER", str(classifier_folder()))
+    text = RECIPE + f"  wrong: {items}\n"
     with pytest.raises(RecipeError, match=said):
         _parsed(text, tmp_path)
 

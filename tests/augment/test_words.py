@@ -115,7 +115,7 @@ def test_translations_go_there_and_back_with_their_prompts(tmp_path: Path, monke
 
     def generated(writer: Any, texts: Any, **settings: Any) -> list[str]:
         asked.extend((text, settings["do_sample"]) for text in texts)
-        return [f"{text} {len(asked)}" for text in texts]
+        return [f"{text} {len(asked)}" if "unread" not in text else "" for text in texts]
 
     monkeypatch.setattr(_models, "generated", generated)
     folder = str(writer_folder("Seq2SeqLM"))
@@ -131,6 +131,9 @@ def test_translations_go_there_and_back_with_their_prompts(tmp_path: Path, monke
     (row,) = [json.loads(line) for line in (tmp_path / "out" / more_data.FILE).read_text().splitlines()]
     assert (row["label"], row["of"], len(row["text"])) == ("positive", 0, 2)
     assert (told["made"], told["kept"], told["relabelled"]) == (1, 1, 0)
+    unread = dataclasses.replace(data, train=Split([("one", "two"), ("one", "unread")], [1, 0]))
+    told = back_translation.apply(classifier_folder(), tmp_path / "out", config, context(tmp_path / "b", unread))
+    assert (told["made"], told["kept"], told["empty"]) == (2, 1, 1)  # whatever is written in answer to nothing
 
 
 def test_a_prompt_shows_examples_of_one_label_and_the_line_after_it_is_taken(

@@ -275,9 +275,18 @@ variants:
     assert done.code == 1
     assert "was trained for the labels ham, spam; the task has negative, positive" in done.stderr
     assert "[1/" not in done.stderr
+    (tmp_path / "teacher" / "interface.json").unlink()  # a folder of another tool has its names in config.json
+    config = checkpoint.read_json(tmp_path / "teacher" / "config.json")
+    checkpoint.write_json(tmp_path / "teacher" / "config.json", config | {"id2label": {"0": "ham", "1": "spam"}})
+    done = call("compress", "r.yaml", "--store", "store", cwd=tmp_path)
+    assert "was trained for the labels ham, spam; the task has negative, positive" in done.stderr
+    assert "[1/" not in done.stderr
     checkpoint.save(model, tokenizer, tmp_path / "teacher", max_length=32, labels=("negative", "positive"), pair=False)
-    done = call("compress", "r.yaml", "--store", "store", "-o", "out", cwd=tmp_path)
+    longer = ("--set", "finetune.max_length=64")
+    done = call("compress", "r.yaml", "--store", "store", "-o", "out", *longer, cwd=tmp_path)
     assert done.code == 0, done.stderr
+    assert done.stderr.count("distill trains on 128 tokens of a text, and what comes of it reads 64") == 1
+    assert checkpoint.read_json(tmp_path / "out" / "interface.json")["max_length"] == 64
     history = checkpoint.read_json(tmp_path / "out" / "history.json")["techniques"]
     assert [entry["technique"] for entry in history] == ["finetune", "distill"]
 
@@ -294,3 +303,78 @@ def test_softened_answers_weigh_with_the_square_of_the_temperature() -> None:
         found = float(answers_loss(temperature, labels=0, logits=0.5)(Fixed(), given))
         assert found == pytest.approx(0.5 * temperature**2 * divergence, rel=1e-5)
     assert float(answers_loss(2.0, labels=1, logits=0)(Fixed(), given)) == pytest.approx(2.1269, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "settings", "says"),
+    [
+        ("three.finetune", "losses: {hidden: 1}", "mapping: even: the student has 2 layers, and the teacher 1"),
+        ("three.finetune", "losses: {relations: 1}, mapping: last", "mapping: last: the student has 2 layers, and the"),
+        ("three.finetune", "losses: {relations: 1}", None),
+        ("three.finetune", "losses: {hidden: 1}, mapping: [0, 0]", None),
+        ("finetune", "losses: {hidden: 1}, mapping: [0, 9]", "mapping: [0, 9] does not map 2 layers of the student to"),
+        ("finetune", "finetune: {max_length: 4096}", "max_length: 4096 is more than the 512 tokens that this model"),
+        ("short", "losses: {hidden: 1}", "max_length: 128 is more than the 64 tokens that the teacher reads"),
+        ("short", "layers: 1", None),
+        ("encoder", "layers: 1", "distill: teacher: encoder is no fine-tuned classifier: it is a BertModel"),
+        ("none/such/folder", "layers: 1", "teacher: model source 'none/such/folder': no such folder"),
+        (".", "layers: 1", "teacher: . holds no config.json"),
+        ("''", "layers: 1", "teacher: a name of no letters"),
+    ],
+)
+def test_a_teacher_is_held_against_its_config_before_any_work(
+    teacher: str, settings: str, says: str | None, tmp_path: Path
+) -> None:
+    for name, architecture, positions in (
+        ("encoder", "BertModel", 512),
+        ("short", "BertForSequenceClassification", 64),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").touch()
+        config = {"architectures": [architecture], "num_hidden_layers": 2, "max_position_embeddings": positions}
+        checkpoint.write_json(tmp_path / name / "config.json", config)
+    (tmp_path / "r.yaml").write_text(
+        f"""\
+models: {{one: scratch:bert-2x64, three: scratch:bert-1x64}}
+stages: [finetune]
+variants: {{base: [export], student: [{{distill: {{teacher: {teacher}, {settings}}}}}, export]}}
+""",
+        "utf-8",
+    )
+    told = ""
+    try:
+        recipe.load(tmp_path / "r.yaml")
+    except RecipeError as error:
+        told = error.message
+    found = [line for line in told.splitlines() if "distill" in line and "distill of three" not in line]
+    assert says in found[0] if says else not found
+
+
+@pytest.mark.parametrize(
+    "items", ["{distill: {teacher: nobody/here}}", "{masked_words: {model: nobody/here}}, distill"]
+)
+def test_what_the_hub_does_not_have_is_missed_before_any_work(items: str, tmp_path: Path) -> None:
+    text = f"model: scratch:bert-2x64\nstages: [finetune]\nvariants: {{student: [{items}, export]}}\n"
+    (tmp_path / "r.yaml").write_text(text, "utf-8")
+    done = call("compress", "r.yaml", "--store", "store", cwd=tmp_path)
+    assert done.code == 1
+    assert "model 'nobody/here' is not here and cannot be had from the hub" in done.stderr
+    assert "[1/" not in done.stderr
+
+
+def test_tokens_are_compared_before_any_work_where_both_tokenizers_are_here(tmp_path: Path) -> None:
+    bert, roberta = (classifier_folder(family).parent / "encoder" for family in ("bert", "roberta"))
+    (tmp_path / "r.yaml").write_text(
+        f"""\
+task: {{reviews: {{train_size: 16, dev_size: 16, test_size: 16}}}}
+models: {{bert: {bert}, roberta: {roberta}}}
+stages: [{{finetune: {{epochs: 1}}}}]
+variants: {{student: [{{distill: {{teacher: bert.finetune, losses: {{hidden: 1}}}}}}, export]}}
+""",
+        "utf-8",
+    )
+    done = call("compress", "r.yaml", "--store", "store", cwd=tmp_path)
+    assert done.code == 1
+    assert "into different tokens: ['<s>'" in done.stderr
+    assert "only answers are well-defined" in done.stderr
+    assert "[1/" not in done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Literal
 
 from toolchain.augment._examples import AugmentConfig
@@ -33,15 +34,30 @@ def identity(config: AugmentConfig, sources: Sequence[str]) -> dict[str, Any]:
     return settings | {"models": [model_source.resolve(spec).identity for spec in sources]}
 
 
-def unfit(sources: Sequence[str]) -> tuple[str, str] | None:
-    """What is wrong with models that are named, and what to do, or None: said before anything runs."""
+def unfit(sources: Sequence[str], head: Head) -> tuple[str, str] | None:
+    """What is wrong with models that are named, and what to do, or None: said before anything runs.
+
+    Args:
+        sources: The models.
+        head: What they are to compute; a model that is not here yet may turn out to be of another kind.
+    """
     for spec in sources:
         try:
             found = model_source.resolve(spec)
+            other = _of_another_kind(spec, found.folder, head) if found.folder else None
         except ModelError as error:
             return error.message, error.hint
         if found.kind == "scratch":
             return f"{spec}: a model from scratch makes no text", "name a trained model: a folder or a hub id"
+        if other:
+            return other
+    return None
+
+
+def _of_another_kind(spec: str, folder: Path, head: Head) -> tuple[str, str] | None:
+    saved = checkpoint.read_json(folder / "config.json").get("architectures") or ()
+    if saved and not any(name.endswith(_SAVED_AS[head]) for name in saved):
+        return f"{spec} is no {_CALLED[head]}: it is a {', '.join(saved)}", "name a model of that kind"
     return None
 
 
@@ -58,13 +74,11 @@ def load(spec: str, head: Head, context: Context) -> tuple[Any, Any]:
     """
     torch, transformers = require("torch", "torch"), require("transformers", "torch")
     torch.set_num_threads(context.threads)
-    refusal = unfit([spec])
-    if refusal:
+    if refusal := unfit([spec], head):
         raise ModelError(*refusal)
     folder = model_source.fetch(model_source.resolve(spec))
-    saved = checkpoint.read_json(folder / "config.json").get("architectures") or ()
-    if saved and not any(name.endswith(_SAVED_AS[head]) for name in saved):
-        raise ModelError(f"{spec} is no {_CALLED[head]}: it is a {', '.join(saved)}", "name a model of that kind")
+    if refusal := _of_another_kind(spec, folder, head):
+        raise ModelError(*refusal)
     if (folder / "source.spm").is_file():
         require("sentencepiece", "translate")
     try:

@@ -23,6 +23,9 @@ LIBRARIES = ("torch", "transformers", "tokenizers", "sentencepiece")
 
 teachers = _examples.teachers
 
+#: What its models compute.
+HEAD: _models.Head = "Seq2SeqLM"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config(AugmentConfig):
@@ -74,7 +77,7 @@ def apply(source: Path | None, out: Path, config: Config, context: Context) -> M
     Raises:
         ModelError: A model is no sequence-to-sequence model.
     """
-    there, back = (_models.load(spec, "Seq2SeqLM", context) for spec in sources(config))
+    there, back = (_models.load(spec, HEAD, context) for spec in sources(config))
     train = context.dataset().train
     room = {"batch_size": config.batch_size, "max_new_tokens": config.max_new_tokens}
 
@@ -85,6 +88,8 @@ def apply(source: Path | None, out: Path, config: Config, context: Context) -> M
         returned = _models.generated(
             back, [config.backward_prompt + part for part in foreign], **room, **_models.sampling(0)
         )
+        # A translator writes something even for nothing.
+        returned = [text if part else "" for text, part in zip(returned, foreign, strict=True)]
         width = len(train.texts[0])
         texts = [tuple(returned[start : start + width]) for start in range(0, len(returned), width)]
         return [Example(text, train.labels[index], index) for text, index in zip(texts, asked, strict=True)]

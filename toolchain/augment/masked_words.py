@@ -25,6 +25,9 @@ LIBRARIES = ("torch", "transformers", "tokenizers")
 
 teachers = _examples.teachers
 
+#: What its models compute.
+HEAD: _models.Head = "MaskedLM"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config(AugmentConfig):
@@ -65,7 +68,7 @@ def apply(source: Path | None, out: Path, config: Config, context: Context) -> M
     Raises:
         ModelError: The model has no such head, or its tokenizer knows no whole words or no mask.
     """
-    model, tokenizer = _models.load(config.model, "MaskedLM", context)
+    model, tokenizer = _models.load(config.model, HEAD, context)
     writer = _Writer(model, tokenizer, config)
     train = context.dataset().train
 

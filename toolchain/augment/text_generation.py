@@ -23,6 +23,9 @@ LIBRARIES = ("torch", "transformers", "tokenizers")
 
 teachers = _examples.teachers
 
+#: What its models compute.
+HEAD: _models.Head = "CausalLM"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config(AugmentConfig):
@@ -54,6 +57,11 @@ class Config(AugmentConfig):
             raise ValueError(f"line: {self.line!r} is not one line with {{label}} in it and {{text}} at its end")
 
 
+def fits_task(config: Config, pairs: bool) -> tuple[str, str] | None:
+    """Why it writes none of a task's texts, and what to do, or None."""
+    return ("text_generation writes single texts, and the task's are pairs", "use back_translation") if pairs else None
+
+
 def sources(config: Config) -> tuple[str, ...]:
     """The models that it needs besides the one that stands before it."""
     return (config.model,)
@@ -76,9 +84,9 @@ def apply(source: Path | None, out: Path, config: Config, context: Context) -> M
         ModelError: The model is no causal language model, or does not read a whole prompt.
     """
     data = context.dataset()
-    if data.pairs:
-        raise DataError("text_generation writes single texts, and the task's are pairs", "use back_translation")
-    writer = _models.load(config.model, "CausalLM", context)
+    if refusal := fits_task(config, data.pairs):
+        raise DataError(*refusal)
+    writer = _models.load(config.model, HEAD, context)
     of_label = [[i for i, own in enumerate(data.train.labels) if own == label] for label in range(len(data.labels))]
 
     def make(piece: range, rng: random.Random) -> list[Example]:

@@ -7,7 +7,9 @@ is more of that than of labelled text. A file is read as the task ``files`` read
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +23,8 @@ from toolchain.tasks import _reading
 
 VERSION = 1
 LIBRARIES = ("torch", "transformers", "tokenizers")
+
+_HINT = "save it as UTF-8, columns separated by a comma, or in .tsv by a tab"
 
 #: A file with one text in a line.
 TEXT = ".txt"
@@ -57,9 +61,22 @@ def fits(config: Config) -> tuple[str, str] | None:
     """What is wrong with the file, and what to do, or None: said before anything runs."""
     try:
         identity(config)
+        read = texts(config)
     except DataError as error:
         return error.message, error.hint
+    if not any(map(all, read)):
+        return f"{config.path}: none of its {len(read):,} rows holds a text", "name the column that does: text: NAME"
     return None
+
+
+def fits_task(config: Config, pairs: bool) -> tuple[str, str] | None:
+    """Why such texts are none of a task's, and what to do, or None."""
+    columns = len(task_examples.text_columns(config.text))
+    if columns == 1 + pairs:
+        return None
+    wanted = "pairs" if pairs else "single texts"
+    said = f"{config.path}: {columns} column{'s' * (not pairs)} of text, and the task has {wanted}"
+    return said, "name two columns of a table: text: [a, b]" if pairs else "name one column: text: a"
 
 
 def identity(config: Config) -> dict[str, Any]:
@@ -67,6 +84,8 @@ def identity(config: Config) -> dict[str, Any]:
     path = Path(config.path).expanduser()
     if path.suffix.lower() != TEXT:
         _reading.check_file(path)
+    elif path.is_dir():
+        raise DataError(f"{path}: is a folder; a file is expected", "name the file inside it")
     elif not path.is_file():
         raise DataError(f"{path}: no such file", "a text file with one text in a line, or a table with a column text")
     return asdict(config) | {"path": _reading.file_digest(path)}
@@ -87,39 +106,49 @@ def apply(source: Path | None, out: Path, config: Config, context: Context) -> M
     Raises:
         DataError: The file cannot be read, or holds pairs where the task has single texts, or the other way round.
     """
-    texts = _texts(config)
-    pairs = context.dataset().pairs
-    if len(texts[0]) != 1 + pairs:
-        wanted = "pairs" if pairs else "single texts"
-        raise DataError(
-            f"{config.path}: {len(texts[0])} column{'s' * (not pairs)} of text, and the task has {wanted}",
-            "name two columns of a table: text: [a, b]" if pairs else "name one column: text: a",
-        )
-    if config.limit and config.limit < len(texts):
-        texts = random.Random(context.seed).sample(texts, config.limit)
-    return _examples.finish([Example(text) for text in texts], out, config, context, labelled=False)
+    if refusal := fits_task(config, context.dataset().pairs):
+        raise DataError(*refusal)
+    found = texts(config)
+    if config.limit and config.limit < len(found):
+        found = random.Random(context.seed).sample(found, config.limit)
+    return _examples.finish([Example(text) for text in found], out, config, context, labelled=False)
 
 
-def _texts(config: Config) -> list[tuple[str, ...]]:
+def texts(config: Config) -> list[tuple[str, ...]]:
+    """The texts of the file, in its order, empty rows of a table among them.
+
+    Raises:
+        DataError: It is empty, no text, or lacks a column.
+    """
     path = Path(config.path).expanduser()
-    if path.suffix.lower() == TEXT:
-        lines = [
-            line.strip() for line in _reading.decode(path).split("\n")
-        ]  # a line may hold what splitlines() cuts at
-        return [(line,) for line in lines if line]
-    columns = task_examples.text_columns(config.text)
-    table = _reading.read_table(path, columns)
+    state = path.stat()
+    return list(_texts(path, task_examples.text_columns(config.text), (state.st_size, state.st_mtime_ns)))
+
+
+@cache
+def _texts(path: Path, columns: tuple[str, ...], state: tuple[int, int]) -> list[tuple[str, ...]]:
+    """The texts of a file in this state, which is read once for all the variants that name it."""
+    try:
+        if path.suffix.lower() == TEXT:
+            lines = [line.strip() for line in _reading.decode(path).split("\n")]  # splitlines() cuts at more than that
+            return [(line,) for line in lines if line]
+        table = _reading.read_table(path, columns)
+    except DataError as error:
+        # Settings of the task's own files, which this one has not.
+        raise DataError(
+            error.message, _HINT if re.search("encoding:|delimiter:", error.hint) else error.hint
+        ) from error
     table.need(columns)
-    errors, texts = _reading.RowErrors(table.source), []
+    errors, found = _reading.RowErrors(table.source), []
     for row, place in enumerate(table.places):
-        found = [table.columns[name][row] for name in columns]
-        if any(found):
-            problem = next(filter(None, map(task_examples.text_problem, found, columns)), "")
+        cells = [table.columns[name][row] for name in columns]
+        if any(cells):
+            problem = next(filter(None, map(task_examples.text_problem, cells, columns)), "")
             if problem:
                 errors.add(place, problem)
             else:
-                texts.append(tuple(str(text).strip() for text in found))
+                found.append(tuple(str(text).strip() for text in cells))
         else:
-            texts.append(tuple("" for _ in columns))  # counted among the empty ones
+            found.append(tuple("" for _ in columns))  # counted among the empty ones
     errors.check()
-    return texts
+    return found

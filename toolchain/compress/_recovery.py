@@ -76,6 +76,7 @@ def taught_by(
     """The loss of what a checkpoint teaches, and its logits on the training examples; with no teacher, the labels'."""
     if teacher is None:
         return cross_entropy, None
+    checkpoint.check_length(model.config, tokenizer, training.max_length)
     names = checkpoint.model_inputs(model, tokenizer)
     examples = encode(tokenizer, context.dataset().train, training.max_length, names)
     taught = logits(checkpoint.load_model(source), examples, context.threads)

@@ -87,6 +87,8 @@ class Config(StageConfig):
     finetune: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=4, learning_rate=1e-4))
 
     def __post_init__(self) -> None:
+        if "" in teachers(self):
+            raise ValueError("teacher: a name of no letters; before is the checkpoint that is given")
         if self.mapping != "even" and not (self.losses.hidden or self.losses.attention or self.losses.relations):
             raise ValueError("mapping: no loss compares layers; give hidden, attention or relations a weight")
 
@@ -98,6 +100,9 @@ def teachers(config: Config) -> tuple[str, ...]:
 
 def fits(config: Config, shape: Shape) -> tuple[str, str] | None:
     """Why a student of such layers cannot be, and what to do; None where it can."""
+    if config.layers is not None and 1 < shape.physical < shape.layers:
+        said = f"layers: {shape.physical} different layers are shared, and single runs of them cannot leave"
+        return said, "leave layers out; heads, neurons and hidden width can leave, with gradient_prune"
     if isinstance(config.layers, int) and config.layers > shape.layers:
         return f"layers: a student of {config.layers} layers, from a model of {shape.layers}", "ask for fewer layers"
     if isinstance(config.layers, tuple):
@@ -115,6 +120,21 @@ def fits(config: Config, shape: Shape) -> tuple[str, str] | None:
         if unknown:
             return f"mapping: the teacher has no layer {unknown[0]}", f"its layers are 0 to {shape.layers - 1}"
     return None
+
+
+def fits_teacher(config: Config, student: Shape, teacher: Shape) -> tuple[str, str] | None:
+    """Why what is inside such a teacher cannot be learned, and what to do; None where it can."""
+    if not any(config.losses.inside.values()):
+        return None
+    if 0 < teacher.longest < config.finetune.max_length:
+        said = f"finetune.max_length: {config.finetune.max_length} is more than the {teacher.longest} tokens that the "
+        return f"{said}teacher reads", f"set it to {teacher.longest} or less"
+    return _unmapped(config, student.layers, teacher.layers)
+
+
+def reads_alike(config: Config) -> bool:
+    """Whether teacher and student must cut texts into the same tokens."""
+    return any(config.losses.inside.values())
 
 
 def leaves(config: Config, shape: Shape) -> Shape:
@@ -165,6 +185,7 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     if any(config.losses.inside.values()):
         first = context.teachers[0].checkpoint
         teacher, theirs = checkpoint.load_model(first), checkpoint.load_tokenizer(first)
+        checkpoint.check_length(teacher.config, theirs, config.finetune.max_length)
         ids = _lesson.token_ids(tokenizer, theirs, context.dataset().train.texts, config.finetune.max_length)
         mapping = _mapping(config, anatomy(model).depth, anatomy(teacher).depth)
         reads = checkpoint.model_inputs(teacher, theirs)
@@ -192,21 +213,25 @@ def _answers(source: Path, config: Config, context: Context) -> list[list[float]
     return [[float(value) for value in row] for row in found]
 
 
+def _unmapped(config: Config, student: int, teacher: int) -> tuple[str, str] | None:
+    """Why so many layers of a student have none of the teacher's to be compared with, and what to do."""
+    name_them = f"name one for each, mapping: [...], from 0 to {teacher - 1}; or ask for a student of fewer layers"
+    if isinstance(config.mapping, tuple):
+        if len(config.mapping) != student or max(config.mapping) >= teacher:
+            said = f"mapping: {list(config.mapping)} does not map {student} layers of the student"
+            return f"{said} to the teacher's {teacher}", f"name {student} layers, from 0 to {teacher - 1}"
+        return None
+    layerwise = config.losses.hidden or config.losses.attention
+    if student > teacher and (layerwise or config.mapping == "last"):
+        return f"mapping: {config.mapping}: the student has {student} layers, and the teacher {teacher}", name_them
+    return None
+
+
 def _mapping(config: Config, student: int, teacher: int) -> Sequence[int]:
     from toolchain.compress._lesson import spread
 
-    if config.mapping == "even":
-        return spread(student, teacher)
-    if config.mapping == "last":
-        if student > teacher:
-            raise RecipeError(
-                f"mapping: last: the student has {student} layers, and the teacher {teacher}", "use mapping: even"
-            )
-        return range(teacher - student, teacher)
-    wrong = [index for index in config.mapping if index >= teacher]
-    if wrong or len(config.mapping) != student:
-        raise RecipeError(
-            f"mapping: {list(config.mapping)} does not map {student} layers of the student to the teacher's {teacher}",
-            f"name {student} layers, from 0 to {teacher - 1}",
-        )
-    return config.mapping
+    if refusal := _unmapped(config, student, teacher):
+        raise RecipeError(*refusal)
+    if isinstance(config.mapping, tuple):
+        return config.mapping
+    return spread(student, teacher) if config.mapping == "even" else range(teacher - student, teacher)

@@ -123,7 +123,7 @@ def _adopt_checkpoint(config: Config, out: Path, context: Context) -> Metrics:
     folder = source.fetch(source.resolve(config.path))
     model = checkpoint.load_model(folder)
     tokenizer = checkpoint.load_tokenizer(Path(config.tokenizer).expanduser() if config.tokenizer else folder)
-    labels = _label_names({"id2label": model.config.id2label}, context.dataset().labels, folder)
+    labels = label_names({"id2label": model.config.id2label}, context.dataset().labels, folder)
     known = checkpoint.read_json(folder / "interface.json") if (folder / "interface.json").is_file() else {}
     longest = int(known.get("max_length", min(128, checkpoint.longest_input(model.config, tokenizer))))
     checkpoint.save(model, tokenizer, out, max_length=longest, labels=labels, pair=context.dataset().pairs)
@@ -152,7 +152,7 @@ def _adopt_onnx(config: Config, out: Path, context: Context) -> Metrics:
         tokenizer = checkpoint.load_tokenizer(where)
         described = next((f / "config.json" for f in (path.parent, where) if (f / "config.json").is_file()), None)
         config_json = checkpoint.read_json(described) if described else {}
-        labels = _label_names(config_json, context.dataset().labels, path)
+        labels = label_names(config_json, context.dataset().labels, path)
         width = proto.graph.output[0].type.tensor_type.shape.dim
         if width and width[-1].dim_value and width[-1].dim_value != len(labels):
             raise ModelError(
@@ -172,7 +172,7 @@ def _adopt_onnx(config: Config, out: Path, context: Context) -> Metrics:
     return {"dialect": dialect, "parameters": graph.parameters(proto), "nodes": len(proto.graph.node)}
 
 
-def _label_names(config: Mapping[str, Any], task: Sequence[str], where: Path) -> list[str]:
+def label_names(config: Mapping[str, Any], task: Sequence[str], where: Path) -> list[str]:
     """The names that a model's ``config.json`` gives its labels, or the task's where it gives none.
 
     A folder of another tool says LABEL_0 where nobody named them: the task's names are meant when there are as many.

@@ -16,6 +16,7 @@ from toolchain.core.stage import DIALECTS
 from toolchain.engines._artifact import read_engine
 from toolchain.measure.gates import PROVIDERS
 from toolchain.model import source
+from toolchain.model.checkpoint import read_json
 from toolchain.pipeline.document import Problems, beside
 from toolchain.pipeline.settings import validate
 
@@ -237,7 +238,7 @@ def _augments(problems: Problems, items: Sequence[Item], index: int, path: tuple
         return False
     module = item.technique.module
     refusal = module.fits(item.config) if hasattr(module, "fits") else None
-    refusal = refusal or (unfit(module.sources(item.config)) if hasattr(module, "sources") else None)
+    refusal = refusal or (unfit(module.sources(item.config), module.HEAD) if hasattr(module, "sources") else None)
     if refusal:
         problems.add(path, f"{item.label}: {refusal[0]}", refusal[1])
         return False
@@ -264,12 +265,17 @@ def teachers_of(item: Item) -> tuple[str, ...]:
 
 def check_teachers(problems: Problems, items: Sequence[Item], path: tuple[Any, ...], models: Collection[str]) -> None:
     """A teacher is something that stands before its pupil, another model's fine-tuning, or a model from outside."""
+    base = problems.document.path.parent if problems.document.path else None
     before: list[str] = []
     for item in items:
         for name in teachers_of(item):
             allowed = [BEFORE, *before, *(f"{model}.finetune" for model in models)]
-            outside = "/" in name or name.startswith("package:") or Path(name).expanduser().exists()
-            if name not in allowed and not outside:
+            local = Path(source.settled(name, base)).expanduser().exists()
+            outside = "/" in name or name.startswith("package:") or local
+            if name not in allowed and outside:
+                if refusal := _unfit_teacher(name, base):
+                    problems.add(path, f"{item.label}: teacher: {refusal[0]}", refusal[1])
+            elif name not in allowed:
                 problems.add(
                     path, f"{item.label}: teacher {name!r} is nothing that stands before it, and no folder or hub id",
                     registry.suggest(name, allowed),
@@ -277,24 +283,71 @@ def check_teachers(problems: Problems, items: Sequence[Item], path: tuple[Any, .
         before += [item.technique.name] if item.stage in ("finetune", "compress") else []
 
 
+def _unfit_teacher(name: str, base: Path | None) -> tuple[str, str] | None:
+    """Why a checkpoint from outside cannot teach, as far as its folder tells, and what to do."""
+    try:
+        folder = source.resolve(name, base).folder
+        saved = read_json(folder / "config.json").get("architectures") or () if folder else ()
+    except ModelError as error:
+        return error.message, error.hint
+    if saved and not any("ForSequenceClassification" in architecture for architecture in saved):
+        said = f"{name} is no fine-tuned classifier: it is a {', '.join(saved)}"
+        return said, "fine-tune it first: toolchain finetune FOLDER --task TASK"
+    return None
+
+
 def check_fit(
-    problems: Problems, items: Sequence[Item], path: tuple[Any, ...], model: str, spec: str, recipe: Path | None
+    problems: Problems, items: Sequence[Item], path: tuple[Any, ...], model: str, models: Mapping[str, str]
 ) -> None:
-    """What a technique asks of a model that the model's config already refuses: an unknown layer, all layers gone."""
+    """What a technique asks of a model or its teacher that a config already refuses: an unknown layer, texts too long.
+
+    Args:
+        problems: Where problems go.
+        items: The items of a variant.
+        path: Where they stand in the document.
+        model: Name of the model.
+        models: Sources of all models, by name.
+    """
     compressions = [item for item in items if item.stage == "compress"]
     if not compressions or any(item.stage == "adopt" for item in items):
         return
-    try:
-        shape = source.shape(source.resolve(spec, recipe.parent if recipe else None))
-    except ModelError:
-        return  # said when the model is looked for
+    base = problems.document.path.parent if problems.document.path else None
+    shape = _shape(models[model], base)
+    gave = {"finetune": shape}
     for item in compressions:
-        module = item.technique.module
-        refusal = module.fits(item.config, shape) if shape and hasattr(module, "fits") else None
+        if shape is None:
+            return  # what is wrong with it is said when the model is looked for
+        module, before = item.technique.module, shape
+        refusal = module.fits(item.config, shape) if hasattr(module, "fits") else None
+        refusal = refusal or _too_long(item, shape)
+        if not refusal:
+            shape = module.leaves(item.config, shape) if hasattr(module, "leaves") else shape
+            if hasattr(module, "fits_teacher"):
+                name = teachers_of(item)[0]
+                owner, _, stage = name.rpartition(".")
+                outside = models[owner] if stage == "finetune" and owner in models else name
+                teacher = {BEFORE: before, **gave}.get(name) or _shape(outside, base)
+                refusal = module.fits_teacher(item.config, shape, teacher) if teacher else None
         if refusal:
             problems.add(path, f"{item.label} of {model}: {refusal[0]}", refusal[1])
             return
-        shape = module.leaves(item.config, shape) if shape and hasattr(module, "leaves") else shape
+        gave[item.technique.name] = shape
+
+
+def _shape(spec: str, base: Path | None) -> source.Shape | None:
+    try:
+        return source.shape(source.resolve(spec, base))
+    except ModelError:
+        return None
+
+
+def _too_long(item: Item, shape: source.Shape) -> tuple[str, str] | None:
+    """Why a compression cannot train on texts of its length, and what to do."""
+    training = getattr(item.config, "finetune", None)
+    if training is None or not 0 < shape.longest < training.max_length:
+        return None
+    said = f"finetune.max_length: {training.max_length} is more than the {shape.longest} tokens that this model reads"
+    return said, f"set it to {shape.longest} or less"
 
 
 def mapping(problems: Problems, value: Any, path: tuple[Any, ...]) -> Mapping[str, Any]:

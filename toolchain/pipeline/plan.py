@@ -13,6 +13,7 @@ from toolchain.core.errors import RecipeError
 from toolchain.core.stage import STAGES as STAGE_KINDS
 from toolchain.core.store import key_of
 from toolchain.measure.gates import PROVIDERS
+from toolchain.model import source as model_source
 from toolchain.pipeline.items import BEFORE, Item, engine_in, exported, gives, teachers_of
 from toolchain.pipeline.recipe import Recipe
 from toolchain.pipeline.settings import plain
@@ -222,9 +223,10 @@ def _teachers(
         label = step.label if step else name
         if step is None:
             adopt = registry.stage("adopt")
-            config = adopt.config(path=name)
+            path = model_source.settled(name, plan.recipe.base)
+            config = adopt.config(path=path)
             step = plan.steps[
-                _add(plan, "adopt", adopt, config, (), source=name, label=f"{name}{where}", kind="checkpoint")
+                _add(plan, "adopt", adopt, config, (), source=path, label=f"{name}{where}", kind="checkpoint")
             ]
         found.append(step.id)
         if item.stage == "compress":

@@ -134,7 +134,7 @@ def parse(document: Document, sets: Sequence[str] = (), models: Sequence[str] = 
                 check_order(problems, done, ("models", model))
                 check_teachers(problems, done, ("models", model), sources if trained else ())
             if stages_sound and name in sound and model in sources:
-                check_fit(problems, variants[model, name], ("variants", name), model, sources[model], document.path)
+                check_fit(problems, variants[model, name], ("variants", name), model, sources)
     built = {name: [engine.label for engine in engines] for name in parsed}
     for name, items in parsed.items():
         if came := came_as_engine(problems, [*stages, *items], ("variants", name)):

@@ -19,10 +19,8 @@ from toolchain.core.store import Artifact, Store, key_of
 from toolchain.measure import gates
 from toolchain.measure.machine import environment, physical_cores
 from toolchain.model import source as model_source
-from toolchain.model.checkpoint import read_json
-from toolchain.model.labels import match_labels
 from toolchain.model.train import processes
-from toolchain.pipeline import gate, keys
+from toolchain.pipeline import gate, keys, teaching
 from toolchain.pipeline.perform import perform
 from toolchain.pipeline.plan import Plan, Step
 
@@ -86,7 +84,7 @@ def execute(plan: Plan, store: Store, *, force: Collection[str] = ()) -> Outcome
     if rank:
         logger.setLevel(logging.WARNING)  # the first process says what is done
     threads = _threads(plan)
-    _check_outside_teachers(plan, outcome.task)
+    teaching.check(plan, outcome.task)
     for number, step in enumerate(plan.steps.values(), 1):
         blocked = next((outcome.failed[i] for i in step.inputs if i in outcome.failed), None)
         inputs = [outcome.artifacts[i] for i in step.inputs if i in outcome.artifacts]
@@ -152,21 +150,6 @@ def preview(plan: Plan, store: Store, force: Collection[str] = ()) -> tuple[Outc
         if found:
             outcome.artifacts[step.id] = found
     return outcome, status
-
-
-def _check_outside_teachers(plan: Plan, task: keys.Task) -> None:
-    """Holds that local checkpoints which teach have the task's labels, before anything is trained for them.
-
-    Raises:
-        ModelError: One has other labels.
-    """
-    asked = [i for step in plan.steps.values() if step.stage == "teach" for i in step.inputs[:1]]
-    labelling = [step for step in plan.steps.values() if step.stage == "augment"]
-    asked += [i for step in labelling for i in step.inputs[0 if step.source else 1 :]]
-    for teacher in (plan.steps[i] for i in asked):
-        folder = Path(str(teacher.source)).expanduser() if teacher.stage == "adopt" else None
-        if folder and (folder / "interface.json").is_file():
-            match_labels(tuple(read_json(folder / "interface.json")["labels"]), task.data().labels, folder)
 
 
 def _sound(plan: Plan, outcome: Outcome, step: Step) -> list[Artifact]:

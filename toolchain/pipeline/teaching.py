@@ -1,0 +1,119 @@
+"""What a teacher must be, held before anything is trained: it has the task's labels, and reads what its pupil reads.
+
+A recipe is refused for what files and configs tell; labels and tokens are looked at when a run begins, since they need
+the task's data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from toolchain.augment._models import unfit
+from toolchain.core.errors import DataError, ModelError, require
+from toolchain.core.log import logger
+from toolchain.model import adopt, source
+from toolchain.model.checkpoint import load_tokenizer, read_json
+from toolchain.model.labels import match_labels
+from toolchain.pipeline.keys import Task
+from toolchain.pipeline.plan import Plan, Step
+
+#: Training texts by which two tokenizers are compared before a run.
+SEEN = 256
+
+#: What a config means that names no labels: transformers leaves its own names for two of them out.
+_UNNAMED = {"0": "LABEL_0", "1": "LABEL_1"}
+
+
+def check(plan: Plan, task: Task) -> None:
+    """Holds that teachers have the task's labels, and read the tokens that their students read where that matters.
+
+    Teachers and models that make texts are downloaded for it; tokenizers that are not here yet are compared later.
+
+    Raises:
+        ModelError: A teacher has other labels, or cuts texts into other tokens; a model is not to be had.
+        DataError: An augmentation makes no texts of the task's kind.
+    """
+    for step in plan.steps.values():
+        module = step.technique.module
+        refusal = module.fits_task(step.config, task.data().pairs) if hasattr(module, "fits_task") else None
+        if refusal:
+            raise DataError(*refusal)
+        for spec in module.sources(step.config) if step.stage == "augment" and hasattr(module, "sources") else ():
+            _folder(spec, plan)
+            if refusal := unfit([spec], module.HEAD):
+                raise ModelError(*refusal)
+        taught = step.inputs[:1] if step.stage == "teach" else ()
+        if step.stage == "augment":
+            taught = step.inputs[0 if step.source else 1 :]
+        for teacher in (plan.steps[each] for each in taught):
+            _check_labels(teacher, plan, task)
+        if step.stage == "compress" and hasattr(module, "reads_alike") and module.reads_alike(step.config):
+            _check_tokens(step, plan, task)
+    for said in dict.fromkeys(filter(None, (_other_length(step, plan) for step in plan.steps.values()))):
+        logger.warning("%s", said)
+
+
+def _other_length(step: Step, plan: Plan) -> str:
+    """That a technique trains on more or fewer tokens of a text than what comes of it will read; empty where not."""
+    training = getattr(step.config, "finetune", None) if step.stage == "compress" else None
+    first = step
+    while first.source is None and first.inputs:
+        first = plan.steps[first.inputs[0]]
+    if training is None or first.stage != "finetune" or training.max_length == first.config.max_length:
+        return ""
+    return (
+        f"{step.technique.name} trains on {training.max_length} tokens of a text, and what comes of it reads "
+        f"{first.config.max_length}, as finetune says: set {step.technique.name}.finetune.max_length to that"
+    )
+
+
+def _check_labels(teacher: Step, plan: Plan, task: Task) -> None:
+    folder = _folder(str(teacher.source), plan) if teacher.stage == "adopt" else None
+    if folder is None:
+        return
+    labels = task.data().labels
+    if (folder / "interface.json").is_file():
+        own = read_json(folder / "interface.json")["labels"]
+    else:
+        config = read_json(folder / "config.json")
+        own = adopt.label_names({"id2label": config.get("id2label") or _UNNAMED}, labels, folder)
+    match_labels(tuple(own), labels, folder)
+
+
+def _folder(spec: str, plan: Plan) -> Path | None:
+    """Where a model lies, which is downloaded if need be; None of one from scratch."""
+    found = source.resolve(spec, plan.recipe.base)
+    if found.kind == "hub" and found.folder is None:
+        logger.info("    downloading %s", spec)
+        return source.fetch(found)
+    return found.folder
+
+
+def _check_tokens(step: Step, plan: Plan, task: Task) -> None:
+    student, teacher = (_tokenizer(plan.steps[each], plan) for each in step.inputs[:2])
+    if student is None or teacher is None or student == teacher:
+        return
+    texts, longest = task.data().train.texts[:SEEN], step.config.finetune.max_length
+    if _tokens(student, texts, longest) != _tokens(teacher, texts, longest):
+        from toolchain.compress._lesson import token_ids
+
+        # transformers may read a tokenizer otherwise than its file alone says: it has the last word.
+        token_ids(load_tokenizer(student), load_tokenizer(teacher), texts, longest)
+
+
+def _tokenizer(step: Step, plan: Plan) -> Path | None:
+    """The folder that a checkpoint has its tokenizer from; None where it is not here yet, or changes on the way."""
+    while step.source is None:
+        if step.technique.name == "vocabulary_prune":
+            return None
+        step = plan.steps[step.inputs[0]]
+    folder = source.resolve(step.source, plan.recipe.base).folder
+    return folder if folder and (folder / "tokenizer.json").is_file() else None
+
+
+def _tokens(folder: Path, texts: Sequence[tuple[str, ...]], longest: int) -> list[list[str]]:
+    tokenizer = require("tokenizers", "torch").Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(longest)
+    return [tokenizer.encode(*text).tokens for text in texts]
