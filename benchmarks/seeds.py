@@ -5,7 +5,8 @@
 Everything is made by the program itself and kept in the store: run again, it goes on where it was, and with other
 ``--variants`` several of it may run at once. Every variant is held to ``--against`` on the same sentences of test with
 the same seed, and the seeds are pooled as one crossed design, so that the interval speaks of other sentences and of
-other seeds. ``--page FILE`` writes the table of a file that is there already.
+other seeds. ``--judge FOLDER`` judges on the test of other data than what was trained on: ``--data``, where GLUE's
+phrases have none, chooses the epochs on the same sentences. ``--page FILE`` writes the table of a file that is there.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from toolchain.core.store import Artifact, Store
 from toolchain.measure.machine import environment
 from toolchain.measure.statistics import pooled
 from toolchain.model.checkpoint import read_json
-from toolchain.pipeline import plan, run
+from toolchain.pipeline import keys, plan, run
 from toolchain.pipeline import recipe as recipes
 
 #: What is kept of what the techniques report.
@@ -152,13 +153,16 @@ def page(found: Mapping[str, Any]) -> str:
     seeds = sorted({seed for line in lines for seed in line["seeds"]})
     trainers = " and ".join(sorted({row["trained_on"] for row in found["rows"]}))
     settings = ", ".join(f"`{setting}`" for setting in found["settings"]) or "none"
+    counts = " or ".join(f"{count:,}" for count in sorted({row["examples"] for row in found["rows"]}))
+    elsewhere = f" Judged on {counts} sentences of a file of their own (`--judge`), which no epoch was chosen by."
     rows += [
         "",
         f"Engines that ran: `{found['recipe']}`, seeds {', '.join(map(str, seeds))}, trained on {trainers}. "
         "Differences are paired by sentence and seed, with 95 % intervals for other sentences and, where there are "
         "several, other seeds, as far as these differ by more than their sentences explain; a row of fewer seeds is "
         "held to those. Labels: how many are those of the graph that the engine was built from, on 192 sentences, the "
-        f"least of the seeds. Settings beside the recipe's: {settings}.",
+        f"least of the seeds. Settings beside the recipe's: {settings}."
+        + (elsewhere if found.get("judged_elsewhere") else ""),
         "",
     ]
     return "\n".join(rows)
@@ -178,6 +182,7 @@ def main() -> int:
     parser.add_argument("recipe", type=Path, nargs="?", help="recipe file")
     parser.add_argument("--model", action="append", default=[], help="as of toolchain run")
     parser.add_argument("--data", type=Path, help="as of toolchain run")
+    parser.add_argument("--judge", type=Path, help="data to judge on, where --data has no test of its own")
     parser.add_argument("--set", action="append", default=[], dest="overrides", help="as of toolchain run")
     parser.add_argument("--seeds", type=int, nargs="+", default=[17, 42, 1234])
     parser.add_argument("--variants", nargs="+", help="only these, or MODEL/VARIANT; default: all")
@@ -203,7 +208,8 @@ def main() -> int:
                 del recipe.variants[variant]
         made = plan.make(recipe, "evaluate")
         store = Store(given.store)
-        outcome = run.preview(made, store)[0] if given.found else run.execute(made, store)
+        judge = keys.Task(recipes.load(given.recipe, [], given.model, str(given.judge))) if given.judge else None
+        outcome = run.preview(made, store, judge=judge)[0] if given.found else run.execute(made, store, judge=judge)
     except ToolchainError as error:
         print(error, file=sys.stderr)
         return error.exit_code
@@ -213,7 +219,7 @@ def main() -> int:
         given.out,
         {
             "recipe": recipe.name, "against": given.against or ["base"], "environment": environment(),
-            "settings": given.overrides, "rows": collect(made, outcome),
+            "settings": given.overrides, "judged_elsewhere": bool(given.judge), "rows": collect(made, outcome),
         },
     )  # fmt: skip
     print(given.out.with_suffix(".md").read_text("utf-8"))

@@ -45,16 +45,33 @@ def test_a_line_pools_the_seeds_that_both_have(tmp_path: Path) -> None:
 
 
 def test_a_recipe_is_run_for_every_seed_and_found_again(tmp_path: Path) -> None:
+    for name, count in (
+        ("given/train", 32),
+        ("given/dev", 16),
+        ("judge/train", 2),
+        ("judge/dev", 2),
+        ("judge/test", 24),
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        rows = (f"{name} {number} is {('bad', 'good')[number % 2]}\t{number % 2}\n" for number in range(count))
+        (tmp_path / f"{name}.tsv").write_text("sentence\tlabel\n" + "".join(rows), "utf-8")
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
-        "task: {reviews: {train_size: 32, dev_size: 16, test_size: 24}}\nmodel: scratch:bert-1x32\n"
+        "task: sst2\nmodel: scratch:bert-1x32\n"
         "stages: [{finetune: {epochs: 1}}]\nvariants: {base: [export], other: [export]}\n"
         "engines: [{onnxruntime: {tune: false}}]\nbenchmark: {threads: 1}\n"
         "evaluate: {isa: 'off', invariance: 'off'}\n",
         "utf-8",
     )
     command = [sys.executable, str(ROOT / "benchmarks/seeds.py"), str(recipe), "--seeds", "1", "2"]
-    command += ["--store", str(tmp_path / "store"), "--out", str(tmp_path / "out.json")]
+    command += [
+        "--data",
+        str(tmp_path / "given"),
+        "--store",
+        str(tmp_path / "store"),
+        "--out",
+        str(tmp_path / "out.json"),
+    ]
     nothing = subprocess.run([*command, "--found"], capture_output=True, text=True, check=True)
     assert json.loads((tmp_path / "out.json").read_text("utf-8"))["rows"] == []
     made = subprocess.run([*command, "--variants", "base"], capture_output=True, text=True, check=True)
@@ -63,7 +80,13 @@ def test_a_recipe_is_run_for_every_seed_and_found_again(tmp_path: Path) -> None:
     subprocess.run([*command, "--found"], capture_output=True, text=True, check=True)
     rows = json.loads((tmp_path / "out.json").read_text("utf-8"))["rows"]
     assert [(row["variant"], row["seed"]) for row in rows] == [("base", 1), ("other", 1), ("base", 2), ("other", 2)]
-    assert all(0 <= row["test_percent"] <= 100 and row["examples"] == 24 and row["trained_on"] for row in rows)
+    assert all(0 <= row["test_percent"] <= 100 and row["examples"] == 16 and row["trained_on"] for row in rows)
+    command += ["--judge", str(tmp_path / "judge")]
+    other = subprocess.run([*command, "--variants", "base"], capture_output=True, text=True, check=True)
+    judged = json.loads((tmp_path / "out.json").read_text("utf-8"))["rows"]
+    assert [(row["seed"], row["examples"]) for row in judged] == [(1, 24), (2, 24)]  # by what was trained before
+    assert ("finetune" not in other.stderr, other.stderr.count("evaluate base")) == (True, 2)
+    assert "Judged on 24 sentences of a file of their own" in other.stdout
     before = (tmp_path / "out.json").read_text("utf-8")
     subprocess.run([*command[:2], "--page", str(tmp_path / "out.json")], check=True)
     assert (tmp_path / "out.json").read_text("utf-8") == before

@@ -63,13 +63,14 @@ class Outcome:
         return min(self.codes, default=1) if self.failed else 0
 
 
-def execute(plan: Plan, store: Store, *, force: Collection[str] = ()) -> Outcome:
+def execute(plan: Plan, store: Store, *, force: Collection[str] = (), judge: keys.Task | None = None) -> Outcome:
     """Runs a plan.
 
     Args:
         plan: The plan.
         store: Where artifacts are looked up and published.
         force: Stages to do again although the store has their result.
+        judge: The task to evaluate engines on, where it is not the one that they are made for.
 
     Returns:
         Artifacts and failures; a step that fails stops only what needs it.
@@ -95,14 +96,13 @@ def execute(plan: Plan, store: Store, *, force: Collection[str] = ()) -> Outcome
         if blocked:
             outcome.failed[step.id] = blocked
             continue
+        task = judge if judge and step.stage == "evaluate" else outcome.task
         try:
             if rank:
-                outcome.artifacts[step.id] = _assist(
-                    step, inputs, store, outcome.task, plan, threads, step.stage in force
-                )
+                outcome.artifacts[step.id] = _assist(step, inputs, store, task, plan, threads, step.stage in force)
             else:
                 title = f"[{number}/{len(plan.steps)}] {step.stage:8s} {step.label}"
-                artifact, made = _one(step, inputs, store, outcome.task, plan, threads, step.stage in force, title)
+                artifact, made = _one(step, inputs, store, task, plan, threads, step.stage in force, title)
                 outcome.artifacts[step.id] = artifact
                 outcome.made += [step.id] if made else []
         except StoreError:
@@ -127,8 +127,10 @@ def execute(plan: Plan, store: Store, *, force: Collection[str] = ()) -> Outcome
     return outcome
 
 
-def preview(plan: Plan, store: Store, force: Collection[str] = ()) -> tuple[Outcome, dict[str, str]]:
-    """What a run would find and do, without doing it.
+def preview(
+    plan: Plan, store: Store, force: Collection[str] = (), judge: keys.Task | None = None
+) -> tuple[Outcome, dict[str, str]]:
+    """What a run would find and do, without doing it; its arguments are those of :func:`execute`.
 
     Returns:
         An outcome with the hits, and for every step ``hit``, ``run``, or ``run (after its inputs)``. Where engines are
@@ -144,7 +146,8 @@ def preview(plan: Plan, store: Store, force: Collection[str] = ()) -> tuple[Outc
         if not complete and (step.stage != "time" or not inputs):
             status[step.id] = "run (after its inputs)"
             continue
-        found = store.find(step.kind, key_of(keys.parts(step, inputs, outcome.task, plan.recipe, _threads(plan))))
+        task = judge if judge and step.stage == "evaluate" else outcome.task
+        found = store.find(step.kind, key_of(keys.parts(step, inputs, task, plan.recipe, _threads(plan))))
         known = "run (forced)" if found and step.stage in force else "hit" if found else "run"
         status[step.id] = known if complete else "run (after its inputs)"
         if found:
