@@ -19,7 +19,7 @@ from toolchain.core.errors import ModelError, first_line, require
 from toolchain.core.log import logger
 from toolchain.core.session import INPUTS
 from toolchain.model import shapes
-from toolchain.model.source import LATE, check_folder
+from toolchain.model.source import check_folder, first_position
 
 #: Name in ``config.json`` of what is quantized in training: :mod:`toolchain.model.quantized`.
 QUANTIZERS = "toolchain_quantizers"
@@ -249,8 +249,8 @@ def _name_tokenizer_as_ever(path: Path) -> None:
 def longest_input(config: Any, tokenizer: Any) -> int:
     """How many tokens an input may have: what the positions and the tokenizer allow."""
     positions = int(getattr(config, "max_position_embeddings", 512))
-    offset = int(getattr(config, "pad_token_id", 0) or 0) + 1 if config.model_type in LATE else 0
-    return min(positions - offset, int(tokenizer.model_max_length))
+    before = first_position(config.model_type, getattr(config, "pad_token_id", 0))
+    return min(positions - before, int(tokenizer.model_max_length))
 
 
 def check_length(config: Any, tokenizer: Any, max_length: int) -> None:

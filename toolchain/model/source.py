@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from toolchain.core.errors import ModelError, first_line, require
+from toolchain.core.log import logger
 from toolchain.core.store import digest
 
 #: What a model folder may hold that decides the result; nothing else is read.
@@ -151,7 +152,12 @@ def longest(config: Mapping[str, Any]) -> int:
     positions = config.get("max_position_embeddings")
     if not isinstance(positions, int) or positions < 1:
         return 0
-    return positions - (int(config.get("pad_token_id") or 0) + 1 if config.get("model_type") in LATE else 0)
+    return positions - first_position(config.get("model_type"), config.get("pad_token_id"))
+
+
+def first_position(model_type: str | None, padding: int | None) -> int:
+    """The position of an input's first token: 0, or behind the index of the padding token."""
+    return int(padding or 0) + 1 if model_type in LATE else 0
 
 
 def fetch(source: Source) -> Path:
@@ -163,6 +169,7 @@ def fetch(source: Source) -> Path:
     if source.folder is not None:
         return source.folder
     hub = require("huggingface_hub", "torch")
+    logger.info("    downloading %s", source.spec)
     name = source.spec.partition("@")[0]
     try:
         folder = Path(hub.snapshot_download(name, revision=source.revision, allow_patterns=list(PATTERNS)))

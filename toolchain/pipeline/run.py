@@ -221,8 +221,7 @@ def _fetch(step: Step, plan: Plan) -> None:
         wanted += step.technique.module.sources(step.config)
     for spec in wanted:
         resolved = model_source.resolve(spec, plan.recipe.base)
-        if resolved.kind == "hub" and resolved.folder is None:
-            logger.info("    downloading %s", spec)
+        if resolved.kind == "hub":
             model_source.fetch(resolved)
 
 

@@ -84,10 +84,7 @@ def _check_labels(teacher: Step, plan: Plan, task: Task) -> None:
 def _folder(spec: str, plan: Plan) -> Path | None:
     """Where a model lies, which is downloaded if need be; None of one from scratch."""
     found = source.resolve(spec, plan.recipe.base)
-    if found.kind == "hub" and found.folder is None:
-        logger.info("    downloading %s", spec)
-        return source.fetch(found)
-    return found.folder
+    return source.fetch(found) if found.kind == "hub" else found.folder
 
 
 def _check_tokens(step: Step, plan: Plan, task: Task) -> None:
