@@ -273,6 +273,15 @@ def test_a_state_of_another_precision_is_not_gone_on_with(tmp_path: Path) -> Non
     assert _same(weights, _trained(tmp_path / "whole", bf16)[0])
 
 
+@pytest.mark.parametrize(("has", "chosen"), [("amx_bf16", "bf16"), ("avx512_bf16", "bf16"), ("avx512_f", "fp32")])
+def test_a_cpu_that_multiplies_bf16_trains_in_it(has: str, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {has: True})
+    assert train._precision("auto") == chosen
+
+
 def test_fp16_without_a_gpu_is_an_error(tmp_path: Path) -> None:
     import torch
 

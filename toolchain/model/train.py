@@ -47,7 +47,8 @@ class TrainConfig(StageConfig):
         max_grad_norm: Gradients are clipped to this norm.
         max_length: Longest input in tokens; what is longer is cut.
         early_stopping: Stop after this many epochs without a better dev accuracy; 0 never stops.
-        precision: ``auto`` is bf16 on a GPU that has it or a CPU with AMX, fp16 on another GPU, fp32 on another CPU.
+        precision: ``auto`` is bf16 on a GPU that has it or a CPU with AMX or AVX512-BF16, fp16 on another GPU, fp32 on
+            another CPU.
     """
 
     epochs: Annotated[int, Ge(1), Le(1000)] = 3
@@ -290,8 +291,9 @@ def _precision(asked: str) -> str:
 
     if asked == "auto":
         if not torch.cuda.is_available():
-            # With AMX a step takes half of its time in fp32; CPUs that have bf16 without it were not measured.
-            return "bf16" if torch.cpu.get_capabilities().get("amx_bf16") else "fp32"
+            # benchmarks/steps.py: with either a step takes little more than half of its time in fp32.
+            known = torch.cpu.get_capabilities()
+            return "bf16" if known.get("amx_bf16") or known.get("avx512_bf16") else "fp32"
         return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
     if asked == "fp16" and not torch.cuda.is_available():
         raise ModelError("precision fp16 needs a GPU, and PyTorch sees none", "use precision: auto, fp32 or bf16")
