@@ -6,6 +6,7 @@ import functools
 import math
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from tests.shared import VARIABLE
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Names the folder that this process shares with those that it starts."""
+    """Names the folder that this process shares with those that it starts; Ctrl-C is answered in the background too."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if VARIABLE not in os.environ:
         os.environ[VARIABLE] = folder = tempfile.mkdtemp(prefix="toolchain-tests-")
 
