@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import tempfile
 import time
 from collections.abc import Sequence
@@ -49,12 +48,12 @@ def study(given: argparse.Namespace) -> dict[str, Any]:
     data = sst2.load(sst2.Config(folder=str(given.data)))
     folder = source.fetch(source.resolve(given.model, Path.cwd()))
     tokenizer = checkpoint.load_tokenizer(folder)
-    train_split = data.train.take(range(given.steps * given.batch))
+    read = checkpoint.model_inputs(checkpoint.load_for_training(folder, data.labels, 17), tokenizer)
+    encoded = encode(tokenizer, data.train.take(range(given.steps * given.batch)), 128, read)
     times: dict[str, list[float]] = {name: [] for name in PRECISIONS}
     for turn in range(given.rounds + 1):
         for name in PRECISIONS if turn % 2 else PRECISIONS[::-1]:
             model = checkpoint.load_for_training(folder, data.labels, 17)
-            encoded = encode(tokenizer, train_split, 128, checkpoint.model_inputs(model, tokenizer))
             config = TrainConfig(epochs=1, batch_size=given.batch, precision=name)
             with tempfile.TemporaryDirectory() as work:
                 context = Context(work=Path(work), seed=17, threads=given.threads, dataset=lambda: data)
@@ -69,7 +68,7 @@ def study(given: argparse.Namespace) -> dict[str, Any]:
 
 def summary(values: Sequence[float]) -> dict[str, float]:
     """Median and quartiles."""
-    return {"median": statistics.median(values), "low": percentile(values, 0.25), "high": percentile(values, 0.75)}
+    return {name: percentile(values, share) for name, share in (("median", 0.5), ("low", 0.25), ("high", 0.75))}
 
 
 def main() -> None:
