@@ -3,12 +3,9 @@ from __future__ import annotations
 import atexit
 import dataclasses
 import functools
-import itertools
 import shutil
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +15,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from tests.builders import context, sentences
-from toolchain.compress import _stopwatch, _svd, _weighting, low_rank
+from toolchain.compress import _weighting, low_rank
 from toolchain.compress._gradients import sample
 from toolchain.compress._matrices import matrices
 from toolchain.compress._recovery import Teacher
@@ -27,7 +24,7 @@ from toolchain.core.errors import ModelError, RecipeError
 from toolchain.core.stage import Context
 from toolchain.engines import onnxruntime
 from toolchain.model import checkpoint, export, scratch, surgery
-from toolchain.model.anatomy import anatomy, layers_of
+from toolchain.model.anatomy import layers_of
 from toolchain.model.encoded import collate
 from toolchain.model.factorized import FactorizedEmbedding, FactorizedLinear
 from toolchain.model.train import TrainConfig, cross_entropy
@@ -95,99 +92,6 @@ def multiply_out(dense: Any, model: Any, names: Iterable[str]) -> None:
         for name in names:
             dense.get_submodule(name).weight.copy_(product(model.get_submodule(name)))
             dense.get_submodule(name).bias.copy_(model.get_submodule(name).bias)
-
-
-def matrix(rows: int, columns: int) -> Any:
-    return torch.from_numpy(np.random.default_rng(rows + columns).standard_normal((rows, columns)))
-
-
-SIZES = pytest.mark.parametrize("size", [(12, 20), (16, 16), (20, 12)], ids=["wide", "square", "tall"])
-
-
-@SIZES
-def test_without_weights_the_factors_lose_the_smallest_singular_values(size: tuple[int, int]) -> None:
-    weight = matrix(*size)
-    found = _svd.decompose(weight)
-    values = np.linalg.svd(weight.numpy(), compute_uv=False)
-    for rank in (1, 5, 11):
-        left, right = found.factors(rank)
-        assert (left.shape, right.shape) == ((size[0], rank), (rank, size[1]))
-        lost = np.square((left.double() @ right.double() - weight).numpy()).sum()
-        assert lost == pytest.approx(np.square(values[rank:]).sum(), rel=1e-5)
-        assert found.kept[rank - 1] == pytest.approx(np.square(values[:rank]).sum() / np.square(values).sum())
-    left, right = found.factors(len(values))
-    assert np.abs((left @ right - weight).numpy()).max() < 1e-5
-    assert left.norm(dim=0).numpy() == pytest.approx(right.norm(dim=1).numpy(), rel=1e-4)
-
-
-@SIZES
-def test_with_a_gram_matrix_what_is_computed_is_as_near_as_can_be(
-    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_svd, "DAMPING", 1e-9)
-    weight, scale = matrix(*size), torch.logspace(1, -2, size[1], dtype=torch.float64)
-    inputs = matrix(200, size[1]) * scale
-    outputs = inputs @ weight.T
-    seen = inputs if size[0] > size[1] else outputs
-    best = np.square(np.linalg.svd(outputs.numpy(), compute_uv=False))  # Eckart and Young, of the outputs
-    plain, found = _svd.decompose(weight), _svd.decompose(weight, gram=seen.T @ seen)
-    for rank in (2, 6):
-        lost = [
-            float((inputs @ (item.factors(rank)[0] @ item.factors(rank)[1] - weight).T).square().sum())
-            for item in (found, plain)
-        ]
-        assert lost[0] == pytest.approx(best[rank:].sum(), rel=1e-4)
-        assert lost[0] < 0.3 * lost[1]
-
-
-def test_damping_keeps_a_matrix_whose_inputs_were_hardly_seen() -> None:
-    weight, inputs = matrix(20, 12), torch.zeros(5, 12, dtype=torch.float64)
-    inputs[:, 0] = 1.0  # one input of twelve is ever used
-    found = _svd.decompose(weight, gram=inputs.T @ inputs)
-    left, right = found.factors(12)
-    assert np.abs((left @ right - weight).numpy()).max() < 1e-4
-    left, right = found.factors(6)
-    assert (left @ right - weight)[:, 0].norm() < 1e-2 * weight[:, 0].norm()  # the used one comes first
-
-
-@SIZES
-def test_rows_that_weigh_more_are_nearer(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_svd, "DAMPING", 1e-9)
-    weight, rows = matrix(*size), torch.logspace(2, -2, size[0], dtype=torch.float64)
-    best = np.square(np.linalg.svd((weight * rows[:, None].sqrt()).numpy(), compute_uv=False))
-    left, right = _svd.decompose(weight, rows=rows).factors(5)
-    lost = float(((left @ right - weight).square().sum(dim=1) * rows).sum())
-    assert lost == pytest.approx(best[5:].sum(), rel=1e-4)
-
-
-def test_a_matrix_of_zeros_and_rows_without_weight_have_factors() -> None:
-    for found in (_svd.decompose(torch.zeros(6, 9)), _svd.decompose(matrix(9, 6), rows=torch.zeros(9))):
-        left, right = found.factors(2)
-        assert torch.isfinite(left).all()
-        assert torch.isfinite(right).all()
-
-
-def test_parameters_are_shared_out_as_trying_everything_would() -> None:
-    curves = {"a": [0.5, 0.7, 0.85, 0.9], "b": [0.3, 0.5, 0.6, 0.7], "c": [0.9, 0.95, 0.97, 0.99]}
-    given = {}
-    for name, curve in curves.items():
-        energies = np.diff([0, *curve, *([1.0] * 6)])
-        given[name] = _svd.choices((10, 10), 1, _svd.Decomposition(None, None, energies))
-    assert all(list(item.ranks) == [1, 2, 3, 4, 0] for item in given.values())  # 5 · 20 is 10 · 10
-    assert list(given["a"].costs) == [20, 40, 60, 80, 100]
-    for budget in (60, 100, 160, 220, 300):
-        found = _svd.share_out(given, budget)
-        index = {name: list(given[name].ranks).index(rank) for name, rank in found.items()}
-        assert sum(int(given[name].costs[i]) for name, i in index.items()) <= budget
-        best = max(
-            sum(float(item.kept[i]) for item, i in zip(given.values(), tried, strict=True))
-            for tried in itertools.product(range(5), repeat=3)
-            if sum(int(item.costs[i]) for item, i in zip(given.values(), tried, strict=True)) <= budget
-        )
-        kept = sum(float(given[name].kept[i]) for name, i in index.items())
-        assert kept >= best - 0.051  # one step of the least worth, that a greedy choice may miss
-    assert _svd.share_out(given, 300) == {"a": 0, "b": 0, "c": 0}
-    assert _svd.share_out(given, 60) == {"a": 1, "b": 1, "c": 1}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -306,17 +210,6 @@ def test_the_bias_makes_good_for_the_mean(tmp_path: Path) -> None:
     assert moved["plain"] > 0.02
 
 
-def test_what_the_loss_feels_more_gets_more_parameters() -> None:
-    """Three matrices of the same spectrum."""
-    weight = matrix(32, 32)
-    found = {name: _svd.decompose(weight, felt=felt) for name, felt in (("a", 1.0), ("b", 9.0), ("c", 1e-9))}
-    assert found["b"].importance == pytest.approx(9 * found["a"].importance)
-    shared = _svd.share_out({name: _svd.choices((32, 32), 1, item) for name, item in found.items()}, 1.2 * 32 * 32)
-    assert shared["c"] == 1
-    assert shared["b"] == 0 or shared["b"] > shared["a"] + 3
-    assert _svd.decompose(weight).importance == 1.0
-
-
 def test_fisher_information_is_the_sum_over_a_row_of_each_examples_squared_gradients() -> None:
     source = made("albert")
     model, tokenizer = checkpoint.load_model(source), checkpoint.load_tokenizer(source)
@@ -414,45 +307,6 @@ def test_so_much_energy_is_kept_and_no_rank_more(tmp_path: Path) -> None:
     assert metrics["relative_error"] == pytest.approx(np.sqrt(1 - np.mean(list(metrics["kept"].values()))), abs=1e-4)
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta"])
-def test_the_embedding_becomes_a_table_and_a_projection(family: str, tmp_path: Path) -> None:
-    source = made(family)
-    out, metrics = factorized(tmp_path, source, layers=(), embedding=16)
-    model, dense = checkpoint.load_model(out), checkpoint.load_model(source)
-    table, old = (m.get_submodule(anatomy(m).embedding) for m in (model, dense))
-    tokens = old.num_embeddings
-    assert isinstance(table, FactorizedEmbedding)
-    assert table.padding_idx == old.padding_idx
-    assert metrics["ranks"] == {"embedding": 16}
-    assert metrics["parameters_before"] - metrics["parameters"] == tokens * 64 - 16 * (tokens + 64)
-    with torch.no_grad():
-        old.weight.copy_(product(table))
-    assert np.abs(logits(model, batch(source)) - logits(dense, batch(source))).max() < 1e-4
-
-
-def test_tokens_that_stand_in_the_training_sentences_are_nearer(tmp_path: Path) -> None:
-    source = made()
-    dense = checkpoint.load_model(source)
-    old = dense.get_submodule(anatomy(dense).embedding).weight.detach()
-    counted = _weighting.counts(checkpoint.load_tokenizer(source), len(old), 32, context(tmp_path))
-    tokens = sum(
-        len(ids) for ids in checkpoint.load_tokenizer(source)([t for (t,) in sentences().train.texts])["input_ids"]
-    )
-    assert counted.sum() == len(old) + tokens
-    lost = {}
-    for method in ("plain", "activation"):
-        out, _ = factorized(tmp_path / method, method=method, layers=(), embedding=16)
-        model = checkpoint.load_model(out)
-        error = (product(model.get_submodule(anatomy(model).embedding)) - old).square().sum(dim=1)
-        lost[method] = float((error * (counted - 1)).sum())
-    assert lost["activation"] < 0.6 * lost["plain"]
-
-
-def test_an_embedding_that_is_factorized_already_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"AlbertForSequenceClassification comes with a factorized token embedding"):
-        factorized(tmp_path, made("albert"), embedding=16)
-
-
 def test_it_is_not_done_twice(tmp_path: Path) -> None:
     assert low_rank.requires(["finetune"]) is None
     assert low_rank.requires(["finetune", "low_rank"]) == "it stands there already"
@@ -516,116 +370,3 @@ def test_a_graph_of_factors_fuses_as_the_dense_one_does(embedding: int | None, t
     }  # fmt: skip
     # A table with a projection behind it is no sum of tables, and nothing of the kind is expected then.
     assert fusion.get("embed_layer_norm", [0, 0]) == [tables, tables]
-
-
-def linear(share: float) -> float:
-    """A model of which a fifth of the time is no matrix."""
-    return 1 / (0.2 + 0.8 * share)
-
-
-def jumping(share: float) -> float:
-    """Kernels that are fast up to a part, and slow from there."""
-    return 3.0 if share < 0.4 else 1.2
-
-
-@pytest.mark.parametrize(("speedup", "wanted"), [(linear, 2.0), (linear, 1.1), (linear, 3.9), (jumping, 3.0)])
-def test_the_search_ends_within_a_twentieth_of_the_wanted_speedup(
-    speedup: Callable[[float], float], wanted: float
-) -> None:
-    tried: list[float] = []
-
-    def measure(share: float) -> float:
-        tried.append(share)
-        return speedup(share)
-
-    share = low_rank.find_share(measure, 0.05, wanted)
-    assert speedup(share) == pytest.approx(wanted, rel=0.05)
-    assert len(tried) <= 3
-
-
-def test_where_speed_jumps_the_largest_model_that_is_fast_enough_is_taken() -> None:
-    share = low_rank.find_share(jumping, 0.05, 2.0)
-    assert 0.3 < share < 0.4
-
-
-def test_a_speedup_out_of_reach_says_what_was_reached() -> None:
-    with pytest.raises(ModelError, match=r"× 6 is out of reach; the most is × 4.17, with 0.05 of the parameters"):
-        low_rank.find_share(linear, 0.05, 6.0)
-
-
-def test_ranks_for_a_speedup_are_searched_once_and_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dense, timed = checkpoint.count_parameters(checkpoint.load_model(made())), []
-
-    @contextmanager
-    def stopwatch(source: Path, texts: Any, **settings: Any) -> Iterator[Callable[[Sequence[Path]], list[float]]]:
-        assert source == made()
-        assert settings["batch_size"] == 4
-
-        def measure(folders: Sequence[Path]) -> list[float]:
-            left = [checkpoint.count_parameters(checkpoint.load_model(folder)) for folder in folders]
-            timed.extend(left)
-            return [linear(1 - (dense - count) / MATRICES) for count in left]
-
-        yield measure
-
-    monkeypatch.setattr(low_rank, "stopwatch", stopwatch)
-    out, metrics = factorized(tmp_path, speedup=1.5, batch_size=4)
-    assert metrics["speedup"] == pytest.approx(1.5, rel=0.05)
-    assert linear(1 - (dense - metrics["parameters"]) / MATRICES) == pytest.approx(metrics["speedup"], abs=1e-3)
-    assert len(metrics["trials"]) == len(timed) >= 2
-    count = len(timed)
-    again = tmp_path / "again"
-    again.mkdir()
-    config = low_rank.Config(multiple_of=8, speedup=1.5, batch_size=4)
-    low_rank.apply(made(), again, config, context(tmp_path / "work"))  # as after a kill
-    assert len(timed) == count
-    assert (again / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
-
-
-class Sleeper:
-    """An engine that takes so long, and notes that it was asked."""
-
-    inputs: tuple[str, ...] = ("input_ids",)
-
-    def __init__(self, seconds: float, log: list[float]) -> None:
-        self.seconds, self.log = seconds, log
-
-    def run(self, batch: Any) -> Any:
-        assert set(batch) == {"input_ids"}
-        time.sleep(self.seconds)
-        if self.log[-1:] != [self.seconds]:
-            self.log.append(self.seconds)
-
-    def placement(self) -> dict[str, int]:
-        return {}
-
-
-def test_engines_take_turns_and_each_is_first_in_some_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_stopwatch, "SETTLE_S", 0.0)
-    log: list[float] = []
-    sessions = [Sleeper(seconds, log) for seconds in (0.006, 0.012, 0.003)]
-    inputs = [{"input_ids": np.ones((1, 3)), "attention_mask": np.ones((1, 3))}] * 4
-    found = _stopwatch._speedups(sessions, inputs, batch_size=1, rounds=3)
-    assert found == pytest.approx([0.5, 2.0], rel=0.2)
-    warm = [0.006, 0.012, 0.003]
-    assert log == [*warm, *warm, 0.012, 0.003, 0.006, 0.003, 0.006, 0.012]
-
-
-def test_fewer_layers_are_faster_on_the_engine(tmp_path: Path) -> None:
-    dense = made("bert", "4x64")
-    model = checkpoint.load_model(dense)
-    surgery.keep_layers(model, [0])
-    small = save(model, dense, tmp_path / "small")
-    texts = sentences().dev.texts
-    with _stopwatch.stopwatch(dense, texts, batch_size=1, rounds=5, context=context(tmp_path)) as measure:
-        (faster,) = measure([small])
-    assert 1.5 < faster < 8
-    assert [path.name for path in tmp_path.iterdir()] == ["small"]
-
-
-def test_the_key_holds_the_machine_where_time_decides() -> None:
-    plain, timed = low_rank.Config(), low_rank.Config(speedup=2.0)
-    assert not low_rank.tunes(plain)
-    assert low_rank.fingerprint(plain) == {}
-    assert low_rank.tunes(timed)
-    assert {"host", "logical_cpus", "version"} <= set(low_rank.fingerprint(timed))
