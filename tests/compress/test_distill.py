@@ -215,6 +215,10 @@ def test_losses_that_teach_nothing_are_refused() -> None:
         distill.Losses(labels=0, logits=0, hidden=1)
     with pytest.raises(ValueError, match="mapping: no loss compares layers"):
         distill.Config(mapping="last")
+    with pytest.raises(ValueError, match="teacher: no loss learns from finetune; give logits"):
+        distill.Config(teacher="finetune", losses=distill.Losses(labels=1, logits=0))
+    with pytest.raises(ValueError, match="teacher: only one shows its inside"):
+        distill.Config(teacher=("one", "two"), losses=distill.Losses(labels=1, logits=0, hidden=1))
 
 
 RECIPE = """\
@@ -242,6 +246,36 @@ def test_teachers_are_steps_and_answer_once_for_all_their_students() -> None:
     assert students["one · d"].inputs[1::2] == (tuned["two"], tuned["one"])
     for step in students.values():
         assert all(made.steps[answers].inputs == (teacher,) for teacher, answers in _pairs(step.inputs))
+
+
+def test_a_teacher_is_not_asked_for_answers_that_no_loss_learns_from() -> None:
+    text = RECIPE.partition("  a:")[0] + (
+        "  labels: [{distill: {layers: 1, losses: {labels: 1, logits: 0}}}, export]\n"
+        "  inside: [{distill: {layers: 1, losses: {labels: 1, logits: 0, hidden: 1}}}, export]\n"
+    )
+    made = plan.make(recipe.parse(Document(parse_value(text), None)), "compress")
+    assert "teach" not in [step.stage for step in made.steps.values()]
+    tuned = {step.label: step.id for step in made.steps.values() if step.stage == "finetune"}
+    students = {step.label.rpartition(" · ")[0]: step for step in made.steps.values() if step.stage == "compress"}
+    assert students["one · labels"].inputs == (tuned["one · finetune"],)
+    assert students["one · inside"].inputs == (tuned["one · finetune"],) * 2
+
+
+def test_a_student_of_labels_alone_and_one_of_the_inside_alone_are_trained(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(
+        """\
+task: {reviews: {train_size: 16, dev_size: 16, test_size: 16}}
+model: scratch:bert-2x64
+stages: [{finetune: {epochs: 1}}]
+variants:
+  labels: [{distill: {layers: 1, losses: {labels: 1, logits: 0}, finetune: {epochs: 1}}}, export]
+  inside: [{distill: {layers: 1, losses: {labels: 1, logits: 0, hidden: 1}, finetune: {epochs: 1}}}, export]
+""",
+        "utf-8",
+    )
+    done = call("compress", "r.yaml", "--store", "store", cwd=tmp_path)
+    assert done.code == 0, done.stderr
+    assert "answers of" not in done.stderr
 
 
 def _pairs(inputs: Sequence[str]) -> list[tuple[str, str]]:

@@ -87,14 +87,29 @@ class Config(StageConfig):
     finetune: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=4, learning_rate=1e-4))
 
     def __post_init__(self) -> None:
-        if "" in teachers(self):
+        named = _named(self)
+        if "" in named:
             raise ValueError("teacher: a name of no letters; before is the checkpoint that is given")
+        if not self.losses.logits:
+            if named != ("before",) and not any(self.losses.inside.values()):
+                raise ValueError(f"teacher: no loss learns from {named[0]}; give logits or hidden a weight")
+            if len(named) > 1:
+                raise ValueError(f"teacher: only {named[0]} shows its inside; name it alone, or give logits a weight")
         if self.mapping != "even" and not (self.losses.hidden or self.losses.attention or self.losses.relations):
             raise ValueError("mapping: no loss compares layers; give hidden, attention or relations a weight")
 
 
 def teachers(config: Config) -> tuple[str, ...]:
-    """Who teaches, as the plan knows them."""
+    """Who teaches, as the plan knows them; nobody where labels are all that is learned from."""
+    return _named(config) if asks(config) or any(config.losses.inside.values()) else ()
+
+
+def asks(config: Config) -> bool:
+    """Whether the teachers' answers are learned from."""
+    return config.losses.logits > 0
+
+
+def _named(config: Config) -> tuple[str, ...]:
     return (config.teacher,) if isinstance(config.teacher, str) else tuple(config.teacher)
 
 
@@ -115,7 +130,7 @@ def fits(config: Config, shape: Shape) -> tuple[str, str] | None:
     if isinstance(config.mapping, tuple) and len(config.mapping) != count:
         said = f"mapping: {len(config.mapping)} layers of the teacher for the {count} of the student"
         return said, f"name {count}, one for each"
-    if isinstance(config.mapping, tuple) and set(teachers(config)) == {"before"}:
+    if isinstance(config.mapping, tuple) and set(_named(config)) == {"before"}:
         unknown = [index for index in config.mapping if index >= shape.layers]
         if unknown:
             return f"mapping: the teacher has no layer {unknown[0]}", f"its layers are 0 to {shape.layers - 1}"
@@ -180,7 +195,7 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
             raise RecipeError(*refusal)
         surgery.keep_layers(model, kept(config, depth))
     loss = answers_loss(config.temperature, labels=config.losses.labels, logits=config.losses.logits)
-    taught = _answers(source, config, context) if config.losses.logits else None
+    taught = _answers(source, config, context) if asks(config) else None
     lesson = None
     if any(config.losses.inside.values()):
         first = context.teachers[0].checkpoint
@@ -201,8 +216,8 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
 def _answers(source: Path, config: Config, context: Context) -> list[list[float]]:
     """Logits whose softened answers are the teachers' mean, ``[examples][classes]``, classes as the student's."""
     softened = []
-    for teacher in context.teachers:
-        logits, labels = teach.read(teacher.answers)
+    for answers in (teacher.answers for teacher in context.teachers if teacher.answers):
+        logits, labels = teach.read(answers)
         scaled = logits.astype(np.float64) / config.temperature
         scaled -= scaled.max(axis=1, keepdims=True)
         softened.append(np.exp(scaled) / np.exp(scaled).sum(axis=1, keepdims=True))

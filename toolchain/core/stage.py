@@ -68,11 +68,11 @@ class Teaching:
 
     Attributes:
         checkpoint: The teacher's checkpoint folder.
-        answers: Folder with its answers on the training examples, of stage ``teach``.
+        answers: Folder with its answers on the training examples, of stage ``teach``; None where nobody asks for them.
     """
 
     checkpoint: Path
-    answers: Path
+    answers: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

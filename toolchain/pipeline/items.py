@@ -322,8 +322,8 @@ def check_fit(
         refusal = refusal or _too_long(item, shape)
         if not refusal:
             shape = module.leaves(item.config, shape) if hasattr(module, "leaves") else shape
-            if hasattr(module, "fits_teacher"):
-                name = teachers_of(item)[0]
+            if hasattr(module, "fits_teacher") and (named := teachers_of(item)):
+                name = named[0]
                 owner, _, stage = name.rpartition(".")
                 outside = models[owner] if stage == "finetune" and owner in models else name
                 teacher = {BEFORE: before, **gave}.get(name) or _shape(outside, base)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -79,8 +79,7 @@ def perform(step: Step, inputs: list[Artifact], out: Path, context: Context, pla
         return dict(module.apply(parent.path, out, config, context))
     if step.stage == "compress":
         refuse_quantized(parent.path)
-        taught = tuple(Teaching(t.path, a.path) for t, a in zip(inputs[1::2], inputs[2::2], strict=True))
-        context = dataclasses.replace(_in_own_order(context, parent.path), teachers=taught)
+        context = dataclasses.replace(_in_own_order(context, parent.path), teachers=_teachings(inputs[1:]))
     if step.stage == "optimize":
         dialect = str(read_json(parent.path / "interface.json")["dialect"])
         if dialect not in module.TAKES:
@@ -102,6 +101,17 @@ def perform(step: Step, inputs: list[Artifact], out: Path, context: Context, pla
     fresh = _augmented(artifact for artifact in more if artifact.key not in known)
     _write_history(out, [*read_history(parent.path), *fresh, _entry(step)])
     return metrics
+
+
+def _teachings(inputs: Sequence[Artifact]) -> tuple[Teaching, ...]:
+    """Teachers, each with the answers that follow it, if any do."""
+    found: list[Teaching] = []
+    for each in inputs:
+        if each.kind == "answers":
+            found[-1] = dataclasses.replace(found[-1], answers=each.path)
+        else:
+            found.append(Teaching(each.path))
+    return tuple(found)
 
 
 def accompany(source: Path, out: Path) -> None:

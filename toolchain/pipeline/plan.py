@@ -207,7 +207,7 @@ def _until(items: list[Item], stage: str) -> list[Item]:
 def _teachers(
     plan: Plan, item: Item, chain: list[Step], more: tuple[str, ...], seed: int, where: str
 ) -> tuple[str, ...]:
-    """Ids of the checkpoints that teach an item, each followed by that of its answers where there is a student.
+    """Ids of the checkpoints that teach an item, each followed by that of its answers where a student asks for them.
 
     The answers are those on the training examples, and on ``more`` of them.
     """
@@ -229,7 +229,8 @@ def _teachers(
                 _add(plan, "adopt", adopt, config, (), source=path, label=f"{name}{where}", kind="checkpoint")
             ]
         found.append(step.id)
-        if item.stage == "compress":
+        module = item.technique.module
+        if item.stage == "compress" and (not hasattr(module, "asks") or module.asks(item.config)):
             teach, read = registry.stage("teach"), (step.id, *more)
             found.append(_add(plan, "teach", teach, teach.config(), read, label=f"answers of {label}", kind="answers"))
     return tuple(found)

@@ -43,10 +43,8 @@ def check(plan: Plan, task: Task) -> None:
             _folder(spec, plan)
             if refusal := unfit([spec], module.HEAD):
                 raise ModelError(*refusal)
-        taught = step.inputs[:1] if step.stage == "teach" else ()
-        if step.stage == "augment":
-            taught = step.inputs[0 if step.source else 1 :]
-        for teacher in (plan.steps[each] for each in taught):
+        taught = step.inputs[0 if step.source else 1 :] if step.stage in ("augment", "compress") else ()
+        for teacher in (plan.steps[each] for each in taught if plan.steps[each].kind == "checkpoint"):
             _check_labels(teacher, plan, task)
         if step.stage == "compress" and hasattr(module, "reads_alike") and module.reads_alike(step.config):
             _check_tokens(step, plan, task)
