@@ -185,7 +185,7 @@ def main() -> int:
     parser.add_argument("--judge", type=Path, help="data to judge on, where --data has no test of its own")
     parser.add_argument("--set", action="append", default=[], dest="overrides", help="as of toolchain run")
     parser.add_argument("--seeds", type=int, nargs="+", default=[17, 42, 1234])
-    parser.add_argument("--variants", nargs="+", help="only these, or MODEL/VARIANT; default: all")
+    parser.add_argument("--variants", nargs="+", help="only these, or MODEL/VARIANT, and the baseline's; default: all")
     parser.add_argument("--against", nargs="+", help="variants that the others are held to [base]")
     parser.add_argument("--store", type=Path, default=Path("artifacts"))
     parser.add_argument("--out", type=Path, default=Path("seeds.json"))
@@ -203,10 +203,7 @@ def main() -> int:
     try:
         data = str(given.data.resolve()) if given.data else None
         recipe = recipes.load(given.recipe, [f"seeds={given.seeds}", *given.overrides], given.model, data)
-        for variant in set(recipe.variants) if given.variants else ():
-            if not {variant[1], "/".join(variant)} & set(given.variants):
-                del recipe.variants[variant]
-        made = plan.make(recipe, "evaluate")
+        made = plan.make(recipe, "evaluate", given.variants or ())
         store = Store(given.store)
         judge = keys.Task(recipes.load(given.recipe, [], given.model, str(given.judge))) if given.judge else None
         outcome = run.preview(made, store, judge=judge)[0] if given.found else run.execute(made, store, judge=judge)

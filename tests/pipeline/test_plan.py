@@ -53,6 +53,34 @@ def test_equal_variants_are_built_and_measured_once(tmp_path: Path) -> None:
     assert _count(plan)["build"] == 3
 
 
+def test_a_part_of_a_recipe_comes_with_its_baseline_and_with_the_teachers_of_other_models(tmp_path: Path) -> None:
+    text = """\
+models: {one: scratch:bert-2x32, two: scratch:albert-2x32}
+stages: [finetune]
+variants:
+  base: [export]
+  half: [{distill: {layers: 1}}, export]
+  taught: [{distill: {teacher: one.finetune}}, export]
+"""
+    (tmp_path / "r.yaml").write_text(text, encoding="utf-8")
+    recipe = recipes.load(tmp_path / "r.yaml")
+
+    def rows(*only: str) -> list[str]:
+        return [f"{row.model}/{row.variant}" for row in plans.make(recipe, only=only).rows]
+
+    assert rows("two/taught") == ["two/base", "two/taught"]
+    assert rows("half") == ["one/base", "two/base", "one/half", "two/half"]
+    assert rows("base", "one/half") == ["one/base", "two/base", "one/half"]
+    assert rows() == rows("base", "half", "taught")
+    trained = [
+        step.source for step in plans.make(recipe, only=["two/taught"]).steps.values() if step.stage == "finetune"
+    ]
+    assert trained == ["scratch:albert-2x32", "scratch:bert-2x32"]
+    with pytest.raises(RecipeError, match="no variant is called 'hlaf'") as caught:
+        rows("half", "hlaf")
+    assert "did you mean 'half'" in caught.value.hint
+
+
 def test_one_setting_parts_what_depends_on_it(tmp_path: Path) -> None:
     plan = _plan(tmp_path, BASE + "  old: [{export: {opset: 19}}, dynamic_int8]\n")
     assert _count(plan) == {"finetune": 1, "export": 2, "optimize": 3, "build": 4, "evaluate": 4, "time": 1}

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from toolchain.pipeline.run import Outcome
 
 
-def clear(check: bool, junit: Path | None) -> None:
+def clear(check: bool, junit: Path | None, only: Sequence[str] = ()) -> None:
     """Takes away the file of an earlier run: whatever happens, it is not read for this one's."""
+    if check and only:
+        raise click.UsageError("--check holds all engines of a recipe to its bounds, and --variant leaves some out")
     if junit and not check:
         raise click.UsageError("--junit writes what --check finds: give both")
     if junit and junit.is_file():

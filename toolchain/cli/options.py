@@ -66,6 +66,14 @@ def recipe_options(function: F) -> F:
     return function
 
 
+def variant_option(function: F) -> F:
+    """Adds ``--variant``."""
+    return click.option(
+        "--variant", "variants", multiple=True, metavar="NAME",
+        help="Only this variant of a recipe, or MODEL/NAME, and the baseline; may be given several times.",
+    )(function)  # fmt: skip
+
+
 def check_options(function: F) -> F:
     """Adds ``--check`` and ``--junit``."""
     for option in (

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @click.command("run")
 @click.argument("recipe", type=options.RECIPE)
 @options.recipe_options
+@options.variant_option
 @options.run_options
 @options.check_options
 @options.store_option
@@ -30,8 +31,9 @@ if TYPE_CHECKING:
 @options.json_option
 @options.verbosity
 def run_command(
-    recipe: Path, sets: tuple[str, ...], models: tuple[str, ...], data: str | None, store: Store, threads: int | None,
-    force: str | None, dry_run: bool, check: bool, junit: Path | None, output: Path | None, as_json: bool,
+    recipe: Path, sets: tuple[str, ...], models: tuple[str, ...], data: str | None, variants: tuple[str, ...],
+    store: Store, threads: int | None, force: str | None, dry_run: bool, check: bool, junit: Path | None,
+    output: Path | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Run a whole RECIPE and print the ranked table of its engines.
 
@@ -40,8 +42,8 @@ def run_command(
     from toolchain.pipeline import plan, run
     from toolchain.pipeline import recipe as recipes
 
-    checks.clear(check, junit)
-    made = plan.make(recipes.load(recipe, options.with_threads(sets, threads), models, data))
+    checks.clear(check, junit, variants)
+    made = plan.make(recipes.load(recipe, options.with_threads(sets, threads), models, data), only=variants)
     checks.need_rules(made, check)
     if dry_run:
         return print_preview(made, store, as_json, options.forced(force))
@@ -94,14 +96,15 @@ def validate_command(
 @click.command("report")
 @click.argument("targets", type=click.Path(path_type=Path), nargs=-1, required=True)
 @options.recipe_options
+@options.variant_option
 @options.check_options
 @options.store_option
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the report or the comparison here too.")
 @options.json_option
 @options.verbosity
 def report_command(
-    targets: tuple[Path, ...], sets: tuple[str, ...], models: tuple[str, ...], data: str | None, store: Store,
-    check: bool, junit: Path | None, output: Path | None, as_json: bool,
+    targets: tuple[Path, ...], sets: tuple[str, ...], models: tuple[str, ...], data: str | None,
+    variants: tuple[str, ...], store: Store, check: bool, junit: Path | None, output: Path | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Print the ranked table of a recipe, or set reports side by side; nothing is run.
 
@@ -115,9 +118,10 @@ def report_command(
 
     recipe = targets[0]
     if all(target.suffix == ".json" or target.is_dir() for target in targets):
-        if sets or models or data or check or junit:
+        if sets or models or data or variants or check or junit:
             raise click.UsageError(
-                "--set, --model, --data, --check and --junit are for a recipe; reports are as they were written"
+                "--set, --model, --data, --variant, --check and --junit are for a recipe; reports are as they were "
+                "written"
             )
         return _compare(targets, output, as_json)
     if len(targets) > 1:
@@ -125,8 +129,8 @@ def report_command(
             f"a recipe stands alone; several targets are reports, and these are neither folder nor report.json: "
             f"{', '.join(str(t) for t in targets if t.suffix != '.json' and not t.is_dir())}"
         )
-    checks.clear(check, junit)
-    made = plan.make(recipes.load(recipe, sets, models, data))
+    checks.clear(check, junit, variants)
+    made = plan.make(recipes.load(recipe, sets, models, data), only=variants)
     checks.need_rules(made, check)
     outcome, status = run.preview(made, store)
     missing = [made.steps[step].label for step, found in status.items() if found != "hit"]
@@ -164,11 +168,18 @@ def _compare(paths: Sequence[Path], output: Path | None, as_json: bool) -> int:
 @click.command("explain")
 @click.argument("target")
 @options.recipe_options
+@options.variant_option
 @options.store_option
 @options.json_option
 @options.verbosity
 def explain_command(
-    target: str, sets: tuple[str, ...], models: tuple[str, ...], data: str | None, store: Store, as_json: bool
+    target: str,
+    sets: tuple[str, ...],
+    models: tuple[str, ...],
+    data: str | None,
+    variants: tuple[str, ...],
+    store: Store,
+    as_json: bool,
 ) -> int:
     """Explain a recipe's plan, how an artifact came to be, and what the gates say of each engine.
 
@@ -178,10 +189,12 @@ def explain_command(
     when parity, fusion, placement or invariance failed.
     """
     from toolchain.deliver import explain
+    from toolchain.pipeline import plan
+    from toolchain.pipeline import recipe as recipes
 
     path = Path(target)
     if path.suffix in (".yaml", ".yml"):
-        return _explain_recipe(path, sets, models, data, store, as_json)
+        return _explain_recipe(path, plan.make(recipes.load(path, sets, models, data), only=variants), store, as_json)
     if path.suffix == ".json" or (path / explain.REPORT_FILE).is_file():
         return _explain_report(path, as_json)
     from toolchain.cli.inspect import describe
@@ -201,15 +214,11 @@ def explain_command(
     return 3 if explain.missed(engines) else 0
 
 
-def _explain_recipe(
-    path: Path, sets: tuple[str, ...], models: tuple[str, ...], data: str | None, store: Store, as_json: bool
-) -> int:
+def _explain_recipe(path: Path, made: Plan, store: Store, as_json: bool) -> int:
     """Explains the plan of a recipe, and those of its engines that the store has evaluated."""
     from toolchain.deliver import explain, ranking, report
-    from toolchain.pipeline import plan, run
-    from toolchain.pipeline import recipe as recipes
+    from toolchain.pipeline import run
 
-    made = plan.make(recipes.load(path, sets, models, data))
     outcome, status = run.preview(made, store)
     evaluated = any(row.evaluate in outcome.artifacts for row in made.rows)
     engines = explain.of_report(report.to_json(ranking.rank(outcome))) if evaluated else []

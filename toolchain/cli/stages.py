@@ -30,7 +30,7 @@ def shared(function: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the options that all commands of stages have."""
     for option in (
         options.verbosity, options.json_option, _OUTPUT, options.store_option, options.run_options,
-        options.recipe_options, _TOKENIZER, _TASK,
+        options.variant_option, options.recipe_options, _TOKENIZER, _TASK,
     ):  # fmt: skip
         function = option(function)
     return function
@@ -126,7 +126,7 @@ def _stage(
     from toolchain.pipeline import plan, run
 
     store: Store = settings["store"]
-    made = plan.make(recipe_of(targets, items, settings, engines), stage)
+    made = plan.make(recipe_of(targets, items, settings, engines), stage, settings["variants"])
     if settings["dry_run"]:
         return print_preview(made, store, settings["as_json"], options.forced(settings["force"]))
     if settings["output"] and stage != "time":
@@ -161,6 +161,8 @@ def _direct(targets: Sequence[str], items: Sequence[str], settings: dict[str, An
 
     if settings["models"]:
         raise click.UsageError("--model is for recipes; a direct run's model is its TARGET")
+    if settings.get("variants"):
+        raise click.UsageError("--variant is for recipes; a direct run does what it is told alone")
     if twice := [target for target in targets if targets.count(target) > 1]:
         raise RecipeError(f"{twice[0]} is given twice", "each once: the first one is the baseline")
     root: dict[str, Any] = {

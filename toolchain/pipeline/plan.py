@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -105,21 +105,26 @@ class Plan:
     time: str = ""
 
 
-def make(recipe: Recipe, until: str = "time") -> Plan:
+def make(recipe: Recipe, until: str = "time", only: Sequence[str] = ()) -> Plan:
     """Plans a recipe.
 
     Args:
         recipe: A validated recipe.
         until: Last stage to plan.
+        only: Variants that are wanted, ``NAME`` or ``MODEL/NAME``; the baseline's comes with them. Empty: all.
 
     Returns:
         The plan; its keys are computed while it runs, from the content of what each step reads.
+
+    Raises:
+        RecipeError: There is no such variant.
     """
     plan = Plan(recipe)
     last = STAGES.index(until)
     builds: list[str] = []
     for seed in recipe.seeds:
-        for (model, variant), items in recipe.variants.items():
+        for model, variant in _wanted(recipe, only):
+            items = recipe.variants[model, variant]
             chain = _chain(plan, items, model, seed, variant, last)
             if last < STAGES.index("build"):
                 continue
@@ -137,6 +142,21 @@ def make(recipe: Recipe, until: str = "time") -> Plan:
             label="time all engines together", seed=recipe.seeds[0], kind="timing",
         )  # fmt: skip
     return plan
+
+
+def _wanted(recipe: Recipe, only: Sequence[str]) -> list[tuple[str, str]]:
+    """The variants that are asked for, and of their models the one that they are compared with."""
+    named: dict[str, set[tuple[str, str]]] = {}
+    for model, variant in recipe.variants:
+        for name in (variant, f"{model}/{variant}"):
+            named.setdefault(name, set()).add((model, variant))
+    unknown = [name for name in only if name not in named]
+    if unknown:
+        variants = list(dict.fromkeys(variant for _, variant in recipe.variants))
+        raise RecipeError(f"no variant is called {unknown[0]!r}", registry.suggest(unknown[0], variants))
+    asked = {pair for name in only or named for pair in named[name]}
+    asked |= {(model, recipe.baseline[0]) for model, _ in asked}
+    return [pair for pair in recipe.variants if pair in asked]
 
 
 def sensitivity(recipe: Recipe, config: Any) -> Plan:
