@@ -72,6 +72,12 @@ def test_a_recipe_is_run_for_every_seed_and_found_again(tmp_path: Path) -> None:
         "--out",
         str(tmp_path / "out.json"),
     ]
+    for wrong in (["--variants", "orther"], ["--against", "nobody"], ["--judge", "nowhere"]):
+        refused = subprocess.run([*command, *wrong], capture_output=True, text=True, check=False)
+        assert refused.returncode in (1, 2)
+        assert wrong[1] in refused.stderr
+        assert "Traceback" not in refused.stderr
+        assert not (tmp_path / "out.json").exists()
     nothing = subprocess.run([*command, "--found"], capture_output=True, text=True, check=True)
     assert json.loads((tmp_path / "out.json").read_text("utf-8"))["rows"] == []
     made = subprocess.run([*command, "--variants", "base"], capture_output=True, text=True, check=True)

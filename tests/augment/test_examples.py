@@ -238,6 +238,8 @@ def test_before_fine_tuning_nobody_stands_who_could_label(tmp_path: Path) -> Non
     for teacher in ("model.finetune", "finetune"):
         with pytest.raises(RecipeError, match=f"teacher: {teacher}|teacher '{teacher}'"):
             _parsed(text.replace("neighbours,", f"{{neighbours: {{teacher: {teacher}}}}},"), tmp_path)
+    (tmp_path / "v1.finetune").symlink_to(classifier_folder())  # a folder of that name is a checkpoint from outside
+    _parsed(text.replace("neighbours,", f"{{neighbours: {{teacher: {tmp_path / 'v1.finetune'}}}}},"), tmp_path)
     made = plan.make(_parsed(text.replace("neighbours,", "{neighbours: {teacher: null}},"), tmp_path), "finetune")
     first, tuned = made.steps.values()
     assert (first.stage, first.source, tuned.inputs) == ("augment", "scratch:bert-2x64", (first.id,))

@@ -215,10 +215,6 @@ def test_losses_that_teach_nothing_are_refused() -> None:
         distill.Losses(labels=0, logits=0, hidden=1)
     with pytest.raises(ValueError, match="mapping: no loss compares layers"):
         distill.Config(mapping="last")
-    with pytest.raises(ValueError, match="teacher: no loss learns from finetune; give logits"):
-        distill.Config(teacher="finetune", losses=distill.Losses(labels=1, logits=0))
-    with pytest.raises(ValueError, match="teacher: only one shows its inside"):
-        distill.Config(teacher=("one", "two"), losses=distill.Losses(labels=1, logits=0, hidden=1))
 
 
 RECIPE = """\
@@ -253,12 +249,14 @@ def test_a_teacher_is_not_asked_for_answers_that_no_loss_learns_from() -> None:
         "  labels: [{distill: {layers: 1, losses: {labels: 1, logits: 0}}}, export]\n"
         "  inside: [{distill: {layers: 1, losses: {labels: 1, logits: 0, hidden: 1}}}, export]\n"
     )
-    made = plan.make(recipe.parse(Document(parse_value(text), None)), "compress")
-    assert "teach" not in [step.stage for step in made.steps.values()]
-    tuned = {step.label: step.id for step in made.steps.values() if step.stage == "finetune"}
-    students = {step.label.rpartition(" · ")[0]: step for step in made.steps.values() if step.stage == "compress"}
-    assert students["one · labels"].inputs == (tuned["one · finetune"],)
-    assert students["one · inside"].inputs == (tuned["one · finetune"],) * 2
+    both = "distill.teacher=[one.finetune, two.finetune]"  # for the whole recipe: only the first shows its inside
+    for sets in ([], [both]):
+        made = plan.make(recipe.parse(Document(parse_value(text), None), sets), "compress")
+        assert "teach" not in [step.stage for step in made.steps.values()]
+        tuned = {step.label.partition(" · ")[0]: step.id for step in made.steps.values() if step.stage == "finetune"}
+        students = {step.label.rpartition(" · ")[0]: step for step in made.steps.values() if step.stage == "compress"}
+        assert students["two · labels"].inputs == (tuned["two"],)
+        assert students["two · inside"].inputs == (tuned["two"], tuned["one" if sets else "two"])
 
 
 def test_a_student_of_labels_alone_and_one_of_the_inside_alone_are_trained(tmp_path: Path) -> None:
@@ -308,6 +306,12 @@ variants:
     done = call("compress", "r.yaml", "--store", "store", cwd=tmp_path)
     assert done.code == 1
     assert "was trained for the labels ham, spam; the task has negative, positive" in done.stderr
+    assert "[1/" not in done.stderr
+    own = "variants.student=[{adopt: {path: teacher}}, {distill: {layers: 1, losses: {labels: 1, logits: 0}}}, export]"
+    done = call(
+        "compress", "r.yaml", "--store", "store", "--set", "stages=[]", "--set", own, cwd=tmp_path
+    )  # it is its own teacher
+    assert "was trained for the labels ham, spam" in done.stderr
     assert "[1/" not in done.stderr
     (tmp_path / "teacher" / "interface.json").unlink()  # a folder of another tool has its names in config.json
     config = checkpoint.read_json(tmp_path / "teacher" / "config.json")

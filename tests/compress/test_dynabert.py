@@ -173,6 +173,9 @@ def test_the_smallest_has_the_layers_that_it_has() -> None:
     shape = dynabert.leaves(CONFIG, Shape(2, 2))
     least = min(layers for _, layers in shape.trained or ())
     assert subnetwork.leaves(subnetwork.Config(), shape).layers == least
+    refusal = subnetwork.fits(subnetwork.Config(), low_rank.leaves(low_rank.Config(rank=8), shape))
+    assert refusal is not None
+    assert refusal[1] == "let low_rank stand after subnetwork"
     assert subnetwork.leaves(subnetwork.Config(layers=2), shape).layers == 2
     assert subnetwork.leaves(subnetwork.Config(speedup=2), shape).layers == 2  # which one is not known yet
 

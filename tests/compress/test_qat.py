@@ -237,7 +237,13 @@ def test_weights_that_are_no_integers_stay_floats(tmp_path: Path) -> None:
     folder, _ = exported(tmp_path, out)
     model = onnx.load(folder / "model.onnx")
     assert not {"QuantizeLinear", "DequantizeLinear"} & {node.op_type for node in model.graph.node}
-    assert logarithmic_qat.exports(logarithmic_qat.Config(bits=8, embedding_bits=None)) == "standard"
+    for settings, dialect in (
+        ({"bits": 8, "embedding_bits": None}, "standard"),
+        ({"bits": 4, "embedding_bits": 4, "bits_by_group": {"*": 8}}, "standard"),
+        ({"bits": 8, "embedding_bits": 4, "activations": _qat.Activations(symmetric=False)}, "qdq"),
+        ({"bits": 4, "embedding_bits": 8, "activations": _qat.Activations(symmetric=False)}, "qdq-asymmetric"),
+    ):
+        assert logarithmic_qat.exports(logarithmic_qat.Config(**settings)) == dialect
 
 
 def test_four_bits_are_packed_in_graph_and_engine_and_multiplied_as_int8(tmp_path: Path) -> None:

@@ -65,6 +65,25 @@ def test_labels_that_have_names_keep_them(tmp_path: Path) -> None:
     assert _interface(tmp_path / "out")["labels"] == ["no", "yes"]
 
 
+def test_labels_of_a_checkpoint_are_those_that_its_interface_names(tmp_path: Path) -> None:
+    source = _foreign(checkpoint_folder(), tmp_path / "theirs")
+    interface = _interface(checkpoint_folder())
+    for names, said in (
+        (["no", "yes"], None),
+        (["one", "two", "three"], "gives 2 logits, and names 3 labels: one, two, three"),
+        (None, "labels are None; allowed is a list of names"),
+    ):
+        (source / "interface.json").write_text(json.dumps(interface | {"labels": names}))
+        if said:
+            with pytest.raises(ModelError, match=said):
+                _adopt(source, tmp_path / "out")
+            shutil.rmtree(tmp_path / "out")
+        else:
+            _adopt(source, tmp_path / "out")
+            assert _interface(tmp_path / "out")["labels"] == names
+            shutil.rmtree(tmp_path / "out")
+
+
 @pytest.mark.parametrize("form", ["folder", "file"])
 def test_a_graph_is_taken_in_as_a_folder_or_a_file(tmp_path: Path, form: str) -> None:
     source = _foreign(onnx_folder(), tmp_path / "theirs")

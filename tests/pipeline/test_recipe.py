@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from tests.builders import classifier_folder, onnx_folder
 from toolchain.core.errors import RecipeError
 from toolchain.pipeline import recipe as recipes
 from toolchain.pipeline.recipe import Recipe
@@ -133,6 +134,31 @@ def test_what_is_quantized_in_training_stays_so(tmp_path: Path, items: str, says
 def test_ranks_are_held_against_the_models_shape(tmp_path: Path, settings: str, says: str) -> None:
     text = f"model: scratch:bert-2x64\nvariants: {{base: [finetune, {{low_rank: {{{settings}}}}}, export]}}\n"
     assert says in _problems(tmp_path, text)[0]
+
+
+@pytest.mark.parametrize(
+    ("path", "items", "says"),
+    [
+        (
+            "CHECKPOINT",
+            "{distill: {layers: 9}}",
+            "layers: a student of 9 layers, from a model of 2",
+        ),
+        ("CHECKPOINT", '{learned_qat: {bits_by_group: {"layer 7 ffn": 4}}}', "nothing fits layer 7 ffn"),
+        ("CHECKPOINT", "{distill: {layers: 1}}", None),
+        ("GRAPH", "{distill: {layers: 1}}", " is of kind onnx"),
+    ],
+)
+def test_what_is_adopted_is_held_against_its_config_too(
+    tmp_path: Path, path: str, items: str, says: str | None
+) -> None:
+    (tmp_path / "CHECKPOINT").symlink_to(classifier_folder())
+    (tmp_path / "GRAPH").symlink_to(onnx_folder())
+    text = f"variants: {{base: [{{adopt: {{path: {path}}}}}, {items}, export]}}"
+    if says is None:
+        _load(tmp_path, text)
+    else:
+        assert [line for line in _problems(tmp_path, text) if says in line]
 
 
 def test_all_problems_come_at_once_in_the_order_of_the_document(tmp_path: Path) -> None:

@@ -223,10 +223,12 @@ def token_ids(student: Any, teacher: Any, texts: Sequence[tuple[str, ...]], max_
             ids[index] = other[token]
     for text, mine, theirs in zip(texts, read[0]["input_ids"], read[1]["input_ids"], strict=True):
         if ids[torch.tensor(mine)].tolist() != theirs:
+            cut = student.convert_ids_to_tokens(mine), teacher.convert_ids_to_tokens(theirs)
+            first = next((i for i, (one, other) in enumerate(zip(*cut, strict=False)) if one != other), 0)
             raise ModelError(
                 f"hidden, embeddings, attention and relations compare token by token, and teacher and student cut "
-                f"{' | '.join(text)[:60]!r} into different tokens: {student.convert_ids_to_tokens(mine)[:8]} "
-                f"and {teacher.convert_ids_to_tokens(theirs)[:8]}",
+                f"{' | '.join(text)[:60]!r} into different tokens: {cut[0][first : first + 8]} "
+                f"and {cut[1][first : first + 8]}",
                 "between tokenizers only answers are well-defined: losses: {labels: …, logits: …}",
             )
     return ids

@@ -87,21 +87,17 @@ class Config(StageConfig):
     finetune: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=4, learning_rate=1e-4))
 
     def __post_init__(self) -> None:
-        named = _named(self)
-        if "" in named:
+        if "" in _named(self):
             raise ValueError("teacher: a name of no letters; before is the checkpoint that is given")
-        if not self.losses.logits:
-            if named != ("before",) and not any(self.losses.inside.values()):
-                raise ValueError(f"teacher: no loss learns from {named[0]}; give logits or hidden a weight")
-            if len(named) > 1:
-                raise ValueError(f"teacher: only {named[0]} shows its inside; name it alone, or give logits a weight")
         if self.mapping != "even" and not (self.losses.hidden or self.losses.attention or self.losses.relations):
             raise ValueError("mapping: no loss compares layers; give hidden, attention or relations a weight")
 
 
 def teachers(config: Config) -> tuple[str, ...]:
-    """Who teaches, as the plan knows them; nobody where labels are all that is learned from."""
-    return _named(config) if asks(config) or any(config.losses.inside.values()) else ()
+    """Who teaches, as the plan knows them: those whose answers are learned from, the one that shows its inside."""
+    if asks(config):
+        return _named(config)
+    return _named(config)[:1] if any(config.losses.inside.values()) else ()
 
 
 def asks(config: Config) -> bool:

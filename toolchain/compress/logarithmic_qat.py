@@ -44,9 +44,12 @@ class Config(_qat.QatConfig):
 
 def exports(config: Config) -> str:
     """The dialect of the graph that such a model is exported to: one that has no integers is a plain one."""
-    widths = {config.bits, config.embedding_bits, *config.bits_by_group.values()} - {None}
-    whole = any(width is not None and top(config.base, width) for width in widths)
-    return _qat.exports(config) if whole else "standard"
+    groups = dict(config.bits_by_group)
+    linear = [bits for name, bits in groups.items() if name != "embeddings"] + [config.bits] * ("*" not in groups)
+    tables = groups.get("embeddings", groups.get("*", config.embedding_bits))
+    if any(bits and top(config.base, bits) for bits in linear):
+        return _qat.exports(config)
+    return "qdq" if tables and top(config.base, tables) else "standard"  # nothing that is read has a zero point
 
 
 def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:

@@ -62,6 +62,8 @@ def fits(config: Config, shape: Shape) -> tuple[str, str] | None:
         return None
     if not shape.trained:
         return "heads, neurons or layers left after dynabert", "choose the sub-network first, and prune it then"
+    if shape.factors:
+        return "the layers of a low rank have no order of heads and neurons", "let low_rank stand after subnetwork"
     known = [_elastic.Size(*size) for size in shape.trained]
     if not [size for size in known if _is_asked(config, size)]:
         return f"the model was not trained for {_asked(config)}", "it was for: " + "; ".join(map(str, known))
@@ -119,6 +121,7 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     model, tokenizer = checkpoint.load_model(source), checkpoint.load_tokenizer(source)
     before = _pruning.size(model)
     trained = _elastic.trained_for(model, source)
+    _elastic.check(model)
     found = [size for size in trained if _is_asked(config, size)]
     if not found:
         raise RecipeError(

@@ -15,7 +15,7 @@ from toolchain.core.stage import Context, Kind, Metrics, MinLen, StageConfig
 from toolchain.core.store import MANIFEST, Artifact, digest
 from toolchain.model import checkpoint, graph, onnx_file, source
 
-VERSION = 2
+VERSION = 3
 LIBRARIES = ("transformers",)
 
 
@@ -123,7 +123,12 @@ def _adopt_checkpoint(config: Config, out: Path, context: Context) -> Metrics:
     folder = source.fetch(source.resolve(config.path))
     model = checkpoint.load_model(folder)
     tokenizer = checkpoint.load_tokenizer(Path(config.tokenizer).expanduser() if config.tokenizer else folder)
-    labels = label_names({"id2label": model.config.id2label}, context.dataset().labels, folder)
+    labels = own_labels(folder, context.dataset().labels)
+    if len(labels) != model.config.num_labels:
+        raise ModelError(
+            f"{folder} gives {model.config.num_labels} logits, and names {len(labels)} labels: {', '.join(labels)}",
+            "name each once, in the order of the logits",
+        )
     known = checkpoint.read_json(folder / "interface.json") if (folder / "interface.json").is_file() else {}
     longest = int(known.get("max_length", min(128, checkpoint.longest_input(model.config, tokenizer))))
     checkpoint.save(model, tokenizer, out, max_length=longest, labels=labels, pair=context.dataset().pairs)
@@ -170,6 +175,26 @@ def _adopt_onnx(config: Config, out: Path, context: Context) -> Metrics:
     if (path.parent / "history.json").is_file():
         shutil.copyfile(path.parent / "history.json", out / "history.json")
     return {"dialect": dialect, "parameters": graph.parameters(proto), "nodes": len(proto.graph.node)}
+
+
+def own_labels(folder: Path, task: Sequence[str]) -> list[str]:
+    """The names of a checkpoint's labels, in the order of its logits: interface.json's, or else config.json's.
+
+    Args:
+        folder: Checkpoint folder.
+        task: The task's names, which are meant where nobody named the checkpoint's.
+
+    Raises:
+        ModelError: They are not names.
+    """
+    if not (folder / "interface.json").is_file():
+        config = checkpoint.read_json(folder / "config.json")  # transformers leaves its own names for two labels out
+        unnamed = {index: f"LABEL_{index}" for index in range(int(config.get("num_labels") or 2))}
+        return label_names({"id2label": config.get("id2label") or unnamed}, task, folder)
+    labels = checkpoint.read_json(folder / "interface.json").get("labels")
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise ModelError(f"{folder / 'interface.json'}: labels are {labels!r}; allowed is a list of names")
+    return labels
 
 
 def label_names(config: Mapping[str, Any], task: Sequence[str], where: Path) -> list[str]:

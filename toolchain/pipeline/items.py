@@ -15,7 +15,7 @@ from toolchain.core.errors import EngineError, ModelError
 from toolchain.core.stage import DIALECTS
 from toolchain.engines._artifact import read_engine
 from toolchain.measure.gates import PROVIDERS
-from toolchain.model import source
+from toolchain.model import adopt, source
 from toolchain.model.checkpoint import read_json
 from toolchain.pipeline.document import Problems, beside
 from toolchain.pipeline.settings import validate
@@ -243,13 +243,20 @@ def _augments(problems: Problems, items: Sequence[Item], index: int, path: tuple
         problems.add(path, f"{item.label}: {refusal[0]}", refusal[1])
         return False
     names = teachers_of(item)
-    if "finetune" in after and any(name == BEFORE or name.partition(".")[2] == "finetune" for name in names):
+    if "finetune" in after and any(_is_later(name, problems) for name in names):
         problems.add(
             path, f"{item.label}: teacher: {names[0]}: nothing is fine-tuned before it that could label what it makes",
             "teacher: null keeps the labels that texts were made under; or name a checkpoint from outside",
         )  # fmt: skip
         return False
     return True
+
+
+def _is_later(teacher: str, problems: Problems) -> bool:
+    """Whether a teacher is fine-tuned by the recipe: the checkpoint before, or ``MODEL.finetune``; a folder is not."""
+    base = problems.document.path.parent if problems.document.path else None
+    here = Path(source.settled(teacher, base)).expanduser().exists()
+    return teacher == BEFORE or (teacher.rpartition(".")[2] == "finetune" and not here)
 
 
 def _trains(item: Item) -> bool:
@@ -309,10 +316,16 @@ def check_fit(
         models: Sources of all models, by name.
     """
     compressions = [item for item in items if item.stage == "compress"]
-    if not compressions or any(item.stage == "adopt" for item in items):
+    if not compressions:
         return
     base = problems.document.path.parent if problems.document.path else None
-    shape = _shape(models[model], base)
+    adopted = next((str(item.config.path) for item in items if item.stage == "adopt"), None)
+    kind = adopt.kind_of(source.settled(adopted, base)) if adopted else "checkpoint"
+    if kind != "checkpoint":
+        said = f"{compressions[0].label} takes a checkpoint, and {adopted} is of kind {kind}"
+        problems.add(path, said, "give the folder with the model's weights, or take a graph pass")
+        return
+    shape = _shape(adopted or models[model], base)
     gave = {"finetune": shape}
     for item in compressions:
         if shape is None:
@@ -329,7 +342,7 @@ def check_fit(
                 teacher = {BEFORE: before, **gave}.get(name) or _shape(outside, base)
                 refusal = module.fits_teacher(item.config, shape, teacher) if teacher else None
         if refusal:
-            problems.add(path, f"{item.label} of {model}: {refusal[0]}", refusal[1])
+            problems.add(path, f"{item.label} of {adopted or model}: {refusal[0]}", refusal[1])
             return
         gave[item.technique.name] = shape
 

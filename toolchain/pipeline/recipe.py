@@ -133,7 +133,8 @@ def parse(document: Document, sets: Sequence[str] = (), models: Sequence[str] = 
             if settings.get(model) and not problems.found:
                 check_order(problems, done, ("models", model))
                 check_teachers(problems, done, ("models", model), sources if trained else ())
-            if stages_sound and name in sound and model in sources:
+            adopts = any(item.stage == "adopt" for item in variants[model, name])
+            if stages_sound and name in sound and (model in sources or adopts):
                 check_fit(problems, variants[model, name], ("variants", name), model, sources)
     built = {name: [engine.label for engine in engines] for name in parsed}
     for name, items in parsed.items():

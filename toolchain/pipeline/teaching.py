@@ -13,16 +13,13 @@ from toolchain.augment._models import unfit
 from toolchain.core.errors import DataError, ModelError, require
 from toolchain.core.log import logger
 from toolchain.model import adopt, source
-from toolchain.model.checkpoint import load_tokenizer, read_json
+from toolchain.model.checkpoint import load_tokenizer
 from toolchain.model.labels import match_labels
 from toolchain.pipeline.keys import Task
 from toolchain.pipeline.plan import Plan, Step
 
 #: Training texts by which two tokenizers are compared before a run.
 SEEN = 256
-
-#: What a config means that names no labels: transformers leaves its own names for two of them out.
-_UNNAMED = {"0": "LABEL_0", "1": "LABEL_1"}
 
 
 def check(plan: Plan, task: Task) -> None:
@@ -43,7 +40,9 @@ def check(plan: Plan, task: Task) -> None:
             _folder(spec, plan)
             if refusal := unfit([spec], module.HEAD):
                 raise ModelError(*refusal)
-        taught = step.inputs[0 if step.source else 1 :] if step.stage in ("augment", "compress") else ()
+        taught = step.inputs if step.stage == "compress" else ()
+        if step.stage == "augment":
+            taught = step.inputs[0 if step.source else 1 :]
         for teacher in (plan.steps[each] for each in taught if plan.steps[each].kind == "checkpoint"):
             _check_labels(teacher, plan, task)
         if step.stage == "compress" and hasattr(module, "reads_alike") and module.reads_alike(step.config):
@@ -71,12 +70,7 @@ def _check_labels(teacher: Step, plan: Plan, task: Task) -> None:
     if folder is None:
         return
     labels = task.data().labels
-    if (folder / "interface.json").is_file():
-        own = read_json(folder / "interface.json")["labels"]
-    else:
-        config = read_json(folder / "config.json")
-        own = adopt.label_names({"id2label": config.get("id2label") or _UNNAMED}, labels, folder)
-    match_labels(tuple(own), labels, folder)
+    match_labels(tuple(adopt.own_labels(folder, labels)), labels, folder)
 
 
 def _folder(spec: str, plan: Plan) -> Path | None:

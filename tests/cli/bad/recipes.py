@@ -95,13 +95,6 @@ CASES = [
         "fewer",
     ),
     _recipe(
-        "a teacher from whom nothing is learned",
-        _pruned("distill", "teacher: finetune, losses: {labels: 1, logits: 0}"),
-        "distill: teacher",
-        "no loss learns from finetune",
-        "give logits or hidden a weight",
-    ),
-    _recipe(
         "a teacher that is not there",
         _pruned("distill", "teacher: ./models/large"),
         "distill: teacher",
