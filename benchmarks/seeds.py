@@ -30,7 +30,7 @@ from toolchain.model.checkpoint import read_json
 from toolchain.pipeline import keys, plan, run
 from toolchain.pipeline import recipe as recipes
 
-#: What is kept of what the techniques report.
+#: What is kept of what the techniques report, where it is a number.
 KEPT = ("sqnr_db", "sqnr_before_db", "parameters", "kept", "made", "relabelled", "steps")
 
 
@@ -49,7 +49,7 @@ def collect(made: plan.Plan, outcome: run.Outcome) -> list[dict[str, Any]]:
             name: value
             for step in steps
             for name, value in outcome.artifacts[step].metrics.items()
-            if name in KEPT and made.steps[step].stage in ("augment", "compress")
+            if name in KEPT and isinstance(value, int | float) and made.steps[step].stage in ("augment", "compress")
         }
         rows.append(
             {

@@ -87,6 +87,11 @@ def test_a_recipe_is_run_for_every_seed_and_found_again(tmp_path: Path) -> None:
     rows = json.loads((tmp_path / "out.json").read_text("utf-8"))["rows"]
     assert [(row["variant"], row["seed"]) for row in rows] == [("base", 1), ("other", 1), ("base", 2), ("other", 2)]
     assert all(0 <= row["test_percent"] <= 100 and row["examples"] == 16 and row["trained_on"] for row in rows)
+    cut = ["--set", "variants.other=[{low_rank: {rank: 8, calibration_samples: 8}}, export]", "--variants", "other"]
+    subprocess.run([*command, *cut, "--seeds", "1"], capture_output=True, text=True, check=True)
+    metrics = json.loads((tmp_path / "out.json").read_text("utf-8"))["rows"][-1]["metrics"]
+    assert metrics["parameters"] > 0
+    assert "kept" not in metrics  # by matrix, and no number
     command += ["--judge", str(tmp_path / "judge")]
     other = subprocess.run([*command, "--variants", "base"], capture_output=True, text=True, check=True)
     judged = json.loads((tmp_path / "out.json").read_text("utf-8"))["rows"]
