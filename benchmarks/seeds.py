@@ -192,14 +192,16 @@ def main() -> int:
     parser.add_argument("--found", action="store_true", help="tell of what the store has, and run nothing")
     parser.add_argument("--page", type=Path, help="write the table of this JSON file again, and run nothing")
     given = parser.parse_args()
-    if given.page and not given.page.is_file():
-        parser.error(f"--page {given.page}: no such file")
     if given.page:
+        if not given.page.is_file():
+            parser.error(f"--page {given.page}: no such file")
         kept = json.loads(given.page.read_text("utf-8"))
         write(given.page, kept | {"against": given.against or kept["against"]})
         return 0
     if given.recipe is None:
         parser.error("a recipe is needed")
+    if given.judge and not given.judge.exists():
+        parser.error(f"--judge {given.judge}: no such folder")
     setup(0)
     run.quiet_libraries()
     try:
@@ -210,8 +212,6 @@ def main() -> int:
             parser.error(f"--against {unknown[0]}: no such variant; known: {', '.join(sorted(known))}")
         made = plan.make(recipe, "evaluate", given.variants or ())
         store = Store(given.store)
-        if given.judge and not given.judge.exists():
-            parser.error(f"--judge {given.judge}: no such folder")
         judge = keys.Task(recipes.load(given.recipe, [], given.model, str(given.judge))) if given.judge else None
         outcome = run.preview(made, store, judge=judge)[0] if given.found else run.execute(made, store, judge=judge)
     except ToolchainError as error:

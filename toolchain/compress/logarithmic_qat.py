@@ -45,7 +45,7 @@ class Config(_qat.QatConfig):
 def exports(config: Config) -> str:
     """The dialect of the graph that such a model is exported to: one that has no integers is a plain one."""
     groups = dict(config.bits_by_group)
-    linear = [bits for name, bits in groups.items() if name != "embeddings"] + [config.bits] * ("*" not in groups)
+    linear = [bits for name, bits in ({"*": config.bits} | groups).items() if name != "embeddings"]
     tables = groups.get("embeddings", groups.get("*", config.embedding_bits))
     if any(bits and top(config.base, bits) for bits in linear):
         return _qat.exports(config)

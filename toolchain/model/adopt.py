@@ -187,13 +187,14 @@ def own_labels(folder: Path, task: Sequence[str]) -> list[str]:
     Raises:
         ModelError: They are not names.
     """
-    if not (folder / "interface.json").is_file():
+    interface = folder / "interface.json"
+    if not interface.is_file():
         config = checkpoint.read_json(folder / "config.json")  # transformers leaves its own names for two labels out
         unnamed = {index: f"LABEL_{index}" for index in range(int(config.get("num_labels") or 2))}
         return label_names({"id2label": config.get("id2label") or unnamed}, task, folder)
-    labels = checkpoint.read_json(folder / "interface.json").get("labels")
+    labels = checkpoint.read_json(interface).get("labels")
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-        raise ModelError(f"{folder / 'interface.json'}: labels are {labels!r}; allowed is a list of names")
+        raise ModelError(f"{interface}: labels are {labels!r}; allowed is a list of names")
     return labels
 
 

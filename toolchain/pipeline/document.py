@@ -30,6 +30,11 @@ class Document:
     path: Path | None
     sets: dict[tuple[Any, ...], str] = field(default_factory=dict)
 
+    @property
+    def base(self) -> Path | None:
+        """Folder that relative paths in it are relative to."""
+        return self.path.parent if self.path else None
+
     def place(self, path: tuple[Any, ...]) -> str:
         """``file:line:column`` of a value, or the ``--set`` that gave it; the nearest one above when it is absent."""
         for length in range(len(path), 0, -1):

@@ -243,7 +243,7 @@ def _augments(problems: Problems, items: Sequence[Item], index: int, path: tuple
         problems.add(path, f"{item.label}: {refusal[0]}", refusal[1])
         return False
     names = teachers_of(item)
-    if "finetune" in after and any(_is_later(name, problems) for name in names):
+    if "finetune" in after and any(_is_later(name, problems.document.base) for name in names):
         problems.add(
             path, f"{item.label}: teacher: {names[0]}: nothing is fine-tuned before it that could label what it makes",
             "teacher: null keeps the labels that texts were made under; or name a checkpoint from outside",
@@ -252,11 +252,13 @@ def _augments(problems: Problems, items: Sequence[Item], index: int, path: tuple
     return True
 
 
-def _is_later(teacher: str, problems: Problems) -> bool:
+def _is_later(teacher: str, base: Path | None) -> bool:
     """Whether a teacher is fine-tuned by the recipe: the checkpoint before, or ``MODEL.finetune``; a folder is not."""
-    base = problems.document.path.parent if problems.document.path else None
-    here = Path(source.settled(teacher, base)).expanduser().exists()
-    return teacher == BEFORE or (teacher.rpartition(".")[2] == "finetune" and not here)
+    return teacher == BEFORE or (teacher.rpartition(".")[2] == "finetune" and not _is_here(teacher, base))
+
+
+def _is_here(spec: str, base: Path | None) -> bool:
+    return Path(source.settled(spec, base)).expanduser().exists()
 
 
 def _trains(item: Item) -> bool:
@@ -272,13 +274,12 @@ def teachers_of(item: Item) -> tuple[str, ...]:
 
 def check_teachers(problems: Problems, items: Sequence[Item], path: tuple[Any, ...], models: Collection[str]) -> None:
     """A teacher is something that stands before its pupil, another model's fine-tuning, or a model from outside."""
-    base = problems.document.path.parent if problems.document.path else None
+    base = problems.document.base
     before: list[str] = []
     for item in items:
         for name in teachers_of(item):
             allowed = [BEFORE, *before, *(f"{model}.finetune" for model in models)]
-            local = Path(source.settled(name, base)).expanduser().exists()
-            outside = "/" in name or name.startswith("package:") or local
+            outside = "/" in name or name.startswith("package:") or _is_here(name, base)
             if name not in allowed and outside:
                 if refusal := _unfit_teacher(name, base):
                     problems.add(path, f"{item.label}: teacher: {refusal[0]}", refusal[1])
@@ -318,7 +319,7 @@ def check_fit(
     compressions = [item for item in items if item.stage == "compress"]
     if not compressions:
         return
-    base = problems.document.path.parent if problems.document.path else None
+    base = problems.document.base
     adopted = next((str(item.config.path) for item in items if item.stage == "adopt"), None)
     kind = adopt.kind_of(source.settled(adopted, base)) if adopted else "checkpoint"
     if kind != "checkpoint":

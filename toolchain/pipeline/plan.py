@@ -122,9 +122,9 @@ def make(recipe: Recipe, until: str = "time", only: Sequence[str] = ()) -> Plan:
     plan = Plan(recipe)
     last = STAGES.index(until)
     builds: list[str] = []
+    wanted = _wanted(recipe, only)
     for seed in recipe.seeds:
-        for model, variant in _wanted(recipe, only):
-            items = recipe.variants[model, variant]
+        for (model, variant), items in wanted.items():
             chain = _chain(plan, items, model, seed, variant, last)
             if last < STAGES.index("build"):
                 continue
@@ -144,7 +144,7 @@ def make(recipe: Recipe, until: str = "time", only: Sequence[str] = ()) -> Plan:
     return plan
 
 
-def _wanted(recipe: Recipe, only: Sequence[str]) -> list[tuple[str, str]]:
+def _wanted(recipe: Recipe, only: Sequence[str]) -> dict[tuple[str, str], tuple[Item, ...]]:
     """The variants that are asked for, and of their models the one that they are compared with."""
     named: dict[str, set[tuple[str, str]]] = {}
     for model, variant in recipe.variants:
@@ -156,7 +156,7 @@ def _wanted(recipe: Recipe, only: Sequence[str]) -> list[tuple[str, str]]:
         raise RecipeError(f"no variant is called {unknown[0]!r}", registry.suggest(unknown[0], variants))
     asked = {pair for name in only or named for pair in named[name]}
     asked |= {(model, recipe.baseline[0]) for model, _ in asked}
-    return [pair for pair in recipe.variants if pair in asked]
+    return {pair: items for pair, items in recipe.variants.items() if pair in asked}
 
 
 def sensitivity(recipe: Recipe, config: Any) -> Plan:
