@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,8 @@ def _means(each: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 def page(found: Mapping[str, Any]) -> str:
     """The table in Markdown."""
-    lines, against = found["lines"], found["against"]
+    lines = found["lines"]
+    against = [name for name in found["against"] if any(f"against {name}" in line for line in lines)]
     several, sqnr = len({line["model"] for line in lines}) > 1, any("sqnr_db" in line["metrics"] for line in lines)
     heads = [*(["model"] if several else []), "variant", "seeds", "test %", "± between seeds"]
     heads += [f"points against {name}" for name in against] + ["MB", "labels as the graph's"]
@@ -186,48 +188,86 @@ def main() -> int:
     parser.add_argument("--set", action="append", default=[], dest="overrides", help="as of toolchain run")
     parser.add_argument("--seeds", type=int, nargs="+", default=[17, 42, 1234])
     parser.add_argument("--variants", nargs="+", help="only these, or MODEL/VARIANT, and the baseline's; default: all")
-    parser.add_argument("--against", nargs="+", help="variants that the others are held to [base]")
+    parser.add_argument("--against", nargs="+", help="variants that the others are held to [the baseline's]")
     parser.add_argument("--store", type=Path, default=Path("artifacts"))
     parser.add_argument("--out", type=Path, default=Path("seeds.json"))
     parser.add_argument("--found", action="store_true", help="tell of what the store has, and run nothing")
     parser.add_argument("--page", type=Path, help="write the table of this JSON file again, and run nothing")
     given = parser.parse_args()
+    against = list(dict.fromkeys(given.against or ()))
     if given.page:
-        if not given.page.is_file():
-            parser.error(f"--page {given.page}: no such file")
-        kept = json.loads(given.page.read_text("utf-8"))
-        write(given.page, kept | {"against": given.against or kept["against"]})
+        try:
+            kept = json.loads(given.page.read_text("utf-8"))
+            known = [row["variant"] for row in kept["rows"]]
+            _known(parser, against, known)
+            write(given.page, kept | {"against": against or kept["against"]})
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            parser.error(f"--page {given.page}: no file that this has written ({error!r})")
         return 0
     if given.recipe is None:
         parser.error("a recipe is needed")
-    if given.judge and not given.judge.exists():
-        parser.error(f"--judge {given.judge}: no such folder")
+    _writable(parser, given.out)
     setup(0)
     run.quiet_libraries()
     try:
         data = str(given.data.resolve()) if given.data else None
         recipe = recipes.load(given.recipe, [f"seeds={given.seeds}", *given.overrides], given.model, data)
-        known = {name for _, name in recipe.variants}
-        if unknown := [name for name in given.against or () if name not in known]:
-            parser.error(f"--against {unknown[0]}: no such variant; known: {', '.join(sorted(known))}")
+        _known(parser, against, [name for _, name in recipe.variants])
         made = plan.make(recipe, "evaluate", given.variants or ())
         store = Store(given.store)
-        judge = keys.Task(recipes.load(given.recipe, [], given.model, str(given.judge))) if given.judge else None
+        judge = _judge(parser, given) if given.judge else None
         outcome = run.preview(made, store, judge=judge)[0] if given.found else run.execute(made, store, judge=judge)
     except ToolchainError as error:
         print(error, file=sys.stderr)
         return error.exit_code
     for failure in dict.fromkeys(outcome.failed.values()):
         print("failed:", failure, file=sys.stderr)
-    write(
-        given.out,
-        {
-            "recipe": recipe.name, "against": given.against or ["base"], "environment": environment(),
-            "settings": given.overrides, "judged_elsewhere": bool(given.judge), "rows": collect(made, outcome),
-        },
-    )  # fmt: skip
+    rows, against = collect(made, outcome), against or [recipe.baseline[0]]
+    if len(rows) < len(made.rows):
+        print(f"{len(rows)} of {len(made.rows)} engines were evaluated, by {given.store}", file=sys.stderr)
+    if not rows:
+        print(f"nothing to tell of: {given.out} is not written", file=sys.stderr)
+        return outcome.exit_code or 1
+    for name in against:
+        if name not in {row["variant"] for row in rows}:
+            print(f"--against {name}: not among them, and nothing is held to it", file=sys.stderr)
+    found = {
+        "recipe": recipe.name, "against": against, "environment": environment(), "settings": given.overrides,
+        "judged_elsewhere": bool(given.judge), "rows": rows,
+    }  # fmt: skip
+    write(given.out, found)
     print(given.out.with_suffix(".md").read_text("utf-8"))
     return outcome.exit_code
+
+
+def _known(parser: argparse.ArgumentParser, against: Sequence[str], known: Sequence[str]) -> None:
+    """Refuses a variant that there is not."""
+    if unknown := [name for name in against if name not in known]:
+        parser.error(f"--against {unknown[0]}: no such variant; known: {', '.join(sorted(set(known)))}")
+
+
+def _writable(parser: argparse.ArgumentParser, out: Path) -> None:
+    """Refuses before any work what cannot be written after it."""
+    if out.suffix == ".md":
+        parser.error(f"--out {out}: name the JSON file; the table is written beside it, as .md")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        parser.error(f"--out {out}: cannot be written: {error.strerror or error}")
+    if out.is_dir():
+        parser.error(f"--out {out}: is a folder; name a JSON file")
+
+
+def _judge(parser: argparse.ArgumentParser, given: argparse.Namespace) -> keys.Task:
+    """What is judged on, read before anything is trained."""
+    if not given.judge.is_dir():
+        parser.error(f"--judge {given.judge}: no such folder")
+    task = keys.Task(recipes.load(given.recipe, given.overrides, given.model, str(given.judge.resolve())))
+    if not task.data().test.texts:
+        parser.error(f"--judge {given.judge}: has no test of its own")
+    return task
 
 
 if __name__ == "__main__":

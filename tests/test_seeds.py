@@ -72,14 +72,25 @@ def test_a_recipe_is_run_for_every_seed_and_found_again(tmp_path: Path) -> None:
         "--out",
         str(tmp_path / "out.json"),
     ]
-    for wrong in (["--variants", "orther"], ["--against", "nobody"], ["--judge", "nowhere"]):
+    for wrong in (
+        ["--variants", "orther"],
+        ["--against", "nobody"],
+        ["--judge", "nowhere"],
+        ["--judge", str(recipe)],
+        ["--out", str(tmp_path)],
+        ["--out", str(tmp_path / "out.md")],
+        ["--out", "/proc/nowhere/out.json"],
+        ["--page", str(recipe)],
+    ):
         refused = subprocess.run([*command, *wrong], capture_output=True, text=True, check=False)
         assert refused.returncode in (1, 2)
         assert wrong[1] in refused.stderr
         assert "Traceback" not in refused.stderr
+        assert "[1/" not in refused.stderr
         assert not (tmp_path / "out.json").exists()
-    nothing = subprocess.run([*command, "--found"], capture_output=True, text=True, check=True)
-    assert json.loads((tmp_path / "out.json").read_text("utf-8"))["rows"] == []
+    nothing = subprocess.run([*command, "--found"], capture_output=True, text=True, check=False)
+    assert (nothing.returncode, (tmp_path / "out.json").exists()) == (1, False)
+    assert "0 of 4 engines were evaluated" in nothing.stderr
     made = subprocess.run([*command, "--variants", "base"], capture_output=True, text=True, check=True)
     assert "[1/8] finetune" in made.stderr
     assert "finetune" not in nothing.stderr
@@ -92,6 +103,10 @@ def test_a_recipe_is_run_for_every_seed_and_found_again(tmp_path: Path) -> None:
     metrics = json.loads((tmp_path / "out.json").read_text("utf-8"))["rows"][-1]["metrics"]
     assert metrics["parameters"] > 0
     assert "kept" not in metrics  # by matrix, and no number
+    alone = [*command, "--variants", "base", "--against", "other", "--found", "--set", "variants.other=[export, clean]"]
+    told = subprocess.run(alone, capture_output=True, text=True, check=True)
+    assert "--against other: not among them" in told.stderr
+    assert "points against" not in told.stdout
     command += ["--judge", str(tmp_path / "judge")]
     other = subprocess.run([*command, "--variants", "base"], capture_output=True, text=True, check=True)
     judged = json.loads((tmp_path / "out.json").read_text("utf-8"))["rows"]
@@ -99,6 +114,8 @@ def test_a_recipe_is_run_for_every_seed_and_found_again(tmp_path: Path) -> None:
     assert ("finetune" not in other.stderr, other.stderr.count("evaluate base")) == (True, 2)
     assert "Judged on 24 sentences of a file of their own" in other.stdout
     before = (tmp_path / "out.json").read_text("utf-8")
+    lost = subprocess.run([*command, "--found", "--seeds", "99"], capture_output=True, text=True, check=False)
+    assert (lost.returncode, (tmp_path / "out.json").read_text("utf-8")) == (1, before)
     subprocess.run([*command[:2], "--page", str(tmp_path / "out.json")], check=True)
     assert (tmp_path / "out.json").read_text("utf-8") == before
 

@@ -240,10 +240,22 @@ def test_weights_that_are_no_integers_stay_floats(tmp_path: Path) -> None:
     for settings, dialect in (
         ({"bits": 8, "embedding_bits": None}, "standard"),
         ({"bits": 4, "embedding_bits": 4, "bits_by_group": {"*": 8}}, "standard"),
+        ({"bits": 4, "embedding_bits": 8, "bits_by_group": {"layer*": 8, "classifier": 8}}, "standard"),
+        ({"bits": 4, "embedding_bits": 8, "bits_by_group": {"layers 0-5 *": 8, "classifier": 8}}, "standard"),
+        ({"bits": 4, "embedding_bits": 8, "bits_by_group": {"layer 0 ffn": 8, "classifier": 8}}, "qdq"),
+        (
+            {
+                "bits": 8,
+                "embedding_bits": 8,
+                "bits_by_group": {"emb*": 4},
+                "activations": _qat.Activations(symmetric=False),
+            },
+            "qdq",
+        ),
         ({"bits": 8, "embedding_bits": 4, "activations": _qat.Activations(symmetric=False)}, "qdq"),
         ({"bits": 4, "embedding_bits": 8, "activations": _qat.Activations(symmetric=False)}, "qdq-asymmetric"),
     ):
-        assert logarithmic_qat.exports(logarithmic_qat.Config(**settings)) == dialect
+        assert logarithmic_qat.exports(logarithmic_qat.Config(**settings)) == dialect, settings
 
 
 def test_four_bits_are_packed_in_graph_and_engine_and_multiplied_as_int8(tmp_path: Path) -> None:

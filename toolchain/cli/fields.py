@@ -12,6 +12,7 @@ from typing import Any
 
 from toolchain.core.stage import StageConfig
 from toolchain.model.train import TrainConfig
+from toolchain.pipeline.settings import changed
 
 _SIGNS = {"Ge": "≥", "Gt": ">", "Le": "≤", "Lt": "<"}
 
@@ -38,7 +39,7 @@ def describe(config: type[Any], prefix: str = "") -> Iterator[dict[str, Any]]:
         if inner is not None:
             of = " of finetune's settings" if inner is TrainConfig else ""
             kind = kind.replace(inner.__name__, f"mapping{of}")
-            default = {} if dataclasses.is_dataclass(default) else default
+            default = changed(default) if isinstance(default, StageConfig) else default
         yield {
             "name": f"{prefix}{field.name}", "type": kind, "default": default, "meaning": meanings.get(field.name, ""),
         }  # fmt: skip

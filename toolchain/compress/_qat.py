@@ -22,6 +22,8 @@ from toolchain.model.train import Hooks, TrainConfig
 
 #: Sentences that are read at a time to find ranges.
 _BATCH = 16
+#: More layers than an encoder has.
+_MOST_LAYERS = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +72,23 @@ class QatConfig(StageConfig):
 
 def exports(config: QatConfig) -> str:
     """The dialect of the graph that such a model is exported to."""
-    return "qdq" if config.activations.symmetric else "qdq-asymmetric"
+    return "qdq" if config.activations.symmetric or not widths(config)[0] else "qdq-asymmetric"
+
+
+def widths(config: QatConfig) -> tuple[set[int], int | None]:
+    """The bits that linear layers may have in some model, and those of the tables of embeddings.
+
+    For want of a model there are as many layers as any has, or those that are named where they are shared.
+    """
+    names = config.bits_by_group
+    shared = [name.rpartition(" ")[0] for name in names if name.startswith("layers ")]
+    layers = shared or [f"layer {index}" for index in range(_MOST_LAYERS)]
+    try:
+        bits = group_bits(config, _groups(layers))
+    except RecipeError:  # told where the groups of the model are known
+        return {config.bits}, config.embedding_bits
+    tables = bits.pop("embeddings")
+    return {each for each in bits.values() if each}, tables
 
 
 def fits(config: QatConfig, shape: Shape) -> tuple[str, str] | None:
@@ -79,12 +97,15 @@ def fits(config: QatConfig, shape: Shape) -> tuple[str, str] | None:
     if shared and shape.physical > 1:
         return None  # groups of layers, which the model itself tells
     layers = [f"layers 0-{shape.layers - 1}"] if shared else [f"layer {index}" for index in range(shape.layers)]
-    groups = ["embeddings", *(f"{layer} {part}" for layer in layers for part in ("attention", "ffn")), "classifier"]
     try:
-        group_bits(config, groups)
+        group_bits(config, _groups(layers))
     except RecipeError as error:
         return error.message, error.hint
     return None
+
+
+def _groups(layers: Sequence[str]) -> list[str]:
+    return ["embeddings", *(f"{layer} {part}" for layer in layers for part in ("attention", "ffn")), "classifier"]
 
 
 def group_bits(config: QatConfig, groups: Sequence[str]) -> dict[str, int | None]:

@@ -44,10 +44,8 @@ class Config(_qat.QatConfig):
 
 def exports(config: Config) -> str:
     """The dialect of the graph that such a model is exported to: one that has no integers is a plain one."""
-    groups = dict(config.bits_by_group)
-    linear = [bits for name, bits in ({"*": config.bits} | groups).items() if name != "embeddings"]
-    tables = groups.get("embeddings", groups.get("*", config.embedding_bits))
-    if any(bits and top(config.base, bits) for bits in linear):
+    linear, tables = _qat.widths(config)
+    if any(top(config.base, bits) for bits in linear):
         return _qat.exports(config)
     return "qdq" if tables and top(config.base, tables) else "standard"  # nothing that is read has a zero point
 

@@ -70,7 +70,8 @@ def validate(problems: Problems, config: type[T], value: Any, path: tuple[Any, .
     if not isinstance(value, Mapping):
         problems.add(path, f"{label}: settings are a mapping, not {value!r}", f"{{{label}: {{setting: value}}}}")
         return None
-    text = json.dumps(plain(value), default=str)  # what JSON has no type for, such as a date, is judged as text
+    filled = _filled(config, plain(value))
+    text = json.dumps(filled, default=str)  # what JSON has no type for, such as a date, is judged as text
     try:
         return _adapter(config).validate_json(text, strict=True)  # type: ignore[no-any-return, arg-type]
     except ValidationError as error:
@@ -109,6 +110,34 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     return value
+
+
+def changed(config: StageConfig) -> dict[str, Any]:
+    """Those of some settings that are not what their class has by default, as JSON values."""
+    found = {}
+    for each in dataclasses.fields(config):
+        value = getattr(config, each.name)
+        if value != _default(each):
+            found[each.name] = changed(value) if isinstance(value, StageConfig) else plain(value)
+    return found
+
+
+def _filled(config: type[Any], value: dict[str, Any]) -> dict[str, Any]:
+    """What the user wrote, with what a setting has by default for what was not named inside of it.
+
+    Without this ``distill: {finetune: {epochs: 2}}`` would take the learning rate of ``finetune``, not of ``distill``.
+    """
+    found = dict(value)
+    for each in dataclasses.fields(config):
+        default, given = _default(each), found.get(each.name)
+        if isinstance(default, StageConfig) and isinstance(given, dict):
+            found[each.name] = _filled(type(default), changed(default) | given)
+    return found
+
+
+def _default(each: dataclasses.Field[Any]) -> Any:
+    """A field's default; ``MISSING`` where it has none."""
+    return each.default if each.default_factory is dataclasses.MISSING else each.default_factory()
 
 
 @cache
