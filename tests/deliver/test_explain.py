@@ -259,5 +259,8 @@ def test_before_the_first_run_a_recipe_says_what_is_not_run(tmp_path: Path) -> N
     shutil.copy(tiny().recipe, tmp_path)
     result = call("explain", "tiny.yaml", "--store", "store", cwd=tmp_path)
     assert result.code == 0
-    assert "not run yet: base/onnxruntime, dynamic-int8/onnxruntime: toolchain run tiny.yaml" in result.stdout
+    assert (
+        "not run yet: base/onnxruntime, dynamic-int8/onnxruntime: toolchain run tiny.yaml --store store"
+        in result.stdout
+    )
     assert json.loads(call("explain", "tiny.yaml", "--store", "store", "--json", cwd=tmp_path).stdout)["engines"] == []

@@ -44,6 +44,21 @@ def test_what_is_not_written_has_its_default(tmp_path: Path) -> None:
     assert found.report.weights.accuracy == 1.0
 
 
+@pytest.mark.parametrize(
+    ("written", "epochs", "rate"),
+    [("", 4, 1e-4), ("{}", 4, 1e-4), ("{epochs: 2}", 2, 1e-4), ("{learning_rate: 1e-5}", 4, 1e-5)],
+)
+def test_what_is_not_written_within_a_setting_has_that_settings_default(
+    tmp_path: Path, written: str, epochs: int, rate: float
+) -> None:
+    setting = f", finetune: {written}" if written else ""
+    text = f"model: scratch:bert-2x64\nvariants: {{base: [finetune, {{distill: {{layers: 1{setting}}}}}, export]}}\n"
+    asked = _config(_load(tmp_path, text), "base", "distill").finetune
+    assert (asked.epochs, asked.learning_rate) == (epochs, rate)
+    told = _config(_load(tmp_path, text, "distill.finetune.precision=bf16"), "base", "distill").finetune
+    assert (told.epochs, told.learning_rate, told.precision) == (epochs, rate, "bf16")
+
+
 def test_stages_stand_before_every_variant(tmp_path: Path) -> None:
     found = _load(tmp_path, BASE)
     labels = {name: [item.label for item in items] for (_, name), items in found.variants.items()}

@@ -255,7 +255,22 @@ def test_what_was_measured_is_reported_though_another_engine_failed(copied: Path
     assert again.code == 0, again.stderr
     assert [line["name"] for line in again.json["lines"]] == [line["name"] for line in ran.json["lines"]]
     assert all(line["speedup_batch_1"] for line in again.json["lines"])
-    assert [item["name"] for item in again.json["failed"]] == ["halved/onnxruntime"]
+    assert again.json["not_run"] == [{"name": "halved/onnxruntime", "reason": "not run yet"}]
+    assert again.json["failed"] == []
+
+
+@pytest.mark.slow
+def test_a_part_of_a_recipe_says_so_and_is_kept_with_the_rest(copied: Path) -> None:
+    _run(copied, "--variant", "base", "--json")
+    part = call("report", "tiny.yaml", "--store", "store", "--variant", "base", "--json", cwd=copied)
+    assert [line["name"] for line in part.json["lines"]] == ["base/onnxruntime"]
+    assert part.json["notes"][0] == "a part of the recipe, of 2 variants: base, and what they are compared with"
+    assert call("gc", "tiny.yaml", "--store", "store", "--dry-run", "--json", cwd=copied).json["removed"] == []
+    more = ["--variant", "base", "--set", "benchmark.seconds=0.06"]
+    asked = call("report", "tiny.yaml", "--store", "store", *more, cwd=copied)
+    assert asked.code == 1
+    assert "toolchain run tiny.yaml --set benchmark.seconds=0.06 --variant base --store store" in asked.stderr
+    assert "1 of " in asked.stderr
 
 
 def test_a_stage_that_has_nothing_to_do_says_so(tmp_path: Path) -> None:

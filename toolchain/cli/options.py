@@ -145,20 +145,24 @@ def output_errors(path: Path, option: str = "-o") -> Iterator[None]:
         ) from error
 
 
-def again() -> str:
-    """The command line that makes the current command's report again: what changes no result is left out."""
+def again(store: bool = False) -> str:
+    """The command line that makes what the current command tells of: what changes no result is left out.
+
+    Args:
+        store: Whether the store that was named belongs to it.
+    """
     context = click.get_current_context()
     name = context.info_name or ""
-    words = ["toolchain", "run" if name == "report" else name]
+    words = ["toolchain", "run" if name in ("report", "explain") else name]
     for parameter in context.command.params:
-        if parameter.name in _CHANGES_NOTHING or parameter.name is None:
+        if parameter.name is None or (parameter.name in _CHANGES_NOTHING and not (store and parameter.name == "store")):
             continue
         if context.get_parameter_source(parameter.name) is not click.core.ParameterSource.COMMANDLINE:
             continue
         value = context.params[parameter.name]
         option = [] if isinstance(parameter, click.Argument) else [max(parameter.opts, key=len)]
         for each in value if isinstance(value, tuple) else (value,):
-            words += [*option, str(each)]
+            words += [*option, str(each.root if parameter.name == "store" else each)]
     return shlex.join(words)
 
 

@@ -135,10 +135,12 @@ def report_command(
     outcome, status = run.preview(made, store)
     missing = [made.steps[step].label for step, found in status.items() if found != "hit"]
     if made.time not in outcome.artifacts:
+        some = any(row.evaluate in outcome.artifacts for row in made.rows)
+        part = "; or name variants that were timed together: --variant NAME" if some else ""
         raise ToolchainError(
             f"{recipe}: {len(missing)} of {len(made.steps)} steps have not been run on this machine: "
             f"{', '.join(missing[:4])}",
-            f"toolchain run {recipe}",
+            f"{options.again(store=True)}{part}",
         )
     return finish(outcome, store, output, as_json, check, junit)
 
@@ -194,7 +196,9 @@ def explain_command(
 
     path = Path(target)
     if path.suffix in (".yaml", ".yml"):
-        return _explain_recipe(path, plan.make(recipes.load(path, sets, models, data), only=variants), store, as_json)
+        return _explain_recipe(plan.make(recipes.load(path, sets, models, data), only=variants), store, as_json)
+    if sets or models or data or variants:
+        raise click.UsageError("--set, --model, --data and --variant are for a recipe; what was made is as it is")
     if path.suffix == ".json" or (path / explain.REPORT_FILE).is_file():
         return _explain_report(path, as_json)
     from toolchain.cli.inspect import describe
@@ -214,7 +218,7 @@ def explain_command(
     return 3 if explain.missed(engines) else 0
 
 
-def _explain_recipe(path: Path, made: Plan, store: Store, as_json: bool) -> int:
+def _explain_recipe(made: Plan, store: Store, as_json: bool) -> int:
     """Explains the plan of a recipe, and those of its engines that the store has evaluated."""
     from toolchain.deliver import explain, ranking, report
     from toolchain.pipeline import run
@@ -227,7 +231,7 @@ def _explain_recipe(path: Path, made: Plan, store: Store, as_json: bool) -> int:
         options.print_rich("", *explain.render(engines))
         waiting = [row.name for row in made.rows if row.evaluate not in outcome.artifacts]
         if waiting:
-            click.echo(f"not run yet: {', '.join(waiting)}: toolchain run {path}")
+            click.echo(f"not run yet: {', '.join(waiting)}: {options.again(store=True)}")
     return 3 if explain.missed(engines) else 0
 
 

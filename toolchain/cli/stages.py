@@ -250,9 +250,9 @@ def _needed(stage: str, target: str, technique: str | None) -> list[str]:
 #: What to give a stage that found nothing to do.
 _NOTHING = {
     "export": "export takes a checkpoint folder or a model source, not an ONNX graph",
-    "augment": "the recipe has no augmentation: 'toolchain list techniques' shows them",
-    "compress": "the recipe has no compression technique: 'toolchain list techniques' shows them",
-    "optimize": "the recipe has no graph pass: 'toolchain list techniques' shows them",
+    "augment": "no variant that was asked for has an augmentation: 'toolchain list techniques' shows them",
+    "compress": "no variant that was asked for has a compression technique: 'toolchain list techniques' shows them",
+    "optimize": "no variant that was asked for has a graph pass: 'toolchain list techniques' shows them",
     "build": "an engine folder is built already; of a graph, choose an engine that takes it: 'toolchain list engines'",
 }
 

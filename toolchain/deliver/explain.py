@@ -77,9 +77,12 @@ def of_report(report: Mapping[str, Any]) -> list[Explained]:
         Explained(
             line["name"],
             tuple(line["techniques"]),
-            line["settings"],
-            tuple(line["standing"]),
-            tuple(Verdict(each["gate"], each["passed"], each["evidence"], each["reason"]) for each in line["gates"]),
+            line.get("settings", {}),
+            tuple(line.get("standing", ())),
+            tuple(
+                Verdict(each["gate"], each["passed"], each["evidence"], each.get("reason", ""))
+                for each in line["gates"]
+            ),
         )
         for line in report["lines"]
     ]

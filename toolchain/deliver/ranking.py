@@ -32,11 +32,13 @@ def rank(outcome: Outcome, command: str = "") -> report.Report:
     plan = outcome.plan
     timing = outcome.artifacts.get(plan.time)
     record = json.loads((timing.path / "timing.json").read_text("utf-8")) if timing else {}
-    rows, failed = [], []
+    rows, failed, not_run = [], [], []
     for row in plan.rows:
-        why = outcome.failed.get(row.build) or outcome.failed.get(row.evaluate)
-        if why or row.evaluate not in outcome.artifacts:
-            failed.append((row.name, why or "not run yet"))
+        if why := outcome.failed.get(row.build) or outcome.failed.get(row.evaluate):
+            failed.append((row.name, why))
+            continue
+        if row.evaluate not in outcome.artifacts:
+            not_run.append((row.name, "not run yet"))
             continue
         key = outcome.artifacts[row.build].key
         built = json.loads((outcome.artifacts[row.build].path / "engine.json").read_text("utf-8"))
@@ -59,14 +61,13 @@ def rank(outcome: Outcome, command: str = "") -> report.Report:
                 objection=objection(outcome, row.build),
             )
         )
-    not_run = []
     for row, why in plan.not_run:
         if error := outcome.failed.get(row.build):
             failed.append((row.name, error))
         elif row.build in outcome.artifacts:
             not_run.append((row.name, f"built, not run: {why}; {_built(outcome.artifacts[row.build].metrics)}"))
         else:
-            failed.append((row.name, "not built yet"))
+            not_run.append((row.name, "not built yet"))
     if not rows:
         apart = dict([*plan.not_applicable, *not_run]) or {"plan": "the recipe names no engine that can run"}
         reasons = "\n".join(dict.fromkeys(reason for _, reason in failed)) or "\n".join(
@@ -77,6 +78,7 @@ def rank(outcome: Outcome, command: str = "") -> report.Report:
         failed.append(("timing", outcome.failed[plan.time]))
     return report.build_report(
         rows,
+        several_models=len(plan.recipe.models) > 1,
         weights=plain(plan.recipe.report.weights),
         speedup=plan.recipe.report.speedup,
         split=plan.recipe.report.split,
@@ -160,6 +162,9 @@ def _machine(environment: Mapping[str, Any]) -> str:
 def _notes(outcome: Outcome) -> list[str]:
     """What the task said of its data; kept with the training so that an all-hit run need not load the data."""
     found: dict[str, None] = {}
+    if outcome.plan.only:
+        said = f"of {len(outcome.plan.recipe.variants)} variants: {', '.join(outcome.plan.only)}"
+        found[f"a part of the recipe, {said}, and what they are compared with"] = None
     for step, artifact in outcome.artifacts.items():
         found |= dict.fromkeys(artifact.manifest.get("notes", ()))
         if text := _contended(outcome.plan.steps[step].label, artifact):

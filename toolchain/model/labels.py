@@ -74,5 +74,6 @@ def match_labels(model: tuple[str, ...], task: tuple[str, ...], folder: Path) ->
         ]
     raise ModelError(
         f"{folder} was trained for the labels {', '.join(model)}; the task has {', '.join(task)}",
-        "evaluate it on the task that it was trained for, or name the labels in its interface.json as the task does",
+        "take a model of the task's labels, or name its labels as the task does: in interface.json where there is one, "
+        "else as id2label in config.json",
     )

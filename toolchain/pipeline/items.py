@@ -211,7 +211,9 @@ def check_order(problems: Problems, items: Sequence[Item], path: tuple[Any, ...]
             if dialect and dialect not in takes:
                 problems.add(
                     path, f"{item.label} takes dialect {' or '.join(takes)}, and gets {dialect} from {history[-1]}",
-                    "one quantizer is enough: take one of them out",
+                    f"{rounded} has made integers of its weights: take one of them out"
+                    if rounded
+                    else "one quantizer is enough: take one of them out",
                 )  # fmt: skip
             dialect = gives(item, dialect or item.technique.module.TAKES[0])
         history.append(item.label)

@@ -95,6 +95,7 @@ class Plan:
         not_applicable: Pairs that cannot meet, and why.
         not_run: Engines that are built and cannot run on this machine, and why; they are neither evaluated nor timed.
         time: Id of the step that times all engines together; empty when the plan ends before it.
+        only: The variants that were asked for; empty where all of them are planned.
     """
 
     recipe: Recipe
@@ -103,6 +104,7 @@ class Plan:
     not_applicable: list[tuple[str, str]] = field(default_factory=list)
     not_run: list[tuple[Row, str]] = field(default_factory=list)
     time: str = ""
+    only: tuple[str, ...] = ()
 
 
 def make(recipe: Recipe, until: str = "time", only: Sequence[str] = ()) -> Plan:
@@ -119,7 +121,7 @@ def make(recipe: Recipe, until: str = "time", only: Sequence[str] = ()) -> Plan:
     Raises:
         RecipeError: There is no such variant.
     """
-    plan = Plan(recipe)
+    plan = Plan(recipe, only=tuple(dict.fromkeys(only)))
     last = STAGES.index(until)
     builds: list[str] = []
     wanted = _wanted(recipe, only)
@@ -152,8 +154,8 @@ def _wanted(recipe: Recipe, only: Sequence[str]) -> dict[tuple[str, str], tuple[
             named.setdefault(name, set()).add((model, variant))
     unknown = [name for name in only if name not in named]
     if unknown:
-        variants = list(dict.fromkeys(variant for _, variant in recipe.variants))
-        raise RecipeError(f"no variant is called {unknown[0]!r}", registry.suggest(unknown[0], variants))
+        known = [name for name in named if len(recipe.models) > 1 or "/" not in name]
+        raise RecipeError(f"no variant is called {unknown[0]!r}", registry.suggest(unknown[0], known))
     asked = {pair for name in only or named for pair in named[name]}
     asked |= {(model, recipe.baseline[0]) for model, _ in asked}
     return {pair: items for pair, items in recipe.variants.items() if pair in asked}

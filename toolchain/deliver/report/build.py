@@ -69,6 +69,7 @@ def build_report(
     speedup: str,
     split: Literal["test", "dev"],
     margin: float = MARGIN,
+    several_models: bool = False,
     name: str = "",
     machine: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -86,11 +87,12 @@ def build_report(
         speedup: The setting whose IS goes into WS: ``batch 1`` or a timed ``batch N``.
         split: The data that accuracy is read from.
         margin: Points of accuracy that an engine may be worse than its baseline, above 0.
+        several_models: Engines are called by their model too, although there may be one here.
         name: The recipe's name.
         machine: What it was measured on.
         settings: How it was measured, as ``timing.json`` says at its top.
         not_applicable: ``(name, reason)`` of what was not tried.
-        not_run: ``(name, reason)`` of what was built and cannot run here.
+        not_run: ``(name, reason)`` of what was built and cannot run here, or has not been run yet.
         failed: ``(name, error)`` of what failed.
         notes: What else a reader must know.
         made: How to make it again.
@@ -102,7 +104,7 @@ def build_report(
     missing = [part for part in WEIGHTS if part not in weights]
     if missing:
         raise RecipeError(f"report.weights lacks {', '.join(missing)}", f"it needs {', '.join(WEIGHTS)}")
-    lines = [read_line(row, _name(row, rows), split) for row in rows]
+    lines = [read_line(row, _name(row, rows, several_models), split) for row in rows]
     timed = settings_of(lines)
     if timed and speedup not in timed:
         raise RecipeError(
@@ -144,9 +146,9 @@ def settings_of(lines: Sequence[Line]) -> tuple[str, ...]:
     return tuple(sorted(found, key=lambda setting: int(setting.split()[1])))
 
 
-def _name(row: Row, rows: Sequence[Row]) -> str:
+def _name(row: Row, rows: Sequence[Row], several_models: bool) -> str:
     """``model/variant/engine``, without the model where there is one, with the seed where there are several."""
-    several_models = len({other.model for other in rows}) > 1
+    several_models = several_models or len({other.model for other in rows}) > 1
     several_seeds = len({other.seed for other in rows}) > 1
     name = f"{row.variant}/{row.engine}" + (f" #{row.seed}" if several_seeds else "")
     return f"{row.model}/{name}" if several_models else name
