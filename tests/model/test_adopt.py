@@ -38,12 +38,15 @@ def _foreign(source: Path, target: Path) -> Path:
 
 
 @pytest.mark.parametrize("architecture", ["bert", "roberta"])
-def test_a_checkpoint_of_another_tool_gets_labels_and_length(tmp_path: Path, architecture: str) -> None:
+def test_a_checkpoint_of_another_tool_gets_labels_and_length(
+    tmp_path: Path, architecture: str, caplog: pytest.LogCaptureFixture
+) -> None:
     source = _foreign(checkpoint_folder(architecture), tmp_path / "theirs")
     metrics = _adopt(source, tmp_path / "out")
     found = _interface(tmp_path / "out")
     # LABEL_0 and LABEL_1 in config.json: the task's names are meant. 64 positions, of which RoBERTa loses pad_id + 1.
     assert found["labels"] == ["negative", "positive"]
+    assert "['LABEL_0', 'LABEL_1']: taken in the task's order, ['negative', 'positive']" in caplog.text
     assert found["max_length"] == {"bert": 64, "roberta": 63}[architecture]
     assert metrics["parameters"] > 10_000
     assert not [path for path in (tmp_path / "out").iterdir() if path.suffix == ".bin"]

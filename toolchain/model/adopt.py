@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Annotated, Any
 
 from toolchain.core.errors import ModelError
+from toolchain.core.log import logger
 from toolchain.core.session import INPUTS
 from toolchain.core.stage import Context, Kind, Metrics, MinLen, StageConfig
 from toolchain.core.store import MANIFEST, Artifact, digest
@@ -201,7 +202,8 @@ def own_labels(folder: Path, task: Sequence[str]) -> list[str]:
 def label_names(config: Mapping[str, Any], task: Sequence[str], where: Path) -> list[str]:
     """The names that a model's ``config.json`` gives its labels, or the task's where it gives none.
 
-    A folder of another tool says LABEL_0 where nobody named them: the task's names are meant when there are as many.
+    A folder of another tool says LABEL_0 where nobody named them: the task's names are meant when there are as many,
+    and that is said, since the order may be another.
 
     Raises:
         ModelError: ``id2label`` does not name the labels 0, 1, 2, ….
@@ -212,8 +214,10 @@ def label_names(config: Mapping[str, Any], task: Sequence[str], where: Path) -> 
     if set(given) != {str(index) for index in range(len(given))}:
         raise ModelError(f"{where}: id2label of config.json is {given!r}; allowed are the names of 0, 1, 2, …")
     labels = [given[str(index)] for index in range(len(given))]
-    unnamed = all(label.startswith("LABEL_") for label in labels)
-    return list(task) if unnamed and len(task) == len(labels) else labels
+    if len(task) != len(labels) or not all(label.startswith("LABEL_") for label in labels):
+        return labels
+    logger.warning("%s: nobody named its labels, %s: taken in the task's order, %s", where, labels, list(task))
+    return list(task)
 
 
 def _graph_file(local: Path) -> Path:
