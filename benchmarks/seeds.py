@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -215,7 +216,7 @@ def main() -> int:
         _known(parser, against, [name for _, name in recipe.variants])
         made = plan.make(recipe, "evaluate", given.variants or ())
         store = Store(given.store)
-        judge = _judge(parser, given) if given.judge else None
+        judge = _judge(parser, given, keys.Task(recipe)) if given.judge else None
         outcome = run.preview(made, store, judge=judge)[0] if given.found else run.execute(made, store, judge=judge)
     except ToolchainError as error:
         print(error, file=sys.stderr)
@@ -256,16 +257,19 @@ def _writable(parser: argparse.ArgumentParser, out: Path) -> None:
             pass
     except OSError as error:
         parser.error(f"--out {out}: cannot be written: {error.strerror or error}")
-    if out.is_dir():
-        parser.error(f"--out {out}: is a folder; name a JSON file")
+    for path in (out, out.with_suffix(".md")):
+        if path.is_dir() or (path.exists() and not os.access(path, os.W_OK)):
+            parser.error(f"--out {path}: is {'a folder' if path.is_dir() else 'read-only'}; name another JSON file")
 
 
-def _judge(parser: argparse.ArgumentParser, given: argparse.Namespace) -> keys.Task:
+def _judge(parser: argparse.ArgumentParser, given: argparse.Namespace, trained: keys.Task) -> keys.Task:
     """What is judged on, read before anything is trained."""
     if not given.judge.is_dir():
         parser.error(f"--judge {given.judge}: no such folder")
     task = keys.Task(recipes.load(given.recipe, given.overrides, given.model, str(given.judge.resolve())))
-    if not task.data().test.texts:
+    if task.identity == trained.identity:
+        parser.error(f"--judge {given.judge}: is what is trained on; leave --judge out, or the task out of --set")
+    if task.data().test.texts == task.data().dev.texts:
         parser.error(f"--judge {given.judge}: has no test of its own")
     return task
 

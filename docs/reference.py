@@ -5,7 +5,6 @@ The pages are committed, so that they can be read where they lie; a test holds t
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -15,11 +14,11 @@ from typing import Any
 import click
 
 from toolchain.cli import COMMANDS, cli
-from toolchain.cli.fields import describe
+from toolchain.cli.fields import describe, written
 from toolchain.core import registry
 from toolchain.pipeline.bounds import Rule
 from toolchain.pipeline.plan import STAGES
-from toolchain.pipeline.settings import Benchmark, Evaluate, Report, Weights, plain
+from toolchain.pipeline.settings import Benchmark, Evaluate, Report, Weights
 
 FOLDER = Path(__file__).parent / "reference"
 _NOTE = "<!-- Written by docs/reference.py from the code; change the code, then run: make reference -->\n"
@@ -133,17 +132,9 @@ def _table(config: type[Any]) -> str:
         return "No settings."
     rows = [("setting", "type", "default", "meaning"), ("---",) * 4]
     for field in fields:
-        default = "required" if field["default"] == "required" else f"`{_yaml(field['default'])}`"
+        default = "required" if field["default"] == "required" else f"`{written(field['default'])}`"
         rows.append((f"`{field['name']}`", field["type"], default, _prose(field["meaning"])))
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)
-
-
-def _yaml(value: Any) -> str:
-    """A default as it is written in a recipe."""
-    found = plain(value)
-    if isinstance(found, dict):
-        return "{" + ", ".join(f"{name}: {_yaml(item)}" for name, item in found.items()) + "}"
-    return found if isinstance(found, str) and found else json.dumps(found)
 
 
 def _prose(text: str) -> str:

@@ -77,6 +77,7 @@ def test_a_recipe_is_run_for_every_seed_and_found_again(tmp_path: Path) -> None:
         ["--against", "nobody"],
         ["--judge", "nowhere"],
         ["--judge", str(recipe)],
+        ["--judge", str(tmp_path / "given")],
         ["--out", str(tmp_path)],
         ["--out", str(tmp_path / "out.md")],
         ["--out", "/proc/nowhere/out.json"],

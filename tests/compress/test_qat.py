@@ -241,7 +241,7 @@ def test_weights_that_are_no_integers_stay_floats(tmp_path: Path) -> None:
         ({"bits": 8, "embedding_bits": None}, "standard"),
         ({"bits": 4, "embedding_bits": 4, "bits_by_group": {"*": 8}}, "standard"),
         ({"bits": 4, "embedding_bits": 8, "bits_by_group": {"layer*": 8, "classifier": 8}}, "standard"),
-        ({"bits": 4, "embedding_bits": 8, "bits_by_group": {"layers 0-5 *": 8, "classifier": 8}}, "standard"),
+        ({"bits": 4, "embedding_bits": 8, "bits_by_group": {"layers 0-5 *": 8, "classifier": 8}}, "qdq"),
         ({"bits": 4, "embedding_bits": 8, "bits_by_group": {"layer 0 ffn": 8, "classifier": 8}}, "qdq"),
         (
             {

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,11 @@ import pytest
 
 from tests.builders import classifier_folder, onnx_folder
 from toolchain.core.errors import RecipeError
+from toolchain.core.stage import StageConfig
 from toolchain.pipeline import recipe as recipes
+from toolchain.pipeline.document import Document, Problems
 from toolchain.pipeline.recipe import Recipe
-from toolchain.pipeline.settings import plain
+from toolchain.pipeline.settings import plain, validate
 
 BASE = """\
 model: scratch:bert-1x32
@@ -57,6 +60,45 @@ def test_what_is_not_written_within_a_setting_has_that_settings_default(
     assert (asked.epochs, asked.learning_rate) == (epochs, rate)
     told = _config(_load(tmp_path, text, "distill.finetune.precision=bf16"), "base", "distill").finetune
     assert (told.epochs, told.learning_rate, told.precision) == (epochs, rate, "bf16")
+
+
+def test_a_models_own_settings_leave_the_rest_of_a_setting_as_the_variant_has_it(tmp_path: Path) -> None:
+    text = (
+        "models: {x: {source: 'scratch:bert-2x64', distill: {finetune: {epochs: 1}}}, y: 'scratch:bert-2x64'}\n"
+        "stages: [finetune]\n"
+        "variants: {base: [{distill: {layers: 1, finetune: {learning_rate: 3e-4, epochs: 6}}}, export]}\n"
+    )
+    own, others = (_config(_load(tmp_path, text), "base", "distill", model).finetune for model in "xy")
+    assert [(each.epochs, each.learning_rate) for each in (own, others)] == [(1, 3e-4), (6, 3e-4)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Inner(StageConfig):
+    x: int = 1
+    y: int = 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Middle(StageConfig):
+    inner: Inner = Inner(x=5)
+    z: int = 3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outer(StageConfig):
+    middle: Middle = Middle(inner=Inner(x=0))
+
+
+def test_defaults_hold_at_every_depth() -> None:
+    def inner(given: dict[str, Any]) -> tuple[int, int]:
+        problems = Problems(Document(given, None))
+        found = validate(problems, Outer, given, (), "outer")
+        assert found is not None
+        return found.middle.inner.x, found.middle.inner.y
+
+    assert inner({}) == inner({"middle": {}}) == inner({"middle": {"z": 1}}) == (0, 2)
+    assert inner({"middle": {"inner": {"y": 7}}}) == (0, 7)
+    assert inner({"middle": {"inner": {"x": 1}}}) == (1, 2)
 
 
 def test_stages_stand_before_every_variant(tmp_path: Path) -> None:

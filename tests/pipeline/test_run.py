@@ -264,13 +264,16 @@ def test_a_part_of_a_recipe_says_so_and_is_kept_with_the_rest(copied: Path) -> N
     _run(copied, "--variant", "base", "--json")
     part = call("report", "tiny.yaml", "--store", "store", "--variant", "base", "--json", cwd=copied)
     assert [line["name"] for line in part.json["lines"]] == ["base/onnxruntime"]
-    assert part.json["notes"][0] == "a part of the recipe, of 2 variants: base, and what they are compared with"
+    assert part.json["notes"][0] == "a part of the recipe, 1 of 2 variants: base"
     assert call("gc", "tiny.yaml", "--store", "store", "--dry-run", "--json", cwd=copied).json["removed"] == []
     more = ["--variant", "base", "--set", "benchmark.seconds=0.06"]
     asked = call("report", "tiny.yaml", "--store", "store", *more, cwd=copied)
     assert asked.code == 1
     assert "toolchain run tiny.yaml --set benchmark.seconds=0.06 --variant base --store store" in asked.stderr
     assert "1 of " in asked.stderr
+    more = ["--check", "--set", "check=[{size_mb: 5}]", "--set", "benchmark.seconds=0.06"]
+    checked = call("report", "tiny.yaml", "--store", "store", *more, cwd=copied)
+    assert "'check=[{size_mb: 5}]' --set benchmark.seconds=0.06 --check --store store" in checked.stderr
 
 
 def test_a_stage_that_has_nothing_to_do_says_so(tmp_path: Path) -> None:

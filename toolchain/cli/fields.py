@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import json
 import re
 import typing
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any
 
 from toolchain.core.stage import StageConfig
 from toolchain.model.train import TrainConfig
-from toolchain.pipeline.settings import changed
+from toolchain.pipeline.settings import changed, plain
 
 _SIGNS = {"Ge": "≥", "Gt": ">", "Le": "≤", "Lt": "<"}
 
@@ -45,6 +46,14 @@ def describe(config: type[Any], prefix: str = "") -> Iterator[dict[str, Any]]:
         }  # fmt: skip
         if inner is not None and inner is not TrainConfig:
             yield from describe(inner, f"{prefix}{field.name}.")
+
+
+def written(value: Any) -> str:
+    """A default as it is written in a recipe."""
+    found = plain(value)
+    if isinstance(found, dict):
+        return "{" + ", ".join(f"{name}: {written(item)}" for name, item in found.items()) + "}"
+    return found if isinstance(found, str) and found else json.dumps(found)
 
 
 def _settings_in(hint: Any) -> type[Any] | None:

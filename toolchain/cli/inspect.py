@@ -69,6 +69,7 @@ def show_command(name: str, store: Store, as_json: bool) -> int:
             options.print_rich(*describe(artifact))
         return 0
     from toolchain.cli.fields import describe as describe_settings
+    from toolchain.cli.fields import written
 
     fields = list(describe_settings(technique.config))
     if as_json:
@@ -81,7 +82,8 @@ def show_command(name: str, store: Store, as_json: bool) -> int:
     for column in ("setting", "type", "default", "meaning"):
         table.add_column(column)
     for field in fields:
-        table.add_row(*(Text(str(field[column])) for column in ("name", "type", "default", "meaning")))
+        texts = (field["name"], field["type"], written(field["default"]), field["meaning"])
+        table.add_row(*map(Text, texts))
     options.print_rich(
         Text(f"{name} ({technique.folder})", style="bold"), Text((technique.module.__doc__ or "").strip()), ""
     )

@@ -33,8 +33,6 @@ def sensitivity_command(target: str, **settings: Any) -> int:
     from toolchain.pipeline import plan, run
 
     store: Store = settings["store"]
-    if settings["variants"]:
-        raise click.UsageError("--variant leaves nothing out here: the first model is measured as it is fine-tuned")
     direct = Path(target).suffix not in (".yaml", ".yml")
     if direct and not settings["task"]:
         raise click.UsageError(f"--task is missing: {target} is measured on the dev examples of its task")

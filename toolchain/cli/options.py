@@ -161,6 +161,9 @@ def again(store: bool = False) -> str:
             continue
         value = context.params[parameter.name]
         option = [] if isinstance(parameter, click.Argument) else [max(parameter.opts, key=len)]
+        if isinstance(parameter, click.Option) and parameter.is_flag:
+            words += option
+            continue
         for each in value if isinstance(value, tuple) else (value,):
             words += [*option, str(each.root if parameter.name == "store" else each)]
     return shlex.join(words)

@@ -27,10 +27,10 @@ _TOKENIZER = click.option("--tokenizer", help="Folder with tokenizer.json, when 
 
 
 def shared(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options that all commands of stages have."""
+    """Adds the options that commands have which make one thing of what they are given."""
     for option in (
         options.verbosity, options.json_option, _OUTPUT, options.store_option, options.run_options,
-        options.variant_option, options.recipe_options, _TOKENIZER, _TASK,
+        options.recipe_options, _TOKENIZER, _TASK,
     ):  # fmt: skip
         function = option(function)
     return function
@@ -39,6 +39,7 @@ def shared(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.command("finetune")
 @click.argument("target")
 @shared
+@options.variant_option
 def finetune_command(target: str, **settings: Any) -> int:
     """Fine-tune a model on a task.
 
@@ -51,6 +52,7 @@ def finetune_command(target: str, **settings: Any) -> int:
 @click.argument("target")
 @click.option("-t", "--technique", help="Technique of a direct run; 'toolchain list techniques' shows them.")
 @shared
+@options.variant_option
 def augment_command(target: str, technique: str | None, **settings: Any) -> int:
     """Make more training examples.
 
@@ -63,6 +65,7 @@ def augment_command(target: str, technique: str | None, **settings: Any) -> int:
 @click.argument("target")
 @click.option("-t", "--technique", help="Technique of a direct run; 'toolchain list techniques' shows them.")
 @shared
+@options.variant_option
 def compress_command(target: str, technique: str | None, **settings: Any) -> int:
     """Compress a fine-tuned checkpoint in PyTorch.
 
@@ -74,6 +77,7 @@ def compress_command(target: str, technique: str | None, **settings: Any) -> int
 @click.command("export")
 @click.argument("target")
 @shared
+@options.variant_option
 def export_command(target: str, **settings: Any) -> int:
     """Export a checkpoint to ONNX and compare it with PyTorch.
 
@@ -86,6 +90,7 @@ def export_command(target: str, **settings: Any) -> int:
 @click.argument("target")
 @click.option("-t", "--technique", help="Technique of a direct run; 'toolchain list techniques' shows them.")
 @shared
+@options.variant_option
 def optimize_command(target: str, technique: str | None, **settings: Any) -> int:
     """Quantize or transform an ONNX graph.
 
@@ -98,6 +103,7 @@ def optimize_command(target: str, technique: str | None, **settings: Any) -> int
 @click.argument("target")
 @click.option("-e", "--engine", "engines", multiple=True, help="Engine of a direct run. [default: onnxruntime]")
 @shared
+@options.variant_option
 def build_command(target: str, engines: tuple[str, ...], **settings: Any) -> int:
     """Build the engine that a runtime loads.
 
@@ -110,6 +116,7 @@ def build_command(target: str, engines: tuple[str, ...], **settings: Any) -> int
 @click.argument("targets", nargs=-1, required=True)
 @click.option("-e", "--engine", "engines", multiple=True, help="Engine of a direct run. [default: onnxruntime]")
 @shared
+@options.variant_option
 def benchmark_command(targets: tuple[str, ...], engines: tuple[str, ...], **settings: Any) -> int:
     """Measure accuracy, size and speed of engines, and rank them.
 

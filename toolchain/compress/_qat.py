@@ -72,17 +72,17 @@ class QatConfig(StageConfig):
 
 def exports(config: QatConfig) -> str:
     """The dialect of the graph that such a model is exported to."""
-    return "qdq" if config.activations.symmetric or not widths(config)[0] else "qdq-asymmetric"
+    return "qdq" if config.activations.symmetric else "qdq-asymmetric"
 
 
 def widths(config: QatConfig) -> tuple[set[int], int | None]:
     """The bits that linear layers may have in some model, and those of the tables of embeddings.
 
-    For want of a model there are as many layers as any has, or those that are named where they are shared.
+    For want of a model there are as many layers as any has, so that a name leaves others and a pattern may not.
     """
     names = config.bits_by_group
     shared = [name.rpartition(" ")[0] for name in names if name.startswith("layers ")]
-    layers = shared or [f"layer {index}" for index in range(_MOST_LAYERS)]
+    layers = [*shared, *(f"layer{'s' if shared else ''} {index}" for index in range(_MOST_LAYERS))]
     try:
         bits = group_bits(config, _groups(layers))
     except RecipeError:  # told where the groups of the model are known

@@ -163,8 +163,8 @@ def _notes(outcome: Outcome) -> list[str]:
     """What the task said of its data; kept with the training so that an all-hit run need not load the data."""
     found: dict[str, None] = {}
     if outcome.plan.only:
-        said = f"of {len(outcome.plan.recipe.variants)} variants: {', '.join(outcome.plan.only)}"
-        found[f"a part of the recipe, {said}, and what they are compared with"] = None
+        of = len(outcome.plan.recipe.variants)
+        found[f"a part of the recipe, {len(outcome.plan.only)} of {of} variants: {', '.join(outcome.plan.only)}"] = None
     for step, artifact in outcome.artifacts.items():
         found |= dict.fromkeys(artifact.manifest.get("notes", ()))
         if text := _contended(outcome.plan.steps[step].label, artifact):

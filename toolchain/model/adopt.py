@@ -15,6 +15,7 @@ from toolchain.core.session import INPUTS
 from toolchain.core.stage import Context, Kind, Metrics, MinLen, StageConfig
 from toolchain.core.store import MANIFEST, Artifact, digest
 from toolchain.model import checkpoint, graph, onnx_file, source
+from toolchain.model.labels import UNNAMED
 
 VERSION = 3
 LIBRARIES = ("transformers",)
@@ -214,7 +215,7 @@ def label_names(config: Mapping[str, Any], task: Sequence[str], where: Path) -> 
     if set(given) != {str(index) for index in range(len(given))}:
         raise ModelError(f"{where}: id2label of config.json is {given!r}; allowed are the names of 0, 1, 2, …")
     labels = [given[str(index)] for index in range(len(given))]
-    if len(task) != len(labels) or not all(label.startswith("LABEL_") for label in labels):
+    if len(task) != len(labels) or labels == list(task) or not all(map(UNNAMED.fullmatch, labels)):
         return labels
     logger.warning("%s: nobody named its labels, %s: taken in the task's order, %s", where, labels, list(task))
     return list(task)

@@ -11,7 +11,7 @@ from toolchain.core.errors import ModelError
 from toolchain.model import checkpoint
 
 #: Names that a model library gives to classes that nobody named; they are taken by position.
-_UNNAMED = re.compile(r"LABEL_\d+")
+UNNAMED = re.compile(r"LABEL_\d+")
 
 
 def dev_labels(folder: Path, dataset: Dataset) -> list[int]:
@@ -68,7 +68,7 @@ def match_labels(model: tuple[str, ...], task: tuple[str, ...], folder: Path) ->
         return [model.index(name) for name in task], [
             f"the model's labels are in another order than the task's: {', '.join(model)}; matched by name"
         ]
-    if len(model) == len(task) and all(_UNNAMED.fullmatch(name) for name in model):
+    if len(model) == len(task) and all(UNNAMED.fullmatch(name) for name in model):
         return list(range(len(task))), [
             f"the model's labels have no names ({', '.join(model)}); taken by position as {', '.join(task)}"
         ]

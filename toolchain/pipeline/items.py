@@ -212,7 +212,7 @@ def check_order(problems: Problems, items: Sequence[Item], path: tuple[Any, ...]
                 problems.add(
                     path, f"{item.label} takes dialect {' or '.join(takes)}, and gets {dialect} from {history[-1]}",
                     f"{rounded} has made integers of its weights: take one of them out"
-                    if rounded
+                    if rounded and history[-1] == "export"
                     else "one quantizer is enough: take one of them out",
                 )  # fmt: skip
             dialect = gives(item, dialect or item.technique.module.TAKES[0])

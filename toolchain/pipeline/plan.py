@@ -95,7 +95,7 @@ class Plan:
         not_applicable: Pairs that cannot meet, and why.
         not_run: Engines that are built and cannot run on this machine, and why; they are neither evaluated nor timed.
         time: Id of the step that times all engines together; empty when the plan ends before it.
-        only: The variants that were asked for; empty where all of them are planned.
+        only: The variants that are planned, where the recipe has others; empty where it has none.
     """
 
     recipe: Recipe
@@ -121,10 +121,11 @@ def make(recipe: Recipe, until: str = "time", only: Sequence[str] = ()) -> Plan:
     Raises:
         RecipeError: There is no such variant.
     """
-    plan = Plan(recipe, only=tuple(dict.fromkeys(only)))
+    wanted = _wanted(recipe, only)
+    called = ["/".join(pair if len(recipe.models) > 1 else pair[1:]) for pair in wanted]
+    plan = Plan(recipe, only=tuple(called) if len(wanted) < len(recipe.variants) else ())
     last = STAGES.index(until)
     builds: list[str] = []
-    wanted = _wanted(recipe, only)
     for seed in recipe.seeds:
         for (model, variant), items in wanted.items():
             chain = _chain(plan, items, model, seed, variant, last)

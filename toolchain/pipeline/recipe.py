@@ -25,7 +25,7 @@ from toolchain.pipeline.items import (
     names,
     stage_items,
 )
-from toolchain.pipeline.settings import Benchmark, Evaluate, Report, validate
+from toolchain.pipeline.settings import Benchmark, Evaluate, Report, over, validate
 from toolchain.pipeline.sources import point_data, point_models
 
 #: Top-level keys of a recipe.
@@ -255,7 +255,7 @@ def _with_model_settings(problems: Problems, item: Item, settings: dict[str, dic
         return item
     if item.stage == "augment":
         own = beside(problems.document.path, own, PATHS)
-    merged = {f.name: getattr(item.config, f.name) for f in dataclasses.fields(item.config)} | own
+    merged = over(item.config, own)
     config = validate(problems, item.technique.config, merged, ("models", model, item.label), item.label)
     return dataclasses.replace(item, config=config) if config is not None else item
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-__all__ = ["Benchmark", "Evaluate", "Report", "Weights", "plain", "validate"]
+__all__ = ["Benchmark", "Evaluate", "Report", "Weights", "changed", "over", "plain", "validate"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ def validate(problems: Problems, config: type[T], value: Any, path: tuple[Any, .
     if not isinstance(value, Mapping):
         problems.add(path, f"{label}: settings are a mapping, not {value!r}", f"{{{label}: {{setting: value}}}}")
         return None
-    filled = _filled(config, plain(value))
+    filled = plain(_filled(config, value))
     text = json.dumps(filled, default=str)  # what JSON has no type for, such as a date, is judged as text
     try:
         return _adapter(config).validate_json(text, strict=True)  # type: ignore[no-any-return, arg-type]
@@ -112,26 +112,37 @@ def plain(value: Any) -> Any:
     return value
 
 
-def changed(config: StageConfig) -> dict[str, Any]:
-    """Those of some settings that are not what their class has by default, as JSON values."""
-    found = {}
-    for each in dataclasses.fields(config):
-        value = getattr(config, each.name)
-        if value != _default(each):
-            found[each.name] = changed(value) if isinstance(value, StageConfig) else plain(value)
+def over(config: StageConfig, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with what is given in their place, each within a setting too; not validated.
+
+    Args:
+        config: What holds where nothing is given.
+        given: What the user wrote.
+    """
+    found: dict[str, Any] = {each.name: getattr(config, each.name) for each in dataclasses.fields(config)}
+    for name, value in given.items():
+        held = found.get(name)
+        both = isinstance(held, StageConfig) and isinstance(value, Mapping)
+        found[name] = over(held, value) if both else value  # type: ignore[arg-type]
     return found
 
 
-def _filled(config: type[Any], value: dict[str, Any]) -> dict[str, Any]:
+def changed(config: StageConfig) -> dict[str, Any]:
+    """Those of some settings that are not what their class has by default, as JSON values."""
+    values = ((each, getattr(config, each.name)) for each in dataclasses.fields(config))
+    return {each.name: plain(value) for each, value in values if value != _default(each)}
+
+
+def _filled(config: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """What the user wrote, with what a setting has by default for what was not named inside of it.
 
     Without this ``distill: {finetune: {epochs: 2}}`` would take the learning rate of ``finetune``, not of ``distill``.
     """
-    found = dict(value)
+    found = dict(given)
     for each in dataclasses.fields(config):
-        default, given = _default(each), found.get(each.name)
-        if isinstance(default, StageConfig) and isinstance(given, dict):
-            found[each.name] = _filled(type(default), changed(default) | given)
+        default, value = _default(each), found.get(each.name)
+        if isinstance(default, StageConfig) and isinstance(value, Mapping):
+            found[each.name] = over(default, value)
     return found
 
 

@@ -96,10 +96,10 @@ def short(line: Line, lines: Sequence[Line], *, model: bool) -> str:
     Args:
         line: The engine.
         lines: The report's.
-        model: Whether the model stays in it, where there are several.
+        model: Whether the model stays in it, where it is there.
     """
     name = str(line["name"])
-    if not model and len(models(lines)) > 1:
+    if not model and name.startswith(f"{line['model']}/{line['variant']}/"):
         name = name.removeprefix(f"{line['model']}/")
     return name.replace(f"/{line['engine']}", "", 1) if one_runtime(lines) else name
 
