@@ -13,7 +13,7 @@ from typing import Any
 
 from toolchain.core.stage import StageConfig
 from toolchain.model.train import TrainConfig
-from toolchain.pipeline.settings import changed, plain
+from toolchain.pipeline.settings import changed, default_of, plain
 
 _SIGNS = {"Ge": "≥", "Gt": ">", "Le": "≤", "Lt": "<"}
 
@@ -31,10 +31,8 @@ def describe(config: type[Any], prefix: str = "") -> Iterator[dict[str, Any]]:
     meanings = _meanings(config)
     hints = typing.get_type_hints(config)
     for field in dataclasses.fields(config):
-        default: Any = "required" if field.default is dataclasses.MISSING else field.default
-        factory: Any = field.default_factory
-        if factory is not dataclasses.MISSING:
-            default = factory()
+        default = default_of(field)
+        default = "required" if default is dataclasses.MISSING else default
         inner = _settings_in(hints[field.name])
         kind = type_text(str(field.type))
         if inner is not None:

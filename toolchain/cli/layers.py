@@ -22,7 +22,7 @@ _PART = click.FloatRange(0, 1, min_open=True, max_open=True)
 
 @click.command("sensitivity")
 @click.argument("target")
-@stages.shared
+@stages.whole
 def sensitivity_command(target: str, **settings: Any) -> int:
     """Measure on dev what each layer costs when a technique compresses it alone.
 

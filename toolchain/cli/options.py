@@ -154,8 +154,9 @@ def again(store: bool = False) -> str:
     context = click.get_current_context()
     name = context.info_name or ""
     words = ["toolchain", "run" if name in ("report", "explain") else name]
+    left_out = _CHANGES_NOTHING - {"store"} if store else _CHANGES_NOTHING
     for parameter in context.command.params:
-        if parameter.name is None or (parameter.name in _CHANGES_NOTHING and not (store and parameter.name == "store")):
+        if parameter.name in left_out or parameter.name is None:
             continue
         if context.get_parameter_source(parameter.name) is not click.core.ParameterSource.COMMANDLINE:
             continue

@@ -26,8 +26,8 @@ _OUTPUT = click.option("-o", "--output", type=click.Path(path_type=Path), help="
 _TOKENIZER = click.option("--tokenizer", help="Folder with tokenizer.json, when it is not beside the ONNX file.")
 
 
-def shared(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options that commands have which make one thing of what they are given."""
+def whole(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options of a command that works on what it is given, whatever variants a recipe has."""
     for option in (
         options.verbosity, options.json_option, _OUTPUT, options.store_option, options.run_options,
         options.recipe_options, _TOKENIZER, _TASK,
@@ -36,10 +36,14 @@ def shared(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def shared(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options that all commands of stages have."""
+    return whole(options.variant_option(function))
+
+
 @click.command("finetune")
 @click.argument("target")
 @shared
-@options.variant_option
 def finetune_command(target: str, **settings: Any) -> int:
     """Fine-tune a model on a task.
 
@@ -52,7 +56,6 @@ def finetune_command(target: str, **settings: Any) -> int:
 @click.argument("target")
 @click.option("-t", "--technique", help="Technique of a direct run; 'toolchain list techniques' shows them.")
 @shared
-@options.variant_option
 def augment_command(target: str, technique: str | None, **settings: Any) -> int:
     """Make more training examples.
 
@@ -65,7 +68,6 @@ def augment_command(target: str, technique: str | None, **settings: Any) -> int:
 @click.argument("target")
 @click.option("-t", "--technique", help="Technique of a direct run; 'toolchain list techniques' shows them.")
 @shared
-@options.variant_option
 def compress_command(target: str, technique: str | None, **settings: Any) -> int:
     """Compress a fine-tuned checkpoint in PyTorch.
 
@@ -77,7 +79,6 @@ def compress_command(target: str, technique: str | None, **settings: Any) -> int
 @click.command("export")
 @click.argument("target")
 @shared
-@options.variant_option
 def export_command(target: str, **settings: Any) -> int:
     """Export a checkpoint to ONNX and compare it with PyTorch.
 
@@ -90,7 +91,6 @@ def export_command(target: str, **settings: Any) -> int:
 @click.argument("target")
 @click.option("-t", "--technique", help="Technique of a direct run; 'toolchain list techniques' shows them.")
 @shared
-@options.variant_option
 def optimize_command(target: str, technique: str | None, **settings: Any) -> int:
     """Quantize or transform an ONNX graph.
 
@@ -103,7 +103,6 @@ def optimize_command(target: str, technique: str | None, **settings: Any) -> int
 @click.argument("target")
 @click.option("-e", "--engine", "engines", multiple=True, help="Engine of a direct run. [default: onnxruntime]")
 @shared
-@options.variant_option
 def build_command(target: str, engines: tuple[str, ...], **settings: Any) -> int:
     """Build the engine that a runtime loads.
 
@@ -116,7 +115,6 @@ def build_command(target: str, engines: tuple[str, ...], **settings: Any) -> int
 @click.argument("targets", nargs=-1, required=True)
 @click.option("-e", "--engine", "engines", multiple=True, help="Engine of a direct run. [default: onnxruntime]")
 @shared
-@options.variant_option
 def benchmark_command(targets: tuple[str, ...], engines: tuple[str, ...], **settings: Any) -> int:
     """Measure accuracy, size and speed of engines, and rank them.
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-__all__ = ["Benchmark", "Evaluate", "Report", "Weights", "changed", "over", "plain", "validate"]
+__all__ = ["Benchmark", "Evaluate", "Report", "Weights", "changed", "default_of", "over", "plain", "validate"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +130,7 @@ def over(config: StageConfig, given: Mapping[str, Any]) -> dict[str, Any]:
 def changed(config: StageConfig) -> dict[str, Any]:
     """Those of some settings that are not what their class has by default, as JSON values."""
     values = ((each, getattr(config, each.name)) for each in dataclasses.fields(config))
-    return {each.name: plain(value) for each, value in values if value != _default(each)}
+    return {each.name: plain(value) for each, value in values if value != default_of(each)}
 
 
 def _filled(config: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,14 +140,14 @@ def _filled(config: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """
     found = dict(given)
     for each in dataclasses.fields(config):
-        default, value = _default(each), found.get(each.name)
+        default, value = default_of(each), found.get(each.name)
         if isinstance(default, StageConfig) and isinstance(value, Mapping):
             found[each.name] = over(default, value)
     return found
 
 
-def _default(each: dataclasses.Field[Any]) -> Any:
-    """A field's default; ``MISSING`` where it has none."""
+def default_of(each: dataclasses.Field[Any]) -> Any:
+    """A setting's default; ``MISSING`` where it has none."""
     return each.default if each.default_factory is dataclasses.MISSING else each.default_factory()
 
 
