@@ -150,7 +150,7 @@ def _commands() -> Iterator[str]:
     yield "# Commands"
     yield (
         "Data goes to stdout, messages and progress to stderr. Exit codes: 0 done, 1 an error that its message "
-        "explains, 2 usage, 3 finished but a gate or a bound was missed, 130 stopped with Ctrl-C."
+        "explains, 2 usage, 3 finished but a bound was missed or no engine may be shipped, 130 stopped with Ctrl-C."
     )
     # With the settings of the command line: click keeps the first help option that it makes for a command.
     root = click.Context(cli, info_name="toolchain", **cli.context_settings)

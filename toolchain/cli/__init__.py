@@ -76,8 +76,8 @@ def cli() -> None:
 def main(argv: list[str] | None = None) -> None:
     """Entry point: errors become one message and an exit code.
 
-    Exit codes: 0 done, 1 an error that the message explains, 2 usage, 3 finished but a gate or a bound was missed,
-    130 stopped.
+    Exit codes: 0 done, 1 an error that the message explains, 2 usage, 3 finished but a bound was missed or nothing
+    sound is left, 130 stopped.
     """
     _default_environment()
     signal.signal(signal.SIGTERM, _stop)

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from toolchain.cli import checks, options
-from toolchain.core.errors import ToolchainError
+from toolchain.core.errors import GateError, ToolchainError
 from toolchain.core.log import logger
 
 if TYPE_CHECKING:
     from toolchain.core.store import Store
-    from toolchain.deliver.report import Report
     from toolchain.pipeline.plan import Plan
     from toolchain.pipeline.run import Outcome
 
@@ -188,7 +187,7 @@ def explain_command(
     TARGET is a recipe (its steps, what the store has of them, what cannot be combined and why), a report (its folder or
     report.json), or an artifact's key or folder (its history, and what it was made from). Then, for each engine: why it
     is ranked and recommended or not, its chain of passes, its settings, and every gate with its evidence. Exit code 3
-    when parity, fusion, placement or invariance failed.
+    when no engine came through parity, fusion, placement and invariance.
     """
     from toolchain.deliver import explain
     from toolchain.pipeline import plan
@@ -215,7 +214,7 @@ def explain_command(
         if absent:
             click.echo(f"not in this store: {', '.join(key[:12] for key in absent)}\n")
         options.print_rich(*explain.render(engines))
-    return 3 if explain.missed(engines) else 0
+    return 3 if explain.nothing_sound(engines) else 0
 
 
 def _explain_recipe(made: Plan, store: Store, as_json: bool) -> int:
@@ -232,7 +231,7 @@ def _explain_recipe(made: Plan, store: Store, as_json: bool) -> int:
         waiting = [row.name for row in made.rows if row.evaluate not in outcome.artifacts]
         if waiting:
             click.echo(f"not run yet: {', '.join(waiting)}: {options.again(store=True)}")
-    return 3 if explain.missed(engines) else 0
+    return 3 if explain.nothing_sound(engines) else 0
 
 
 def _explain_report(path: Path, as_json: bool) -> int:
@@ -244,7 +243,7 @@ def _explain_report(path: Path, as_json: bool) -> int:
     apart = {"not_applicable": found["not_applicable"], "not_run": found.get("not_run", []), "failed": found["failed"]}
     if as_json:
         options.echo_json({"engines": explain.to_json(engines), **apart})
-        return 3 if explain.missed(engines) else 0
+        return 3 if explain.nothing_sound(engines) else 0
     options.print_rich(*explain.render(engines))
     for item in apart["not_applicable"]:
         click.echo(f"not applicable: {item['name']}: {item['reason']}")
@@ -252,7 +251,7 @@ def _explain_report(path: Path, as_json: bool) -> int:
         click.echo(f"not run: {item['name']}: {item['reason']}")
     for item in apart["failed"]:
         click.echo(f"failed: {item['name']}: {item['error']}")
-    return 3 if explain.missed(engines) else 0
+    return 3 if explain.nothing_sound(engines) else 0
 
 
 def print_preview(plan: Plan, store: Store, as_json: bool, force: Collection[str] = ()) -> int:
@@ -296,7 +295,10 @@ def show_preview(
 def finish(
     outcome: Outcome, store: Store, output: Path | None, as_json: bool, check: bool = False, junit: Path | None = None
 ) -> int:
-    """Prints and writes the report of a run, and gives the exit code.
+    """Print and write the report of a run, and return the exit code.
+
+    A candidate that a gate rejected is a result: 0 when something sound can be shipped, 3 when nothing is left or a
+    bound is broken, 1 when a step failed for another reason.
 
     Args:
         outcome: The run, or a preview in which the store has everything.
@@ -339,7 +341,9 @@ def finish(
     logger.info("%s", _closing(outcome, output or folder))
     for reason in dict.fromkeys(outcome.failed.values()):
         logger.error("failed: %s", reason)
-    return outcome.exit_code or max(_missed(ranked), checks.broken(judged))
+    if outcome.exit_code not in (0, GateError.exit_code):
+        return outcome.exit_code
+    return checks.broken(judged) or (0 if any(line.sound for line in ranked.lines) else 3)
 
 
 def _closing(outcome: Outcome, folder: Path) -> str:
@@ -352,13 +356,3 @@ def _no_png() -> str:
     from toolchain.deliver.report.page import raster
 
     return "" if raster.available() else f" (figures as .svg; as .png too with 'toolchain[{raster.EXTRA}]')"
-
-
-def _missed(ranked: Report) -> int:
-    """3 when an engine failed a gate that bars it; slower engines are labelled, which is no failure."""
-    from toolchain.measure.gates import binding
-
-    missed = [(line.name, verdict) for line in ranked.lines for verdict in binding(line.gates)]
-    for name, verdict in missed:
-        logger.error("gate missed: %s: %s: %s", name, verdict.gate, verdict.evidence)
-    return 3 if missed else 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,9 +121,9 @@ def to_json(explained: Sequence[Explained]) -> list[dict[str, Any]]:
     ]
 
 
-def missed(explained: Iterable[Explained]) -> bool:
-    """Whether one of them failed a gate that bars it from being recommended."""
-    return any(gates.binding(item.verdicts) for item in explained)
+def nothing_sound(explained: Sequence[Explained]) -> bool:
+    """Return whether there are engines and each failed a gate that bars it from being shipped."""
+    return bool(explained) and all(gates.binding(item.verdicts) for item in explained)
 
 
 def render(explained: Sequence[Explained]) -> Iterator[Any]:

@@ -37,7 +37,7 @@ class Verdict:
 
 
 #: The gates in the order in which they are told. An engine that fails one of those that ``BINDING`` names is never
-#: recommended, and ends a run with exit code 3; "never slower" labels, and keeps it from being recommended for speed;
+#: recommended; "never slower" labels, and keeps it from being recommended for speed;
 #: "isa" labels.
 GATES = ("parity", "fusion", "placement", "invariance", "never slower", "isa")
 BINDING = ("parity", "fusion", "placement", "invariance")

@@ -199,7 +199,7 @@ def _one(
         if step.stage == "optimize":
             metrics["parity"] = gate.check_pass(step, inputs[0], claim.out, context, store)
             if metrics["parity"]["passed"] is False:
-                logger.warning("    parity: %s", gates.compared(metrics["parity"]))
+                logger.warning("    parity failed: %s", gates.compared(metrics["parity"]))
         made = keys.manifest(
             step.label, step.technique, parts, inputs, metrics,
             seed=step.seed, started=started, environment=environment(), commit=_commit(), notes=task.notes,

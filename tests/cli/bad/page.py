@@ -26,9 +26,9 @@ HEAD = """\
 # Errors
 
 What you see when something is wrong: the value, what is allowed, and what to do next; never a traceback. Exit codes:
-0 done, 1 an error that the message explains, 2 a command that cannot be read so, 3 done but a gate or a
-bound was missed, 130 stopped by Ctrl-C. Every row is the output of a real command, run by a test; where a library or
-the machine decides a part of the message, or a list of names goes on, there is a `…`.
+0 done, 1 an error that the message explains, 2 a command that cannot be read so, 3 done but a bound was missed or no
+engine may be shipped, 130 stopped by Ctrl-C. Every row is the output of a real command, run by a test; where a
+library or the machine decides a part of the message, or a list of names goes on, there is a `…`.
 
 <!-- written by `python -m tests.cli.bad.page`; a test compares it -->
 """
