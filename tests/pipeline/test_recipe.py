@@ -392,3 +392,8 @@ class TestEngines:
         assert _load(tmp_path, BASE + "engines: [pytorch, onnxruntime]\n").baseline == ("base", "pytorch")
         assert _load(tmp_path, BASE + "baseline: {variant: int8}\n").baseline == ("int8", "onnxruntime")
         assert "did you mean 'int8'?" in _problems(tmp_path, BASE + "baseline: {variant: int}\n")[0]
+
+
+def test_a_model_that_the_stages_adopt_needs_no_key_of_its_own(tmp_path: Path) -> None:
+    made = _load(tmp_path, "stages: [{adopt: {path: mine}}]\nvariants: {base: [export]}\n")
+    assert [item.stage for item in made.variants["", "base"]] == ["adopt", "export"]

@@ -150,7 +150,8 @@ def parse(document: Document, sets: Sequence[str] = (), models: Sequence[str] = 
     batches = benchmark.batch_sizes if benchmark else ()
     check = rules(problems, root.get("check", []), list(sources), pairs, baseline, batches)
     given = root.get("model") or root.get("models")
-    if not given and any(not items or items[0].stage != "adopt" for items in parsed.values()):
+    starts = [[*stages, *items][:1] for items in parsed.values()]
+    if not given and any(not items or items[0].stage != "adopt" for items in starts):
         problems.add(("models",), "missing: where the model comes from", "model: FOLDER or hub id, or --model SOURCE")
     test = mapping(problems, root.get("test", {}), ("test",))
     name = root.get("name") or (document.path.stem if document.path else "recipe")
