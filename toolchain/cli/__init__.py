@@ -16,7 +16,7 @@ from toolchain.core.errors import ToolchainError
 
 #: Command → module that defines it as ``command`` or under its own name; nothing is imported before it is needed.
 COMMANDS = {
-    "run": "recipes", "validate": "recipes", "explain": "recipes", "report": "recipes",
+    "init": "init", "run": "recipes", "validate": "recipes", "explain": "recipes", "report": "recipes",
     "finetune": "stages", "augment": "stages", "compress": "stages", "export": "stages", "optimize": "stages",
     "build": "stages", "refit": "plans", "benchmark": "stages", "sensitivity": "layers", "allocate": "layers",
     "list": "inspect", "show": "inspect", "verify": "inspect", "gc": "inspect", "doctor": "inspect",
@@ -24,7 +24,7 @@ COMMANDS = {
 }  # fmt: skip
 
 _ORDER = {
-    "Recipes": ("run", "validate", "explain", "report"),
+    "Recipes": ("init", "run", "validate", "explain", "report"),
     "Stages": ("finetune", "augment", "compress", "export", "optimize", "build", "refit", "benchmark"),
     "Layers": ("sensitivity", "allocate"),
     "Look": ("list", "show", "doctor", "verify", "import", "gc", "completion"),

@@ -72,7 +72,7 @@ def _files(held: str) -> list[Path]:
     if kind == "engine":
         return sorted(path for path in local.iterdir() if path.is_file() and path.name != MANIFEST)
     if kind == "onnx":
-        model = _graph_file(local)
+        model = graph_file(local)
         folders = {model.parent, local if local.is_dir() else model.parent}
         found = [path for folder in folders for path in source.model_files(folder) if path.suffix != ".safetensors"]
         data = (model.parent / name for name in onnx_file.inspect(model).external)
@@ -141,7 +141,7 @@ def _adopt_checkpoint(config: Config, out: Path, context: Context) -> Metrics:
 
 def _adopt_onnx(config: Config, out: Path, context: Context) -> Metrics:
     local = Path(config.path).expanduser()
-    path = _graph_file(local)
+    path = graph_file(local)
     proto = graph.load(path)
     names = [value.name for value in proto.graph.input]
     unknown = [name for name in names if name not in INPUTS and name not in {t.name for t in proto.graph.initializer}]
@@ -221,7 +221,12 @@ def label_names(config: Mapping[str, Any], task: Sequence[str], where: Path) -> 
     return list(task)
 
 
-def _graph_file(local: Path) -> Path:
+def graph_file(local: Path) -> Path:
+    """Return the ONNX file that a path names: itself, the folder's only one, or its ``model.onnx``.
+
+    Raises:
+        ModelError: There is none, or it is not clear which one is meant.
+    """
     if local.suffix == ".onnx":
         if not local.is_file():
             raise ModelError(f"{local}: no such file")

@@ -1,0 +1,145 @@
+"""The command that writes a first recipe: init."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from toolchain.cli import options
+from toolchain.core.errors import RecipeError, ToolchainError
+
+if TYPE_CHECKING:
+    from toolchain.pipeline.at_hand import Data, Model
+    from toolchain.pipeline.starter import Starter
+
+
+@click.command("init")
+@click.argument("targets", nargs=-1, metavar="[PATH]...")
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), default=Path("recipe.yaml"), show_default=True,
+    help="The recipe to write.",
+)  # fmt: skip
+@click.option("--text", multiple=True, metavar="COLUMN", help="The column of the text; give it twice for pairs.")
+@click.option("--label", metavar="COLUMN", help="The column of the class.")
+@click.option("--task", help="A task that brings its own data, such as sst2, in place of data files.")
+@click.option(
+    "--tokenizer", type=click.Path(path_type=Path), metavar="FOLDER",
+    help="Folder of the tokenizer, when it is not beside the ONNX file.",
+)  # fmt: skip
+@click.option("--force", is_flag=True, help="Overwrite the recipe.")
+@options.json_option
+@options.verbosity
+def init_command(
+    targets: tuple[str, ...], output: Path, text: tuple[str, ...], label: str | None, task: str | None,
+    tokenizer: Path | None, force: bool, as_json: bool,
+) -> int:  # fmt: skip
+    """Write a recipe for the model and the data at hand.
+
+    PATHs are a checkpoint folder, an ONNX file or folder, or a hub id, and the task's CSV, TSV, JSONL or Parquet files,
+    or folders that hold them; by default the current folder. Columns, labels and installed runtimes are found out. A
+    fine-tuned checkpoint is taken as it is; a plain encoder is fine-tuned first.
+    """
+    from toolchain.core.registry import names, suggest
+    from toolchain.pipeline import at_hand, starter
+
+    if output.exists() and not force:
+        raise RecipeError(f"{output} exists", "write another file with -o, or overwrite it with --force")
+    if task is not None and task not in names("tasks"):
+        raise click.BadParameter(f"no task is called {task!r}: {suggest(task, names('tasks'))}", param_hint="--task")
+    model, files = at_hand.look(targets)
+    if task is not None and files:
+        raise click.UsageError(f"--task {task} brings its own data: leave out {', '.join(map(str, files))}")
+    if task is None and not files:
+        where = ", ".join(targets) or "this folder"
+        raise ToolchainError(
+            f"no data in {where}; data are a CSV, TSV, JSONL or Parquet file with a column of text and one of classes",
+            f"for example: toolchain init {shlex.join(targets) or 'path/to/checkpoint'} train.csv",
+        )
+    data = at_hand.read_data(files, model, text, label) if files else None
+    model = model or at_hand.packaged()
+    if model is None:
+        where = ", ".join(targets) or "this folder"
+        raise ToolchainError(
+            f"no model in {where}; a model is a folder with config.json, an .onnx file or a hub id",
+            f"for example: toolchain init path/to/checkpoint {shlex.join(map(str, files))}",
+        )
+    recipe = starter.compose(model, data, task, output, tokenizer)
+    _write(recipe.text, output)
+    if as_json:
+        options.echo_json(_as_json(recipe, model, data, task, output))
+    else:
+        click.echo("\n".join(_summary(recipe, model, data, task, output)))
+    return 0
+
+
+def _write(text: str, output: Path) -> None:
+    """Write the recipe, after it has proved to be valid.
+
+    Raises:
+        RecipeError: It is not valid.
+    """
+    from toolchain.pipeline import plan
+    from toolchain.pipeline import recipe as recipes
+
+    draft = output.with_name(f".{output.name}.draft.yaml")
+    with options.output_errors(output):
+        output.absolute().parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(text, "utf-8")
+    try:
+        plan.make(recipes.load(draft))
+    except RecipeError as error:
+        raise RecipeError(error.message.replace(str(draft), str(output)), error.hint) from error
+    finally:
+        draft.unlink()
+    with options.output_errors(output):
+        output.write_text(text, "utf-8")
+
+
+def _as_json(recipe: Starter, model: Model, data: Data | None, task: str | None, output: Path) -> dict[str, object]:
+    return {
+        "recipe": str(output),
+        "model": {"source": model.spec, "kind": model.kind, "labels": list(model.labels)},
+        "task": task or "files",
+        "files": {part: str(path) for part, path in data.files.items()} if data else {},
+        "text": list(data.columns.text) if data else [],
+        "label": data.columns.label if data else None,
+        "variants": list(recipe.variants),
+        "engines": list(recipe.engines),
+        "notes": list(recipe.notes),
+        "next": _next(output),
+    }
+
+
+def _summary(recipe: Starter, model: Model, data: Data | None, task: str | None, output: Path) -> list[str]:
+    kinds = {
+        "classifier": "a fine-tuned checkpoint, taken as it is",
+        "encoder": "an encoder, fine-tuned first",
+        "onnx": "an ONNX graph, taken as it is",
+    }
+    labels = f"; classes: {', '.join(model.labels)}" if model.labels else ""
+    if data is None:
+        read = f"the task {task}"
+    else:
+        files = ", ".join(f"{part} {path}" for part, path in data.files.items())
+        columns = (
+            f"text: {', '.join(data.columns.text)}; label: {data.columns.label}" if data.sheet.header else "no header"
+        )
+        read = f"{files} ({columns})"
+    return [
+        f"wrote {output}",
+        f"  model     {model.spec} ({kinds[model.kind]}{labels})",
+        f"  data      {read}",
+        f"  variants  {', '.join(recipe.variants)}",
+        f"  engines   {', '.join(recipe.engines)}",
+        *(f"  check     {note}" for note in recipe.notes),
+        "next:",
+        *(f"  {command}" for command in _next(output)),
+    ]
+
+
+def _next(output: Path) -> list[str]:
+    name = shlex.quote(str(output))
+    return [f"toolchain run {name}", f"toolchain report {name}"]

@@ -1,0 +1,215 @@
+"""Write a recipe for the model, the data and the runtimes that are at hand."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from toolchain.core.errors import DataError, MissingPackageError, ModelError
+from toolchain.engines import _cudart
+from toolchain.measure.machine import physical_cores
+from toolchain.model import adopt, graph
+from toolchain.pipeline.at_hand import Data, Model
+
+#: The share of one file that dev and test get each: a model that is still to be trained leaves most rows to learn from,
+#: a trained one needs only texts to calibrate on.
+HOLDOUT = {"encoder": 0.1, "classifier": 0.4, "onnx": 0.4}
+
+
+@dataclass(frozen=True)
+class Starter:
+    """A recipe and what it is made of.
+
+    Attributes:
+        text: The YAML.
+        variants: Names of its variants.
+        engines: Names of its engines.
+        notes: What the user should check, one sentence each.
+    """
+
+    text: str
+    variants: tuple[str, ...]
+    engines: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def compose(model: Model, data: Data | None, task: str | None, output: Path, tokenizer: Path | None = None) -> Starter:
+    """Write the recipe.
+
+    Args:
+        model: What it starts from.
+        data: Labelled text, or None where a task is named.
+        task: The name of a task that brings its own data.
+        output: The recipe's file; paths in it are relative to its folder.
+        tokenizer: Folder with the tokenizer of an ONNX model that has none beside it.
+
+    Raises:
+        ModelError: The model lacks something.
+        DataError: The data have other classes than the model.
+        MissingPackageError: No runtime is installed.
+    """
+    base = output.absolute().parent
+    engines, commented = _engines()
+    labels, notes = _labels(model, data) if data else ((), [])
+    variants, options, reason = _variants(model)
+    if not model.sure:
+        notes.append(f"{model.spec} is not downloaded yet: it is taken as an encoder that is still to be fine-tuned")
+    lines = [
+        "# Written by 'toolchain init' for what was at hand; edit it freely. 'toolchain show NAME' lists the settings",
+        "# of a technique or an engine, and 'toolchain validate' checks this file.",
+        f"name: {_name(model, data)}",
+        *(_task(model, data, labels, base) if data else [f"task: {task}"]),
+        *_start(model, base, tokenizer),
+        "variants:",
+        *([f"  # {reason}"] if reason else []),
+        *(f"  {name}: {items}" for name, items in variants.items()),
+        *(f"  # {name}: {items}  # {why}" for name, (items, why) in options.items()),
+        f"engines: [{', '.join(engines)}]",
+        *(f"# {line}" for line in commented),
+        "# Sizes and times are compared with this one.",
+        f"baseline: {{variant: {next(iter(variants))}, engine: {engines[0]}}}",
+        f"# threads: 0 is every core, here {physical_cores()}. Name the batch sizes and threads that you serve with.",
+        "benchmark: {batch_sizes: [1, 32], threads: 0}",
+    ]
+    return Starter("\n".join(lines) + "\n", tuple(variants), tuple(engines), tuple(notes))
+
+
+def _engines() -> tuple[list[str], list[str]]:
+    """Return the engines that run here, and comments on those that could be added."""
+    engines = [name for name in ("onnxruntime", "openvino") if importlib.util.find_spec(name)]
+    comments = []
+    if not importlib.util.find_spec("openvino"):
+        comments.append("openvino is another engine: pip install 'toolchain[openvino]'")
+    if importlib.util.find_spec("tensorrt") or importlib.util.find_spec("tensorrt_rtx"):
+        if reason := _cudart.absent():
+            comments.append(f"tensorrt can be built here, not run ({reason}): add it for plans of another machine")
+        else:
+            engines.append("tensorrt")
+    if not engines:
+        raise MissingPackageError("no runtime is installed", "pip install 'toolchain[cpu]'")
+    return engines, comments
+
+
+def _variants(model: Model) -> tuple[dict[str, str], dict[str, tuple[str, str]], str]:
+    """Return the variants, those that stand in comments with the reason, and why there are no more."""
+    export = [] if model.kind == "onnx" else ["export"]
+
+    def items(*passes: str) -> str:
+        return f"[{', '.join([*export, *passes])}]"
+
+    variants = {"base": items()}
+    if model.kind == "onnx" and (dialect := _dialect(model.spec)) != "standard":
+        return variants, {}, f"the graph is quantized or fused already (dialect {dialect}): it is measured as it is"
+    variants["static-int8"] = items("static_int8")
+    if importlib.util.find_spec("nncf"):
+        variants["nncf-int8"] = items("nncf_static")
+    options = {"dynamic-int8": (items("dynamic_int8"), "smaller; its answers may depend on the rest of a batch")}
+    if importlib.util.find_spec("neural_compressor"):
+        options["inc-int8"] = (items("inc_smoothquant"), "Intel Neural Compressor")
+    return variants, options, ""
+
+
+def _dialect(spec: str) -> str:
+    if not importlib.util.find_spec("onnx"):
+        return "standard"
+    return graph.dialect(graph.load(adopt.graph_file(Path(spec).expanduser())))
+
+
+def _start(model: Model, base: Path, tokenizer: Path | None) -> list[str]:
+    """Return where the variants start: a checkpoint that is fine-tuned here, or a model that is taken as it is."""
+    spec = _written(model.spec, base)
+    if model.kind == "encoder":
+        comment = "# An encoder without a classifier: it is fine-tuned first. A fine-tuned checkpoint is taken by"
+        return [
+            f"model: {spec}", comment, f"# stages: [{{adopt: {{path: {spec}}}}}], without the key model.",
+            "stages:", "  - finetune: {epochs: 3, learning_rate: 5e-5}",
+        ]  # fmt: skip
+    beside = ""
+    if model.kind == "onnx":
+        local = Path(model.spec).expanduser()
+        places = [tokenizer] if tokenizer else [local, local.parent, local.parent.parent]
+        if not any((place / "tokenizer.json").is_file() for place in places):
+            raise ModelError(
+                f"no tokenizer.json in {tokenizer or (local if local.is_dir() else local.parent)}",
+                "name the folder that holds it: --tokenizer FOLDER",
+            )
+        beside = f", tokenizer: {_written(str(tokenizer), base)}" if tokenizer else ""
+    what = "An ONNX graph" if model.kind == "onnx" else "A fine-tuned checkpoint"
+    return [
+        f"# {what}: it is taken as it is, and not trained. Judge it on rows that it was not trained on.",
+        "stages:", f"  - adopt: {{path: {spec}{beside}}}",
+    ]  # fmt: skip
+
+
+def _task(model: Model, data: Data, labels: Sequence[str], base: Path) -> list[str]:
+    files = ", ".join(f"{part}: {_written(str(path), base)}" for part, path in data.files.items())
+    absent = [part for part in ("dev", "test") if part not in data.files]
+    classes = data.sheet.classes(data.columns.label)
+    shown = ", ".join(classes[:8]) + (", …" if len(classes) > 8 else "")
+    lines = [
+        f"# {data.sheet.path.name}: {data.sheet.rows:,} rows, {len(classes)} classes ({shown})."
+        + (f" {' and '.join(absent)} {'is' if len(absent) == 1 else 'are'} held out of it." if absent else ""),
+        "task:",
+        f"  files: {{{files}}}",
+    ]
+    if data.sheet.header:
+        text = data.columns.text
+        lines.append(f"  text: {_scalar(text[0]) if len(text) == 1 else f'[{_scalar(text[0])}, {_scalar(text[1])}]'}")
+        lines.append(f"  label: {_scalar(data.columns.label)}")
+    lines += [f"  {name}: {json.dumps(value)}" for name, value in data.sheet.settings.items()]
+    if labels:
+        lines.append(f"  labels: [{', '.join(map(_scalar, labels))}]  # in the order of the model's answers")
+    if absent:
+        lines.append(f"  holdout: {HOLDOUT[model.kind]}  # the share of each part that is held out")
+    return lines
+
+
+def _labels(model: Model, data: Data) -> tuple[tuple[str, ...], list[str]]:
+    """Return the names that the task must give its classes, if any, and what the user should check.
+
+    Raises:
+        DataError: The data have other classes than the model.
+    """
+    classes = data.sheet.classes(data.columns.label)
+    if model.unnamed:
+        return classes, [
+            f"the model does not name its classes; check that they are, in this order: {', '.join(classes)}"
+        ]
+    if not model.labels or set(classes) == set(model.labels):
+        return (), []
+    if set(classes) <= set(model.labels) or set(classes) <= {str(index) for index in range(len(model.labels))}:
+        return model.labels, []
+    raise DataError(
+        f"{data.sheet.path}: {data.columns.label!r} holds {', '.join(classes[:8])}; "
+        f"{model.spec} was trained for {', '.join(model.labels)}",
+        "name the data that it was trained for, or another class column: --label COLUMN",
+    )
+
+
+def _name(model: Model, data: Data | None) -> str:
+    """Return a name for the recipe: the trained model's, or the data's."""
+    if data and model.kind == "encoder":
+        stem = re.sub(r"[-_.]?(training|train)$", "", data.files["train"].stem)
+        return _scalar(stem or data.files["train"].absolute().parent.name or "data")
+    path = Path(model.spec).expanduser()
+    name = path.stem if path.suffix == ".onnx" and path.stem != "model" else path.absolute().name
+    return _scalar(re.sub(r"^\W+", "", name.removesuffix(".onnx")) or "model")
+
+
+def _written(spec: str, base: Path) -> str:
+    """Return a model's source or a path as the recipe names it: relative to the recipe's folder where it is local."""
+    path = Path(spec).expanduser()
+    return _scalar(Path(os.path.relpath(path.absolute(), base)).as_posix() if path.exists() else spec)
+
+
+def _scalar(text: str) -> str:
+    """Return a text as a YAML scalar, quoted where YAML would read something else."""
+    plain = re.fullmatch(r"[A-Za-z_.][\w./-]*( [\w./-]+)*", text) and text.lower() not in {
+        "true", "false", "null", "yes", "no", "on", "off", ".nan", ".inf",
+    }  # fmt: skip
+    return text if plain else json.dumps(text, ensure_ascii=False)
