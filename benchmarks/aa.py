@@ -104,7 +104,8 @@ def repetition(
             for item in told["recommendations"]
             if item["goal"].startswith("fastest") and item["name"] == twin["name"]
         ],
-        "unstable": metrics["unstable"],
+        "open": metrics["open"],
+        "rounds": metrics["rounds"],
         "others_cpus": metrics["others_cpus"],
         "seconds": time.monotonic() - started,
     }
@@ -158,13 +159,19 @@ def page(found: Mapping[str, Any]) -> str:
             f"- a winner was named in {_told(told['winner_named'], told['repetitions'])}",
             f"- the twin was recommended for speed in {_told(told['shipped_for_speed'], told['repetitions'])}",
             "",
-            f"`{found['recipe']}`, engine {found['engine']}, {bench['rounds']} rounds, {bench['seconds']:g} s per "
+            f"`{found['recipe']}`, engine {found['engine']}, {_rounds(found)} rounds, {bench['seconds']:g} s per "
             f"engine and setting, {found['threads']} threads, {made['physical_cores']} cores of {made['cpu']}. In "
             f"{busy} repetitions other programs took more than a quarter of a CPU. Shares with 95 % Wilson intervals. "
             "All of it is false: the two are one engine.",
             "",
         ]
     )
+
+
+def _rounds(found: Mapping[str, Any]) -> str:
+    """How many rounds the repetitions took; records of before rounds went on until settled have the setting alone."""
+    counts = sorted(each.get("rounds", found["benchmark"]["rounds"]) for each in found["repetitions"])
+    return f"{counts[0]}" if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]}"
 
 
 def _told(share: Mapping[str, Any], total: int) -> str:

@@ -229,7 +229,7 @@ def line(name: str, whose: str, test: float, **measured: Any) -> dict[str, Any]:
 
 def timing_of(batch_1_ms: list[float], in_order: list[float], in_data_order: list[float]) -> dict[str, Any]:
     def result(rounds: list[float], key: str) -> dict[str, Any]:
-        return {"engine": {key: rounds, "spread": 0.01, "unstable": False}}
+        return {"engine": {key: rounds, "spread": 0.01}}
 
     orders = {"sorted": result(in_order, "rounds_per_s"), "data_order": result(in_data_order, "rounds_per_s")}
     return {

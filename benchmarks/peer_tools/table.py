@@ -21,6 +21,9 @@ PLACES: dict[str, tuple[str, ...]] = {
     "32, unsorted": ("throughput", "32", "data_order", "engine"),
 }
 
+#: The spread of rounds, (third - first quartile) / median, above which a speed is marked.
+SPREAD = 0.10
+
 #: Facts of a set of rounds that the tables need.
 ROUNDS = ("rounds", "seconds", "sample", "samples", "order")
 
@@ -103,9 +106,7 @@ def _speed(settings: Mapping[str, Any], place: Sequence[str]) -> Record:
     for part in place:
         found = found[part]
     rounds = [1000 / ms for ms in found["rounds_ms"]] if "rounds_ms" in found else found["rounds_per_s"]
-    return {
-        "median": statistics.median(rounds), "rounds": rounds, "spread": found["spread"], "unstable": found["unstable"],
-    }  # fmt: skip
+    return {"median": statistics.median(rounds), "rounds": rounds, "spread": found["spread"]}
 
 
 def _compared(lines: Sequence[Record], per_s: Mapping[str, Any], setting: str) -> Record | None:
@@ -209,7 +210,7 @@ def _engines(found: Record) -> Iterator[str]:
 
 
 def _rate(speed: Record) -> str:
-    return f"{speed['median']:,.0f}{' ~' if speed['unstable'] else ''}"
+    return f"{speed['median']:,.0f}{' ~' if speed['spread'] > SPREAD else ''}"
 
 
 def _failures(found: Record) -> Iterator[str]:

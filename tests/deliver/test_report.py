@@ -45,17 +45,17 @@ def evaluation(folder: Path, wrong: Sequence[int], size_mb: float) -> Path:
     return folder
 
 
-def timing(ms: Sequence[float], per_s: Sequence[float], *, unstable: bool = False) -> dict[str, Any]:
+def timing(ms: Sequence[float], per_s: Sequence[float]) -> dict[str, Any]:
     """An engine's entry of timing.json; with the tokenizer everything takes twice as long."""
     middle, rate = float(np.median(ms)), float(np.median(per_s))
 
     def latency(factor: float) -> dict[str, Any]:
         percentiles = {"p50_ms": middle * factor, "p90_ms": middle * 2 * factor, "p99_ms": middle * 3 * factor}
-        return {"rounds_ms": [value * factor for value in ms], **percentiles, "spread": 0.01, "unstable": unstable}
+        return {"rounds_ms": [value * factor for value in ms], **percentiles, "spread": 0.01}
 
     def throughput(factor: float) -> dict[str, Any]:
         rounds = [value * factor for value in per_s]
-        return {"rounds_per_s": rounds, "median_per_s": rate * factor, "spread": 0.02, "unstable": False}
+        return {"rounds_per_s": rounds, "median_per_s": rate * factor, "spread": 0.02}
 
     orders = {"sorted": 1.0, "data_order": 0.5}
     batches = {order: {"engine": throughput(f), "end_to_end": throughput(f / 2)} for order, f in orders.items()}
@@ -166,8 +166,21 @@ def test_faster_at_one_setting_and_slower_at_another_is_said(tmp_path: Path) -> 
 
 
 def test_an_unstable_setting_is_marked(tmp_path: Path) -> None:
-    shaky = row(tmp_path, "shaky", range(20), 100, timing([9, 10, 11, 12], [100] * 4, unstable=True))
+    shaky = row(tmp_path, "shaky", range(20), 100, timing([9, 10, 11, 12], [100] * 4))
     assert lines_of(report([*three(tmp_path), shaky]))["shaky/ort"]["marks"] == ["unstable"]
+
+
+def test_a_drift_that_all_engines_share_marks_none_of_them(tmp_path: Path) -> None:
+    slower = [1.0, 1.2, 1.5, 2.0]
+    rows = [
+        row(tmp_path, "twice", range(20), 100, timing([5 * f for f in slower], [200 / f for f in slower])),
+        row(
+            tmp_path, "base", range(20), 100, timing([10 * f for f in slower], [100 / f for f in slower]), baseline=True
+        ),
+    ]
+    lines = lines_of(report(rows))
+    assert (lines["twice/ort"]["marks"], lines["base/ort"]["marks"]) == ([], ["baseline"])
+    assert lines["twice/ort"]["speedup_batch_1_high"] == pytest.approx(2)
 
 
 def test_nodes_on_another_provider_are_marked(tmp_path: Path) -> None:
@@ -282,7 +295,7 @@ def test_one_round_of_timing_claims_no_speed(tmp_path: Path) -> None:
     line = lines_of(report(rows))["int8/ort"]
     assert line["speedup_batch_1"] == pytest.approx(2)
     assert line["speedup_batch_1_high"] is None
-    assert line["marks"] == ["size only"]
+    assert line["marks"] == ["size only", "unstable"]
 
 
 def test_a_report_of_nothing_is_still_a_report() -> None:

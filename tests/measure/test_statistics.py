@@ -13,6 +13,7 @@ from toolchain.measure.statistics import (
     flips,
     holm,
     mcnemar,
+    median_interval,
     pooled,
     speedup,
     student_quantile,
@@ -134,8 +135,7 @@ def test_speedup_is_formed_inside_each_round() -> None:
 
 
 def test_speedup_is_the_median_over_rounds_and_spans_few_rounds_whole() -> None:
-    # Of five rounds the bootstrap median is the lowest ratio in 5.8 % of resamples (three draws or more of five):
-    # more than 2.5 %, so the interval ends there.
+    # Five values and their median: all lie on one side of it with a chance of 2/2⁵ = 6.2 %, more than 5 %.
     interval = speedup([2.0, 2.1, 2.2, 2.3, 9.0], [1.0] * 5)
     assert interval == Interval(2.2, 2.0, 9.0)
 
@@ -145,6 +145,36 @@ def test_speedup_narrows_with_rounds() -> None:
     few, many = speedup(ratios, [1.0] * 5), speedup(ratios * 8, [1.0] * 40)
     assert few.estimate == many.estimate == 2.2
     assert many.half_width < few.half_width
+
+
+def test_the_interval_of_seven_rounds_ends_between_the_two_outermost() -> None:
+    # From lowest to highest holds the median with 1 - 2/2⁷ = 98.44 %, one further in with 1 - 16/2⁷ = 87.5 %; 95 %
+    # lies 0.3143 of the way, which Hettmansperger and Sheather weigh as 6 · 0.3143 / (1 + 5 · 0.3143) = 0.7333.
+    interval = speedup([float(value) for value in range(1, 8)], [1.0] * 7)
+    assert (interval.estimate, interval.low, interval.high) == pytest.approx((4, 1.7333, 6.2667), abs=1e-4)
+    assert interval.reach == pytest.approx(2.2667 / 4, abs=1e-4)
+
+
+@pytest.mark.parametrize("rounds", [6, 7, 10, 21])
+def test_the_interval_of_a_median_holds_it_in_95_percent_of_experiments(rounds: int) -> None:
+    random = np.random.default_rng(5)
+    for noise in (random.normal(size=(4000, rounds)), random.exponential(size=(4000, rounds)) - math.log(2)):
+        _, low, high = median_interval(noise)
+        assert 0.93 <= float(np.mean((low <= 0) & (high >= 0))) <= 0.97
+
+
+@pytest.mark.parametrize(("noise", "bound"), [(0.03, 0.03), (0.05, 0.05), (0.1, 0.05), (0.1, 0.1)])
+def test_stopping_when_the_interval_is_narrow_costs_little_of_its_coverage(noise: float, bound: float) -> None:
+    """Rounds of two equal engines, 7 at least and 21 at most, until their ratio is settled."""
+    times = np.exp(np.random.default_rng(6).normal(scale=noise, size=(2, 3000, 21)))
+    ratios, running = times[0] / times[1], np.ones(3000, dtype=bool)
+    held = np.zeros(3000, dtype=bool)
+    for rounds in range(7, 22):
+        middle, low, high = median_interval(ratios[:, :rounds])
+        ends = running & ((np.maximum(high / middle - 1, 1 - low / middle) <= bound) | (rounds == 21))
+        held |= ends & (low <= 1) & (high >= 1)
+        running &= ~ends
+    assert held.mean() >= 0.91
 
 
 def test_speedup_of_one_round_claims_nothing() -> None:

@@ -215,7 +215,7 @@ def _measured(bound: str, rule: Rule, line: Line) -> tuple[float | None, str]:
         return (-100 * lost.low, _end(measured)) if rule.confident else (measured, "")
     if line.error:
         return None, f"not timed: {line.error.splitlines()[0]}"
-    shaky = ", rounds spread far" if line.unstable(rule.at) else ""
+    shaky = ", unstable" if line.unstable(rule.at) else ""
     if bound in ("latency_ms", "per_s"):
         value = line.measured(rule.at, rule.scope).get("p50_ms" if bound == "latency_ms" else "median_per_s")
         return (None, f"not timed at {rule.at}") if value is None else (float(value), shaky)

@@ -4,7 +4,9 @@
 * McNemar, "Note on the sampling error of the difference between correlated proportions", Psychometrika 12 (1947), in
   its exact, binomial form: :func:`mcnemar`.
 * Efron, "Bootstrap methods: another look at the jackknife", Annals of Statistics 7 (1979), percentile intervals:
-  :func:`accuracy_difference` and :func:`speedup`.
+  :func:`accuracy_difference`.
+* Hettmansperger and Sheather, "Confidence intervals based on interpolated order statistics", Statistics & Probability
+  Letters 4 (1986): :func:`median_interval`, on which :func:`speedup` stands.
 * Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6 (1979):
   :func:`holm`.
 * Satterthwaite, "An approximate distribution of estimates of variance components", Biometrics Bulletin 2 (1946):
@@ -46,6 +48,11 @@ class Interval:
     def half_width(self) -> float:
         """Half of the interval's length, in the estimate's unit."""
         return (self.high - self.low) / 2
+
+    @property
+    def reach(self) -> float:
+        """How far it reaches from the estimate, to the farther side, as a share of the estimate."""
+        return max(self.high - self.estimate, self.estimate - self.low) / self.estimate
 
     def overlaps(self, other: Interval) -> bool:
         """Whether some value lies in both intervals."""
@@ -190,16 +197,15 @@ def flips(base: NDArray[np.int64], variant: NDArray[np.int64]) -> int:
     return int(np.sum(base != variant))
 
 
-def speedup(base_rounds: Sequence[float], rounds: Sequence[float], seed: int = 0) -> Interval:
-    """How many times faster an engine is: the median over rounds of ``base/variant``, with a bootstrap interval.
+def speedup(base_rounds: Sequence[float], rounds: Sequence[float]) -> Interval:
+    """Return how many times faster an engine is: the median over rounds of ``base/variant``, with its interval.
 
     The engines of a set take turns in every round, so what slows the machine in one round slows both, and the ratio is
-    formed inside the round. Rounds, not single runs, are resampled: runs within a round are not independent.
+    formed inside the round.
 
     Args:
         base_rounds: The baseline's time in each round, in any unit, above 0.
         rounds: The other engine's time in the same rounds and unit.
-        seed: Seed of the resampling.
 
     Returns:
         The ratio, above 1 where the variant is faster, and its 95 % interval. One round says nothing of the
@@ -213,11 +219,43 @@ def speedup(base_rounds: Sequence[float], rounds: Sequence[float], seed: int = 0
     if min(*base_rounds, *rounds) <= 0:
         raise ValueError("times must be above 0")
     ratios = np.asarray(base_rounds, dtype=np.float64) / np.asarray(rounds, dtype=np.float64)
-    estimate = float(np.median(ratios))
     if len(ratios) == 1:
-        return Interval(estimate, 0.0, math.inf)
-    drawn = np.random.default_rng(seed).integers(len(ratios), size=(RESAMPLES, len(ratios)))
-    return Interval(estimate, *_ends(np.median(ratios[drawn], axis=1)))
+        return Interval(float(ratios[0]), 0.0, math.inf)
+    middle, low, high = median_interval(ratios)
+    return Interval(float(middle), float(low), float(high))
+
+
+def median_interval(
+    values: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return medians over the last axis, and the lower and upper ends of their 95 % intervals.
+
+    The interval from the d-th lowest to the d-th highest of n values holds the median with probability
+    ``1 - 2·P(X < d)``, X binomial(n, 1/2), whatever the distribution. The two depths on either side of 95 % are
+    interpolated with the weights of Hettmansperger and Sheather. A percentile bootstrap of the median holds it in 87 %
+    of cases at seven values. Below six values no depth reaches 95 %: the interval is the range.
+
+    Args:
+        values: ``[..., n]``, n at least 2.
+    """
+    ordered = np.sort(values, axis=-1)
+    depth, share = _depth(values.shape[-1])
+    ends = [(1 - share) * each[..., depth - 1] + share * each[..., depth] for each in (ordered, ordered[..., ::-1])]
+    return np.median(ordered, axis=-1), *ends
+
+
+@cache
+def _depth(count: int) -> tuple[int, float]:
+    """Return at which order statistic, from 1, an interval of a median ends, and how far to go towards the next."""
+
+    def coverage(depth: int) -> float:
+        return float(1 - 2 * sum(math.comb(count, i) for i in range(depth)) / 2**count)
+
+    if coverage(1) <= CONFIDENCE:
+        return 1, 0.0
+    depth = max(d for d in range(1, count // 2 + 1) if coverage(d) >= CONFIDENCE)
+    part = (coverage(depth) - CONFIDENCE) / (coverage(depth) - coverage(depth + 1))
+    return depth, (count - depth) * part / (depth + (count - 2 * depth) * part)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -5,14 +5,20 @@ of the texts and where the clock starts (at the batches, or at raw text). ``sort
 are batched by length; ``data_order`` hands over as many as a batch has, as they come, and what is measured is what
 ships: the predictor splits each such request by length; ``padded`` pads each of them to its longest. Every round
 gives each engine a slice of every setting, the engines one after another in that round's order, so that a machine that
-drifts drifts for all. A slice is as many passes over the sample as fit into ``seconds / rounds``, so that timing takes
-about ``seconds`` for each engine in each setting.
+drifts drifts for all.
+
+Rounds go on until they settle the ratio of every two engines in every setting that a ratio is reported of: until its
+95 % interval reaches no further than ``settled`` to either side (a sequential interval of fixed width: Chow and
+Robbins, "On the asymptotic theory of fixed-width sequential confidence intervals for the mean", Annals of Mathematical
+Statistics 36, 1965). They end with the budget at the latest, ``seconds`` for each engine and setting, or after
+``MOST_TIMES`` as many rounds as the least. A setting that is settled is left out of the rounds that follow.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import random
 import statistics
@@ -29,7 +35,7 @@ from toolchain.engines import _contention
 from toolchain.measure.machine import machine, physical_cores
 from toolchain.measure.process import WorkerProcess, texts_file, write_texts
 
-VERSION = 3
+VERSION = 4
 LIBRARIES = ("tokenizers", "numpy")
 
 TIMING_FILE = "timing.json"
@@ -41,6 +47,12 @@ SETTLE_S = 0.05
 LEAST_BATCHES = {1: 32}
 LEAST_BATCHES_ELSE = 4
 
+#: Rounds are at most so many times the least; the least number takes that part of the budget.
+MOST_TIMES = 3
+
+#: The least rounds of the settings that no ratio is reported of; they have half of the others' rounds, or these.
+FIGURE_ROUNDS = 3
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config(StageConfig):
@@ -50,16 +62,23 @@ class Config(StageConfig):
     batch_sizes: Annotated[tuple[Annotated[int, Ge(1), Le(1024)], ...], MinLen(1)] = (1, 32)
     #: Threads that compute a batch, the same for all engines; 0 is every physical core that may be used.
     threads: Annotated[int, Ge(0), Le(1024)] = 0
-    #: Seconds per engine and setting, over all rounds.
+    #: The budget: the most seconds per engine and setting, over all rounds. A slice of a round is a third of seconds /
+    #: rounds, or one pass over the fewest texts where that takes longer.
     seconds: Annotated[float, Gt(0), Le(3600)] = 10.0
-    #: Rounds; each gives one value of every engine and setting.
-    rounds: Annotated[int, Ge(3), Le(200)] = 5
+    #: The least number of rounds; each gives one value of every engine and setting. They go on, up to three times as
+    #: many, until the ratios are settled or the budget is spent.
+    rounds: Annotated[int, Ge(3), Le(200)] = 7
+    #: How far the 95 % interval of the ratio of two engines may reach to either side of it, as a share of the ratio.
+    settled: Annotated[float, Gt(0), Le(1)] = 0.05
     #: The most test texts that are timed; fewer where the slowest engine would not get through them in a slice.
     sample: Annotated[int, Ge(1), Le(100_000)] = 512
     #: Untimed calls per engine and batch size before the first round.
     warmup: Annotated[int, Ge(1), Le(1000)] = 8
-    #: The spread of rounds, (third - first quartile) / median, above which a figure is marked unstable.
-    spread_bound: Annotated[float, Gt(0), Le(1)] = 0.10
+
+    @property
+    def slice_s(self) -> float:
+        """Seconds that an engine is given for a setting in a round."""
+        return self.seconds / self.rounds / MOST_TIMES
 
 
 #: How texts come, and are batched.
@@ -88,6 +107,11 @@ class Setting:
             return ("latency", clock)
         return ("throughput", str(self.batch_size), self.order, clock)
 
+    @property
+    def compared(self) -> bool:
+        """Whether ratios of engines are reported of it; of the others, a figure."""
+        return self.batch_size == 1 or self.order == "sorted"
+
 
 @dataclass
 class _Engine:
@@ -112,7 +136,7 @@ class _Engine:
 
 
 def time_engines(engines: Mapping[str, Path], out: Path, config: Config, context: Context) -> Metrics:
-    """Times engines against each other.
+    """Time engines against each other.
 
     Args:
         engines: Engine folders, by key.
@@ -121,7 +145,8 @@ def time_engines(engines: Mapping[str, Path], out: Path, config: Config, context
         context: The task's data, and the seed of the sample and of the order of the engines.
 
     Returns:
-        Wall time, and which engines failed or have an unstable figure.
+        Wall time, which engines failed, the number of rounds, and the settings in which they have not settled every
+        ratio.
 
     Raises:
         DataError: The task has no test texts.
@@ -142,21 +167,27 @@ def time_engines(engines: Mapping[str, Path], out: Path, config: Config, context
         running = [
             _Engine(key, path, stack.enter_context(WorkerProcess(path.name, threads))) for key, path in engines.items()
         ]
-        bar = stack.enter_context(progress("time", len(running) * (1 + len(settings) * config.rounds)))
+        bar = stack.enter_context(progress("time", len(running) * (1 + sum(_rounds(s, config) for s in settings))))
         for engine in running:
             with _failing_alone(engine):
                 _prepare(engine, file, threads, config)
             bar.advance(note=engine.label)
         counts = sample_sizes([e.speeds for e in running if not e.error], config, len(texts))
-        order = []
-        for _ in range(config.rounds):
+        order: list[list[int]] = []
+        spent = dict.fromkeys(settings, 0.0)
+        left = settings
+        while left:
             order.append(random_order.sample(range(len(running)), len(running)))
-            for setting in settings:
+            for visit in _visits(left):
                 for engine in (running[index] for index in order[-1]):
+                    before = time.monotonic()
                     if not engine.error:
                         with _failing_alone(engine):
-                            _measure(engine, setting, counts[setting.batch_size], config)
-                    bar.advance(note=engine.label)
+                            _measure(engine, visit, counts[visit[0].batch_size], config)
+                    for setting in visit:
+                        spent[setting] += (time.monotonic() - before) / len(visit)
+                    bar.advance(len(visit), engine.label)
+            left = _unfinished(left, running, len(order), spent, config)
         for engine in (e for e in running if not e.error):
             with _failing_alone(engine):
                 engine.peak_memory_bytes = engine.process.call("memory")["peak_memory_bytes"]
@@ -164,26 +195,27 @@ def time_engines(engines: Mapping[str, Path], out: Path, config: Config, context
     failed = [engine for engine in running if engine.error]
     if failed and len(failed) == len(running):
         raise EngineError(f"no engine could be timed; the first of {len(failed)}: {failed[0].error}")
-    summaries = {engine.key: _summary(engine, settings, config) for engine in running}
+    summaries = {engine.key: _summary(engine, settings) for engine in running}
     record = {
         "machine": machine(),
         "threads": threads,
         "sample": len(texts),
         "samples": {str(size): count for size, count in counts.items()},
-        "rounds": config.rounds,
+        "rounds": len(order),
         "warmup": config.warmup,
         "seconds": config.seconds,
+        "settled": config.settled,
         "seed": context.seed,
         "keys": list(engines),
         "order": order,
         "engines": summaries,
     }
     (out / TIMING_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    unstable = [key for key, summary in summaries.items() if '"unstable": true' in json.dumps(summary)]
     return {
         "engines": len(running),
         "failed": {engine.key: engine.error for engine in failed},
-        "unstable": unstable,
+        "rounds": len(order),
+        "open": [".".join(s.path) for s in settings if s.compared and not _settled(s, running, config.settled)],
         "wall_s": time.monotonic() - started,
         "others_cpus": others_cpus,
     }
@@ -203,7 +235,7 @@ def settings_of(config: Config) -> list[Setting]:
 
 
 def sample_sizes(speeds: Sequence[Mapping[int, float]], config: Config, available: int) -> dict[int, int]:
-    """How many texts a pass has at each batch size: what the slowest engine gets through in a slice.
+    """Return how many texts a pass has at each batch size: what the slowest engine gets through in a slice.
 
     Args:
         speeds: For each engine, seconds per example by batch size.
@@ -213,7 +245,7 @@ def sample_sizes(speeds: Sequence[Mapping[int, float]], config: Config, availabl
     counts = {}
     for size in sorted({1, *config.batch_sizes}):
         slowest = max((engine[size] for engine in speeds), default=0.0)
-        fits = int(config.seconds / config.rounds / slowest) if slowest else available
+        fits = int(config.slice_s / slowest) if slowest else available
         least = size * LEAST_BATCHES.get(size, LEAST_BATCHES_ELSE)
         # Whole batches, so that no engine is judged by a small rest.
         counts[size] = min(max(fits // size * size, least), available)
@@ -246,36 +278,101 @@ def _failing_alone(engine: _Engine) -> Iterator[None]:
         logger.warning("    %s cannot be timed: %s", engine.folder.name, error.message)
 
 
+def _visits(settings: Sequence[Setting]) -> list[tuple[Setting, ...]]:
+    """Return settings grouped by batch size and order: an engine is warmed up once for both clocks."""
+    grouped = itertools.groupby(settings, key=lambda setting: (setting.batch_size, setting.order))
+    return [tuple(group) for _, group in grouped]
+
+
+def _rounds(setting: Setting, config: Config) -> int:
+    """Return the least number of rounds that a setting is timed in."""
+    half = (config.rounds + 1) // 2
+    return config.rounds if setting.compared else min(config.rounds, max(FIGURE_ROUNDS, half))
+
+
+def _unfinished(
+    settings: Sequence[Setting], engines: Sequence[_Engine], rounds: int, spent: Mapping[Setting, float], config: Config
+) -> list[Setting]:
+    """Return the settings that another round is needed for.
+
+    Args:
+        settings: Those of the round before.
+        engines: All engines.
+        rounds: How many rounds there were.
+        spent: Seconds that each setting has taken, of all engines together.
+        config: The least number of rounds, and the budget.
+    """
+    if all(engine.error for engine in engines):
+        return []
+    budget = config.seconds * len(engines)
+    return [
+        setting
+        for setting in settings
+        if rounds < _rounds(setting, config)
+        or (
+            setting.compared
+            and rounds < MOST_TIMES * config.rounds
+            and spent[setting] < budget
+            and not _settled(setting, engines, config.settled)
+        )
+    ]
+
+
+def _settled(setting: Setting, engines: Sequence[_Engine], bound: float) -> bool:
+    """Return whether the rounds so far settle the ratio of every two engines in a setting."""
+    rounds = [_round_values(setting, engine.slices[setting]) for engine in engines if not engine.error]
+    return settled(rounds, bound)
+
+
+def settled(rounds: Sequence[Sequence[float]], bound: float) -> bool:
+    """Return whether rounds settle the ratio of every two engines.
+
+    Args:
+        rounds: A value of each round, above 0, for every engine: ``[engines, rounds]``, at least two rounds.
+        bound: How far the 95 % interval of a ratio may reach to either side of it, as a share of the ratio.
+    """
+    import numpy as np
+
+    from toolchain.measure.statistics import median_interval
+
+    values = np.asarray(rounds, dtype=np.float64)
+    for index in range(1, len(values)):
+        middle, low, high = median_interval(values[:index] / values[index])
+        if bool((np.maximum(high / middle - 1, 1 - low / middle) > bound).any()):
+            return False
+    return True
+
+
 def _prepare(engine: _Engine, texts: Path, threads: int, config: Config) -> None:
     engine.opened = engine.process.call("open", folder=str(engine.folder.resolve()), threads=threads)
     sample = engine.process.call("sample", texts=str(texts))
     engine.has_energy, engine.tokens = bool(sample["energy_sources"]), sample["tokens"]
     for size in sorted({1, *config.batch_sizes}):
-        share = config.seconds / config.rounds
-        answer = engine.process.call("probe", batch_size=size, calls=config.warmup, seconds=share)
+        answer = engine.process.call("probe", batch_size=size, calls=config.warmup, seconds=config.slice_s)
         engine.speeds[size] = answer["seconds_per_example"]
 
 
-def _measure(engine: _Engine, setting: Setting, count: int, config: Config) -> None:
+def _measure(engine: _Engine, visit: Sequence[Setting], count: int, config: Config) -> None:
     time.sleep(SETTLE_S)
-    taken = engine.process.call(
+    answer = engine.process.call(
         "measure",
-        batch_size=setting.batch_size,
-        order=setting.order,
-        tokenize=setting.tokenize,
+        batch_size=visit[0].batch_size,
+        order=visit[0].order,
+        clocks=[setting.tokenize for setting in visit],
         count=count,
-        seconds=config.seconds / config.rounds,
+        seconds=config.slice_s,
     )
-    engine.slices.setdefault(setting, []).append(taken | {"texts": count})
+    for setting, taken in zip(visit, answer["slices"], strict=True):
+        engine.slices.setdefault(setting, []).append(taken | {"texts": count})
 
 
-def _summary(engine: _Engine, settings: Sequence[Setting], config: Config) -> dict[str, Any]:
+def _summary(engine: _Engine, settings: Sequence[Setting]) -> dict[str, Any]:
     if engine.error:
         return {"error": engine.error}
     results: dict[str, Any] = {}
     energy: dict[str, Any] = {}
     for setting in settings:
-        result = _result(setting, engine.slices[setting], config.spread_bound)
+        result = _result(setting, engine.slices[setting])
         if setting == Setting(1, "padded", tokenize=False):
             result["lengths"] = _by_length(engine.slices[setting], engine.tokens)
         _put(results, setting.path, result)
@@ -285,17 +382,22 @@ def _summary(engine: _Engine, settings: Sequence[Setting], config: Config) -> di
     return {**times, **memory, "settings": results}
 
 
-def _result(setting: Setting, slices: Sequence[Mapping[str, Any]], bound: float) -> dict[str, Any]:
+def _round_values(setting: Setting, slices: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Return the value of each round: the median call in milliseconds at batch 1, else sentences per second."""
     if setting.batch_size == 1:
-        rounds = [statistics.median(taken["calls_ms"]) for taken in slices]
+        return [statistics.median(taken["calls_ms"]) for taken in slices]
+    return [taken["examples"] / taken["seconds"] for taken in slices]
+
+
+def _result(setting: Setting, slices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    rounds = _round_values(setting, slices)
+    if setting.batch_size == 1:
         calls = [call for taken in slices for call in taken["calls_ms"]]
         shares = {f"p{share}_ms": percentile(calls, share / 100) for share in (50, 90, 99)}
         result = {"rounds_ms": rounds, "median_ms": statistics.median(rounds), **shares, "calls": len(calls)}
     else:
-        rounds = [taken["examples"] / taken["seconds"] for taken in slices]
         result = {"rounds_per_s": rounds, "median_per_s": statistics.median(rounds)}
-    apart = spread(rounds)
-    return {**result, "spread": apart, "unstable": apart > bound}
+    return {**result, "spread": spread(rounds)}
 
 
 def _by_length(slices: Sequence[Mapping[str, Any]], tokens: Sequence[int]) -> dict[str, Any]:

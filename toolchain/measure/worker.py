@@ -49,7 +49,7 @@ CHUNK_BATCHES = 32
 #: Sentences among which the one is sought whose values are looked into.
 DIVERGING_SAMPLE = 32
 
-#: Untimed calls before a slice: another engine has had the caches since.
+#: Untimed calls at batch 1 before a slice, one at every other batch size: another engine has had the caches since.
 REWARM_CALLS = 2
 
 #: Linux's prctl option: the signal that this process gets when its parent dies.
@@ -201,6 +201,7 @@ class Worker:
         """Loads the texts that are timed; ``tokens`` are those of each."""
         self._texts = _read_texts(texts)
         self._encoded = self._predictor.encode(self._texts)
+        gc.freeze()  # what was imported and loaded stays; the collections before each slice need not walk through it
         return {"energy_sources": list(self._meter.sources), "tokens": self._predictor.lengths(self._encoded)}
 
     def probe(self, batch_size: int, calls: int, seconds: float) -> Reply:
@@ -216,22 +217,29 @@ class Worker:
         # The later half: the first calls pay for what is set up once, and torch.compile compiles in two of them.
         return {"seconds_per_example": statistics.median(spent[len(spent) // 2 :])}
 
-    def measure(self, batch_size: int, order: str, tokenize: bool, count: int, seconds: float) -> Reply:
-        """Runs whole passes over the first texts of the sample, at least one, while they fit into a time.
+    def measure(self, batch_size: int, order: str, clocks: Sequence[bool], count: int, seconds: float) -> Reply:
+        """Run whole passes over the first texts of the sample, at least one for each clock, while they fit into a time.
 
         Args:
             batch_size: Examples that are handed over at a time; the most of a batch.
             order: ``sorted``: all at once, batched by length; ``data_order``: as they come, ``batch_size`` at a time,
                 each such request split by length; ``padded``: as they come, each request padded to its longest.
-            tokenize: End to end, from text; otherwise from padded batches.
+            clocks: What is timed, one after the other: end to end from text (True), or from padded batches (False).
             count: How many texts of the sample a pass has.
-            seconds: Time for the slice.
+            seconds: Time for each clock.
 
         Returns:
-            ``calls_ms`` of every call at batch 1, pass after pass, ``seconds`` and ``examples``, ``joules`` by counter.
+            ``slices``, for each clock: ``calls_ms`` of every call at batch 1, pass after pass, ``seconds`` and
+            ``examples``, ``joules`` by counter.
         """
-        once = self._end_to_end if tokenize else self._engine_only
-        run = once(batch_size, order, count, REWARM_CALLS)
+        for _ in range(REWARM_CALLS if batch_size == 1 else 1):
+            self._predictor.probabilities(self._texts[:batch_size], batch_size)
+        passes = [
+            (self._end_to_end if tokenize else self._engine_only)(batch_size, order, count) for tokenize in clocks
+        ]
+        return {"slices": [self._slice(run, batch_size, count, seconds) for run in passes]}
+
+    def _slice(self, run: Callable[[list[int] | None], int], batch_size: int, count: int, seconds: float) -> Reply:
         calls: list[int] = []
         passes, spent = 0, 0
         gc.collect()
@@ -254,20 +262,17 @@ class Worker:
         """Peak memory since this process began."""
         return {"peak_memory_bytes": peak_memory_bytes()}
 
-    def _engine_only(self, batch_size: int, order: str, count: int, rewarm: int) -> Callable[[list[int] | None], int]:
-        run, clock = self._predictor.run_all, time.perf_counter_ns
+    def _engine_only(self, batch_size: int, order: str, count: int) -> Callable[[list[int] | None], int]:
         requests = [
             [batch for _, batch in self._predictor.batches(self._encoded[part], batch_size, order != "padded")]
             for part in _requests(count, batch_size, order)
         ]
-        run([batch for request in requests[:rewarm] for batch in request][:rewarm])
-        return _timed(requests, run, clock)
+        return _timed(requests, self._predictor.run_all, time.perf_counter_ns)
 
-    def _end_to_end(self, batch_size: int, order: str, count: int, rewarm: int) -> Callable[[list[int] | None], int]:
-        predict, clock = self._predictor.probabilities, time.perf_counter_ns
-        predict(self._texts[: rewarm * batch_size], batch_size, False)
+    def _end_to_end(self, batch_size: int, order: str, count: int) -> Callable[[list[int] | None], int]:
+        predict = self._predictor.probabilities
         requests = [self._texts[part] for part in _requests(count, batch_size, order)]
-        return _timed(requests, lambda texts: predict(texts, batch_size, order != "padded"), clock)
+        return _timed(requests, lambda texts: predict(texts, batch_size, order != "padded"), time.perf_counter_ns)
 
 
 def _requests(count: int, batch_size: int, order: str) -> list[slice]:

@@ -27,7 +27,7 @@ MARKS = {
     "batch-bound": "more than 0.5 % of the labels depend on the batch or on the padding: never recommended",
     "VNNI only": "on processors without VNNI its int8 products saturate, and labels change",
     "misplaced": "some nodes ran elsewhere than on the provider that was asked for",
-    "unstable": "the rounds spread far: close other programs and measure again",
+    "unstable": "its speed against its baseline is not known to ±10 %: close other programs and measure again",
 }
 
 

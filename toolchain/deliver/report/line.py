@@ -38,6 +38,9 @@ FAILED = {
 #: An engine is smaller when its baseline is more than so many times as large.
 SMALLER = 1.01
 
+#: A ratio of times is unstable when its 95 % interval reaches further than this share to either side of it.
+UNSTABLE = 0.10
+
 #: Both ways of timing: the engine alone, and with the tokenizer before it.
 SCOPES = ("engine", "end_to_end")
 
@@ -207,8 +210,9 @@ class Line:
         return measured
 
     def unstable(self, setting: str) -> bool:
-        """Whether the rounds at a setting, in the order and scope that ratios are formed from, spread too far."""
-        return bool(self.measured(setting).get("unstable"))
+        """Whether the rounds leave it too open how fast it is at a setting, against its baseline."""
+        ratio = self.speedup_of("engine").get(setting)
+        return ratio is not None and ratio.reach > UNSTABLE
 
     def rounds(self, setting: str, scope: str) -> list[float]:
         """Time per round at a setting, in a unit that is the same for every engine."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from toolchain.deliver.report.figures import key, quantity, ratio, show
+from toolchain.deliver.report.line import UNSTABLE
 from toolchain.deliver.report.page.lines import Line, failed, number, on_gpu, settings_of, sound
 from toolchain.deliver.report.recommend import KEPT_ACCURACY
 from toolchain.measure.gates import measurably_faster
@@ -71,8 +72,9 @@ def _chosen(
     ahead = next((line for line in fast if not sound(line)), None)
     if ahead and (_time(ahead, setting) or 0.0) < (_time(chosen, setting) or 0.0):
         reasons.append(f"{ahead['name']} is faster ({_pace(ahead, setting)}) and failed {', '.join(failed(ahead))}")
-    if _unstable(chosen, setting):
-        reasons.append("its rounds spread far: close other programs and measure again")
+    gain = _interval(chosen, setting)
+    if gain is not None and gain.reach > UNSTABLE:
+        reasons.append("its speed against its baseline is not settled: close other programs and measure again")
     if chosen["baseline"]:
         reasons.append("it is a baseline: nothing that qualifies is measurably faster")
     return {
@@ -120,15 +122,6 @@ def _pace(line: Line, setting: str) -> str:
     if setting == "batch 1":
         return f"{quantity(line['latency_engine_p50_ms'])} ms"
     return f"{show(line[f'per_s_sorted_engine_{key(setting)}'])} sentences/s"
-
-
-def _unstable(line: Line, setting: str) -> bool:
-    """Whether the rounds at a setting spread too far."""
-    timed = (line.get("timing") or {}).get("settings") or {}
-    if setting == "batch 1":
-        return bool(timed.get("latency", {}).get("engine", {}).get("unstable"))
-    batch = timed.get("throughput", {}).get(setting.split()[1], {})
-    return bool(batch.get("sorted", {}).get("engine", {}).get("unstable"))
 
 
 def _tail(line: Line, setting: str) -> str:
