@@ -137,7 +137,7 @@ variants:
         ("finetune", "finetune: {max_length: 4096}", "max_length: 4096 is more than the 512 tokens that this model"),
         ("short", "losses: {hidden: 1}", "max_length: 128 is more than the 64 tokens that the teacher reads"),
         ("short", "layers: 1", None),
-        ("encoder", "layers: 1", "distill: teacher: encoder is no fine-tuned classifier: it is a BertModel"),
+        ("encoder", "layers: 1", "distill: teacher: encoder is a model for embeddings (architectures BertModel)"),
         ("none/such/folder", "layers: 1", "teacher: model source 'none/such/folder': no such folder"),
         (".", "layers: 1", "teacher: . holds no config.json"),
         ("''", "layers: 1", "teacher: a name of no letters"),

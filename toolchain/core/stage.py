@@ -96,5 +96,6 @@ class Context:
     labeller: Path | None = None
 
 
-#: What a technique reports of its work, kept in the manifest: plain JSON values.
+#: What a technique reports of its work, kept in the manifest: plain JSON values. ``notes``, a list of sentences that a
+#: reader of the report must know, stand in the manifest beside them.
 Metrics = dict[str, Any]

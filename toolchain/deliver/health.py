@@ -12,6 +12,7 @@ from toolchain.deliver.doctor import diagnose
 from toolchain.engines._artifact import EngineFile, read_engine
 from toolchain.engines._onnxruntime_tensorrt import check_plans
 from toolchain.engines._tensorrt_session import checked_plan
+from toolchain.model import heads
 from toolchain.model.tokens import TOKENIZER_FILE
 from toolchain.runtime.interface import read_interface
 
@@ -34,10 +35,11 @@ def examine(folder: Path, *, opened: bool = False) -> dict[str, Any]:
 
     Raises:
         EngineError: The engine is missing or damaged, or cannot run here; the message says why.
-        ModelError: What is known of its model is missing or damaged.
+        ModelError: What is known of its model is missing or damaged, or it is no single-label classifier.
     """
     found = read_engine(folder)
     interface = read_interface(folder)
+    heads.check_deployed(folder, interface.labels)
     if not (folder / TOKENIZER_FILE).is_file():
         raise ModelError(f"{folder / TOKENIZER_FILE} is missing", "an engine folder is what 'toolchain build' writes")
     _compare(folder, found, opened)

@@ -14,7 +14,7 @@ from toolchain.core.log import logger
 from toolchain.core.session import INPUTS
 from toolchain.core.stage import Context, Kind, Metrics, MinLen, StageConfig
 from toolchain.core.store import MANIFEST, Artifact, digest
-from toolchain.model import checkpoint, graph, onnx_file, source
+from toolchain.model import checkpoint, graph, heads, onnx_file, source
 from toolchain.model.labels import UNNAMED
 
 VERSION = 3
@@ -35,13 +35,32 @@ class Config(StageConfig):
 
 
 def kind_of(path: str) -> Kind:
-    """What a path holds: ``engine``, ``onnx``, or else a ``checkpoint`` (a folder, a package, a hub id)."""
+    """What a path holds: ``engine``, ``onnx``, or else a ``checkpoint`` (a folder, a package, a hub id).
+
+    Of a folder with weights and an ONNX file the weights are taken, as they are of the same model's hub id; the ONNX
+    file is taken where it is named itself.
+    """
     local = Path(path).expanduser()
     if (local / "engine.json").is_file():
         return "engine"
-    if local.suffix == ".onnx" or any(local.glob("*.onnx")) or any(local.glob("onnx/*.onnx")):
+    if (local / "config.json").is_file() and any(local.glob("*.safetensors")):
+        return "checkpoint"
+    if local.suffix == ".onnx" or _graphs(local):
         return "onnx"
     return "checkpoint"
+
+
+def refusal(path: str) -> tuple[str, str] | None:
+    """Return why what a path holds is no classifier, as far as its JSON files tell, and what to do; None if it is one.
+
+    Raises:
+        ModelError: Nothing usable is there.
+    """
+    kind, local = kind_of(path), Path(path).expanduser()
+    folder = source.resolve(path).folder if kind == "checkpoint" else local if local.is_dir() else local.parent
+    if folder is None or not (folder / "config.json").is_file():
+        return None  # a hub model that is not here yet, or a graph, which is looked at itself
+    return heads.refusal(folder, path)
 
 
 def identity(config: Config) -> dict[str, dict[str, str]]:
@@ -123,6 +142,7 @@ def _adopt_checkpoint(config: Config, out: Path, context: Context) -> Metrics:
             "give a checkpoint folder, or a recipe that fine-tunes it",
         )
     folder = source.fetch(source.resolve(config.path))
+    heads.check(folder)
     model = checkpoint.load_model(folder)
     tokenizer = checkpoint.load_tokenizer(Path(config.tokenizer).expanduser() if config.tokenizer else folder)
     labels = own_labels(folder, context.dataset().labels)
@@ -136,7 +156,11 @@ def _adopt_checkpoint(config: Config, out: Path, context: Context) -> Metrics:
     checkpoint.save(model, tokenizer, out, max_length=longest, labels=labels, pair=context.dataset().pairs)
     if (folder / "history.json").is_file():
         shutil.copyfile(folder / "history.json", out / "history.json")
-    return {"parameters": checkpoint.count_parameters(model)}
+    graphs = _graphs(folder)
+    both = (
+        f"{folder.name} holds weights and {', '.join(graphs[:3])}: the weights were taken; name an ONNX file to take it"
+    )
+    return {"parameters": checkpoint.count_parameters(model), "notes": [both] if graphs else []}
 
 
 def _adopt_onnx(config: Config, out: Path, context: Context) -> Metrics:
@@ -231,12 +255,17 @@ def graph_file(local: Path) -> Path:
         if not local.is_file():
             raise ModelError(f"{local}: no such file")
         return local
-    found = sorted([*local.glob("*.onnx"), *local.glob("onnx/*.onnx")])
-    named = [path for path in found if path.name == "model.onnx"]
-    if len(found) > 1 and len(named) != 1:
-        listed = ", ".join(path.relative_to(local).as_posix() for path in found[:8])
-        raise ModelError(f"{local} holds {len(found)} ONNX files: {listed}", "name the one that is meant")
-    return (named or found)[0]
+    names = _graphs(local)
+    named = [name for name in names if Path(name).name == "model.onnx"]
+    if len(names) > 1 and len(named) != 1:
+        listed = ", ".join(names[:8])
+        raise ModelError(f"{local} holds {len(names)} ONNX files: {listed}", "name the one that is meant")
+    return local / (named or names)[0]
+
+
+def _graphs(folder: Path) -> list[str]:
+    """Return the ONNX files of a folder and of its subfolder ``onnx``, as export tools lay them out."""
+    return sorted(path.relative_to(folder).as_posix() for path in (*folder.glob("*.onnx"), *folder.glob("onnx/*.onnx")))
 
 
 def _tokenizer_folder(config: Config, path: Path, local: Path) -> Path:

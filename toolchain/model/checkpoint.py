@@ -24,6 +24,9 @@ from toolchain.model.source import check_folder, first_position
 #: Name in ``config.json`` of what is quantized in training: :mod:`toolchain.model.quantized`.
 QUANTIZERS = "toolchain_quantizers"
 
+#: Settings of ``config.json`` that describe the head that a model had before.
+_HEAD_SETTINGS = {"function_to_apply", "sentence_transformers", "finetuning_task", "task_specific_params"}
+
 #: Files of a model folder that belong to its tokenizer.
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -77,13 +80,14 @@ def refuse_quantized(folder: Path) -> None:
         )
 
 
-def load_for_training(folder: Path, labels: Sequence[str], seed: int) -> Any:
+def load_for_training(folder: Path, labels: Sequence[str], seed: int, *, new_head: bool = False) -> Any:
     """Loads an encoder with a classifier for these labels; a head that does not fit is made anew.
 
     Args:
         folder: A model folder, an encoder alone or a classifier of another task.
         labels: Class names.
         seed: Seed of a new head's weights.
+        new_head: Whether the head is made anew even where its weights fit.
 
     Raises:
         ModelError: The architecture has no sequence classifier, or encoder weights are missing from the file.
@@ -92,7 +96,9 @@ def load_for_training(folder: Path, labels: Sequence[str], seed: int) -> Any:
     refuse_quantized(folder)
     torch.manual_seed(seed)
     names = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
-    model, missing, unfit = _load(folder, num_labels=len(labels), **names)
+    model, missing, unfit = _load(folder, num_labels=len(labels), problem_type="single_label_classification", **names)
+    for name in _HEAD_SETTINGS & set(model.config.to_dict()):
+        delattr(model.config, name)
     prefix = f"{model.base_model_prefix}."
     if inner := {name: why for name, why in unfit.items() if name.startswith(prefix)}:
         raise _unfit(folder, inner)
@@ -101,7 +107,19 @@ def load_for_training(folder: Path, labels: Sequence[str], seed: int) -> Any:
         raise ModelError(f"{folder}: the file lacks encoder weights: {', '.join(sorted(encoder)[:3])}")
     if new := {*missing, *unfit}:
         logger.debug("    new weights for: %s", ", ".join(sorted(new)))
+    if new_head:
+        torch.manual_seed(seed)
+        _renew_head(model, prefix)
     return model
+
+
+def _renew_head(model: Any, prefix: str) -> None:
+    """Draws the weights outside the encoder again, as the family's own initialization does."""
+    for name, module in model.named_modules():
+        if name and not f"{name}.".startswith(prefix):
+            for part in (module, *module.parameters(recurse=False)):
+                vars(part).pop("_is_hf_initialized", None)  # transformers 5 leaves alone what has this mark
+            model._init_weights(module)
 
 
 def _unfit(folder: Path, weights: dict[str, str]) -> ModelError:

@@ -10,11 +10,11 @@ from typing import Any
 from toolchain.core.errors import ModelError
 from toolchain.core.log import logger
 from toolchain.core.stage import Context, Metrics
-from toolchain.model import checkpoint, scratch, zeros
+from toolchain.model import checkpoint, heads, scratch, zeros
 from toolchain.model.encoded import encode
 from toolchain.model.train import Hooks, TrainConfig, train
 
-VERSION = 1
+VERSION = 2
 LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate")
 
 
@@ -40,7 +40,7 @@ def apply(source: Path | str, out: Path, config: Config, context: Context) -> Me
         context: Seed, threads, data, and where training state survives a kill.
 
     Returns:
-        What the training loop reports, and the number of parameters.
+        What the training loop reports, the number of parameters, and notes.
     """
     data = context.dataset()
     if isinstance(source, str):
@@ -51,9 +51,15 @@ def apply(source: Path | str, out: Path, config: Config, context: Context) -> Me
 
 
 def _finetune(source: Path, out: Path, config: Config, context: Context) -> Metrics:
+    if refusal := heads.start_refusal(source):
+        raise ModelError(*refusal)
     data = context.dataset()
     tokenizer = checkpoint.load_tokenizer(source)
-    model = checkpoint.load_for_training(source, data.labels, context.seed)
+    replaced = heads.new_head_reason(source, data.labels)
+    notes = [f"{source.name}: its encoder was taken and its head made new: {replaced}"] if replaced else []
+    for note in notes:
+        logger.info("    %s", note)
+    model = checkpoint.load_for_training(source, data.labels, context.seed, new_head=bool(replaced))
     checkpoint.check_length(model.config, tokenizer, config.max_length)
     names = checkpoint.model_inputs(model, tokenizer)
     encoded = {name: encode(tokenizer, data.split(name), config.max_length, names) for name in ("train", "dev")}
@@ -63,7 +69,7 @@ def _finetune(source: Path, out: Path, config: Config, context: Context) -> Metr
     hooks, locked = _locked(model) if config.keep_zeros else (Hooks(), {})
     metrics = train(model, encoded["train"], encoded["dev"], config, context, hooks=hooks) | locked
     checkpoint.save(model, tokenizer, out, max_length=config.max_length, labels=data.labels, pair=data.pairs)
-    return metrics | {"parameters": checkpoint.count_parameters(model)}
+    return metrics | {"parameters": checkpoint.count_parameters(model), "notes": notes}
 
 
 def _locked(model: Any) -> tuple[Hooks, Metrics]:

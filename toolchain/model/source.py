@@ -27,12 +27,16 @@ from toolchain.core.store import digest
 PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.spm")
 
 #: Model types whose positions begin behind the index of the padding token.
-LATE = ("roberta", "xlm-roberta", "camembert")
+LATE = (
+    "camembert", "data2vec-text", "esm", "ibert", "layoutlmv3", "lilt", "longformer", "luke", "markuplm", "mpnet",
+    "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
+)  # fmt: skip
 
 #: Tokens of the longest input of a model from scratch.
 POSITIONS = 512
 
 SCRATCH = re.compile(r"scratch:(?P<architecture>[a-z0-9_-]+?)-(?P<layers>\d+)x(?P<hidden>\d+)")
+_SHARD = re.compile(r"(?P<stem>[\w.]+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
 _HUB = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?|[\w.-]+(@[\w./-]+)?")
 
 
@@ -157,6 +161,8 @@ def longest(config: Mapping[str, Any]) -> int:
 
 def first_position(model_type: str | None, padding: int | None) -> int:
     """The position of an input's first token: 0, or behind the index of the padding token."""
+    if model_type == "mpnet":
+        return 2  # whatever its config says
     return int(padding or 0) + 1 if model_type in LATE else 0
 
 
@@ -190,9 +196,11 @@ def check_folder(folder: Path) -> None:
     """
     if not folder.is_dir():
         raise ModelError(f"{folder} is not a folder", "a model is a folder with config.json and model.safetensors")
+    _refuse_adapter(folder)
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} holds no config.json", "a model folder is what save_pretrained() writes")
     if any(folder.glob("*.safetensors")):
+        _check_shards(folder)
         return
     if any(folder.glob("pytorch_model*.bin")):
         raise ModelError(
@@ -200,6 +208,53 @@ def check_folder(folder: Path) -> None:
             "convert it once where you trust it, with transformers: from_pretrained(FOLDER).save_pretrained(FOLDER)",
         )
     raise ModelError(f"{folder} holds no *.safetensors file", "a model folder is what save_pretrained() writes")
+
+
+def _refuse_adapter(folder: Path) -> None:
+    """Refuse a folder of peft, which holds what was added to another model, such as LoRA, and not the model."""
+    if not (folder / "adapter_config.json").is_file():
+        return
+    adapter = _json(folder / "adapter_config.json")
+    kind, base = adapter.get("peft_type", "an unknown type"), adapter.get("base_model_name_or_path", "another model")
+    merge = (
+        "from peft import AutoPeftModelForSequenceClassification as Model; from transformers import AutoTokenizer; "
+        f"Model.from_pretrained({str(folder)!r}).merge_and_unload().save_pretrained('merged'); "
+        f"AutoTokenizer.from_pretrained({base!r}).save_pretrained('merged')"
+    )
+    raise ModelError(
+        f"{folder} holds an adapter ({kind}) of {base}, not a whole model (adapter_config.json)",
+        f'merge it where peft is installed, and give the folder merged: python -c "{merge}"',
+    )
+
+
+def _check_shards(folder: Path) -> None:
+    """Refuse a folder that lacks files which its index of weights, or the names of the others, count."""
+    index = folder / "model.safetensors.index.json"
+    present = {path.name for path in folder.glob("*.safetensors") if path.is_file()}
+    wanted = set()
+    if index.is_file():
+        files = _json(index).get("weight_map")
+        if not isinstance(files, dict) or not files:
+            raise ModelError(f"{index} has no weight_map", "copy or download it again")
+        wanted = {str(name) for name in files.values()}
+    elif "model.safetensors" not in present:
+        for name in present:
+            if match := _SHARD.fullmatch(name):
+                count = int(match["count"])
+                wanted |= {f"{match['stem']}-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)}
+    if missing := sorted(wanted - present):
+        raise ModelError(
+            f"{folder} lacks {len(missing)} of {len(wanted)} files of weights: {', '.join(missing[:4])}",
+            "copy or download them; they belong beside the others",
+        )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} is not valid JSON: {error}", "copy or download it again") from error
+    return value if isinstance(value, dict) else {}
 
 
 def model_files(folder: Path) -> list[Path]:

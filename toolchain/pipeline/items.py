@@ -15,8 +15,7 @@ from toolchain.core.errors import EngineError, ModelError
 from toolchain.core.stage import DIALECTS
 from toolchain.engines._artifact import read_engine
 from toolchain.measure.gates import PROVIDERS
-from toolchain.model import adopt, source
-from toolchain.model.checkpoint import read_json
+from toolchain.model import adopt, heads, source
 from toolchain.pipeline.document import Problems, beside
 from toolchain.pipeline.settings import validate
 
@@ -297,13 +296,32 @@ def _unfit_teacher(name: str, base: Path | None) -> tuple[str, str] | None:
     """Why a checkpoint from outside cannot teach, as far as its folder tells, and what to do."""
     try:
         folder = source.resolve(name, base).folder
-        saved = read_json(folder / "config.json").get("architectures") or () if folder else ()
+        return heads.refusal(folder, name) if folder else None
     except ModelError as error:
         return error.message, error.hint
-    if saved and not any("ForSequenceClassification" in architecture for architecture in saved):
-        said = f"{name} is no fine-tuned classifier: it is a {', '.join(saved)}"
-        return said, "fine-tune it first: toolchain finetune FOLDER --task TASK"
-    return None
+
+
+def check_head(problems: Problems, items: Sequence[Item], path: tuple[Any, ...], spec: str) -> None:
+    """A model that is taken in is a classifier; one that is fine-tuned has an encoder that can be given a new head.
+
+    Args:
+        problems: Where problems go.
+        items: The items of a variant.
+        path: Where they stand in the document.
+        spec: Source of the model, where the variant takes in no other.
+    """
+    adopted = next((str(item.config.path) for item in items if item.stage == "adopt"), None)
+    held = source.settled(adopted or spec, problems.document.base)
+    try:
+        if adopted or not any(item.stage == "finetune" for item in items):
+            refusal = adopt.refusal(held)
+        else:
+            folder = source.resolve(held).folder
+            refusal = heads.start_refusal(folder, spec) if folder else None
+    except ModelError:
+        return  # what is wrong with it is said when the model is looked for
+    if refusal:
+        problems.add(path, *refusal)
 
 
 def check_fit(

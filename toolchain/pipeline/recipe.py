@@ -16,6 +16,7 @@ from toolchain.pipeline.items import (
     Item,
     came_as_engine,
     check_fit,
+    check_head,
     check_name,
     check_order,
     check_teachers,
@@ -135,6 +136,7 @@ def parse(document: Document, sets: Sequence[str] = (), models: Sequence[str] = 
                 check_teachers(problems, done, ("models", model), sources if trained else ())
             adopts = any(item.stage == "adopt" for item in variants[model, name])
             if stages_sound and name in sound and (model in sources or adopts):
+                check_head(problems, variants[model, name], ("variants", name), sources.get(model, ""))
                 check_fit(problems, variants[model, name], ("variants", name), model, sources)
     built = {name: [engine.label for engine in engines] for name in parsed}
     for name, items in parsed.items():

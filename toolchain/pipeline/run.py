@@ -200,9 +200,10 @@ def _one(
             metrics["parity"] = gate.check_pass(step, inputs[0], claim.out, context, store)
             if metrics["parity"]["passed"] is False:
                 logger.warning("    parity failed: %s", gates.compared(metrics["parity"]))
+        notes = (*task.notes, *metrics.pop("notes", ()))
         made = keys.manifest(
             step.label, step.technique, parts, inputs, metrics,
-            seed=step.seed, started=started, environment=environment(), commit=_commit(), notes=task.notes,
+            seed=step.seed, started=started, environment=environment(), commit=_commit(), notes=notes,
         )  # fmt: skip
         artifact = store.publish(claim, made)
     logger.info("    done in %.1f s  %s", made["duration_s"], key[:12])

@@ -21,6 +21,7 @@ from toolchain.core.errors import DataError, EngineError, ModelError
 from toolchain.core.session import TEXT_INPUT, ConcurrentSession, Session
 from toolchain.engines._artifact import ENGINE_FILE, read_engine
 from toolchain.engines._batching import plan_batches, read_batching
+from toolchain.model import heads
 from toolchain.model.tokens import TOKENIZER_FILE, load_tokenizer
 from toolchain.runtime.interface import read_interface
 
@@ -93,7 +94,8 @@ class Predictor:
         batching: How the engine likes its batches.
 
     Raises:
-        ModelError: ``interface.json`` or ``tokenizer.json`` is missing or damaged.
+        ModelError: ``interface.json`` or ``tokenizer.json`` is missing or damaged, or the model is no single-label
+            classifier.
         EngineError: The engine is missing or damaged, or cannot run here.
     """
 
@@ -101,6 +103,7 @@ class Predictor:
         self.folder = folder
         self.interface = read_interface(folder)
         self.labels = self.interface.labels
+        heads.check_deployed(folder, self.labels)
         self._tokenizer = load_tokenizer(folder / TOKENIZER_FILE, self.interface.max_length)
         self.session = session if session is not None else open_engine(folder, threads)
         bare = session is not None and not (folder / ENGINE_FILE).is_file()  # a graph that is only compared

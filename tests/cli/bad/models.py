@@ -54,6 +54,23 @@ def _model(what: str, spoil: Callable[[Path], Any], *says: str, command: tuple[s
     return Case(what, (*command, "model", *TASK), _copied(_checkpoint, spoil), says)
 
 
+def _head(what: str, config: dict[str, Any], *says: str) -> Case:
+    """An encoder whose ``config.json`` says something else of its head."""
+
+    def spoil(folder: Path) -> None:
+        path = folder / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | config))
+
+    return Case(what, ("export", "model", *TASK), _copied(_encoder, spoil), says)
+
+
+def _adapter(folder: Path) -> None:
+    (folder / "model").mkdir()
+    (folder / "model" / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "base_model_name_or_path": "org/base"})
+    )
+
+
 def _graph(what: str, spoil: Callable[[Path], Any], *says: str, argv: tuple[str, ...] = ("build", "model")) -> Case:
     return Case(what, (*argv, *TASK), _copied(_onnx, spoil), says)
 
@@ -180,11 +197,30 @@ CASES = [
         "negative, positive",
         command=("benchmark",),
     ),
+    _head("an encoder that is not fine-tuned", {}, "embeddings (architectures BertModel)", "toolchain finetune model"),
+    _head(
+        "a model for several labels at once",
+        {"architectures": ["BertForSequenceClassification"], "problem_type": "multi_label_classification"},
+        "multi-label classification",
+    ),
+    _head(
+        "a model that gives one score",
+        {"architectures": ["BertForSequenceClassification"], "id2label": {"0": "LABEL_0"}},
+        "regression or cross-encoder scores (1 logit)",
+    ),
+    _head("a model that labels tokens", {"architectures": ["BertForTokenClassification"]}, "token classification"),
+    _head("an encoder with a decoder", {"model_type": "t5"}, "encoder-decoder family (t5)"),
     Case(
-        "an encoder that is not fine-tuned",
+        "an adapter of peft",
         ("export", "model", *TASK),
-        _copied(_encoder, lambda f: None),
-        ("fine-tune it first", "toolchain finetune"),
+        _adapter,
+        ("adapter (LORA) of org/base", "merge_and_unload"),
+    ),
+    Case(
+        "a file of weights that is missing",
+        ("export", "model", *TASK),
+        _copied(_encoder, lambda f: (f / "model.safetensors").rename(f / "model-00001-of-00002.safetensors")),
+        ("lacks 1 of 2 files of weights: model-00002-of-00002.safetensors",),
     ),
     _model(
         "max_length above the model's positions", _plain, "600", "512", command=("finetune", "--set", "max_length=600")
