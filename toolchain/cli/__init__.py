@@ -102,7 +102,6 @@ def _default_environment() -> None:
     """Settings that libraries read when they are imported; what the user has set stays."""
     for name, value in {
         "TOKENIZERS_PARALLELISM": "false",  # forking workers after its threads have started would warn, and may hang
-        "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     }.items():

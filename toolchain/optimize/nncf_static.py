@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,9 +34,6 @@ requires = _half.refusal
 
 #: Presets by the names that NNCF has for them.
 _PRESETS = {"performance": "PERFORMANCE", "mixed": "MIXED"}
-
-#: NNCF sends usage statistics unless this is set when it is imported.
-_NO_TELEMETRY = "NNCF_CI"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,9 +215,7 @@ def dev_accuracy(proto: Any, items: Iterable[tuple[dict[str, Any], int]], thread
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps NNCF's messages and bars off the terminal, and its usage statistics at home."""
-    before = os.environ.get(_NO_TELEMETRY)
-    os.environ[_NO_TELEMETRY] = "1"
+    """Keep NNCF's messages and bars off the terminal."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -229,10 +223,6 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(disabled)
-        if before is None:
-            del os.environ[_NO_TELEMETRY]
-        else:
-            os.environ[_NO_TELEMETRY] = before
 
 
 @contextlib.contextmanager
