@@ -25,6 +25,7 @@ from torch.nn import functional
 
 from toolchain.core.errors import ModelError
 from toolchain.model.anatomy import heads, hidden, layers_of
+from toolchain.model.tokens import tokenize
 
 #: What can be compared inside.
 KINDS = ("hidden", "embeddings", "attention", "relations")
@@ -213,15 +214,14 @@ def token_ids(student: Any, teacher: Any, texts: Sequence[tuple[str, ...]], max_
     Raises:
         ModelError: They cut a text differently, so that there is no state of the one for a state of the other.
     """
-    columns = [list(column) for column in zip(*texts, strict=True)]
-    read = [each(*columns, truncation=True, max_length=max_length, padding=False) for each in (student, teacher)]
+    read = [tokenize(each.backend_tokenizer, texts, max_length, each.truncation_side) for each in (student, teacher)]
     known, other = student.get_vocab(), teacher.get_vocab()
     ids = torch.zeros(max(known.values()) + 1, dtype=torch.int64)
     ids[student.pad_token_id] = teacher.pad_token_id
     for token, index in known.items():
         if token in other:
             ids[index] = other[token]
-    for text, mine, theirs in zip(texts, read[0]["input_ids"], read[1]["input_ids"], strict=True):
+    for text, mine, theirs in zip(texts, *([row.ids for row in rows] for rows in read), strict=True):
         if ids[torch.tensor(mine)].tolist() != theirs:
             cut = student.convert_ids_to_tokens(mine), teacher.convert_ids_to_tokens(theirs)
             first = next((i for i, (one, other) in enumerate(zip(*cut, strict=False)) if one != other), 0)

@@ -140,6 +140,7 @@ def build(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     """
     check_provider(config.provider)
     _check_settings(config)
+    _check_padding(config, source / "interface.json")
     from toolchain.model.onnx_file import inspect
 
     found = inspect(source / MODEL_FILE)
@@ -308,6 +309,16 @@ def _check_settings(config: Config) -> None:
         raise RecipeError(
             f"onnxruntime: mask: lengths is what fused attention reads, and {unfused} leaves none",
             f"leave out mask: lengths, or {unfused}",
+        )
+
+
+def _check_padding(config: Config, interface: Path) -> None:
+    """Raise RecipeError if the engine would count tokens from the left of rows that are padded there."""
+    known = checkpoint.read_json(interface) if config.mask == "lengths" and interface.is_file() else {}
+    if known.get("padding_side") == "left":
+        raise RecipeError(
+            f"onnxruntime: mask: lengths counts tokens from the left, and {interface} has padding_side: left",
+            "leave out mask: lengths",
         )
 
 

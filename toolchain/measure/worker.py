@@ -102,7 +102,7 @@ class Worker:
         """Writes probabilities ``[examples, labels]`` of a file of texts as ``.npy``.
 
         Returns:
-            ``tokens`` of each example, and ``seconds``.
+            ``tokens`` of each example, how many examples are ``cut``, and ``seconds``.
         """
         import numpy as np
 
@@ -110,15 +110,16 @@ class Worker:
 
         examples = _read_texts(texts)
         started = time.perf_counter()
-        rows, tokens, step = [], list[int](), batch_size * CHUNK_BATCHES
+        rows, tokens, cut, step = [], list[int](), 0, batch_size * CHUNK_BATCHES
         for start in range(0, len(examples), step):
             encoded = self._predictor.encode(examples[start : start + step])
-            tokens += self._predictor.lengths(encoded)
+            lengths, longer = self._predictor.lengths(encoded)
+            tokens, cut = tokens + lengths, cut + longer
             rows.append(softmax(self._predictor.encoded_logits(encoded, batch_size)))
             self._say({"progress": len(encoded)})
         seconds = time.perf_counter() - started
         np.save(out, np.concatenate(rows) if rows else np.empty((0, len(self._predictor.labels)), np.float32))
-        return {"tokens": tokens, "seconds": seconds}
+        return {"tokens": tokens, "cut": cut, "seconds": seconds}
 
     def logits(self, texts: str, batch_size: int, out: str, pad_to: int = 0) -> Reply:
         """Writes logits ``[examples, labels]`` of a file of texts as ``.npy``, batched in the order they stand in.
@@ -202,7 +203,7 @@ class Worker:
         self._texts = _read_texts(texts)
         self._encoded = self._predictor.encode(self._texts)
         gc.freeze()  # what was imported and loaded stays; the collections before each slice need not walk through it
-        return {"energy_sources": list(self._meter.sources), "tokens": self._predictor.lengths(self._encoded)}
+        return {"energy_sources": list(self._meter.sources), "tokens": self._predictor.lengths(self._encoded)[0]}
 
     def probe(self, batch_size: int, calls: int, seconds: float) -> Reply:
         """Runs batches end to end in data order, up to a number of calls or a time, and at least one."""

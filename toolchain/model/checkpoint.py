@@ -253,8 +253,15 @@ def save_tokenizer(tokenizer: Any, out: Path, *, max_length: int, labels: Sequen
             "pad_id": tokenizer.pad_token_id,
             "pad_type_id": tokenizer.pad_token_type_id,
             "pair": pair,
-        },
+        }
+        | sides(tokenizer),
     )
+
+
+def sides(tokenizer: Any) -> dict[str, str]:
+    """Return on which side a tokenizer cuts and pads, where that is not the right, as ``interface.json`` holds it."""
+    known = {"truncation_side": tokenizer.truncation_side, "padding_side": tokenizer.padding_side}
+    return {name: side for name, side in known.items() if side != "right"}
 
 
 def _name_tokenizer_as_ever(path: Path) -> None:

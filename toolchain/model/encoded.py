@@ -7,16 +7,28 @@ from dataclasses import dataclass
 from typing import Any
 
 from toolchain.core.data import Split
+from toolchain.model.tokens import SIDES, tokenize
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Tokenized examples: per example the model's inputs as lists of ints, the label, and a teacher's logits if any."""
+    """Tokenized examples.
+
+    Attributes:
+        inputs: Per example, the model's inputs as lists of ints.
+        labels: Per example, the index of its class.
+        pad: What fills up the shorter rows of a batch, by input.
+        teacher: Per example, a teacher's logits, if any.
+        padding_side: Where the padding stands.
+        cut: How many examples were longer than the model reads.
+    """
 
     inputs: list[dict[str, list[int]]]
     labels: list[int]
     pad: dict[str, int]
     teacher: list[list[float]] | None = None
+    padding_side: str = SIDES[0]
+    cut: int = 0
 
 
 def encode(tokenizer: Any, split: Split, max_length: int, names: Sequence[str]) -> Encoded:
@@ -28,11 +40,18 @@ def encode(tokenizer: Any, split: Split, max_length: int, names: Sequence[str]) 
         max_length: Longest input in tokens.
         names: The inputs that the model reads.
     """
-    columns = [list(column) for column in zip(*split.texts, strict=True)]
-    output = tokenizer(*columns, truncation=True, max_length=max_length, padding=False)
-    rows = [{name: output[name][i] for name in names if name in output} for i in range(len(split))]
+    examples = tokenize(tokenizer.backend_tokenizer, split.texts, max_length, tokenizer.truncation_side)
+    columns = {
+        "input_ids": [row.ids for row in examples],
+        "attention_mask": [[1] * len(row) for row in examples],
+        "token_type_ids": [row.type_ids for row in examples],
+    }
+    rows = [{name: columns[name][i] for name in names} for i in range(len(split))]
     pad = {"input_ids": tokenizer.pad_token_id, "attention_mask": 0, "token_type_ids": tokenizer.pad_token_type_id}
-    return Encoded(rows, list(split.labels), {name: pad[name] for name in rows[0]})
+    return Encoded(
+        rows, list(split.labels), {name: pad[name] for name in names},
+        padding_side=tokenizer.padding_side, cut=sum(row.cut for row in examples),
+    )  # fmt: skip
 
 
 def collate(data: Encoded, indices: Sequence[int], device: Any) -> dict[str, Any]:
@@ -44,10 +63,12 @@ def collate(data: Encoded, indices: Sequence[int], device: Any) -> dict[str, Any
     import torch
 
     longest = max(len(data.inputs[i]["input_ids"]) for i in indices)
-    batch = {
-        name: torch.tensor([row + [pad] * (longest - len(row)) for row in (data.inputs[i][name] for i in indices)])
-        for name, pad in data.pad.items()
-    }
+
+    def filled(row: list[int], pad: int) -> list[int]:
+        padding = [pad] * (longest - len(row))
+        return padding + row if data.padding_side == "left" else row + padding
+
+    batch = {name: torch.tensor([filled(data.inputs[i][name], pad) for i in indices]) for name, pad in data.pad.items()}
     batch["labels"] = torch.tensor([data.labels[i] for i in indices])
     if data.teacher is not None:
         batch["teacher"] = torch.tensor([data.teacher[i] for i in indices])

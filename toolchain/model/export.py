@@ -23,13 +23,16 @@ from numpy.typing import NDArray
 from toolchain.core.errors import GateError, ModelError, require
 from toolchain.core.garbage import uncollected
 from toolchain.core.stage import Context, Ge, Gt, Le, Metrics, StageConfig
-from toolchain.model import checkpoint, graph, optimum
+from toolchain.model import checkpoint, graph, optimum, tokens
 
 VERSION = 1
 LIBRARIES = ("torch", "transformers", "onnx", "onnxscript")
 
 #: Protobuf cannot hold more in one file; above it the weights lie beside the graph.
 ONE_FILE_BYTES = 1_900_000_000
+
+#: Longest input, in tokens, that the graph is compared at: attention written out takes memory by its square.
+COMPARED_TOKENS = 512
 
 #: Of a checkpoint that is quantized in training: largest mean |Δlogit| to PyTorch that rounding activations may make,
 #: and the share of labels that an engine must give as its graph does.
@@ -129,14 +132,14 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     proto = graph.load(path, weights=False)
     checkpoint.copy_tokenizer(source, out)
     checkpoint.write_json(out / "interface.json", interface | {"inputs": list(names), "dialect": graph.dialect(proto)})
-    tokens = mean_tokens(tokenizer, context, interface["max_length"])
+    mean = mean_tokens(tokenizer, context, interface["max_length"])
     return {
         "max_difference": max(differences.values()),
         "differences": differences,
         "opset": opset,
         "nodes": len(proto.graph.node),
-        "mean_tokens": tokens,
-        "flops": operations(model, round(tokens)),
+        "mean_tokens": mean,
+        "flops": operations(model, round(mean)),
         "parameters": checkpoint.count_parameters(model),
         **({"exporter": versions} if versions else {}),
         **({"rounding": rounding, "parity": {"floor": QUANTIZED_AGREEMENT}} if quantized else {}),
@@ -151,36 +154,31 @@ def example_batches(
     Yields:
         A name such as ``1x3``, and the inputs, each ``[batch, tokens]`` int64.
     """
-    train = context.dataset().train
-    columns = [list(part) for part in zip(*train.texts[:32], strict=True)]
-    long = [" ".join(column) for column in columns]
-    separators = tokenizer.num_special_tokens_to_add(pair=len(columns) > 1)
-    shortest = separators + len(columns)
+    texts = context.dataset().train.texts[:32]
+    joined = tuple(" ".join(column) for column in zip(*texts, strict=True))
+    special = tokenizer.num_special_tokens_to_add(pair=len(joined) > 1)
+    shortest, longest = special + len(joined), min(max_length, COMPARED_TOKENS)
+    fills = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
 
-    def batch(texts: Sequence[Sequence[str]], length: int) -> tuple[str, dict[str, Any]]:
-        made = tokenizer(
-            *[list(part) for part in texts],
-            truncation=True, max_length=length, padding=True, return_tensors="pt",
-        )  # fmt: skip
-        inputs = {name: made[name] for name in names}
-        rows, tokens = inputs["input_ids"].shape
-        return f"{rows}x{tokens}", inputs
+    def batch(chosen: Sequence[tuple[str, ...]], length: int) -> tuple[str, dict[str, Any]]:
+        rows = tokens.tokenize(tokenizer.backend_tokenizer, chosen, length, tokenizer.truncation_side)
+        inputs = tokens.pad(rows, names, fills, tokenizer.padding_side)
+        return "x".join(map(str, inputs["input_ids"].shape)), {name: torch.from_numpy(inputs[name]) for name in names}
 
-    few = [column[:2] for column in columns]
-    yield batch(few, max_length)
-    one = [[text] for text in long]
-    yield batch(one, shortest)
-    yield batch([[column[0]] for column in columns], max_length)
-    yield batch([[text, *column[1:5]] for text, column in zip(long, columns, strict=True)], max_length)
-    yield batch(columns, min(max_length, 48))
-    yield batch(one, max_length)
+    torch = require("torch", "torch")
+    yield batch(texts[:2], longest)
+    yield batch([joined], shortest)
+    yield batch(texts[:1], longest)
+    yield batch([joined, *texts[1:5]], longest)
+    yield batch(texts, min(longest, 48))
+    yield batch([joined], longest)
 
 
 def mean_tokens(tokenizer: Any, context: Context, max_length: int) -> float:
     """Mean length of the task's dev examples in tokens."""
-    columns = [list(part) for part in zip(*context.dataset().dev.texts, strict=True)]
-    encoded = tokenizer(*columns, truncation=True, max_length=max_length)["input_ids"]
-    return sum(map(len, encoded)) / len(encoded)
+    texts = context.dataset().dev.texts
+    rows = tokens.tokenize(tokenizer.backend_tokenizer, texts, max_length, tokenizer.truncation_side)
+    return sum(map(len, rows)) / len(rows)
 
 
 def parity(

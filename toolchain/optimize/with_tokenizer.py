@@ -92,6 +92,12 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     inputs = [item.name for item in model.graph.input]
     if interface.get("pair"):
         raise ModelError(f"{source} is a model of pairs of texts; with_tokenizer takes single ones")
+    for name in ("truncation_side", "padding_side"):
+        if interface.get(name, "right") != "right":
+            raise ModelError(
+                f"{source / 'interface.json'}: {name} is {interface[name]}; with_tokenizer cuts and pads on the right",
+                "leave the tokenizer apart, as it is without with_tokenizer",
+            )
     if "input_ids" not in inputs or any(item.type.tensor_type.elem_type != 7 for item in model.graph.input):
         raise ModelError(f"{source / 'model.onnx'} reads {', '.join(inputs)}; needed is input_ids, all of them int64")
     nodes, record, tokenizer = _tokenizer(source / "tokenizer.json", interface, inputs)

@@ -84,7 +84,7 @@ def _check_tokens(step: Step, plan: Plan, task: Task) -> None:
     if student is None or teacher is None or student == teacher:
         return
     texts, longest = task.data().train.texts[:SEEN], step.config.finetune.max_length
-    if _tokens(student, texts, longest) != _tokens(teacher, texts, longest):
+    if _tokens(student, texts) != _tokens(teacher, texts):
         from toolchain.compress._lesson import token_ids
 
         # transformers may read a tokenizer otherwise than its file alone says: it has the last word.
@@ -101,8 +101,8 @@ def _tokenizer(step: Step, plan: Plan) -> Path | None:
     return folder if folder and (folder / "tokenizer.json").is_file() else None
 
 
-def _tokens(folder: Path, texts: Sequence[tuple[str, ...]], longest: int) -> list[list[str]]:
+def _tokens(folder: Path, texts: Sequence[tuple[str, ...]]) -> list[list[str]]:
     tokenizer = require("tokenizers", "torch").Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_padding()
-    tokenizer.enable_truncation(longest)
+    tokenizer.no_truncation()
     return [tokenizer.encode(*text).tokens for text in texts]

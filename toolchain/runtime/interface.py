@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from toolchain.core.errors import ModelError
+from toolchain.model.tokens import SIDES
 
 INTERFACE_FILE = "interface.json"
 
@@ -25,6 +26,8 @@ class Interface:
         pad_id: Token that fills up the shorter rows of a batch.
         pad_type_id: Segment of those tokens.
         pair: Whether examples are pairs of texts.
+        truncation_side: Side on which a text that is too long is cut; right where the file does not say.
+        padding_side: Side on which the shorter rows of a batch are filled up; right where the file does not say.
     """
 
     labels: tuple[str, ...]
@@ -32,6 +35,8 @@ class Interface:
     pad_id: int
     pad_type_id: int
     pair: bool
+    truncation_side: str = SIDES[0]
+    padding_side: str = SIDES[0]
 
 
 def read_interface(folder: Path) -> Interface:
@@ -65,7 +70,16 @@ def read_interface(folder: Path) -> Interface:
         pad_id=_integer(path, record, "pad_id", 0),
         pad_type_id=_integer(path, record, "pad_type_id", 0),
         pair=pair,
+        truncation_side=_side(path, record, "truncation_side"),
+        padding_side=_side(path, record, "padding_side"),
     )
+
+
+def _side(path: Path, record: dict[str, Any], name: str) -> str:
+    value = record.get(name, SIDES[0])
+    if value not in SIDES:
+        raise ModelError(f"{path}: {name} is {value!r}; allowed are {' and '.join(SIDES)}")
+    return str(value)
 
 
 def _integer(path: Path, record: dict[str, Any], name: str, least: int) -> int:

@@ -18,11 +18,11 @@ import numpy as np
 
 from toolchain.core import registry
 from toolchain.core.errors import DataError, EngineError, ModelError
-from toolchain.core.session import TEXT_INPUT, ConcurrentSession, Session
+from toolchain.core.session import INPUTS, TEXT_INPUT, ConcurrentSession, Session
 from toolchain.engines._artifact import ENGINE_FILE, read_engine
 from toolchain.engines._batching import plan_batches, read_batching
 from toolchain.model import heads
-from toolchain.model.tokens import TOKENIZER_FILE, load_tokenizer
+from toolchain.model.tokens import TOKENIZER_FILE, Tokens, load_tokenizer, pad, tokenize
 from toolchain.runtime.interface import read_interface
 
 if TYPE_CHECKING:
@@ -33,22 +33,6 @@ CHARACTERS_PER_TOKEN = 4
 
 #: Characters of a bad text that an error repeats.
 SHOWN = 40
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """One example as tokens, the special ones included and cut to the model's length.
-
-    Attributes:
-        ids: Token ids.
-        type_ids: Segment of every token.
-    """
-
-    ids: list[int]
-    type_ids: list[int]
-
-    def __len__(self) -> int:
-        return len(self.ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +98,7 @@ class Predictor:
                 f"{folder} reads text in its graph, and pairs of texts", "its tokenizer takes single texts"
             )
 
-    def encode(self, texts: Iterable[tuple[str, ...] | str]) -> list[Encoded | Raw]:
+    def encode(self, texts: Iterable[tuple[str, ...] | str]) -> list[Tokens | Raw]:
         """Turns texts into what is batched: tokens, or the texts themselves where the engine tokenizes.
 
         Args:
@@ -129,15 +113,16 @@ class Predictor:
             return []
         if not self._tokenizes:
             _refuse_broken(checked)
-            return [Raw(text) for text in checked]
-        return [Encoded(encoding.ids, encoding.type_ids) for encoding in self._tokens(checked)]
+            return [Raw(text) for (text,) in checked]
+        return [*self._tokens(checked)]
 
-    def lengths(self, examples: Sequence[Encoded | Raw]) -> list[int]:
-        """Tokens of each example, the special ones included, whoever tokenizes them."""
-        encodings = iter(self._tokens([example.text for example in examples if isinstance(example, Raw)]))
-        return [len(next(encodings).ids) if isinstance(example, Raw) else len(example) for example in examples]
+    def lengths(self, examples: Sequence[Tokens | Raw]) -> tuple[list[int], int]:
+        """Return the tokens of each example, the special ones included, and how many examples are cut."""
+        tokenized = iter(self._tokens([(example.text,) for example in examples if isinstance(example, Raw)]))
+        rows = [next(tokenized) if isinstance(example, Raw) else example for example in examples]
+        return [len(row) for row in rows], sum(row.cut for row in rows)
 
-    def collate(self, encoded: Sequence[Encoded | Raw], pad_to: int = 0) -> dict[str, NDArray[Any]]:
+    def collate(self, encoded: Sequence[Tokens | Raw], pad_to: int = 0) -> dict[str, NDArray[Any]]:
         """Makes one batch, padded to its longest example.
 
         Args:
@@ -151,24 +136,13 @@ class Predictor:
             return {
                 TEXT_INPUT: np.array([example.text for example in encoded if isinstance(example, Raw)], dtype=object)
             }
-        examples = [example for example in encoded if isinstance(example, Encoded)]
-        shape = (len(examples), max([pad_to, *map(len, examples)]))
-        batch: dict[str, NDArray[Any]] = {}
-        if "input_ids" in self.session.inputs:
-            ids = batch["input_ids"] = np.full(shape, self.interface.pad_id, dtype=np.int64)
-            for row, example in zip(ids, examples, strict=True):
-                row[: len(example)] = example.ids
-        if "attention_mask" in self.session.inputs:
-            lengths = np.fromiter(map(len, examples), dtype=np.int64, count=len(examples))
-            batch["attention_mask"] = (np.arange(shape[1]) < lengths[:, None]).astype(np.int64)
-        if "token_type_ids" in self.session.inputs:
-            types = batch["token_type_ids"] = np.full(shape, self.interface.pad_type_id, dtype=np.int64)
-            for row, example in zip(types, examples, strict=True):
-                row[: len(example)] = example.type_ids
-        return batch
+        rows = [example for example in encoded if isinstance(example, Tokens)]
+        fills = {"input_ids": self.interface.pad_id, "token_type_ids": self.interface.pad_type_id}
+        names = [name for name in INPUTS if name in self.session.inputs]
+        return dict(pad(rows, names, fills, self.interface.padding_side, pad_to))
 
     def batches(
-        self, encoded: Sequence[Encoded | Raw], batch_size: int = 32, sort: bool = True
+        self, encoded: Sequence[Tokens | Raw], batch_size: int = 32, sort: bool = True
     ) -> Iterator[tuple[list[int], dict[str, NDArray[Any]]]]:
         """Splits examples into batches.
 
@@ -221,7 +195,7 @@ class Predictor:
         return self.encoded_logits(self.encode(texts), batch_size, sort)
 
     def encoded_logits(
-        self, encoded: Sequence[Encoded | Raw], batch_size: int = 32, sort: bool = True
+        self, encoded: Sequence[Tokens | Raw], batch_size: int = 32, sort: bool = True
     ) -> NDArray[np.float32]:
         """Like ``logits``, of what ``encode`` gave."""
         if batch_size < 1:
@@ -249,11 +223,11 @@ class Predictor:
         best = probabilities.argmax(axis=1) if len(probabilities) else []
         return [Prediction(self.labels[k], float(row[k])) for k, row in zip(best, probabilities, strict=True)]
 
-    def _checked(self, texts: Iterable[tuple[str, ...] | str]) -> list[Any]:
+    def _checked(self, texts: Iterable[tuple[str, ...] | str]) -> list[tuple[str, ...]]:
         if isinstance(texts, str):
             raise DataError(f"one text was given, {texts[:SHOWN]!r}; allowed is a list of them")
         wanted = 2 if self.interface.pair else 1
-        checked: list[Any] = []
+        checked: list[tuple[str, ...]] = []
         for index, given in enumerate(texts):
             parts = (given,) if isinstance(given, str) else given
             if not isinstance(parts, tuple | list) or not all(isinstance(part, str) for part in parts):
@@ -261,16 +235,15 @@ class Predictor:
             if len(parts) != wanted:
                 takes = "pairs of texts" if wanted == 2 else "single texts"
                 raise DataError(f"example {index} has {len(parts)} texts, and {self.folder} is a model of {takes}")
-            checked.append(tuple(parts) if wanted == 2 else parts[0])
+            checked.append(tuple(parts))
         return checked
 
-    def _tokens(self, texts: Sequence[Any]) -> list[Any]:
+    def _tokens(self, texts: Sequence[tuple[str, ...]]) -> list[Tokens]:
         try:
-            encodings: list[Any] = self._tokenizer.encode_batch_fast(texts)
+            return tokenize(self._tokenizer, texts, self.interface.max_length, self.interface.truncation_side)
         except TypeError:  # the one kind of str that it does not take, and it does not say which
             _refuse_broken(texts)
             raise
-        return encodings
 
 
 def open_engine(folder: Path, threads: int) -> Session:
@@ -295,7 +268,7 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return found
 
 
-def _refuse_broken(texts: Sequence[str | tuple[str, ...]]) -> None:
+def _refuse_broken(texts: Sequence[tuple[str, ...]]) -> None:
     for index, given in enumerate(texts):
         try:
             "".join(given).encode("utf-8")
