@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,73 @@ def measured(engine: Path, work: Path) -> dict[str, Any]:
     """The gate's evidence on all texts."""
     with WorkerProcess("engine", 1) as worker:
         worker.call("open", folder=str(engine), threads=1)
-        return invariance.measure(worker, TEXTS, range(len(TEXTS)), MAX_LENGTH, context(work))
+        return invariance.measure(worker, TEXTS, np.zeros(len(TEXTS)), MAX_LENGTH, context(work), full=True)
+
+
+class Scripted:
+    """A worker whose logits lead by what stands in a text, and move by a step in batches and by a step in padding."""
+
+    def __init__(self, step: float) -> None:
+        self.step, self.texts = step, 0
+
+    def call(self, do: str, *_: Any, texts: str, batch_size: int, pad_to: int, out: str) -> dict[str, Any]:
+        leads = np.array([float(text) for (text,) in json.loads(Path(texts).read_text("utf-8"))])
+        leads -= self.step * ((batch_size > 1) + (pad_to > 0))
+        np.save(out, np.stack([leads / 2, -leads / 2], axis=1))
+        self.texts += len(leads)
+        return {"pads": True}
+
+
+def scripted(leads: list[float], step: float, work: Path, **more: Any) -> tuple[dict[str, Any], int]:
+    """The evidence on sentences that an engine decides by these leads, and how many texts it ran."""
+    worker, texts = Scripted(step), [(str(lead),) for lead in leads]
+    work.mkdir(exist_ok=True)
+    found = invariance.measure(worker, texts, np.array(leads), 128, context(work), **more)  # type: ignore[arg-type]
+    return found, worker.texts
+
+
+#: A thousand sentences, decided by 0.01 to 10.
+LEADS = [place / 100 for place in range(1, 1001)]
+
+
+def test_runs_end_when_no_sentence_that_is_left_can_flip(tmp_path: Path) -> None:
+    found, texts = scripted(LEADS, 0.001, tmp_path)
+    # 64 sentences are drawn, and about 68 of the first have the 64 least certain others; two steps are far below.
+    assert (found["examples"], texts, found["safe"]) == (128, 3 * 128, True)
+    assert 0.6 <= found["least_left"] <= 0.8
+    assert found["change"] == pytest.approx(0.001)
+    verdict = gates.invariance(found)
+    assert verdict.passed
+    assert (
+        "on 128 of 1000 test sentences, the least certain among them; the rest are decided by 0.6" in verdict.evidence
+    )
+
+
+def test_larger_changes_run_more_sentences_and_count_every_flip(tmp_path: Path) -> None:
+    found, _ = scripted(LEADS, 0.034, tmp_path)
+    whole, texts = scripted(LEADS, 0.034, tmp_path, full=True)
+    # Sentences decided by 0.01 to 0.03 flip in the batch, those by 0.04 to 0.06 by the padding.
+    assert (found["batch"]["flips"], found["padding"]["flips"]) == (3, 3)
+    assert [found[run]["indices"] for run in ("batch", "padding")] == [
+        whole[run]["indices"] for run in ("batch", "padding")
+    ]
+    assert (whole["examples"], whole["least_left"], texts) == (1000, None, 3000)
+
+
+def test_runs_end_when_the_flips_so_far_settle_that_it_fails(tmp_path: Path) -> None:
+    found, _ = scripted(LEADS, 5.0, tmp_path)
+    assert found["examples"] < 1000
+    assert gates.invariance(found).failed
+
+
+def test_a_sentence_that_was_drawn_is_not_run_twice(tmp_path: Path) -> None:
+    margins = np.array(LEADS)
+    places = invariance.order(margins)
+    assert sorted(places) == [*range(1000)]
+    drawn, rest = set(places[:64]), places[64:]
+    assert rest == [place for place in range(1000) if place not in drawn]
+    assert places == invariance.order(margins)
+    assert sorted(invariance.order(margins[:9])) == [*range(9)]
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +134,19 @@ def test_a_sentence_without_numbers_is_a_flip_whatever_its_label_would_be() -> N
     assert found == {"flips": 1, "ties": 0, "indices": [7], "max_difference": 0.25}
 
 
+def evidence(flips: int, of: int, *, ties: int = 0, **more: Any) -> dict[str, Any]:
+    """What the gate measured, of all sentences, where padding has flipped some labels."""
+
+    def run(flips: int, ties: int) -> dict[str, Any]:
+        return {"flips": flips, "ties": ties, "indices": list(range(flips)), "max_difference": 0.5}
+
+    batch, padding = {"sizes": [1, 32], **run(0, 0)}, {"pad_to": 128, **run(flips, ties)}
+    found = {"examples": of, "of": of, "change": 1.0, "least_left": None, "safe": True}
+    return {**found, "batch": batch, "padding": padding, **more}
+
+
 def test_an_engine_that_pads_by_itself_has_no_padding_to_pass() -> None:
-    run = {"flips": 0, "ties": 0, "indices": [], "max_difference": 0.0}
-    verdict = gates.invariance({"examples": 9, "of": 9, "batch": {"sizes": [1, 32], **run}, "padding": None})
+    verdict = gates.invariance(evidence(0, 9, padding=None))
     assert verdict.passed
     assert verdict.evidence == (
         "batch 1 against 32: label flips 0; padding not run: the engine tokenizes, and pads, by itself; "
@@ -77,28 +154,27 @@ def test_an_engine_that_pads_by_itself_has_no_padding_to_pass() -> None:
     )
 
 
-def test_a_sample_grows_with_the_time_and_holds_the_smaller_ones() -> None:
-    small = invariance.positions("auto", 2000, 10.0, 1.0)
-    larger = invariance.positions("auto", 2000, 500.0, 1.0)
-    assert (len(small), len(larger)) == (256, 500)
-    assert set(small) < set(larger)
-    assert small == sorted(small) == invariance.positions("sample", 2000, 1e9, 1e-9)
-    assert invariance.positions("auto", 2000, 2001.0, 1.0) == invariance.positions("full", 2000, 0, 1) == [*range(2000)]
-    assert invariance.positions("sample", 100, 0, 1) == [*range(100)]
+@pytest.mark.parametrize(
+    ("flips", "of", "passed"),
+    # Wilson's lower ends by his formula: 2 of 300 0.18 %, 9 of 1000 0.47 %, 10 of 1000 0.54 %, 16 of 1821 0.54 %.
+    [(5, 1000, True), (6, 1000, None), (9, 1000, None), (10, 1000, False), (2, 300, None), (1, 300, True),
+     (15, 1821, None), (16, 1821, False)],
+)  # fmt: skip
+def test_an_engine_fails_only_where_the_whole_interval_is_above_the_limit(
+    flips: int, of: int, passed: bool | None
+) -> None:
+    assert gates.invariance(evidence(flips, of)).passed is passed
 
 
-def test_half_a_percent_of_the_labels_may_flip_and_no_more() -> None:
-    def run(flips: int) -> dict[str, Any]:
-        return {"flips": flips, "ties": 0, "indices": list(range(flips)), "max_difference": 0.5}
+def test_what_the_split_cannot_say_is_no_failure_and_says_its_interval() -> None:
+    verdict = gates.invariance(evidence(2, 300))
+    assert (verdict.failed, verdict.open, gates.binding([verdict])) == (False, True, [])
+    assert verdict.reason == "cannot say: 2 flips of 300 are 0.18 to 2.4 % of the labels, and 0.5 % may flip"
+    assert verdict.evidence.startswith(f"{verdict.reason}; batch 1 against 32: label flips 0; ")
 
-    def found(flips: int) -> dict[str, Any]:
-        batch, padding = {"sizes": [1, 32], **run(0)}, {"pad_to": 128, **run(flips)}
-        return {"examples": 1000, "of": 1821, "batch": batch, "padding": padding}
 
-    assert gates.invariance(found(5)).passed
-    verdict = gates.invariance(found(6))
-    assert verdict.failed
-    assert verdict.evidence.endswith("label flips 6 (sentences 0, 1, 2, 3, 4, …); on 1000 of 1821 test sentences")
+def test_toss_ups_do_not_count() -> None:
+    assert gates.invariance(evidence(12, 1000, ties=7)).passed
 
 
 def test_switched_off_is_not_passed() -> None:

@@ -19,7 +19,7 @@ from toolchain.core.errors import DataError, EngineError, ModelError
 from toolchain.core.log import progress
 from toolchain.core.stage import Context, Ge, Le, Metrics, StageConfig
 from toolchain.engines._artifact import EngineFile, read_engine
-from toolchain.measure import engine_parity, gates, invariance, isa
+from toolchain.measure import engine_parity, invariance, isa, parity
 from toolchain.measure.engine_parity import Reference
 from toolchain.measure.process import WorkerProcess, texts_file, write_texts
 from toolchain.model.labels import match_labels
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-VERSION = 4
+VERSION = 5
 LIBRARIES = ("tokenizers", "numpy")
 
 SPLITS = ("dev", "test")
@@ -50,12 +50,9 @@ class Config(StageConfig):
 
     #: Examples per batch; a batch holds examples of like length.
     batch_size: Annotated[int, Ge(1), Le(1024)] = 32
-    #: How much of test is run three times to see whether labels depend on the batch or the padding; sample: 256
-    #: sentences, always the same; auto: as many as fit into invariance_seconds, no fewer than those, and all of it
-    #: where those fail.
-    invariance: Literal["auto", "full", "sample", "off"] = "auto"
-    #: Seconds that auto may take.
-    invariance_seconds: Annotated[float, Ge(0), Le(86_400)] = 20.0
+    #: How much of test is run three times to see whether labels depend on the batch or the padding; auto: the sentences
+    #: that can flip, the least certain first, until the rest cannot.
+    invariance: Literal["auto", "full", "off"] = "auto"
     #: Whether int8 engines are run without VNNI and AVX-512 too, where a switch or an emulator allows it.
     isa: Literal["auto", "off"] = "auto"
 
@@ -88,7 +85,7 @@ def evaluate(engine: Path, out: Path, config: Config, context: Context, referenc
         record["labels"][name] = _gold(dataset, name, index)
         if groups := dataset.split(name).groups:
             record.setdefault("groups", {})[name] = list(groups)
-    seconds, spent = 0.0, dict[str, float]()
+    spent = dict[str, float]()
     total = sum(len(gold) for gold in record["labels"].values())
     with (
         texts_file(context.work) as texts,
@@ -103,14 +100,11 @@ def evaluate(engine: Path, out: Path, config: Config, context: Context, referenc
                 "predict", bar.advance, texts=str(texts), batch_size=config.batch_size, out=str(probabilities)
             )
             record["tokens"][name] = answer["tokens"]
-            seconds += answer["seconds"]
             record["splits"][name] = _score(probabilities, gold, engine)
         with _clock("parity", spent):
             record["parity"] = engine_parity.measure(worker, manifest, reference, context)
         with _clock("invariance", spent):
-            tokens = sum(map(sum, record["tokens"].values()))
-            per_token = seconds / max(tokens, 1)
-            record["invariance"] = _invariance(worker, engine, config, context, per_token, tokens / total)
+            record["invariance"] = _invariance(worker, engine, out, config, context)
         if config.isa == "auto":
             with _clock("isa", spent):
                 record["isa"] = isa.measure(worker, engine, manifest, source, context)
@@ -124,7 +118,7 @@ def evaluate(engine: Path, out: Path, config: Config, context: Context, referenc
         "zstd_bytes": sum(zstd_bytes(path) for path in files),
         "parameters": manifest.extra.get("parameters"),
         "flops_per_example": manifest.extra.get("flops"),
-        "mean_tokens": tokens / total,
+        "mean_tokens": sum(map(sum, record["tokens"].values())) / total,
     }
     (out / EVALUATION_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     accuracies = {f"accuracy_{name}": record["splits"][name]["accuracy"] for name in SPLITS}
@@ -151,22 +145,18 @@ def zstd_bytes(path: Path) -> int:
 
 
 def _invariance(
-    worker: WorkerProcess, engine: Path, config: Config, context: Context, seconds_per_token: float, mean_tokens: float
+    worker: WorkerProcess, engine: Path, out: Path, config: Config, context: Context
 ) -> dict[str, Any] | None:
-    """Label flips over test, where the settings ask for them."""
+    """Count label flips over test, where the settings ask for them."""
     if config.invariance == "off":
         return None
-    texts = context.dataset().test.texts
-    pad_to = min(invariance.PADDED_TOKENS, read_interface(engine).max_length)
+    import numpy as np
 
-    # Three runs: one sentence at a time, batches padded to their longest (each about half as quick as sorted batches),
-    # and batches of pad_to tokens.
-    each = seconds_per_token * (4 * mean_tokens + pad_to)
-    chosen = invariance.positions(config.invariance, len(texts), config.invariance_seconds, each)
-    found = invariance.measure(worker, texts, chosen, pad_to, context)
-    if gates.invariance(found).failed and config.invariance == "auto" and len(chosen) < len(texts):
-        return invariance.measure(worker, texts, range(len(texts)), pad_to, context)  # a sample condemns nobody
-    return found
+    with np.errstate(divide="ignore"):  # a probability of 0 is decided by an infinite lead
+        margins = parity.margin(np.log(np.load(out / "probabilities_test.npy").astype(np.float64)))
+    pad_to = min(invariance.PADDED_TOKENS, read_interface(engine).max_length)
+    texts = context.dataset().test.texts
+    return invariance.measure(worker, texts, margins, pad_to, context, full=config.invariance == "full")
 
 
 def _int8_products(

@@ -11,7 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from toolchain.measure.statistics import Interval
+from toolchain.measure.statistics import Interval, wilson
+
+#: How the evidence of a gate begins that was run on too few data.
+CANNOT_SAY = "cannot say"
 
 
 @dataclass(frozen=True)
@@ -20,9 +23,9 @@ class Verdict:
 
     Attributes:
         gate: Which gate.
-        passed: Whether the engine came through; None where the gate was not run.
+        passed: Whether the engine came through; None where the gate was not run, or the data cannot say.
         evidence: The numbers that decided it, as a sentence.
-        reason: Why it was not run; empty where it was.
+        reason: Why it was not judged; empty where it was.
     """
 
     gate: str
@@ -34,6 +37,11 @@ class Verdict:
     def failed(self) -> bool:
         """Whether it was judged and not passed."""
         return self.passed is False
+
+    @property
+    def open(self) -> bool:
+        """Whether it was run, and the data cannot say."""
+        return self.passed is None and self.evidence.startswith(CANNOT_SAY)
 
 
 #: The gates in the order in which they are told. An engine that fails one of those that ``BINDING`` names is never
@@ -151,6 +159,9 @@ def fusion(counts: Mapping[str, Sequence[int]] | None) -> Verdict:
 def invariance(found: Mapping[str, Any] | None) -> Verdict:
     """Gate 4: at most 0.5 % of the labels depend on the batch, and as many on the padding.
 
+    An engine fails when the whole 95 % interval (Wilson's) of the share of flips lies above that, toss-ups not counted.
+    It passes when the share over the whole split is no more than that. Otherwise the split cannot say.
+
     Args:
         found: What ``measure.invariance.measure`` gave; None where it was switched off.
     """
@@ -161,13 +172,28 @@ def invariance(found: Mapping[str, Any] | None) -> Verdict:
         runs[f"padded to the batch against {found['padding']['pad_to']} tokens"] = found["padding"]
     told = [f"{name}: {_flips(run)}" for name, run in runs.items()]
     told += [] if found["padding"] else ["padding not run: the engine tokenizes, and pads, by itself"]
-    where = (
-        f"{found['examples']} of {found['of']} test sentences"
-        if found["examples"] < found["of"]
-        else (f"all {found['of']} test sentences")
-    )
+    evidence = f"{'; '.join(told)}; {_run_on(found)}"
     worst = max(run["flips"] - run["ties"] for run in runs.values())
-    return Verdict("invariance", worst <= MOST_FLIPS * found["examples"], f"{'; '.join(told)}; on {where}")
+    share = wilson(worst, found["of"])  # what was not run can only add flips
+    if share.low > MOST_FLIPS:
+        return Verdict("invariance", False, evidence)
+    if found["safe"] and share.estimate <= MOST_FLIPS:
+        return Verdict("invariance", True, evidence)
+    interval = f"{100 * share.low:.2g} to {100 * share.high:.2g} %"
+    reason = f"{worst} flips of {found['of']} are {interval} of the labels, and {100 * MOST_FLIPS:g} % may flip"
+    return Verdict("invariance", None, f"{CANNOT_SAY}: {reason}; {evidence}", f"{CANNOT_SAY}: {reason}")
+
+
+def _run_on(found: Mapping[str, Any]) -> str:
+    """Return which sentences were run, and why no others."""
+    if found["least_left"] is None:
+        return f"on all {found['of']} test sentences"
+    where = f"on {found['examples']} of {found['of']} test sentences, the least certain among them"
+    if not found["safe"]:
+        return where
+    return f"{where}; the rest are decided by {found['least_left']:.2g} or more, and no lead changed by more than " + (
+        f"{found['change']:.2g}"
+    )
 
 
 def isa(found: Mapping[str, Any] | None) -> Verdict:

@@ -25,6 +25,7 @@ MARKS = {
     "labels lost": "parity failed: a pass or the engine changed more labels than it may: never recommended",
     "unfused": "the runtime has not fused all that this architecture lets it fuse: never recommended",
     "batch-bound": "more than 0.5 % of the labels depend on the batch or on the padding: never recommended",
+    "maybe batch-bound": "the test split is too small to say whether more than 0.5 % of the labels depend on the batch",
     "VNNI only": "on processors without VNNI its int8 products saturate, and labels change",
     "misplaced": "some nodes ran elsewhere than on the provider that was asked for",
     "unstable": "its speed against its baseline is not known to ±10 %: close other programs and measure again",

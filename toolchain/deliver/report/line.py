@@ -35,6 +35,9 @@ FAILED = {
     "isa": "VNNI only",
 }  # fmt: skip
 
+#: Marks of gates that were run and cannot say.
+OPEN = {"invariance": "maybe batch-bound"}
+
 #: An engine is smaller when its baseline is more than so many times as large.
 SMALLER = 1.01
 
@@ -186,6 +189,7 @@ class Line:
         elif self.row.compressed:
             found += [f"slower at {setting}" for setting, ratio in self.speedup_of("engine").items() if ratio.high < 1]
         found += [FAILED[gate] for gate in self.failures if gate in FAILED]
+        found += [OPEN[verdict.gate] for verdict in self.gates if verdict.gate in OPEN and verdict.open]
         if any(self.unstable(setting) for setting in self.settings):
             found.append("unstable")
         return tuple(found)
