@@ -14,10 +14,10 @@ from toolchain.core.log import logger
 from toolchain.core.session import INPUTS
 from toolchain.core.stage import Context, Kind, Metrics, MinLen, StageConfig
 from toolchain.core.store import MANIFEST, Artifact, digest
-from toolchain.model import checkpoint, graph, heads, onnx_file, source
+from toolchain.model import checkpoint, graph, heads, onnx_file, onnx_head, source, vocabulary
 from toolchain.model.labels import UNNAMED
 
-VERSION = 3
+VERSION = 4
 LIBRARIES = ("transformers",)
 
 
@@ -144,7 +144,9 @@ def _adopt_checkpoint(config: Config, out: Path, context: Context) -> Metrics:
     folder = source.fetch(source.resolve(config.path))
     heads.check(folder)
     model = checkpoint.load_model(folder)
-    tokenizer = checkpoint.load_tokenizer(Path(config.tokenizer).expanduser() if config.tokenizer else folder)
+    where = Path(config.tokenizer).expanduser() if config.tokenizer else folder
+    tokenizer = checkpoint.load_tokenizer(where)
+    vocabulary.check(model, tokenizer, where)
     labels = own_labels(folder, context.dataset().labels)
     if len(labels) != model.config.num_labels:
         raise ModelError(
@@ -166,7 +168,15 @@ def _adopt_checkpoint(config: Config, out: Path, context: Context) -> Metrics:
 def _adopt_onnx(config: Config, out: Path, context: Context) -> Metrics:
     local = Path(config.path).expanduser()
     path = graph_file(local)
-    proto = graph.load(path)
+    if unfit := refusal(config.path):
+        raise ModelError(*unfit)
+    with onnx_file.unlinked(path, context.work) as plain:
+        return _adopt_graph(config, out, context, path, plain)
+
+
+def _adopt_graph(config: Config, out: Path, context: Context, path: Path, plain: Path) -> Metrics:
+    local = Path(config.path).expanduser()
+    proto = graph.load(plain)
     names = [value.name for value in proto.graph.input]
     unknown = [name for name in names if name not in INPUTS and name not in {t.name for t in proto.graph.initializer}]
     if unknown or "input_ids" not in names:
@@ -174,8 +184,11 @@ def _adopt_onnx(config: Config, out: Path, context: Context) -> Metrics:
             f"{path}: inputs are {', '.join(names)}; a text classifier has {', '.join(INPUTS)}",
             "export it with those input names",
         )
+    notes, activation = onnx_head.take_logits(proto, path)
     where = _tokenizer_folder(config, path, local)
     checkpoint.copy_tokenizer(where, out)
+    largest = vocabulary.largest_token(out / "tokenizer.json")
+    vocabulary.check_rows(onnx_head.embedding_rows(proto), largest, path)
     known = next((f / "interface.json" for f in (path.parent, where) if (f / "interface.json").is_file()), None)
     if known:
         interface = checkpoint.read_json(known)
@@ -198,9 +211,12 @@ def _adopt_onnx(config: Config, out: Path, context: Context) -> Metrics:
     order = [name for name in INPUTS if name in names]
     checkpoint.write_json(out / "interface.json", interface | {"inputs": order, "dialect": dialect})
     graph.save(proto, out / "model.onnx")
+    onnx_head.try_out(out / "model.onnx", len(interface["labels"]), largest, path, before=plain if activation else None)
     if (path.parent / "history.json").is_file():
         shutil.copyfile(path.parent / "history.json", out / "history.json")
-    return {"dialect": dialect, "parameters": graph.parameters(proto), "nodes": len(proto.graph.node)}
+    return {
+        "dialect": dialect, "parameters": graph.parameters(proto), "nodes": len(proto.graph.node), "notes": notes,
+    }  # fmt: skip
 
 
 def own_labels(folder: Path, task: Sequence[str]) -> list[str]:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from toolchain.core.errors import GateError, ModelError, require
 from toolchain.core.garbage import uncollected
 from toolchain.core.stage import Context, Ge, Gt, Le, Metrics, StageConfig
-from toolchain.model import checkpoint, graph, optimum, tokens
+from toolchain.model import checkpoint, graph, optimum, tokens, vocabulary
 
 VERSION = 1
 LIBRARIES = ("torch", "transformers", "onnx", "onnxscript")
@@ -87,6 +87,7 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     # Attention as plain products and softmax: every quantizer, fusion and runtime knows that shape of it.
     model = checkpoint.load_model(source, attention="eager")
     tokenizer = checkpoint.load_tokenizer(source)
+    vocabulary.check(model, tokenizer, source)
     interface = checkpoint.read_json(source / "interface.json")
     names = checkpoint.model_inputs(model, tokenizer)
     batches = list(example_batches(tokenizer, context, interface["max_length"], names))

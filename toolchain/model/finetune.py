@@ -10,7 +10,7 @@ from typing import Any
 from toolchain.core.errors import ModelError
 from toolchain.core.log import logger
 from toolchain.core.stage import Context, Metrics
-from toolchain.model import checkpoint, heads, scratch, zeros
+from toolchain.model import checkpoint, heads, scratch, vocabulary, zeros
 from toolchain.model.encoded import encode
 from toolchain.model.train import Hooks, TrainConfig, train
 
@@ -60,6 +60,7 @@ def _finetune(source: Path, out: Path, config: Config, context: Context) -> Metr
     for note in notes:
         logger.info("    %s", note)
     model = checkpoint.load_for_training(source, data.labels, context.seed, new_head=bool(replaced))
+    vocabulary.check(model, tokenizer, source)
     checkpoint.check_length(model.config, tokenizer, config.max_length)
     names = checkpoint.model_inputs(model, tokenizer)
     encoded = {name: encode(tokenizer, data.split(name), config.max_length, names) for name in ("train", "dev")}

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import shutil
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -67,6 +70,34 @@ def inspect(path: Path) -> OnnxFile:
     return OnnxFile(tuple(external), nodes, size + total)
 
 
+@contextmanager
+def unlinked(path: Path, work: Path) -> Iterator[Path]:
+    """Yield a file whose external data are plain files: itself, or a copy of one whose data are links.
+
+    The hub's cache holds a model's files as links into its own folder ``blobs``; onnx and ONNX Runtime refuse them.
+
+    Args:
+        path: The ``.onnx`` file.
+        work: Folder on a disk that has room for the copy.
+    """
+    external = inspect(path).external
+    if not any((path.parent / name).is_symlink() for name in external):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="unlinked-", dir=work) as folder:
+        for name in (path.name, *external):
+            target = Path(folder) / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path.parent / name, target)  # onnx refuses hard links too
+        yield Path(folder) / path.name
+
+
+def _in_hub_cache(link: Path) -> bool:
+    """Return whether a link of a snapshot in the hub's cache leads to the blobs of the same model."""
+    snapshots = next((folder for folder in link.absolute().parents if folder.name == "snapshots"), None)
+    return snapshots is not None and link.resolve().is_relative_to((snapshots.parent / "blobs").resolve())
+
+
 def _function_graphs(function: Any) -> Iterator[Any]:
     yield function
     for node in function.node:
@@ -107,7 +138,7 @@ def _confined(path: Path, tensor: Any) -> str:
     place = path.parent
     for part in parts:
         place /= part
-        if place.is_symlink():
+        if place.is_symlink() and not _in_hub_cache(place):
             raise ModelError(f"{what}, which is a symbolic link; allowed are plain files in its own folder")
     if not place.is_file():
         raise ModelError(f"{what}, which is missing", "copy the model together with its external data")
