@@ -205,3 +205,45 @@ def test_a_head_of_the_tasks_own_labels_stays(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, {"architectures": ["BertForSequenceClassification"]})
     assert "other labels (LABEL_0, LABEL_1)" in heads.new_head_reason(folder, ("negative", "positive"))
     assert heads.new_head_reason(folder_of(tmp_path, {"architectures": ["BertModel"]}), ("no", "yes")) == ""
+
+
+def _family(folder: Path, family: str, **settings: Any) -> Path:
+    """A checkpoint folder of a family with the tiny checkpoint's tokenizer."""
+    import transformers
+
+    shutil.copytree(checkpoint_folder(), folder)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    config = transformers.AutoConfig.for_model(family, vocab_size=200, num_labels=2, **{**sizes, **settings})
+    transformers.AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    named = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **named})
+    return folder
+
+
+def test_a_family_that_cannot_be_exported_is_refused_before_it_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Landmarks of Nyströmformer divide the text's length, so its graph has one length alone.
+    source = _family(tmp_path / "nystrom", "nystromformer", num_landmarks=8, segment_means_seq_len=64)
+    monkeypatch.setattr(finetune, "train", lambda *given, **more: pytest.fail("it was trained"))
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ModelError, match="is of the family nystromformer, which cannot be exported for texts of any"):
+        finetune.apply(source, tmp_path / "out", finetune.Config(max_length=16), context(tmp_path))
+
+
+def test_deberta_of_the_first_version_trains_in_fp32(tmp_path: Path) -> None:
+    source = _family(tmp_path / "deberta", "deberta", relative_attention=True, pos_att_type=["c2p", "p2c"])
+    (tmp_path / "out").mkdir()
+    settings: dict[str, Any] = {"epochs": 1, "batch_size": 32, "max_length": 16}
+    with pytest.raises(ModelError, match="precision bf16: deberta computes in fp32 alone"):
+        finetune.apply(source, tmp_path / "out", finetune.Config(precision="bf16", **settings), context(tmp_path))
+    metrics = finetune.apply(source, tmp_path / "out", finetune.Config(**settings), context(tmp_path))
+    assert metrics["precision"] == "fp32"
+
+
+@pytest.mark.parametrize("family", ["longformer", "xlnet", "funnel", "fnet"])
+def test_a_family_that_is_known_not_to_work_is_refused_at_once(tmp_path: Path, family: str) -> None:
+    folder = folder_of(tmp_path, {"model_type": family, "architectures": ["XForSequenceClassification"]})
+    for refusal in (heads.refusal(folder), heads.start_refusal(folder)):
+        assert refusal is not None
+        assert f"is of the family {family}, which is not served" in refusal[0]

@@ -37,9 +37,9 @@ def _export(architecture: str, folder: Path) -> None:
     names = ["input_ids", "attention_mask", "token_type_ids"][: 2 if architecture == "roberta" else 3]
     interface = json.loads((source / "interface.json").read_text())
     (folder / "interface.json").write_text(json.dumps({**interface, "inputs": names, "dialect": "standard"}))
-    wrapper = export._logits_only(model.eval(), names).eval()
+    wrapper = export.logits_only(model.eval(), names).eval()
     inputs = {name: torch.ones((2, 7), dtype=torch.int64) for name in names}
-    program = export._export(wrapper, inputs, names, export.Config().opset, source)
+    program = export.trace(wrapper, inputs, names, export.Config().opset, source)
     export._store_transposed(program.model)
     export._strip(program.model)
     program.save(str(folder / "model.onnx"))

@@ -91,7 +91,7 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     interface = checkpoint.read_json(source / "interface.json")
     names = checkpoint.model_inputs(model, tokenizer)
     batches = list(example_batches(tokenizer, context, interface["max_length"], names))
-    wrapper = _logits_only(model, names).eval()
+    wrapper = logits_only(model, names).eval()
     quantized = checkpoint.QUANTIZERS in model.config.to_dict()
     opset = config.opset
     path = out / "model.onnx"
@@ -110,9 +110,9 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     def exported() -> Any:
         traced = wrapper
         if quantized:
-            traced = _logits_only(checkpoint.load_model(source, attention="eager"), names).eval()
+            traced = logits_only(checkpoint.load_model(source, attention="eager"), names).eval()
             integer.lower(traced.model)
-        program = _export(traced, batches[0][1], names, opset, source)
+        program = trace(traced, batches[0][1], names, opset, source)
         if quantized:
             integer.finish(program.model)
         _store_transposed(program.model)
@@ -291,8 +291,8 @@ def first_diverging(program: Any, inputs: tuple[Any, ...], tolerance: float) -> 
     return None
 
 
-def _logits_only(model: Any, names: Sequence[str]) -> Any:
-    """A module that takes the named inputs in order and returns the logits alone."""
+def logits_only(model: Any, names: Sequence[str]) -> Any:
+    """Return a module that takes the named inputs in order and gives the logits alone."""
     torch = require("torch", "torch")
 
     class Logits(torch.nn.Module):  # type: ignore[misc, name-defined]
@@ -306,7 +306,8 @@ def _logits_only(model: Any, names: Sequence[str]) -> Any:
     return Logits()
 
 
-def _export(wrapper: Any, inputs: dict[str, Any], names: Sequence[str], opset: int, source: Path) -> Any:
+def trace(wrapper: Any, inputs: dict[str, Any], names: Sequence[str], opset: int, source: Path) -> Any:
+    """Return the exporter's program of a module, for batches and texts of any size; raise ModelError if it has none."""
     torch = require("torch", "torch")
     axes = {0: "batch", 1: "tokens"}
     try:

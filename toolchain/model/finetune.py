@@ -10,7 +10,7 @@ from typing import Any
 from toolchain.core.errors import ModelError
 from toolchain.core.log import logger
 from toolchain.core.stage import Context, Metrics
-from toolchain.model import checkpoint, heads, scratch, vocabulary, zeros
+from toolchain.model import checkpoint, exportable, heads, scratch, vocabulary, zeros
 from toolchain.model.encoded import encode
 from toolchain.model.train import Hooks, TrainConfig, train
 
@@ -55,6 +55,7 @@ def _finetune(source: Path, out: Path, config: Config, context: Context) -> Metr
         raise ModelError(*refusal)
     data = context.dataset()
     tokenizer = checkpoint.load_tokenizer(source)
+    exportable.check(source, tokenizer, context.threads, context.work)
     replaced = heads.new_head_reason(source, data.labels)
     notes = [f"{source.name}: its encoder was taken and its head made new: {replaced}"] if replaced else []
     for note in notes:

@@ -60,7 +60,10 @@ _DECODERS = ("bart", "bigbird_pegasus", "led", "mbart", "mt5", "mvp", "plbart", 
 
 #: Families that were tried and cannot be served, and why.
 UNSERVED = {
+    "fnet": "it has no attention mask, so that an answer depends on the padding beside it",
+    "funnel": "PyTorch cannot export its pooling for texts of any length",
     "longformer": "PyTorch cannot export its sliding-window attention",
+    "xlnet": "PyTorch cannot export its relative positions",
 }
 
 #: Weights that a sequence classifier has and a tagger of the same family lacks.

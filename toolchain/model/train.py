@@ -34,6 +34,10 @@ CHECKPOINT_EVERY_S = 2.0
 FUSED = ("cuda", "cpu")
 
 
+#: Families whose attention fills its mask with the least fp32 number, which no half precision holds.
+_FP32_ALONE = ("deberta",)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(StageConfig):
     """Settings of the training loop.
@@ -137,7 +141,7 @@ def train(
     torch.set_num_threads(context.threads)
     # It keeps the first training's precision for the whole process, and refuses another one.
     accelerate.state.AcceleratorState._reset_state()
-    precision = _precision(config.precision)
+    precision = _precision(config.precision, str(model.config.model_type))
     accelerator = accelerate.Accelerator(mixed_precision="no" if precision == "fp32" else precision)
     world, rank, device = accelerator.num_processes, accelerator.process_index, accelerator.device
     model.to(device)
@@ -286,9 +290,13 @@ def _groups(named: dict[str, Any], config: TrainConfig, own: dict[str, float]) -
     return groups
 
 
-def _precision(asked: str) -> str:
+def _precision(asked: str, family: str) -> str:
     import torch
 
+    if family in _FP32_ALONE:
+        if asked not in ("auto", "fp32"):
+            raise ModelError(f"precision {asked}: {family} computes in fp32 alone", "use precision: auto or fp32")
+        return "fp32"
     if asked == "auto":
         if not torch.cuda.is_available():
             # benchmarks/steps.py: with either a step takes little more than half of its time in fp32.
