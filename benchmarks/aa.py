@@ -24,10 +24,11 @@ from typing import Any
 
 from toolchain.core.errors import ToolchainError
 from toolchain.core.log import logger, setup
+from toolchain.core.processors import physical_cores
 from toolchain.core.stage import Context
 from toolchain.core.store import Store
 from toolchain.deliver.report import Row, build_report, to_json
-from toolchain.measure.machine import environment, machine, physical_cores
+from toolchain.measure.machine import environment, machine
 from toolchain.measure.statistics import wilson
 from toolchain.measure.timing import TIMING_FILE, time_engines
 from toolchain.pipeline import plan, run

@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolchain.core.log import logger, setup
+from toolchain.core.processors import physical_cores
 from toolchain.core.store import Store
-from toolchain.measure.machine import machine, physical_cores
+from toolchain.measure.machine import machine
 from toolchain.measure.statistics import accuracy_difference, discordant, mcnemar
 from toolchain.model import checkpoint
 from toolchain.model.encoded import encode, logits

@@ -31,11 +31,12 @@ from toolchain.core import child, registry
 from toolchain.core.data import Dataset
 from toolchain.core.errors import ToolchainError
 from toolchain.core.log import logger, setup
+from toolchain.core.processors import physical_cores
 from toolchain.core.stage import Context
 from toolchain.core.store import digest, key_of
 from toolchain.engines._artifact import write_engine
 from toolchain.measure import evaluate, timing
-from toolchain.measure.machine import machine, physical_cores
+from toolchain.measure.machine import machine
 from toolchain.model import adopt
 from toolchain.model.checkpoint import read_json, write_json
 

@@ -20,26 +20,6 @@ def test_the_machine_is_the_same_at_every_call_and_plain_json() -> None:
     assert 1 <= found["physical_cores"] <= found["logical_cpus"] <= (os.cpu_count() or 1)
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="affinity is Linux's")
-def test_a_process_bound_to_one_cpu_counts_one_core() -> None:
-    program = (
-        "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])\n"
-        "from toolchain.measure import machine; print(machine.physical_cores(), machine.machine()['logical_cpus'])"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["1", "1"]
-
-
-@pytest.mark.parametrize(("quota", "cores"), [("150000 100000", 2), ("50000 100000", 1)])
-def test_a_containers_quota_bounds_the_cores(
-    quota: str, cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "cpu.max").write_text(f"{quota}\n")
-    unbounded = machine.physical_cores()
-    monkeypatch.setattr(machine, "CGROUP_QUOTA", tmp_path / "cpu.max")
-    assert machine.physical_cores() == min(cores, unbounded)
-
-
 @pytest.mark.parametrize(
     ("cpuinfo", "name", "expected"),
     [

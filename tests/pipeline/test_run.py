@@ -246,6 +246,21 @@ def test_an_engine_that_was_tuned_is_not_another_number_of_threads(tune: bool) -
     assert ("task" in one) is tune  # whose dev texts it is tuned on
 
 
+def test_a_training_is_the_same_whatever_threads_engines_are_timed_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = {threads: plans.make(recipes.load(tiny().recipe, [f"benchmark.threads={threads}"])) for threads in (1, 2, 7)}
+    steps = {threads: {step.stage: step for step in plan.steps.values()} for threads, plan in made.items()}
+    monkeypatch.setattr(run, "physical_cores", lambda: 4)
+    for variable, cores in (("", 4), ("2", 2), ("8", 4), ("many", 4)):
+        monkeypatch.setenv("OMP_NUM_THREADS", variable)
+        assert {run._threads(made[threads], steps[threads]["finetune"]) for threads in made} == {cores}
+        assert [run._threads(made[threads], steps[threads]["time"]) for threads in made] == [1, 2, 7]
+    of_training = [
+        keys.parts(steps[threads]["finetune"], [], Task(plan.recipe), plan.recipe, threads)
+        for threads, plan in made.items()
+    ]
+    assert of_training[0] == of_training[1] == of_training[2]
+
+
 @pytest.mark.slow
 def test_what_was_measured_is_reported_though_another_engine_failed(copied: Path) -> None:
     more = ["--set", "variants.halved=[export, {bf16: {compute: true}}]"]  # ONNX Runtime has no kernels for it

@@ -94,7 +94,8 @@ def run_options(function: F) -> F:
     """Adds what a command that does work takes."""
     for option in (
         click.option(
-            "--threads", type=click.IntRange(0), help="Threads to compute with, and to time with; 0: every core."
+            "--threads", type=click.IntRange(0),
+            help="Threads to tune and time engines with; 0: every core, which training always takes.",
         ),
         click.option(
             "--force", is_flag=False, flag_value="*", default=None, metavar="[STAGE]",

@@ -30,7 +30,9 @@ def _machine(diagnosis: Mapping[str, Any]) -> RenderableType:
     machine = diagnosis["machine"]
     grid = _grid()
     python = diagnosis["python"]
-    cores = f"{machine['physical_cores']} cores, {machine['logical_cpus']} threads, {machine['memory_gib']} GiB memory"
+    quota = f"{machine['cpu_quota']:g} CPU quota, " if machine.get("cpu_quota") else ""
+    threads = f"{machine['physical_cores']} cores, {machine['logical_cpus']} threads"
+    cores = f"{threads}, {quota}{machine['memory_gib']} GiB memory"
     gpu = f"{', '.join(machine['gpus'])}, driver {machine['gpu_driver']}" if machine["gpus"] else "none found"
     facts = {
         "toolchain": f"{diagnosis['toolchain']}, Python {python['version']} ({python['executable']})",

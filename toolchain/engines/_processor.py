@@ -7,6 +7,8 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from toolchain.core.processors import quota_facts
+
 
 def processor() -> dict[str, Any]:
     """The processor's name, as the system tells it, and how many threads it runs at a time."""
@@ -15,4 +17,4 @@ def processor() -> dict[str, Any]:
     except OSError:
         lines = [f"model name: {platform.processor()}"]
     name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    return {"processor": name, "logical_cpus": os.cpu_count()}
+    return {"processor": name, "logical_cpus": os.cpu_count(), **quota_facts()}

@@ -7,6 +7,7 @@ import platform
 from typing import Any
 
 from toolchain.core import registry
+from toolchain.core.processors import quota_facts
 
 
 def fingerprint(engine: str) -> dict[str, Any]:
@@ -16,4 +17,9 @@ def fingerprint(engine: str) -> dict[str, Any]:
         engine: Name of the engine, a file of ``engines/``.
     """
     module = registry.get("engines", engine).module
-    return {**module.fingerprint(module.Config()), "logical_cpus": os.cpu_count(), "host": platform.node()}
+    return {
+        **module.fingerprint(module.Config()),
+        "logical_cpus": os.cpu_count(),
+        "host": platform.node(),
+        **quota_facts(),
+    }

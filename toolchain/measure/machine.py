@@ -6,21 +6,18 @@ import contextlib
 import ctypes
 import hashlib
 import importlib.metadata
-import math
 import os
 import platform
 import re
-import shutil
-import subprocess
 import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from toolchain.core.processors import physical_cores, quota_facts, sysctl, usable_cpus
+
 CPUINFO = Path("/proc/cpuinfo")
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
-
-CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 #: Where NVIDIA's driver on Linux shows itself; reading it takes no time, where NVML may have to wake the GPU.
 NVIDIA = Path("/proc/driver/nvidia")
@@ -59,7 +56,8 @@ def machine() -> dict[str, Any]:
 
     Returns:
         ``cpu`` (model name), ``cpu_flags`` (digest of all of its features), ``logical_cpus`` (that this process may
-        use), ``physical_cores``, ``memory_gib``, ``host``, ``system``, and ``gpus`` (names, with ``gpu_driver``).
+        use), ``physical_cores`` (by affinity and quota), ``cpu_quota`` (CPUs; only where there is one), ``memory_gib``,
+        ``host``, ``system``, and ``gpus`` (names, with ``gpu_driver``).
     """
     gpus, driver = _gpus()
     return {
@@ -67,6 +65,7 @@ def machine() -> dict[str, Any]:
         "cpu_flags": hashlib.sha256(" ".join(sorted(_features())).encode()).hexdigest()[:16],
         "logical_cpus": len(usable_cpus()),
         "physical_cores": physical_cores(),
+        **quota_facts(),
         "memory_gib": _memory_gib(),
         "host": platform.node(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -97,35 +96,10 @@ def instruction_sets() -> tuple[str, ...]:
     return tuple(name for name in INSTRUCTION_SETS if name in features)
 
 
-def usable_cpus() -> tuple[int, ...]:
-    """The logical CPUs that this process may run on, sorted."""
-    if hasattr(os, "sched_getaffinity"):
-        return tuple(sorted(os.sched_getaffinity(0)))
-    return tuple(range(os.cpu_count() or 1))
-
-
-def physical_cores() -> int:
-    """How many physical cores this process may run on, at least 1."""
-    if sys.platform == "darwin":
-        return int(_sysctl("hw.physicalcpu") or os.cpu_count() or 1)
-    cores = set()
-    for cpu in usable_cpus():
-        topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology")
-        siblings = _text(topology / "thread_siblings_list") or _text(topology / "core_cpus_list")
-        cores.add(siblings or str(cpu))
-    return max(min(len(cores), _cpu_quota()), 1)
-
-
-def _cpu_quota() -> int:
-    """How many CPUs' time a container may use; more threads than that are stopped in the middle of their work."""
-    quota, _, period = _text(CGROUP_QUOTA).partition(" ")
-    return math.ceil(int(quota) / int(period)) if quota.isdigit() and period.isdigit() else sys.maxsize
-
-
 @cache
 def _features() -> frozenset[str]:
     if sys.platform == "darwin":
-        return frozenset(name for key, name in _MACOS_NAMES.items() if _sysctl(key) == "1")
+        return frozenset(name for key, name in _MACOS_NAMES.items() if sysctl(key) == "1")
     for line in _text(CPUINFO).splitlines():
         key, _, value = line.partition(":")
         if key.strip() in ("flags", "Features"):
@@ -136,7 +110,7 @@ def _features() -> frozenset[str]:
 @cache
 def _cpu_name() -> str:
     if sys.platform == "darwin":
-        return _sysctl("machdep.cpu.brand_string") or platform.machine()
+        return sysctl("machdep.cpu.brand_string") or platform.machine()
     fields: dict[str, str] = {}
     for line in _text(CPUINFO).splitlines():
         key, _, value = line.partition(":")
@@ -212,13 +186,3 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return ""
-
-
-@cache
-def _sysctl(name: str) -> str:
-    command = shutil.which("sysctl") or "/usr/sbin/sysctl"
-    try:
-        done = subprocess.run([command, "-n", name], capture_output=True, text=True, timeout=2, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""

@@ -30,9 +30,10 @@ from typing import Annotated, Any, Literal
 
 from toolchain.core.errors import DataError, EngineError, ToolchainError
 from toolchain.core.log import logger, progress
+from toolchain.core.processors import physical_cores
 from toolchain.core.stage import Context, Ge, Gt, Le, Metrics, MinLen, StageConfig
 from toolchain.engines import _contention
-from toolchain.measure.machine import machine, physical_cores
+from toolchain.measure.machine import machine
 from toolchain.measure.process import WorkerProcess, texts_file, write_texts
 
 VERSION = 4
@@ -60,7 +61,8 @@ class Config(StageConfig):
 
     #: Examples per call; batch 1 is always timed.
     batch_sizes: Annotated[tuple[Annotated[int, Ge(1), Le(1024)], ...], MinLen(1)] = (1, 32)
-    #: Threads that compute a batch, the same for all engines; 0 is every physical core that may be used.
+    #: Threads that compute a batch, the same for all engines; 0 is every physical core that affinity and the CPU quota
+    #: allow.
     threads: Annotated[int, Ge(0), Le(1024)] = 0
     #: The budget: the most seconds per engine and setting, over all rounds. A slice of a round is a third of seconds /
     #: rounds, or one pass over the fewest texts where that takes longer.

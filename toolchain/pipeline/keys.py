@@ -73,8 +73,7 @@ def parts(step: Step, inputs: list[Artifact], task: Task, recipe: Recipe, thread
     }
     if step.seed is not None:
         found["seed"] = step.seed
-    tunes = getattr(step.technique.module, "tunes", None)
-    tuned = tunes is not None and tunes(step.config)
+    tuned = is_tuned(step)
     if tuned:
         found["threads"] = threads
     if step.stage != "build" or tuned:
@@ -100,6 +99,12 @@ def parts(step: Step, inputs: list[Artifact], task: Task, recipe: Recipe, thread
     if step.stage == "time":
         found["engines"] = [artifact.key for artifact in inputs]  # what the timing is indexed by
     return found
+
+
+def is_tuned(step: Step) -> bool:
+    """Return whether a step's result depends on the number of threads that it computes with."""
+    tunes = getattr(step.technique.module, "tunes", None)
+    return tunes is not None and bool(tunes(step.config))
 
 
 def _decides(step: Step) -> dict[str, Any]:

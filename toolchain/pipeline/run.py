@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import tempfile
 import time
@@ -14,10 +15,11 @@ from pathlib import Path
 
 from toolchain.core.errors import StoreError, ToolchainError
 from toolchain.core.log import logger
+from toolchain.core.processors import physical_cores
 from toolchain.core.stage import Context
 from toolchain.core.store import Artifact, Store, key_of
 from toolchain.measure import gates
-from toolchain.measure.machine import environment, physical_cores
+from toolchain.measure.machine import environment
 from toolchain.model import source as model_source
 from toolchain.model.train import processes
 from toolchain.pipeline import gate, keys, teaching
@@ -84,7 +86,6 @@ def execute(plan: Plan, store: Store, *, force: Collection[str] = (), judge: key
     outcome = Outcome(plan, keys.Task(plan.recipe), rank=rank)
     if rank:
         logger.setLevel(logging.WARNING)  # the first process says what is done
-    threads = _threads(plan)
     teaching.check(plan, outcome.task)
     for number, step in enumerate(plan.steps.values(), 1):
         blocked = next((outcome.failed[i] for i in step.inputs if i in outcome.failed), None)
@@ -99,10 +100,10 @@ def execute(plan: Plan, store: Store, *, force: Collection[str] = (), judge: key
         task = judge if judge and step.stage == "evaluate" else outcome.task
         try:
             if rank:
-                outcome.artifacts[step.id] = _assist(step, inputs, store, task, plan, threads, step.stage in force)
+                outcome.artifacts[step.id] = _assist(step, inputs, store, task, plan, step.stage in force)
             else:
                 title = f"[{number}/{len(plan.steps)}] {step.stage:8s} {step.label}"
-                artifact, made = _one(step, inputs, store, task, plan, threads, step.stage in force, title)
+                artifact, made = _one(step, inputs, store, task, plan, step.stage in force, title)
                 outcome.artifacts[step.id] = artifact
                 outcome.made += [step.id] if made else []
         except StoreError:
@@ -147,7 +148,7 @@ def preview(
             status[step.id] = "run (after its inputs)"
             continue
         task = judge if judge and step.stage == "evaluate" else outcome.task
-        found = store.find(step.kind, key_of(keys.parts(step, inputs, task, plan.recipe, _threads(plan))))
+        found = store.find(step.kind, key_of(keys.parts(step, inputs, task, plan.recipe, _threads(plan, step))))
         known = "run (forced)" if found and step.stage in force else "hit" if found else "run"
         status[step.id] = known if complete else "run (after its inputs)"
         if found:
@@ -161,15 +162,24 @@ def _sound(plan: Plan, outcome: Outcome, step: Step) -> list[Artifact]:
     return [outcome.artifacts[i] for i in step.inputs if i in sound]
 
 
-def _threads(plan: Plan) -> int:
-    """Threads that a step computes with."""
-    return plan.recipe.benchmark.threads or max(1, physical_cores() // processes()[1])
+def _threads(plan: Plan, step: Step | None = None) -> int:
+    """Return the threads that a step computes with.
+
+    A training takes every core, or ``OMP_NUM_THREADS``, whatever engines are timed with: other numbers of threads give
+    other weights, under one key. One that is tuned for a number of threads has it in its key.
+    """
+    cores = max(1, physical_cores() // processes()[1])
+    if step is not None and step.stage in ("finetune", "compress") and not keys.is_tuned(step):
+        bound = os.environ.get("OMP_NUM_THREADS", "")
+        return min(cores, int(bound)) if bound.isdigit() and int(bound) else cores
+    return plan.recipe.benchmark.threads or cores
 
 
 def _one(
-    step: Step, inputs: list[Artifact], store: Store, task: keys.Task, plan: Plan, threads: int, force: bool, title: str
+    step: Step, inputs: list[Artifact], store: Store, task: keys.Task, plan: Plan, force: bool, title: str
 ) -> tuple[Artifact, bool]:
     """The step's artifact, and whether it was made now."""
+    threads = _threads(plan, step)
     _fetch(step, plan)
     parts = keys.parts(step, inputs, task, plan.recipe, threads)
     key = key_of(parts)
@@ -226,10 +236,9 @@ def _fetch(step: Step, plan: Plan) -> None:
             model_source.fetch(resolved)
 
 
-def _assist(
-    step: Step, inputs: list[Artifact], store: Store, task: keys.Task, plan: Plan, threads: int, force: bool
-) -> Artifact:
+def _assist(step: Step, inputs: list[Artifact], store: Store, task: keys.Task, plan: Plan, force: bool) -> Artifact:
     """What a process of a launch does besides the first: its share of the training, and waiting for the rest."""
+    threads = _threads(plan, step)
     key = key_of(keys.parts(step, inputs, task, plan.recipe, threads))
     found = store.find(step.kind, key)
     if (force or found is None) and step.stage in ("finetune", "compress"):

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toolchain.core.errors import DataError, MissingPackageError, ModelError
+from toolchain.core.processors import physical_cores
 from toolchain.engines import _cudart
-from toolchain.measure.machine import physical_cores
 from toolchain.model import adopt, graph
 from toolchain.pipeline.at_hand import Data, Model
 

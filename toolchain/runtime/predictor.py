@@ -18,6 +18,7 @@ import numpy as np
 
 from toolchain.core import registry
 from toolchain.core.errors import DataError, EngineError, ModelError
+from toolchain.core.processors import physical_cores
 from toolchain.core.session import INPUTS, TEXT_INPUT, ConcurrentSession, Session
 from toolchain.engines._artifact import ENGINE_FILE, read_engine
 from toolchain.engines._batching import plan_batches, read_batching
@@ -68,7 +69,7 @@ class Predictor:
 
     Args:
         folder: An engine folder: ``engine.json``, ``interface.json``, ``tokenizer.json`` and the engine's own files.
-        threads: Threads that compute one batch; 0 leaves it to the runtime.
+        threads: Threads that compute one batch; 0 is every physical core that affinity and CPU quota allow.
         session: The folder's engine, where it is open already.
 
     Attributes:
@@ -257,7 +258,7 @@ def open_engine(folder: Path, threads: int) -> Session:
         raise EngineError(
             f"{folder / ENGINE_FILE} is for the engine {name!r}", registry.suggest(name, registry.names("engines"))
         )
-    session: Session = registry.get("engines", name).module.open_session(folder, threads)
+    session: Session = registry.get("engines", name).module.open_session(folder, threads or physical_cores())
     return session
 
 

@@ -154,6 +154,7 @@ def _machine(report: Report) -> str:
     """What it was measured on, from the keys of ``measure.machine.machine()``."""
     machine = report.machine
     cores = f"{machine['physical_cores']} cores" if machine.get("physical_cores") else ""
+    quota = f"{machine['cpu_quota']:g} CPU quota" if machine.get("cpu_quota") else ""
     memory = f"{machine['memory_gib']} GiB" if machine.get("memory_gib") else ""
-    parts = [machine.get("cpu"), cores, memory, *(machine.get("gpus") or ()), machine.get("system")]
+    parts = [machine.get("cpu"), cores, quota, memory, *(machine.get("gpus") or ()), machine.get("system")]
     return ", ".join(str(part) for part in parts if part)

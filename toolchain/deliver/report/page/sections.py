@@ -36,6 +36,7 @@ def machine(report: Mapping[str, Any]) -> str:
     parts = [
         found.get("cpu"),
         f"{found['physical_cores']} cores" if found.get("physical_cores") else "",
+        f"{found['cpu_quota']:g} CPU quota" if found.get("cpu_quota") else "",
         f"{found['memory_gib']} GiB" if found.get("memory_gib") else "",
         *(found.get("gpus") or ()),
         found.get("system"),
