@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.builders import checkpoint_folder, context, engine_folder, onnx_folder
+from tests.builders import checkpoint_folder, classifier_folder, context, engine_folder, onnx_folder
 from tests.tiny import tiny
 from toolchain.core.data import Split
 from toolchain.core.errors import ModelError
@@ -38,15 +39,15 @@ def _foreign(source: Path, target: Path) -> Path:
 
 
 @pytest.mark.parametrize("architecture", ["bert", "roberta"])
-def test_a_checkpoint_of_another_tool_gets_labels_and_length(
-    tmp_path: Path, architecture: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_checkpoint_of_another_tool_gets_labels_and_length(tmp_path: Path, architecture: str) -> None:
     source = _foreign(checkpoint_folder(architecture), tmp_path / "theirs")
     metrics = _adopt(source, tmp_path / "out")
     found = _interface(tmp_path / "out")
     # LABEL_0 and LABEL_1 in config.json: the task's names are meant. 64 positions, of which RoBERTa loses pad_id + 1.
     assert found["labels"] == ["negative", "positive"]
-    assert "['LABEL_0', 'LABEL_1']: taken in the task's order, ['negative', 'positive']" in caplog.text
+    assert metrics["notes"] == [
+        "nobody named the model's labels (LABEL_0, LABEL_1): taken in the task's order as negative, positive"
+    ]
     assert found["max_length"] == {"bert": 64, "roberta": 63}[architecture]
     assert metrics["parameters"] > 10_000
     assert not [path for path in (tmp_path / "out").iterdir() if path.suffix == ".bin"]
@@ -58,22 +59,74 @@ def test_a_checkpoint_of_ours_keeps_its_records(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "history.json").is_file()
 
 
-def test_labels_that_have_names_keep_them(tmp_path: Path) -> None:
-    source = _foreign(checkpoint_folder(), tmp_path / "theirs")
-    config = json.loads((source / "config.json").read_text())
-    (source / "config.json").write_text(
-        json.dumps(config | {"id2label": {"0": "no", "1": "yes"}, "label2id": {"no": 0, "yes": 1}})
-    )
+def _named(source: Path, *names: str) -> Path:
+    """A checkpoint with these label names in its ``config.json``."""
+    ids = {"id2label": {str(i): name for i, name in enumerate(names)}, "label2id": {n: i for i, n in enumerate(names)}}
+    checkpoint.write_json(source / "config.json", checkpoint.read_json(source / "config.json") | ids)
+    return source
+
+
+def test_other_labels_are_refused_unless_they_are_mapped(tmp_path: Path) -> None:
+    source = _named(_foreign(checkpoint_folder(), tmp_path / "theirs"), "yes", "no")
+    with pytest.raises(
+        ModelError, match="was trained for the labels yes, no; the task has negative, positive"
+    ) as error:
+        _adopt(source, tmp_path / "other")
+    assert error.value.hint == "map them: --set adopt.labels='{yes: negative, no: positive}'"
+    _adopt(source, tmp_path / "out", labels={"yes": "positive", "no": "negative"})
+    assert _interface(tmp_path / "out")["labels"] == ["positive", "negative"]
+
+
+def test_labels_in_another_case_are_taken_and_noted(tmp_path: Path) -> None:
+    source = _named(_foreign(checkpoint_folder(), tmp_path / "theirs"), "POSITIVE", "NEGATIVE")
+    metrics = _adopt(source, tmp_path / "out")
+    assert _interface(tmp_path / "out")["labels"] == ["positive", "negative"]
+    assert "POSITIVE, NEGATIVE; matched ignoring case" in metrics["notes"][0]
+
+
+def test_the_length_is_what_positions_and_tokenizer_allow_or_the_setting(tmp_path: Path) -> None:
+    source = _foreign(classifier_folder(), tmp_path / "theirs")  # 512 positions
+    tokenizer = checkpoint.read_json(source / "tokenizer_config.json")
+    for limit, longest in ((512, 512), (200, 200), (10**30, 512)):
+        checkpoint.write_json(source / "tokenizer_config.json", tokenizer | {"model_max_length": limit})
+        _adopt(source, tmp_path / f"out{limit}")
+        assert _interface(tmp_path / f"out{limit}")["max_length"] == longest
+    _adopt(source, tmp_path / "shorter", max_length=96)
+    assert _interface(tmp_path / "shorter")["max_length"] == 96
+    with pytest.raises(ModelError, match="max_length 600 is more than the 512 tokens"):
+        _adopt(source, tmp_path / "longer", max_length=600)
+
+
+def test_the_side_that_is_cut_is_carried_on(tmp_path: Path) -> None:
+    source = _foreign(classifier_folder(), tmp_path / "theirs")
+    sides = {"truncation_side": "left", "padding_side": "left"}
+    tokenizer = checkpoint.read_json(source / "tokenizer_config.json")
+    checkpoint.write_json(source / "tokenizer_config.json", tokenizer | sides)
     _adopt(source, tmp_path / "out")
-    assert _interface(tmp_path / "out")["labels"] == ["no", "yes"]
+    assert {name: _interface(tmp_path / "out")[name] for name in sides} == sides
+
+
+def test_a_model_of_pairs_is_not_taken_for_single_texts(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="pair is true, a model of pairs of texts; the task has single texts"):
+        _adopt(checkpoint_folder(pair=True), tmp_path / "out")
+
+
+def test_labels_stay_the_model_s_own_where_nobody_named_a_task(tmp_path: Path) -> None:
+    source = _named(_foreign(checkpoint_folder(), tmp_path / "theirs"), "yes", "no")
+    nobody = dataclasses.replace(context(tmp_path).dataset(), stand_in=True)
+    (tmp_path / "out").mkdir()
+    adopt.apply(
+        adopt.Config(path=str(source)), tmp_path / "out", dataclasses.replace(context(tmp_path), dataset=lambda: nobody)
+    )
+    assert _interface(tmp_path / "out")["labels"] == ["yes", "no"]
 
 
 def test_labels_of_a_checkpoint_are_those_that_its_interface_names(tmp_path: Path) -> None:
     source = _foreign(checkpoint_folder(), tmp_path / "theirs")
     interface = _interface(checkpoint_folder())
     for names, said in (
-        (["no", "yes"], None),
-        (["one", "two", "three"], "gives 2 logits, and names 3 labels: one, two, three"),
+        (["positive", "negative"], None),
+        (["one", "two", "three"], "was trained for the labels one, two, three; .* \\(3 against 2\\)"),
         (None, "labels are None; allowed is a list of names"),
     ):
         (source / "interface.json").write_text(json.dumps(interface | {"labels": names}))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -294,7 +295,7 @@ class TestSet:
 
     def test_a_path_that_leads_nowhere_is_an_error(self, tmp_path: Path) -> None:
         assert "'epoch' is no key" in _problems(tmp_path, BASE, "epoch=1")[0]
-        assert "holds no 'deeper'" in _problems(tmp_path, BASE, "model.deeper=1")[0]
+        assert "unknown key 'deeper'" in _problems(tmp_path, BASE, "model.deeper=1")[0]
 
 
 class TestSources:
@@ -397,3 +398,42 @@ class TestEngines:
 def test_a_model_that_the_stages_adopt_needs_no_key_of_its_own(tmp_path: Path) -> None:
     made = _load(tmp_path, "stages: [{adopt: {path: mine}}]\nvariants: {base: [export]}\n")
     assert [item.stage for item in made.variants["", "base"]] == ["adopt", "export"]
+
+
+@pytest.mark.parametrize(
+    ("text", "sets"),
+    [
+        ("model: {source: m, adopt: {max_length: 96, labels: {bad: negative, good: positive}}}\n", ()),
+        ("models: {model: {source: m, adopt: {max_length: 96, labels: {bad: negative, good: positive}}}}\n", ()),
+        ("model: m\n", ("adopt.max_length=96", "adopt.labels={bad: negative, good: positive}")),
+        ("model: m\n", ("adopt.max_length=96", "adopt.labels.bad=negative", "adopt.labels.good=positive")),
+        ("models: {model: m}\n", ("adopt.max_length=96", "adopt.labels={bad: negative, good: positive}")),
+    ],
+)
+def test_a_model_that_is_taken_as_it_is_has_settings(tmp_path: Path, text: str, sets: tuple[str, ...]) -> None:
+    shutil.copytree(classifier_folder(), tmp_path / "m")
+    found = _load(tmp_path, f"{text}variants: {{base: [export]}}\n", *sets)
+    config = _config(found, "base", "adopt")
+    assert (config.path, config.max_length) == (str(tmp_path / "m"), 96)
+    assert config.labels == {"bad": "negative", "good": "positive"}
+
+
+def test_settings_of_a_model_that_is_fine_tuned_and_not_taken_are_refused(tmp_path: Path) -> None:
+    text = BASE.replace("model: scratch:bert-1x32", "model: {source: scratch:bert-1x32, adopt: {max_length: 96}}")
+    assert _problems(tmp_path, text) == [
+        "r.yaml:1:1: models.model.adopt: no variant uses it (take it out, or name it in a variant)"
+    ]
+
+
+def test_the_order_of_set_and_data_does_not_matter(tmp_path: Path) -> None:
+    (tmp_path / "sst").mkdir()
+    found = _load(tmp_path, f"task: reviews\n{BASE}", "task=sst2", data=str(tmp_path / "sst"))
+    assert (found.task.label, found.task.config.folder) == ("sst2", str(tmp_path / "sst"))
+
+
+def test_a_linked_file_keeps_the_name_that_was_written(tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "3f9a").write_text("sentence,label\na,0\nb,1\n")
+    (tmp_path / "train.csv").symlink_to("cache/3f9a")
+    found = _load(tmp_path, f"task: {{files: {{train: train.csv}}}}\n{BASE}")
+    assert found.task.config.files == {"train": str(tmp_path / "train.csv")}

@@ -39,6 +39,7 @@ class Dataset:
         test: Examples opened for the finalists.
         labels: Class names; a label index points into it.
         notes: What the loader found worth saying (overlaps between splits, rows left out).
+        stand_in: Whether it only stands in for data that nobody named: its texts may be read, its labels mean nothing.
     """
 
     train: Split
@@ -46,6 +47,7 @@ class Dataset:
     test: Split
     labels: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    stand_in: bool = False
 
     @property
     def pairs(self) -> bool:

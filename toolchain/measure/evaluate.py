@@ -19,17 +19,18 @@ from toolchain.core.errors import DataError, EngineError, ModelError
 from toolchain.core.log import progress
 from toolchain.core.stage import Context, Ge, Le, Metrics, StageConfig
 from toolchain.engines._artifact import EngineFile, read_engine
-from toolchain.measure import engine_parity, invariance, isa, parity
+from toolchain.measure import chance, engine_parity, invariance, isa, parity
 from toolchain.measure.engine_parity import Reference
 from toolchain.measure.process import WorkerProcess, texts_file, write_texts
 from toolchain.model.labels import match_labels
+from toolchain.model.tokens import truncation_note
 from toolchain.runtime.interface import read_interface
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-VERSION = 5
+VERSION = 6
 LIBRARIES = ("tokenizers", "numpy")
 
 SPLITS = ("dev", "test")
@@ -69,7 +70,7 @@ def evaluate(engine: Path, out: Path, config: Config, context: Context, referenc
             checkpoint's.
 
     Returns:
-        Accuracy of each split, of 0 to 1, sizes, and ``gate_seconds``: what each gate's evidence took.
+        Accuracy of each split, of 0 to 1, sizes, ``gate_seconds`` (what each gate's evidence took), and notes.
 
     Raises:
         ModelError: The engine's labels are not the task's, or its folder is damaged.
@@ -78,7 +79,8 @@ def evaluate(engine: Path, out: Path, config: Config, context: Context, referenc
     """
     dataset = context.dataset()
     manifest, source = read_engine(engine), reference.source if reference else None
-    names = read_interface(engine).labels
+    interface = read_interface(engine)
+    names, cut = interface.labels, dict[str, tuple[int, int]]()
     index, notes = match_labels(names, dataset.labels, engine)
     record: dict[str, Any] = {"splits": {}, "labels": {}, "tokens": {}, "label_names": list(names), "notes": notes}
     for name in SPLITS:
@@ -100,6 +102,7 @@ def evaluate(engine: Path, out: Path, config: Config, context: Context, referenc
                 "predict", bar.advance, texts=str(texts), batch_size=config.batch_size, out=str(probabilities)
             )
             record["tokens"][name] = answer["tokens"]
+            cut[name] = answer["cut"], len(gold)
             record["splits"][name] = _score(probabilities, gold, engine)
         with _clock("parity", spent):
             record["parity"] = engine_parity.measure(worker, manifest, reference, context)
@@ -112,6 +115,10 @@ def evaluate(engine: Path, out: Path, config: Config, context: Context, referenc
             placed = worker.call("placement", scratch=str(context.work.resolve()))
             record["placement"] = placed["placement"]
             record["int8_products"] = _int8_products(worker, manifest, source, placed["operators"])
+    dev = record["splits"]["dev"]
+    notes += filter(None, (
+        truncation_note(cut, interface.max_length), chance.note(dev["correct"], dev["examples"], dataset.labels)
+    ))  # fmt: skip
     files = [engine / name for name in manifest.files]
     record |= {
         "size_bytes": sum(path.stat().st_size for path in files),
@@ -123,7 +130,7 @@ def evaluate(engine: Path, out: Path, config: Config, context: Context, referenc
     (out / EVALUATION_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     accuracies = {f"accuracy_{name}": record["splits"][name]["accuracy"] for name in SPLITS}
     sizes = {"size_bytes": record["size_bytes"], "zstd_bytes": record["zstd_bytes"]}
-    return {**accuracies, **sizes, "gate_seconds": spent}
+    return {**accuracies, **sizes, "gate_seconds": spent, "notes": notes}
 
 
 def read(folder: Path) -> dict[str, Any]:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any
 
+from toolchain.core.data import Dataset
 from toolchain.core.errors import ModelError
-from toolchain.core.log import logger
 from toolchain.core.session import INPUTS
-from toolchain.core.stage import Context, Kind, Metrics, MinLen, StageConfig
+from toolchain.core.stage import Context, Ge, Kind, Metrics, MinLen, StageConfig
 from toolchain.core.store import MANIFEST, Artifact, digest
 from toolchain.model import checkpoint, graph, heads, onnx_file, onnx_head, source, vocabulary
-from toolchain.model.labels import UNNAMED
+from toolchain.model.labels import adopted_labels
 
-VERSION = 4
+VERSION = 5
 LIBRARIES = ("transformers",)
 
 
@@ -28,10 +28,15 @@ class Config(StageConfig):
     Attributes:
         path: Model folder, package: or hub source, ``.onnx`` file or folder with one, or an engine folder.
         tokenizer: Folder with the tokenizer, when it does not lie beside the ONNX file.
+        max_length: Tokens after which a text is cut; by default what interface.json says, or else as many as the
+            model's positions and its tokenizer allow.
+        labels: The task's names of the model's labels, where they differ: {bad: negative, good: positive}.
     """
 
     path: Annotated[str, MinLen(1)]
     tokenizer: str | None = None
+    max_length: Annotated[int, Ge(8)] | None = None
+    labels: dict[str, str] | None = None
 
 
 def kind_of(path: str) -> Kind:
@@ -63,11 +68,12 @@ def refusal(path: str) -> tuple[str, str] | None:
     return heads.refusal(folder, path)
 
 
-def identity(config: Config) -> dict[str, dict[str, str]]:
+def identity(config: Config) -> dict[str, Any]:
     """Digests of the local files that decide the result, by name; where they lie plays no part.
 
     Returns:
-        ``files``, empty for a hub model that is not here yet, and ``tokenizer``, empty when it lies beside them.
+        ``files``, empty for a hub model that is not here yet; ``tokenizer``, empty when it lies beside them; and those
+        settings that are given.
 
     Raises:
         ModelError: Nothing usable is there.
@@ -76,9 +82,11 @@ def identity(config: Config) -> dict[str, dict[str, str]]:
     extra = [path for path in source.model_files(beside) if path.suffix != ".safetensors"] if beside else []
     local = Path(config.path).expanduser()
     root = local.parent if local.is_file() else local
+    given = {"max_length": config.max_length, "labels": config.labels}
     return {
         "files": {_name(path, root): digest(path) for path in _files(config.path)},
         "tokenizer": {path.name: digest(path) for path in extra},
+        **{name: value for name, value in given.items() if value is not None},
     }
 
 
@@ -143,26 +151,55 @@ def _adopt_checkpoint(config: Config, out: Path, context: Context) -> Metrics:
         )
     folder = source.fetch(source.resolve(config.path))
     heads.check(folder)
+    own, data = own_labels(folder), context.dataset()
+    labels, notes = adopted_labels(own, data, config.labels, folder)
     model = checkpoint.load_model(folder)
     where = Path(config.tokenizer).expanduser() if config.tokenizer else folder
     tokenizer = checkpoint.load_tokenizer(where)
     vocabulary.check(model, tokenizer, where)
-    labels = own_labels(folder, context.dataset().labels)
-    if len(labels) != model.config.num_labels:
+    if len(own) != model.config.num_labels:
         raise ModelError(
-            f"{folder} gives {model.config.num_labels} logits, and names {len(labels)} labels: {', '.join(labels)}",
+            f"{folder} gives {model.config.num_labels} logits, and names {len(own)} labels: {', '.join(own)}",
             "name each once, in the order of the logits",
         )
     known = checkpoint.read_json(folder / "interface.json") if (folder / "interface.json").is_file() else {}
-    longest = int(known.get("max_length", min(128, checkpoint.longest_input(model.config, tokenizer))))
-    checkpoint.save(model, tokenizer, out, max_length=longest, labels=labels, pair=context.dataset().pairs)
+    longest = _max_length(config, known, model.config, tokenizer)
+    checkpoint.save(model, tokenizer, out, max_length=longest, labels=labels, pair=_pair(known, data, folder))
     if (folder / "history.json").is_file():
         shutil.copyfile(folder / "history.json", out / "history.json")
     graphs = _graphs(folder)
     both = (
         f"{folder.name} holds weights and {', '.join(graphs[:3])}: the weights were taken; name an ONNX file to take it"
     )
-    return {"parameters": checkpoint.count_parameters(model), "notes": [both] if graphs else []}
+    return {"parameters": checkpoint.count_parameters(model), "notes": [*notes, *([both] if graphs else [])]}
+
+
+def _max_length(config: Config, known: Mapping[str, Any], model: Any, tokenizer: Any) -> int:
+    """Return the longest input: the setting, or interface.json's, or what positions and tokenizer allow."""
+    if config.max_length is not None:
+        checkpoint.check_length(model, tokenizer, config.max_length)
+        return config.max_length
+    return int(known.get("max_length") or checkpoint.longest_input(model, tokenizer))
+
+
+def _pair(known: Mapping[str, Any], data: Dataset, folder: Path) -> bool:
+    """Return whether a model reads pairs: as interface.json says, or else as the task has them.
+
+    Raises:
+        ModelError: The two differ, or no task is named for a model of pairs.
+    """
+    own = known.get("pair")
+    if data.stand_in and own:
+        raise ModelError(f"{folder} takes pairs of texts, and no task is named", "name one: --task TASK")
+    if own is None or data.stand_in:
+        return not data.stand_in and data.pairs
+    if own != data.pairs:
+        takes, has = ("pairs of texts", "single texts") if own else ("single texts", "pairs of texts")
+        raise ModelError(
+            f"{folder / 'interface.json'}: pair is {str(bool(own)).lower()}, a model of {takes}; the task has {has}",
+            "take a task of the model's kind: text: [COLUMN, COLUMN] makes pairs",
+        )
+    return bool(own)
 
 
 def _adopt_onnx(config: Config, out: Path, context: Context) -> Metrics:
@@ -190,23 +227,28 @@ def _adopt_graph(config: Config, out: Path, context: Context, path: Path, plain:
     largest = vocabulary.largest_token(out / "tokenizer.json")
     vocabulary.check_rows(onnx_head.embedding_rows(proto), largest, path)
     known = next((f / "interface.json" for f in (path.parent, where) if (f / "interface.json").is_file()), None)
-    if known:
-        interface = checkpoint.read_json(known)
-    else:
+    interface = checkpoint.read_json(known) if known else {}
+    described = next((f / "config.json" for f in (path.parent, where) if (f / "config.json").is_file()), None)
+    described_by = checkpoint.read_json(described) if described else {}
+    data = context.dataset()
+    shape = proto.graph.output[0].type.tensor_type.shape.dim
+    width = (shape[-1].dim_value if shape else 0) or len(data.labels)
+    own = own_labels(known.parent) if known else label_names(described_by, path)
+    own = own or [f"LABEL_{index}" for index in range(width)]
+    if shape and shape[-1].dim_value and width != len(own):
+        raise ModelError(
+            f"{path} gives {width} logits, and {known or described} has {len(own)} labels: {', '.join(own)}",
+            "name the task that the model was trained on: --task",
+        )
+    labels, more = adopted_labels(own, data, config.labels, path)
+    notes = [*notes, *more]
+    if not known or config.max_length is not None:
         tokenizer = checkpoint.load_tokenizer(where)
-        described = next((f / "config.json" for f in (path.parent, where) if (f / "config.json").is_file()), None)
-        config_json = checkpoint.read_json(described) if described else {}
-        labels = label_names(config_json, context.dataset().labels, path)
-        width = proto.graph.output[0].type.tensor_type.shape.dim
-        if width and width[-1].dim_value and width[-1].dim_value != len(labels):
-            raise ModelError(
-                f"{path} gives {width[-1].dim_value} logits, and {described if config_json else 'the task'} has "
-                f"{len(labels)} labels: {', '.join(labels)}",
-                "name the task that the model was trained on: --task",
-            )
-        longest = min(128, checkpoint.longest_input(SimpleNamespace(**{"model_type": "", **config_json}), tokenizer))
-        checkpoint.save_tokenizer(tokenizer, out, max_length=longest, labels=labels, pair=context.dataset().pairs)
-        interface = checkpoint.read_json(out / "interface.json")
+        positions = SimpleNamespace(**{"model_type": "", **described_by})
+        longest = _max_length(config, interface, positions, tokenizer)
+        checkpoint.save_tokenizer(tokenizer, out, max_length=longest, labels=labels, pair=_pair(interface, data, path))
+        interface |= checkpoint.read_json(out / "interface.json")
+    interface |= {"labels": labels, "pair": _pair(interface, data, path)}
     dialect = graph.dialect(proto)
     order = [name for name in INPUTS if name in names]
     checkpoint.write_json(out / "interface.json", interface | {"inputs": order, "dialect": dialect})
@@ -219,12 +261,41 @@ def _adopt_graph(config: Config, out: Path, context: Context, path: Path, plain:
     }  # fmt: skip
 
 
-def own_labels(folder: Path, task: Sequence[str]) -> list[str]:
-    """The names of a checkpoint's labels, in the order of its logits: interface.json's, or else config.json's.
+def check_labels(config: Config, data: Dataset) -> None:
+    """Check that a model has the task's labels, as far as its JSON files tell: before anything is loaded or built.
+
+    Raises:
+        ModelError: It has others, or takes pairs where the task has single texts, or the reverse.
+    """
+    try:
+        folder = _described(config.path)
+        if folder is None:
+            return
+        own = own_labels(folder)
+        interface = folder / "interface.json"
+        known = checkpoint.read_json(interface) if interface.is_file() else {}
+    except ModelError:
+        return  # what is wrong with it is said when it is taken in
+    adopted_labels(own, data, config.labels, folder)
+    _pair(known, data, folder)
+
+
+def _described(path: str) -> Path | None:
+    """Return the folder whose interface.json or config.json describes what a path holds; None where it has neither."""
+    local = Path(path).expanduser()
+    if kind_of(path) == "checkpoint":
+        folders = [folder] if (folder := source.resolve(path).folder) else []
+    else:
+        folders = [local, local / "onnx"] if local.is_dir() else [local.parent]
+    names = ("interface.json", "config.json")
+    return next((folder for name in names for folder in folders if (folder / name).is_file()), None)
+
+
+def own_labels(folder: Path) -> list[str]:
+    """Return the names of a model's labels, in the order of its logits: interface.json's, or else config.json's.
 
     Args:
-        folder: Checkpoint folder.
-        task: The task's names, which are meant where nobody named the checkpoint's.
+        folder: Folder with one of the two.
 
     Raises:
         ModelError: They are not names.
@@ -232,33 +303,23 @@ def own_labels(folder: Path, task: Sequence[str]) -> list[str]:
     interface = folder / "interface.json"
     if not interface.is_file():
         config = checkpoint.read_json(folder / "config.json")  # transformers leaves its own names for two labels out
-        unnamed = {index: f"LABEL_{index}" for index in range(int(config.get("num_labels") or 2))}
-        return label_names({"id2label": config.get("id2label") or unnamed}, task, folder)
+        return label_names(config, folder) or [f"LABEL_{index}" for index in range(int(config.get("num_labels") or 2))]
     labels = checkpoint.read_json(interface).get("labels")
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         raise ModelError(f"{interface}: labels are {labels!r}; allowed is a list of names")
     return labels
 
 
-def label_names(config: Mapping[str, Any], task: Sequence[str], where: Path) -> list[str]:
-    """The names that a model's ``config.json`` gives its labels, or the task's where it gives none.
-
-    A folder of another tool says LABEL_0 where nobody named them: the task's names are meant when there are as many,
-    and that is said, since the order may be another.
+def label_names(config: Mapping[str, Any], where: Path) -> list[str]:
+    """Return the names that a model's ``config.json`` gives its labels; none where it gives none.
 
     Raises:
         ModelError: ``id2label`` does not name the labels 0, 1, 2, ….
     """
     given = {str(key): str(name) for key, name in dict(config.get("id2label") or {}).items()}
-    if not given:
-        return list(task)
     if set(given) != {str(index) for index in range(len(given))}:
         raise ModelError(f"{where}: id2label of config.json is {given!r}; allowed are the names of 0, 1, 2, …")
-    labels = [given[str(index)] for index in range(len(given))]
-    if len(task) != len(labels) or labels == list(task) or not all(map(UNNAMED.fullmatch, labels)):
-        return labels
-    logger.warning("%s: nobody named its labels, %s: taken in the task's order, %s", where, labels, list(task))
-    return list(task)
+    return [given[str(index)] for index in range(len(given))]
 
 
 def graph_file(local: Path) -> Path:

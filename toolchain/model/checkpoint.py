@@ -19,13 +19,16 @@ from toolchain.core.errors import ModelError, first_line, require
 from toolchain.core.log import logger
 from toolchain.core.session import INPUTS
 from toolchain.model import shapes
-from toolchain.model.source import check_folder, first_position
+from toolchain.model.source import POSITIONS, check_folder, first_position
 
 #: Name in ``config.json`` of what is quantized in training: :mod:`toolchain.model.quantized`.
 QUANTIZERS = "toolchain_quantizers"
 
 #: Settings of ``config.json`` that describe the head that a model had before.
 _HEAD_SETTINGS = {"function_to_apply", "sentence_transformers", "finetuning_task", "task_specific_params"}
+
+#: A tokenizer that knows no longest input says 1e30.
+UNLIMITED = 1e9
 
 #: Files of a model folder that belong to its tokenizer.
 TOKENIZER_FILES = (
@@ -272,10 +275,14 @@ def _name_tokenizer_as_ever(path: Path) -> None:
 
 
 def longest_input(config: Any, tokenizer: Any) -> int:
-    """How many tokens an input may have: what the positions and the tokenizer allow."""
-    positions = int(getattr(config, "max_position_embeddings", 512))
-    before = first_position(config.model_type, getattr(config, "pad_token_id", 0))
-    return min(positions - before, int(tokenizer.model_max_length))
+    """Return how many tokens an input may have: what the positions and the tokenizer allow, whichever is less."""
+    limits = []
+    positions = getattr(config, "max_position_embeddings", None)
+    if isinstance(positions, int) and positions > 0:
+        limits.append(positions - first_position(config.model_type, getattr(config, "pad_token_id", 0)))
+    if tokenizer.model_max_length < UNLIMITED:
+        limits.append(int(tokenizer.model_max_length))
+    return min(limits, default=POSITIONS)
 
 
 def check_length(config: Any, tokenizer: Any, max_length: int) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from toolchain.core.errors import ModelError
-from toolchain.core.log import logger
 from toolchain.core.stage import Context, Metrics
 from toolchain.model import checkpoint, exportable, heads, scratch, vocabulary, zeros
 from toolchain.model.encoded import encode
@@ -58,20 +57,15 @@ def _finetune(source: Path, out: Path, config: Config, context: Context) -> Metr
     exportable.check(source, tokenizer, context.threads, context.work)
     replaced = heads.new_head_reason(source, data.labels)
     notes = [f"{source.name}: its encoder was taken and its head made new: {replaced}"] if replaced else []
-    for note in notes:
-        logger.info("    %s", note)
     model = checkpoint.load_for_training(source, data.labels, context.seed, new_head=bool(replaced))
     vocabulary.check(model, tokenizer, source)
     checkpoint.check_length(model.config, tokenizer, config.max_length)
     names = checkpoint.model_inputs(model, tokenizer)
     encoded = {name: encode(tokenizer, data.split(name), config.max_length, names) for name in ("train", "dev")}
-    cut = sum(len(row["input_ids"]) == config.max_length for row in encoded["train"].inputs)
-    if cut:
-        logger.debug("    %d of %d training examples reach max_length %d", cut, len(data.train), config.max_length)
     hooks, locked = _locked(model) if config.keep_zeros else (Hooks(), {})
     metrics = train(model, encoded["train"], encoded["dev"], config, context, hooks=hooks) | locked
     checkpoint.save(model, tokenizer, out, max_length=config.max_length, labels=data.labels, pair=data.pairs)
-    return metrics | {"parameters": checkpoint.count_parameters(model), "notes": notes}
+    return metrics | {"parameters": checkpoint.count_parameters(model), "notes": [*notes, *metrics.get("notes", ())]}
 
 
 def _locked(model: Any) -> tuple[Hooks, Metrics]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from toolchain.core import registry
 from toolchain.core.data import Dataset
 from toolchain.core.errors import ModelError
 from toolchain.model import checkpoint
@@ -49,7 +51,7 @@ def own_order(folder: Path, dataset: Dataset) -> Dataset:
 
 
 def match_labels(model: tuple[str, ...], task: tuple[str, ...], folder: Path) -> tuple[list[int], list[str]]:
-    """Finds the model's index of each of the task's labels.
+    """Find the model's index of each of the task's labels.
 
     Args:
         model: Label names in the order of the logits.
@@ -68,12 +70,69 @@ def match_labels(model: tuple[str, ...], task: tuple[str, ...], folder: Path) ->
         return [model.index(name) for name in task], [
             f"the model's labels are in another order than the task's: {', '.join(model)}; matched by name"
         ]
-    if len(model) == len(task) and all(UNNAMED.fullmatch(name) for name in model):
-        return list(range(len(task))), [
-            f"the model's labels have no names ({', '.join(model)}); taken by position as {', '.join(task)}"
+    folded = [name.casefold() for name in model]
+    if len(set(folded)) == len(folded) and sorted(folded) == sorted(name.casefold() for name in task):
+        return [folded.index(name.casefold()) for name in task], [
+            f"the model's labels are written otherwise than the task's: {', '.join(model)}; matched ignoring case"
         ]
+    if len(model) == len(task) and unnamed(model):
+        return list(range(len(task))), [
+            f"nobody named the model's labels ({', '.join(model)}): taken in the task's order as {', '.join(task)}"
+        ]
+    if unnamed(model):
+        raise ModelError(
+            f"{folder} gives {len(model)} logits, and the task has {len(task)} labels: {', '.join(task)}",
+            "name the task that the model was trained on: --task",
+        )
+    counts = "" if len(model) == len(task) else f" ({len(model)} against {len(task)})"
     raise ModelError(
-        f"{folder} was trained for the labels {', '.join(model)}; the task has {', '.join(task)}",
-        "take a model of the task's labels, or name its labels as the task does: in interface.json where there is one, "
-        "else as id2label in config.json",
+        f"{folder} was trained for the labels {', '.join(model)}; the task has {', '.join(task)}{counts}",
+        "take a model of the task's labels" if counts else f"map them: {mapping_option(model, task)}",
     )
+
+
+def unnamed(labels: Sequence[str]) -> bool:
+    """Return whether these are the names that transformers gives to classes that nobody named."""
+    return bool(labels) and all(UNNAMED.fullmatch(name) for name in labels)
+
+
+def mapping_option(model: Sequence[str], task: Sequence[str]) -> str:
+    """Return the setting that gives the model's labels the task's names, in this order, as a command line takes it."""
+    pairs = ", ".join(f"{ours}: {theirs}" for ours, theirs in zip(model, task, strict=True))
+    return f"--set adopt.labels='{{{pairs}}}'"
+
+
+def adopted_labels(
+    own: Sequence[str], data: Dataset, mapping: Mapping[str, str] | None, folder: Path
+) -> tuple[list[str], list[str]]:
+    """Return the task's names of an adopted model's labels, in the order of its logits, and notes.
+
+    Args:
+        own: The model's own names; those that transformers gives where nobody named them.
+        data: The task's data. Where it only stands in for data that nobody named, the model's own names stay.
+        mapping: Names of the task by names of the model, from the settings. Of a model without names it may also be by
+            the names that it would be given, which swaps them.
+        folder: Folder that an error names.
+
+    Raises:
+        ModelError: The two have different labels, or the mapping names others.
+    """
+    names = tuple(own)
+    if mapping:
+        if unnamed(names) and set(mapping) <= set(data.labels) and len(names) == len(data.labels):
+            names = data.labels
+        if wrong := sorted(set(mapping) - set(names)):
+            raise ModelError(
+                f"adopt.labels maps {', '.join(wrong)}; {folder} has the labels {', '.join(names)}",
+                registry.suggest(wrong[0], names),
+            )
+        names = tuple(mapping.get(name, name) for name in names)
+        if len(set(names)) != len(names):
+            raise ModelError(f"adopt.labels gives two labels one name: {', '.join(names)}", "name each once")
+    if data.stand_in:
+        return list(names), []
+    index, notes = match_labels(names, data.labels, folder)
+    labels = list(names)
+    for position, name in zip(index, data.labels, strict=True):
+        labels[position] = name
+    return labels, notes

@@ -23,6 +23,7 @@ from toolchain.core.interrupt import held_back
 from toolchain.core.log import logger, progress
 from toolchain.core.stage import Context, Ge, Gt, Le, Lt, StageConfig
 from toolchain.model.encoded import Encoded, answers, batches, collate
+from toolchain.model.tokens import truncation_note
 
 #: loss(model, batch) → scalar; a batch holds the model's inputs and ``labels``, tensors on the model's device.
 Loss = Callable[[Any, dict[str, Any]], Any]
@@ -131,7 +132,8 @@ def train(
         hooks: What a technique adds.
 
     Returns:
-        dev_accuracy, best_epoch, epochs (loss and dev accuracy of each), steps, resumed_at, precision.
+        dev_accuracy, best_epoch, epochs (loss and dev accuracy of each), steps, resumed_at, precision, and notes where
+        training texts were cut.
 
     Raises:
         ModelError: The loss became NaN or infinite.
@@ -214,6 +216,8 @@ def train(
     state.restore_best()
     _unprepare(model)
     model.to("cpu").eval()
+    advice = "a larger max_length of the training reads more of them"
+    note = truncation_note({"train": (data.cut, len(data.labels))}, config.max_length, advice)
     return {
         "dev_accuracy": where.best_accuracy,
         "best_epoch": where.best_epoch,
@@ -221,6 +225,7 @@ def train(
         "steps": where.step,
         "resumed_at": resumed_at,
         "precision": precision,
+        **({"notes": [note]} if note else {}),
     }
 
 

@@ -165,9 +165,9 @@ def _with_labels(spec: str, kind: Literal["classifier", "onnx"], folder: Path) -
     """Return a trained model with the names of its labels, as far as files beside it have them."""
     described = next((path for path in (folder, folder.parent) if (path / "config.json").is_file()), None)
     if (folder / "interface.json").is_file():
-        names = adopt.own_labels(folder, ())
+        names = adopt.own_labels(folder)
     elif described is not None:
-        names = adopt.own_labels(described, ())
+        names = adopt.own_labels(described)
     else:
         return Model(spec, kind)
     unnamed = all(map(UNNAMED.fullmatch, names))

@@ -153,7 +153,7 @@ def override(document: Document, text: str) -> None:
     if parts[0] in KEYS:
         _assign(document, parts, value, text)
         return
-    places = list(_mentions(document.value, parts[0], ()))
+    places = list(_mentions(document.value, parts[0], ())) or _taken_in(document.value, parts[0])
     if places and len(parts) < 2:
         raise RecipeError(f"--set {text}: {parts[0]} takes settings", f"write --set {parts[0]}.SETTING=VALUE")
     if not places:
@@ -209,8 +209,11 @@ def _assign(document: Document, parts: tuple[Any, ...], value: Any, text: str) -
             node[part] = value  # type: ignore[index]
         else:
             inner = node.get(part)
-            if inner is None or (isinstance(inner, str) and walked == ["task"]):
+            bare = isinstance(inner, str)
+            if inner is None or (bare and walked == ["task"]):
                 node[part] = {} if inner is None else {inner: {}}  # type: ignore[index]
+            elif bare and (walked == ["model"] or (walked[0] == "models" and len(walked) == 2)):
+                node[part] = {"source": inner}  # type: ignore[index]
             node = node[part]
     document.sets[tuple(walked)] = text
 
@@ -245,6 +248,15 @@ def _mentions(value: Mapping[str, Any], name: str, path: tuple[Any, ...]) -> lis
     return places
 
 
+def _taken_in(value: Mapping[str, Any], name: str) -> list[tuple[Any, ...]]:
+    """Paths of the settings under which each model is taken in, where no variant names that stage."""
+    if name != "adopt":
+        return []
+    models = value.get("models")
+    named = [("models", model, name) for model in models] if isinstance(models, Mapping) else []
+    return named or ([("model", name)] if value.get("model") else [])
+
+
 def mentioned(value: Mapping[str, Any]) -> list[str]:
     """Names of the techniques and engines that a document names."""
     names = []
@@ -262,6 +274,6 @@ def beside(recipe: Path | None, settings: Any, keys: Collection[str]) -> Any:
         if isinstance(value, Mapping):
             return {key: settle(item) for key, item in value.items()}
         found = recipe.parent / value if isinstance(value, str) and value else None
-        return str(found.resolve()) if found and not Path(value).is_absolute() and found.exists() else value
+        return str(found.absolute()) if found and not Path(value).is_absolute() and found.exists() else value
 
     return {key: settle(item) if key in keys else item for key, item in settings.items()}

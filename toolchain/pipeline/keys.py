@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from toolchain.augment import _models
@@ -17,6 +19,7 @@ from toolchain.measure.machine import machine
 from toolchain.model import adopt, source
 from toolchain.model.checkpoint import read_json
 from toolchain.model.train import processes
+from toolchain.pipeline.document import beside
 from toolchain.pipeline.plan import Step
 from toolchain.pipeline.recipe import Recipe
 from toolchain.pipeline.settings import plain
@@ -25,11 +28,15 @@ from toolchain.pipeline.settings import plain
 _SAME = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu"), "tensorrt-rtx": ("tensorrt-rtx", "tensorrt")}
 
 
+#: What is noted where nobody named a task.
+STAND_IN = "no task was named: graphs were compared, and engines tuned, on the embedded reviews; --task names the data"
+
+
 class Task:
     """The recipe's task: its identity at once, its data when first needed."""
 
     def __init__(self, recipe: Recipe) -> None:
-        self.item = recipe.task
+        self.item, self.stand_in = recipe.task, recipe.stand_in
         self._data: Dataset | None = None
         self._identity: dict[str, Any] | None = None
 
@@ -39,7 +46,16 @@ class Task:
         if self._identity is None:
             found = self.item.technique.module.identity(self.item.config)
             self._identity = {"name": self.item.label, "version": self.item.technique.version, "data": found}
+            self._identity |= {"stand_in": True} if self.stand_in else {}
         return self._identity
+
+    @property
+    def record(self) -> dict[str, Any] | None:
+        """What a manifest keeps of it, so that later commands on the artifact need not name it; None of a stand-in."""
+        if self.stand_in:
+            return None
+        settings = beside(Path.cwd() / "recipe", plain(self.item.config), ("folder", "files", "dataset"))
+        return {"settings": {self.item.label: settings}, "identity": self.identity}
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -50,6 +66,8 @@ class Task:
         """The data, loaded once."""
         if self._data is None:
             self._data = self.item.technique.module.load(self.item.config)
+            if self.stand_in:
+                self._data = dataclasses.replace(self._data, stand_in=True, notes=(STAND_IN,))
         return self._data
 
 
@@ -143,7 +161,7 @@ def changed_source(step: Step, artifact: Artifact) -> bool:
 def manifest(
     label: str, technique: registry.Technique, key_parts: Mapping[str, Any], inputs: Sequence[Artifact],
     metrics: Mapping[str, Any], *, seed: int | None, started: float, environment: Mapping[str, Any],
-    commit: str | None = None, notes: Sequence[str] = (),
+    commit: str | None = None, notes: Sequence[str] = (), task: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """What an artifact's manifest records besides its files."""
     return {
@@ -154,6 +172,7 @@ def manifest(
         "environment": dict(environment),
         "commit": commit,
         "notes": list(notes),
+        "task": task,
         "source_digest": technique.source_digest,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         "duration_s": round(time.time() - started, 3),

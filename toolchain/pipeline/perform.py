@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ from toolchain.augment import _data
 from toolchain.core.data import Dataset
 from toolchain.core.errors import ModelError
 from toolchain.core.stage import Context, Teaching
-from toolchain.core.store import Artifact
+from toolchain.core.store import Artifact, key_of
 from toolchain.engines._batching import BATCHING_KEY, Batching
+from toolchain.measure import chance
 from toolchain.model import source as model_source
 from toolchain.model.checkpoint import copy_tokenizer, read_json, refuse_quantized, write_json
 from toolchain.model.labels import own_order
@@ -22,6 +23,9 @@ from toolchain.pipeline import gate
 from toolchain.pipeline.items import gives
 from toolchain.pipeline.plan import Plan, Step
 from toolchain.pipeline.settings import plain
+
+#: Where a tokenizer's or a model's config says which folder it was loaded from.
+_PLACES = ("_name_or_path", "name_or_path", "tokenizer_file")
 
 
 def perform(step: Step, inputs: list[Artifact], out: Path, context: Context, plan: Plan) -> dict[str, Any]:
@@ -44,20 +48,23 @@ def perform(step: Step, inputs: list[Artifact], out: Path, context: Context, pla
         context = _with_more(context, [artifact.path for artifact in more])
     if step.stage == "adopt":
         metrics: dict[str, Any] = module.apply(config, out, context)
-        _write_history(out, read_history(out))
+        own = {} if step.kind == "checkpoint" else read_origin(out)  # a graph or an engine knows its checkpoint
+        origin = own or _origin(str(config.path), module.identity(config)["files"])
+        _write_history(out, read_history(out), origin)
         return metrics
     if step.stage == "finetune":
         resolved = model_source.resolve(step.source or "", plan.recipe.base)
         source = resolved.spec if resolved.kind == "scratch" else model_source.fetch(resolved)
         metrics = module.apply(source, out, config, context)
         before = read_history(source) if isinstance(source, Path) else []  # an encoder that was pruned before
-        _write_history(out, [*before, *_augmented(more), _entry(step)])
+        origin = _origin(resolved.spec, resolved.identity.get("files", {}))
+        _write_history(out, [*before, *_augmented(more), _entry(step)], origin)
         return metrics
     if step.stage == "augment":
         folder = _modelled(step, plan) if step.source else inputs.pop(0).path
         labeller = inputs[0].path if inputs else None
         metrics = module.apply(folder, out, config, dataclasses.replace(context, labeller=labeller))
-        _write_history(out, [_entry(step)])
+        _write_history(out, [_entry(step)], {})
         return metrics
     if step.stage == "time":
         engines = {artifact.key: artifact.path for artifact in inputs}
@@ -76,7 +83,10 @@ def perform(step: Step, inputs: list[Artifact], out: Path, context: Context, pla
         write_json(out / "engine.json", defaults | read_json(out / "engine.json") | known)
         return known | metrics
     if step.stage == "teach":
-        return dict(module.apply(parent.path, out, config, context))
+        metrics = dict[str, Any](module.apply(parent.path, out, config, context))
+        data = context.dataset()
+        doubt = chance.note(round(metrics["dev_accuracy"] * len(data.dev)), len(data.dev), data.labels)
+        return metrics | {"notes": [f"{parent.manifest['label']}, a teacher: {doubt}"] if doubt else []}
     if step.stage == "compress":
         refuse_quantized(parent.path)
         context = dataclasses.replace(_in_own_order(context, parent.path), teachers=_teachings(inputs[1:]))
@@ -99,7 +109,7 @@ def perform(step: Step, inputs: list[Artifact], out: Path, context: Context, pla
         metrics = {name: parent.metrics[name] for name in ("flops", "mean_tokens") if name in parent.metrics} | metrics
     known = parent.manifest["parents"]  # what it has learned from is in its history
     fresh = _augmented(artifact for artifact in more if artifact.key not in known)
-    _write_history(out, [*read_history(parent.path), *fresh, _entry(step)])
+    _write_history(out, [*read_history(parent.path), *fresh, _entry(step)], read_origin(parent.path))
     return metrics
 
 
@@ -117,6 +127,8 @@ def _teachings(inputs: Sequence[Artifact]) -> tuple[Teaching, ...]:
 def accompany(source: Path, out: Path) -> None:
     """Gives an engine what it is read with: tokenizer, interface and history of the graph that it was built from.
 
+    An engine is deployed, so that what its files tell of folders on this machine stays here.
+
     Args:
         source: The graph's folder.
         out: The engine folder.
@@ -125,8 +137,12 @@ def accompany(source: Path, out: Path) -> None:
         shutil.copyfile(source / name, out / name)
     for name in ("config.json", "tokenizer_config.json"):  # what Optimum and transformers open a folder by
         if (source / name).is_file() and not (out / name).exists():
-            shutil.copyfile(source / name, out / name)
-    _write_history(out, read_history(source))
+            record = read_json(source / name)
+            if local := {key for key in _PLACES if key in record}:
+                write_json(out / name, {key: value for key, value in record.items() if key not in local})
+            else:
+                shutil.copyfile(source / name, out / name)
+    _write_history(out, without_folders(read_history(source)), read_origin(source))
 
 
 def _modelled(step: Step, plan: Plan) -> Path | None:
@@ -163,13 +179,36 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
     return list(read_json(path).get("techniques", [])) if path.is_file() else []
 
 
+def read_origin(folder: Path) -> dict[str, str]:
+    """Return the model that an artifact began as: ``source`` and ``digest``; empty where that is not recorded."""
+    path = folder / "history.json"
+    return dict(read_json(path).get("origin", {})) if path.is_file() else {}
+
+
+def without_folders(value: Any) -> Any:
+    """Return JSON values in which a path of this machine is the name at its end."""
+    if isinstance(value, dict):
+        return {key: without_folders(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_folders(item) for item in value]
+    if isinstance(value, str) and Path(value).expanduser().is_absolute():
+        return Path(value).name
+    return value
+
+
+def _origin(spec: str, files: Mapping[str, str]) -> dict[str, str]:
+    """Return what is kept of the model that a chain begins with: its name, without the folder, and its digest."""
+    local = Path(spec).expanduser()
+    return {"source": local.resolve().name if local.exists() else spec} | ({"digest": key_of(files)} if files else {})
+
+
 def _augmented(more: Iterable[Artifact]) -> list[dict[str, Any]]:
     """How examples were made."""
     return [entry for artifact in more for entry in read_history(artifact.path)]
 
 
-def _write_history(folder: Path, entries: list[dict[str, Any]]) -> None:
-    write_json(folder / "history.json", {"techniques": entries})
+def _write_history(folder: Path, entries: list[dict[str, Any]], origin: Mapping[str, str]) -> None:
+    write_json(folder / "history.json", {"techniques": entries} | ({"origin": dict(origin)} if origin else {}))
 
 
 def _entry(step: Step) -> dict[str, Any]:

@@ -193,16 +193,11 @@ def sensitivity(recipe: Recipe, config: Any) -> Plan:
 def _chain(plan: Plan, items: Iterable[Item], model: str, seed: int, variant: str, last: int) -> list[Step]:
     """The steps from the model's source to the graph of one variant."""
     chain: list[Step] = []
-    items = list(items)
     source = plan.recipe.models.get(model, "")
-    first = next((item for item in items if item.stage != "augment"), None)
-    if first is None or first.stage not in ("adopt", "finetune"):
-        adopt = registry.stage("adopt")
-        items.insert(0, Item("adopt", adopt, adopt.config(path=source), "adopt"))
     shared = f"{model} · " if len(plan.recipe.models) > 1 else ""
     where = f" · seed {seed}" if len(plan.recipe.seeds) > 1 else ""
     more: tuple[str, ...] = ()
-    for item in _until(items, STAGES[last]):
+    for item in _until(list(items), STAGES[last]):
         learns = item.stage in ("finetune", "compress")
         taught = _teachers(plan, item, chain, more, seed, where)
         inputs = (*(step.id for step in chain[-1:]), *taught, *(more if learns else ()))

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from toolchain.core import registry
+from toolchain.core.log import logger
+from toolchain.model.source import settled
 from toolchain.pipeline.bounds import Rule, rules
 from toolchain.pipeline.document import Document, Problems, beside, override, read
 from toolchain.pipeline.items import (
@@ -54,6 +56,7 @@ class Recipe:
         report: How to rank.
         check: Bounds that ``--check`` holds the engines to.
         test: Settings under which a test runs the recipe in seconds.
+        stand_in: Whether the task only stands in for one that a command line did not name.
     """
 
     name: str
@@ -69,6 +72,7 @@ class Recipe:
     report: Report
     check: tuple[Rule, ...]
     test: dict[str, Any]
+    stand_in: bool = False
 
     @property
     def base(self) -> Path | None:
@@ -88,8 +92,10 @@ def load(path: Path, sets: Sequence[str] = (), models: Sequence[str] = (), data:
     Raises:
         RecipeError: With every problem found.
     """
-    document = read(path)
-    return parse(document, sets, models, data)
+    recipe = parse(document := read(path), sets, models, data)
+    if "task" not in document.value:
+        logger.info("%s names no task: the embedded reviews are taken; task: in the recipe names another", path)
+    return recipe
 
 
 def parse(document: Document, sets: Sequence[str] = (), models: Sequence[str] = (), data: str | None = None) -> Recipe:
@@ -99,10 +105,10 @@ def parse(document: Document, sets: Sequence[str] = (), models: Sequence[str] = 
         RecipeError: With every problem found.
     """
     point_models(document, models)
-    if data is not None:
-        point_data(document, data)
     for text in sets:
         override(document, text)
+    if data is not None:
+        point_data(document, data)  # last, so that it is about the task that --set names
     problems = Problems(document)
     root = document.value
     _check_keys(problems, root)
@@ -130,7 +136,7 @@ def parse(document: Document, sets: Sequence[str] = (), models: Sequence[str] = 
             check_teachers(problems, [*stages, *items], ("variants", name), sources if trained else ())
         for model in sources or {"": ""}:
             done = [_with_model_settings(problems, item, settings.get(model, {}), model) for item in [*stages, *items]]
-            variants[model, name] = tuple(done)
+            variants[model, name] = tuple(_adopting(problems, done, sources.get(model), settings.get(model, {}), model))
             if settings.get(model) and not problems.found:
                 check_order(problems, done, ("models", model))
                 check_teachers(problems, done, ("models", model), sources if trained else ())
@@ -158,7 +164,7 @@ def parse(document: Document, sets: Sequence[str] = (), models: Sequence[str] = 
     test = mapping(problems, root.get("test", {}), ("test",))
     name = root.get("name") or (document.path.stem if document.path else "recipe")
     check_name(problems, name, ("name",))
-    used = {item.label for items in [stages, *parsed.values()] for item in items}
+    used = {item.label for items in variants.values() for item in items}
     for model, own in settings.items():
         for key in set(own) - used:
             problems.add(("models", model, key), f"{key}: no variant uses it", "take it out, or name it in a variant")
@@ -261,6 +267,19 @@ def _with_model_settings(problems: Problems, item: Item, settings: dict[str, dic
     merged = over(item.config, own)
     config = validate(problems, item.technique.config, merged, ("models", model, item.label), item.label)
     return dataclasses.replace(item, config=config) if config is not None else item
+
+
+def _adopting(
+    problems: Problems, items: list[Item], source: str | None, settings: dict[str, dict[str, Any]], model: str
+) -> list[Item]:
+    """The items of a variant, the taking in of its model first where the variant does not fine-tune it."""
+    first = next((item for item in items if item.stage != "augment"), None)
+    if source is None or (first is not None and first.stage in ("adopt", "finetune")):
+        return items
+    adopt = registry.stage("adopt")
+    given = {"path": settled(source, problems.document.base), **settings.get("adopt", {})}
+    config = validate(problems, adopt.config, given, ("models", model, "adopt"), "adopt")
+    return [Item("adopt", adopt, config, "adopt"), *items] if config is not None else items
 
 
 def _baseline(problems: Problems, value: Any, built: Mapping[str, Sequence[str]]) -> tuple[str, str]:

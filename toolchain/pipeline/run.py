@@ -9,6 +9,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -23,7 +24,7 @@ from toolchain.measure.machine import environment
 from toolchain.model import source as model_source
 from toolchain.model.train import processes
 from toolchain.pipeline import gate, keys, teaching
-from toolchain.pipeline.perform import perform
+from toolchain.pipeline.perform import perform, without_folders
 from toolchain.pipeline.plan import Plan, Step
 
 #: How long a process waits for another process of the same launch to publish, in seconds.
@@ -86,7 +87,8 @@ def execute(plan: Plan, store: Store, *, force: Collection[str] = (), judge: key
     outcome = Outcome(plan, keys.Task(plan.recipe), rank=rank)
     if rank:
         logger.setLevel(logging.WARNING)  # the first process says what is done
-    teaching.check(plan, outcome.task)
+    noted = set[str]()
+    teaching.check(plan, outcome.task, _fresh(plan, store, outcome.task))
     for number, step in enumerate(plan.steps.values(), 1):
         blocked = next((outcome.failed[i] for i in step.inputs if i in outcome.failed), None)
         inputs = [outcome.artifacts[i] for i in step.inputs if i in outcome.artifacts]
@@ -104,6 +106,10 @@ def execute(plan: Plan, store: Store, *, force: Collection[str] = (), judge: key
             else:
                 title = f"[{number}/{len(plan.steps)}] {step.stage:8s} {step.label}"
                 artifact, made = _one(step, inputs, store, task, plan, step.stage in force, title)
+                for note in artifact.manifest.get("notes", ()):
+                    if note not in noted:
+                        logger.warning("    note: %s", note)
+                    noted.add(note)
                 outcome.artifacts[step.id] = artifact
                 outcome.made += [step.id] if made else []
         except StoreError:
@@ -154,6 +160,17 @@ def preview(
         if found:
             outcome.artifacts[step.id] = found
     return outcome, status
+
+
+def _fresh(plan: Plan, store: Store, task: keys.Task) -> set[str]:
+    """Return the ids of the steps that take in what the store does not have yet."""
+    fresh = set()
+    for step in plan.steps.values():
+        if step.stage == "adopt":
+            with suppress(ToolchainError):  # what is wrong with it is said when it is taken in
+                key = key_of(keys.parts(step, [], task, plan.recipe, _threads(plan, step)))
+                fresh |= {step.id} if store.find(step.kind, key) is None else set()
+    return fresh
 
 
 def _sound(plan: Plan, outcome: Outcome, step: Step) -> list[Artifact]:
@@ -210,10 +227,14 @@ def _one(
             metrics["parity"] = gate.check_pass(step, inputs[0], claim.out, context, store)
             if metrics["parity"]["passed"] is False:
                 logger.warning("    parity failed: %s", gates.compared(metrics["parity"]))
-        notes = (*task.notes, *metrics.pop("notes", ()))
+        facts, record, notes = environment(), task.record, (*task.notes, *metrics.pop("notes", ()))
+        if step.kind == "engine":  # which is deployed: host and folders of this machine stay in the other manifests
+            facts["machine"] = {name: fact for name, fact in facts["machine"].items() if name != "host"}
+            record = record if record == without_folders(record) else None
+            notes = notes[len(task.notes) :]
         made = keys.manifest(
             step.label, step.technique, parts, inputs, metrics,
-            seed=step.seed, started=started, environment=environment(), commit=_commit(), notes=notes,
+            seed=step.seed, started=started, environment=facts, commit=_commit(), notes=notes, task=record,
         )  # fmt: skip
         artifact = store.publish(claim, made)
     logger.info("    done in %.1f s  %s", made["duration_s"], key[:12])

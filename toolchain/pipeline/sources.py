@@ -30,7 +30,10 @@ def point_models(document: Document, models: Iterable[str]) -> None:
         elif name not in known:
             raise RecipeError(f"--model {text}: no model is called {name!r}", registry.suggest(name, known))
         if not root.get("models"):
-            root["model"] = source
+            if isinstance(root.get("model"), Mapping):
+                root["model"]["source"] = source
+            else:
+                root["model"] = source
         elif isinstance(root["models"][name], Mapping):
             root["models"][name]["source"] = source
         else:
@@ -52,7 +55,7 @@ def point_data(document: Document, data: str) -> None:
         missing = [str(file) for file in found.values() if not file.is_file()]
         if missing:
             raise RecipeError(f"--data {data}: missing {', '.join(missing)}")
-        document.value["task"]["files"] = {split: str(file.resolve()) for split, file in found.items()}
+        document.value["task"]["files"] = {split: str(file.absolute()) for split, file in found.items()}
         return
     name = task if isinstance(task, str) else str(next(iter(task)))
     if name not in registry.names("tasks"):
@@ -62,4 +65,4 @@ def point_data(document: Document, data: str) -> None:
     if key is None:
         raise RecipeError(f"--data {data}: the task {name} makes its own data", "choose another: --set task=sst2")
     settings = {} if isinstance(task, str) else dict(task[name] or {})
-    document.value["task"] = {name: settings | {key: str(path.resolve())}}
+    document.value["task"] = {name: settings | {key: str(path.absolute())}}

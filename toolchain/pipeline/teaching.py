@@ -6,7 +6,7 @@ the task's data.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from toolchain.augment._models import unfit
@@ -22,17 +22,24 @@ from toolchain.pipeline.plan import Plan, Step
 SEEN = 256
 
 
-def check(plan: Plan, task: Task) -> None:
-    """Holds that teachers have the task's labels, and read the tokens that their students read where that matters.
+def check(plan: Plan, task: Task, fresh: Collection[str] = ()) -> None:
+    """Holds that models have the task's labels, and teachers read the tokens that students read where that matters.
 
     Teachers and models that make texts are downloaded for it; tokenizers that are not here yet are compared later.
 
+    Args:
+        plan: The plan.
+        task: Its task.
+        fresh: Ids of the steps that take in what the store does not have yet.
+
     Raises:
-        ModelError: A teacher has other labels, or cuts texts into other tokens; a model is not to be had.
+        ModelError: A model has other labels, or cuts texts into other tokens; a model is not to be had.
         DataError: An augmentation makes no texts of the task's kind.
     """
     for step in plan.steps.values():
         module = step.technique.module
+        if step.id in fresh:
+            adopt.check_labels(step.config, task.data())
         refusal = module.fits_task(step.config, task.data().pairs) if hasattr(module, "fits_task") else None
         if refusal:
             raise DataError(*refusal)
@@ -69,8 +76,7 @@ def _check_labels(teacher: Step, plan: Plan, task: Task) -> None:
     folder = _folder(str(teacher.source), plan) if teacher.stage == "adopt" else None
     if folder is None:
         return
-    labels = task.data().labels
-    match_labels(tuple(adopt.own_labels(folder, labels)), labels, folder)
+    match_labels(tuple(adopt.own_labels(folder)), task.data().labels, folder)
 
 
 def _folder(spec: str, plan: Plan) -> Path | None:
