@@ -239,3 +239,42 @@ def test_reports_are_not_mixed_with_recipes_and_not_changed(tmp_path: Path) -> N
     assert (changed.code, "reports are as they were written" in changed.stderr) == (2, True)
     empty = call("report", str(tmp_path), cwd=tmp_path)
     assert (empty.code, "cannot be read as a report" in empty.stderr) == (1, True)
+
+
+def test_a_command_that_calibrates_or_judges_must_know_the_data(tmp_path: Path) -> None:
+    _artifact(tmp_path, "onnx", "export")
+    (tmp_path / "model" / "manifest.json").unlink()  # a graph of another tool
+    for command in (
+        ("optimize", "model", "-t", "static_int8"), ("optimize", "model", "-t", "mixed"), ("benchmark", "model"),
+        ("finetune", "model"), ("compress", "model", "-t", "magnitude_prune"), ("sensitivity", "model"),
+        ("build", "model", "--data", "."),
+    ):  # fmt: skip
+        result = call(*command, cwd=tmp_path)
+        assert result.code == 2, command
+        assert "--task is missing: model does not say which data it was made for" in result.stderr
+
+
+def test_a_target_remembers_the_task_that_it_was_made_for(tmp_path: Path) -> None:
+    _artifact(tmp_path, "onnx", "export")
+    result = call("optimize", "model", "-t", "static_int8", "--dry-run", cwd=tmp_path)
+    assert result.code == 0, result.stderr
+    assert "task: reviews, which model was made for" in result.stderr
+    path = tmp_path / "model" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["task"]["identity"]["version"] += 1
+    path.write_text(json.dumps(manifest))
+    result = call("optimize", "model", "-t", "static_int8", "--dry-run", cwd=tmp_path)
+    assert (result.code, "the data that model was made for have changed since" in result.stderr) == (1, True)
+
+
+def test_graphs_are_compared_on_stand_ins_where_nobody_named_the_data_and_that_is_noted(tmp_path: Path) -> None:
+    _artifact(tmp_path, "onnx", "export")
+    (tmp_path / "model" / "manifest.json").unlink()
+    interface = tmp_path / "model" / "interface.json"
+    interface.write_text(json.dumps(json.loads(interface.read_text()) | {"labels": ["refund", "praise"]}))
+    result = call("optimize", "model", "-t", "clean", "-o", "cleaned", cwd=tmp_path)
+    assert result.code == 0, result.stderr
+    assert "note: no task was named: graphs were compared, and engines tuned, on the embedded reviews" in result.stderr
+    assert json.loads((tmp_path / "cleaned" / "interface.json").read_text())["labels"] == ["refund", "praise"]
+    manifest = json.loads((tmp_path / "cleaned" / "manifest.json").read_text())
+    assert (manifest["task"], len(manifest["notes"])) == (None, 1)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from toolchain.cli import options, stages
+from toolchain.cli.direct import recipe_of
 from toolchain.core.errors import ToolchainError
 from toolchain.core.log import logger
 
@@ -34,10 +35,8 @@ def sensitivity_command(target: str, **settings: Any) -> int:
 
     store: Store = settings["store"]
     direct = Path(target).suffix not in (".yaml", ".yml")
-    if direct and not settings["task"]:
-        raise click.UsageError(f"--task is missing: {target} is measured on the dev examples of its task")
     own, others = _own(settings["sets"], direct)
-    recipe = stages.recipe_of([target], [], settings | {"sets": others})
+    recipe = recipe_of([target], [], settings | {"sets": others})
     made = plan.sensitivity(recipe, _config(own))
     force = options.forced(settings["force"])
     if settings["dry_run"]:

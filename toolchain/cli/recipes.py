@@ -59,14 +59,21 @@ def run_command(
 def validate_command(
     recipes: tuple[Path, ...], sets: tuple[str, ...], models: tuple[str, ...], data: str | None, as_json: bool
 ) -> int:
-    """Check RECIPES: every problem at once, each with its place. Nothing is loaded or run."""
-    from toolchain.pipeline import plan
+    """Check RECIPES: every problem at once, each with its place. No model is loaded and nothing is run.
+
+    Then what they name is looked at: data files (read whole), model folders, labels of the model against those of the
+    data, packages.
+    """
+    from toolchain.pipeline import document, inputs, plan
     from toolchain.pipeline import recipe as loader
 
     results: list[dict[str, Any]] = []
     for path in recipes:
         try:
-            made = plan.make(loader.load(path, sets, models, data))
+            written = document.read(path)
+            recipe = loader.parse(written, sets, models, data)
+            made = plan.make(recipe)
+            packages = inputs.check(written, recipe)
         except ToolchainError as error:
             found = [line for line in str(error).splitlines() if not re.fullmatch(r"\d+ problems", line)]
             results.append({"recipe": str(path), "valid": False, "problems": found})
@@ -75,7 +82,7 @@ def validate_command(
             {
                 "recipe": str(path), "valid": True, "steps": len(made.steps),
                 "engines": [row.name for row in made.rows], "not_applicable": dict(made.not_applicable),
-                "not_run": {row.name: reason for row, reason in made.not_run},
+                "not_run": {row.name: reason for row, reason in made.not_run}, "packages": packages,
             }
         )  # fmt: skip
     if as_json:
@@ -87,6 +94,8 @@ def validate_command(
                 click.echo(f"  {name}: not applicable: {reason}")
             for name, reason in result["not_run"].items():
                 click.echo(f"  {name}: will be built, not run: {reason}")
+            for line in result["packages"]:
+                click.echo(f"  {line}")
         else:
             click.echo("\n".join(result["problems"]), err=True)
     return 0 if all(result["valid"] for result in results) else 1

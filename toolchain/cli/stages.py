@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shutil
 from collections import Counter
@@ -12,16 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from toolchain.cli import options
-from toolchain.core.errors import RecipeError, ToolchainError
+from toolchain.cli import direct, options
+from toolchain.core.errors import ToolchainError
 from toolchain.core.log import logger
 
 if TYPE_CHECKING:
     from toolchain.core.store import Artifact, Store
-    from toolchain.pipeline.recipe import Recipe
     from toolchain.pipeline.run import Outcome
 
-_TASK = click.option("--task", default=None, help="Task of a direct run: sst2, reviews, glue, or a YAML mapping.")
+_TASK = click.option(
+    "--task",
+    default=None,
+    help="Task of a direct run: sst2, reviews, glue, or a YAML mapping. [default: that of the target, if it says]",
+)
+#: Settings of the graph passes that decide by the task's texts: how many they read.
+_READS = {"samples", "calibration_samples"}
+
 _OUTPUT = click.option("-o", "--output", type=click.Path(path_type=Path), help="Copy the result here.")
 _TOKENIZER = click.option("--tokenizer", help="Folder with tokenizer.json, when it is not beside the ONNX file.")
 
@@ -131,7 +136,9 @@ def _stage(
     from toolchain.pipeline import plan, run
 
     store: Store = settings["store"]
-    made = plan.make(recipe_of(targets, items, settings, engines), stage, settings["variants"])
+    judges = stage in ("finetune", "augment", "compress", "time")
+    judges |= any(not _READS.isdisjoint(direct.settings_of(item)) for item in items)
+    made = plan.make(direct.recipe_of(targets, items, settings, engines, judges=judges), stage, settings["variants"])
     if settings["dry_run"]:
         return print_preview(made, store, settings["as_json"], options.forced(settings["force"]))
     if settings["output"] and stage != "time":
@@ -141,95 +148,6 @@ def _stage(
     if stage == "time":
         return finish(outcome, store, settings["output"], settings["as_json"])
     return _show(outcome, stage, settings["output"], settings["as_json"])
-
-
-def recipe_of(
-    targets: Sequence[str], items: Sequence[str], settings: dict[str, Any], engines: Sequence[str] = ()
-) -> Recipe:
-    """The recipe that a command is given, or that a direct one stands for."""
-    from toolchain.pipeline import recipe as recipes
-
-    if len(targets) > 1 or Path(targets[0]).suffix not in (".yaml", ".yml"):
-        return _direct(targets, items, settings, engines)
-    given = [name for name in ("task", "tokenizer") if settings[name]]
-    if given or engines:
-        raise click.UsageError(f"--{(given or ['engine'])[0]} is for direct runs; use --set with a recipe")
-    sets = options.with_threads(settings["sets"], settings["threads"])
-    return recipes.load(Path(targets[0]), sets, settings["models"], settings["data"])
-
-
-def _direct(targets: Sequence[str], items: Sequence[str], settings: dict[str, Any], engines: Sequence[str]) -> Recipe:
-    """The recipe that a direct command stands for."""
-    from toolchain.model import adopt
-    from toolchain.pipeline import document
-    from toolchain.pipeline import recipe as recipes
-
-    if settings["models"]:
-        raise click.UsageError("--model is for recipes; a direct run's model is its TARGET")
-    if settings.get("variants"):
-        raise click.UsageError("--variant is for recipes; a direct run does what it is told alone")
-    if twice := [target for target in targets if targets.count(target) > 1]:
-        raise RecipeError(f"{twice[0]} is given twice", "each once: the first one is the baseline")
-    root: dict[str, Any] = {
-        "name": _name(targets[0], targets),
-        "engines": [document.parse_value(e) for e in engines or ["onnxruntime"]],
-    }
-    if engines and all(adopt.kind_of(target) == "engine" for target in targets):
-        raise click.UsageError("--engine is for graphs and checkpoints: an engine folder is built already")
-    root["task"] = document.parse_value(settings["task"]) if settings["task"] else "reviews"
-    if items == ["finetune"]:
-        root |= {"model": targets[0], "variants": {"model": ["finetune", "export"]}}
-    else:
-        root["variants"] = {}
-        for target in targets:
-            kind = adopt.kind_of(target)
-            if kind == "engine" and items:
-                raise RecipeError(
-                    f"{target} is an engine: nothing more can be done to it", "give the ONNX file or checkpoint"
-                )
-            first = {
-                "adopt": {"path": target} | ({"tokenizer": settings["tokenizer"]} if settings["tokenizer"] else {})
-            }
-            rest = [item for item in items if kind == "checkpoint" or item != "export"]
-            if kind == "checkpoint" and "export" not in rest:
-                rest = [*rest, "export"] if _stages(rest) & {"augment", "compress"} else ["export", *rest]
-            root["variants"][_name(target, targets)] = [first, *rest]
-    made = document.Document(root, None)
-    prefix = items[0] if items else ""
-    known = {*recipes.KEYS, *document.mentioned(root)} - _settings(prefix)
-    sets = [
-        s if s.partition("=")[0].split(".")[0] in known or not prefix else f"{prefix}.{s}" for s in settings["sets"]
-    ]
-    return recipes.parse(made, options.with_threads(sets, settings["threads"]), (), settings["data"])
-
-
-def _settings(technique: str) -> set[str]:
-    """The names of a technique's settings, which in a direct run go before a recipe's keys."""
-    from toolchain.core import registry
-
-    folder = registry.folder_of(technique)
-    return {field.name for field in dataclasses.fields(registry.get(folder, technique).config)} if folder else set()
-
-
-def _name(target: str, targets: Sequence[str]) -> str:
-    """What to call a target in the table: the end of its path, as much of it as tells it from the others."""
-
-    def end(path: str, parts: int) -> str:
-        found = Path(path).expanduser()
-        found = found.resolve() if found.exists() else found
-        return "-".join((*found.parts[:-1], found.stem)[-parts:]).replace("/", "").lstrip(".") or "model"
-
-    others = [other for other in targets if other != target]
-    for parts in range(1, len(Path(target).expanduser().resolve().parts)):
-        if end(target, parts) not in {end(other, parts) for other in others}:
-            return end(target, parts)
-    raise RecipeError(f"{target} is given twice", "each once: the first one is the baseline")
-
-
-def _stages(items: Sequence[str]) -> set[str]:
-    from toolchain.core import registry
-
-    return {folder for item in items if (folder := registry.folder_of(item))}
 
 
 def _needed(stage: str, target: str, technique: str | None) -> list[str]:

@@ -49,16 +49,16 @@ def perform(step: Step, inputs: list[Artifact], out: Path, context: Context, pla
     if step.stage == "adopt":
         metrics: dict[str, Any] = module.apply(config, out, context)
         own = {} if step.kind == "checkpoint" else read_origin(out)  # a graph or an engine knows its checkpoint
-        origin = own or _origin(str(config.path), module.identity(config)["files"])
-        _write_history(out, read_history(out), origin)
+        began = own or _origin(str(config.path), module.identity(config)["files"])
+        _write_history(out, read_history(out), began)
         return metrics
     if step.stage == "finetune":
         resolved = model_source.resolve(step.source or "", plan.recipe.base)
         source = resolved.spec if resolved.kind == "scratch" else model_source.fetch(resolved)
         metrics = module.apply(source, out, config, context)
         before = read_history(source) if isinstance(source, Path) else []  # an encoder that was pruned before
-        origin = _origin(resolved.spec, resolved.identity.get("files", {}))
-        _write_history(out, [*before, *_augmented(more), _entry(step)], origin)
+        began = _origin(resolved.spec, resolved.identity.get("files", {}))
+        _write_history(out, [*before, *_augmented(more), _entry(step)], began)
         return metrics
     if step.stage == "augment":
         folder = _modelled(step, plan) if step.source else inputs.pop(0).path
