@@ -49,6 +49,27 @@ def test_a_hub_id_is_taken_without_asking_the_network(spec: str) -> None:
     assert (found.kind, found.revision) == ("hub", spec.partition("@")[2] or "main")
 
 
+def test_a_mistyped_path_is_a_missing_folder_and_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    _folder(tmp_path / "models" / "bert")
+    _folder(tmp_path / "recipes" / "mine")
+    cases = {
+        "models/berrt": ("the folder models is here, without berrt", "did you mean models/bert?"),
+        "mine/berrt": ("", ""),  # may be on the hub
+        "modelz": ("a hub id is of the form org/name", "did you mean models?"),
+        "org/model.onnx": ("a name that ends in .onnx is a file's", "give a folder"),
+        "mein": ("a hub id is of the form org/name", "did you mean"),
+    }
+    for spec, (evidence, hint) in cases.items():
+        if not evidence:
+            assert source.resolve(spec).kind == "hub"
+            continue
+        with pytest.raises(ModelError, match="no such folder") as error:
+            source.resolve(spec, tmp_path / "recipes")
+        assert evidence in error.value.message
+        assert hint in error.value.hint
+
+
 def test_a_new_model_is_known_by_its_specification() -> None:
     found = source.resolve("scratch:bert-2x128")
     assert (found.kind, found.identity) == ("scratch", {"scratch": "scratch:bert-2x128", "revision": ""})

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from tests.command import ROOT
 from toolchain.core.data import Dataset
 from toolchain.tasks import files
 
@@ -191,3 +195,20 @@ def test_identity_follows_content_and_settings_not_names(tmp_path: Path) -> None
 def test_bad_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         TypeAdapter(files.Config).validate_python(settings)
+
+
+def test_classes_have_one_order_in_every_process(tmp_path: Path) -> None:
+    labels = ["nan", "NaN", "2", "10", "inf", "b", "a"]
+    (tmp_path / "a.csv").write_text("sentence,label\n" + "".join(f"text {i},{n}\n" for i, n in enumerate(labels * 20)))
+    code = (
+        "from toolchain.tasks import files\n"
+        f"print(*files.load(files.Config(files={{'train': {str(tmp_path / 'a.csv')!r}}})).labels)"
+    )
+    orders = {
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT,
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
+        ).stdout.strip()
+        for seed in range(3)
+    }  # fmt: skip
+    assert orders == {"2 10 NaN a b inf nan"}

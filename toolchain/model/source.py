@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import json
 import re
@@ -34,6 +35,20 @@ LATE = (
 
 #: Tokens of the longest input of a model from scratch.
 POSITIONS = 512
+
+#: Models that the hub knows by a name without an owner.
+CANONICAL = (
+    "albert-base-v1", "albert-base-v2", "albert-large-v2", "bert-base-cased", "bert-base-chinese",
+    "bert-base-german-cased", "bert-base-multilingual-cased", "bert-base-multilingual-uncased", "bert-base-uncased",
+    "bert-large-cased", "bert-large-uncased", "camembert-base", "distilbert-base-cased",
+    "distilbert-base-multilingual-cased", "distilbert-base-uncased", "distilbert-base-uncased-finetuned-sst-2-english",
+    "distilroberta-base", "gpt2", "roberta-base", "roberta-large", "roberta-large-mnli",
+    "t5-base", "t5-small", "xlm-roberta-base", "xlm-roberta-large", "xlnet-base-cased",
+)  # fmt: skip
+
+#: How the names of files end that a model may be thought to be.
+_SUFFIXES = (".bin", ".ckpt", ".csv", ".gz", ".h5", ".json", ".onnx", ".pt", ".pth", ".safetensors", ".tar", ".tsv",
+             ".xml", ".yaml", ".yml", ".zip")  # fmt: skip
 
 SCRATCH = re.compile(r"scratch:(?P<architecture>[a-z0-9_-]+?)-(?P<layers>\d+)x(?P<hidden>\d+)")
 _SHARD = re.compile(r"(?P<stem>[\w.]+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
@@ -96,13 +111,47 @@ def resolve(spec: str, base: Path | None = None) -> Source:
         )
     name, _, revision = spec.partition("@")
     cached = _cached(name, revision or "main")
+    if cached is None and (evidence := _looks_local(name, base)):
+        raise ModelError(f"model source {spec!r}: no such folder ({evidence})", _nearest(name, base))
     return Source(spec, "hub", cached, revision or "main")
+
+
+def _looks_local(name: str, base: Path | None) -> str:
+    """Return why a name that is not here is a path that was mistyped and no hub id; '' if it may be one."""
+    parent = name.rpartition("/")[0]
+    if Path(name).suffix.lower() in _SUFFIXES:
+        return f"a name that ends in {Path(name).suffix} is a file's"
+    if not parent:
+        return "" if name in CANONICAL else "a hub id is of the form org/name"
+    here = next((folder for folder in (Path(parent), *([base / parent] if base else [])) if folder.is_dir()), None)
+    return f"the folder {here} is here, without {name.rpartition('/')[2]}" if here else ""
+
+
+def _nearest(name: str, base: Path | None) -> str:
+    """Return what to do about a name that is not here: the folders beside it that are alike, or the forms allowed."""
+    parent, _, last = name.rpartition("/")
+    places = [Path(parent or "."), *([base / parent] if base else [])]
+    folders = sorted({path.name for place in places if place.is_dir() for path in place.iterdir() if path.is_dir()})
+    alike = difflib.get_close_matches(last, folders, 3, 0.6)
+    if alike:
+        return f"did you mean {', '.join(f'{parent}/{near}' if parent else near for near in alike)}?"
+    return "give a folder with config.json, a hub id (org/name), package:MODULE/FOLDER, or scratch:bert-2x128"
+
+
+def installed(spec: str) -> bool:
+    """Return whether the package that a ``package:`` source names is installed; True of other sources."""
+    if not spec.startswith("package:"):
+        return True
+    try:
+        return importlib.util.find_spec(spec.removeprefix("package:").partition("/")[0]) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def settled(spec: str, base: Path | None) -> str:
     """A source as it is written, or its path where that is relative to another folder than the current one."""
     beside = base / spec if base and not Path(spec).expanduser().exists() else None
-    return str(beside.resolve()) if beside and beside.exists() else spec
+    return str(beside.absolute()) if beside and beside.exists() else spec
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -201,6 +202,7 @@ def _label_problem(value: Any, index: Mapping[str, int], classes: Sequence[str])
 
 def _numeric_first(label: str) -> tuple[int, float, str]:
     try:
-        return 0, float(label), label
+        number = float(label)
     except ValueError:
         return 1, 0.0, label
+    return (0, number, label) if math.isfinite(number) else (1, 0.0, label)  # nan has no place among numbers

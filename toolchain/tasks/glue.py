@@ -59,6 +59,11 @@ class Config(StageConfig):
             raise ValueError(f"label: {self.label!r} is also a text column")
 
 
+def held_here(config: Config) -> bool:
+    """Return whether the data lie here as Parquet files, so that they can be looked at before a run."""
+    return (folder := _folder(config)) is not None and not (folder / "dataset_dict.json").exists()
+
+
 def load(config: Config) -> Dataset:
     """Loads and checks the data set.
 
@@ -119,5 +124,7 @@ def identity(config: Config) -> dict[str, Any]:
 def _folder(config: Config) -> Path | None:
     """The folder that ``dataset`` names, or None when it is a hub id."""
     path = Path(config.dataset).expanduser()
+    owner, slash, _ = config.dataset.partition("/")
     is_id = config.dataset.count("/") <= 1 and not config.dataset.startswith((".", "~", "/"))
+    is_id = is_id and not (slash and Path(owner).is_dir()) and not config.dataset.endswith("/")
     return None if is_id and not path.is_dir() else path

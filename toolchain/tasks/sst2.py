@@ -53,6 +53,11 @@ class Config(StageConfig):
     drop_overlaps: bool = True
 
 
+def held_here(config: Config) -> bool:
+    """Return whether the data lie here, so that they can be looked at before a run."""
+    return config.folder is not None
+
+
 def load(config: Config) -> Dataset:
     """Loads and checks the data.
 

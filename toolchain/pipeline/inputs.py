@@ -1,0 +1,175 @@
+"""What a recipe names and a run would miss: data, models, labels, packages. Looked at without loading torch.
+
+``toolchain validate`` asks; a run finds the same one after the other, when it comes to it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from toolchain.core.data import Dataset
+from toolchain.core.errors import MissingPackageError, ToolchainError
+from toolchain.model import adopt, source
+from toolchain.model.checkpoint import TOKENIZER_FILES
+from toolchain.pipeline import keys
+from toolchain.pipeline.document import Document, Problems
+from toolchain.pipeline.items import Item, teachers_of
+from toolchain.pipeline.recipe import Recipe
+
+
+def check(document: Document, recipe: Recipe) -> list[str]:
+    """Check what a valid recipe names.
+
+    Args:
+        document: The recipe as written.
+        recipe: The same, validated.
+
+    Returns:
+        Packages that are not installed here, each with its place and the command that installs it.
+
+    Raises:
+        RecipeError: With every problem found.
+    """
+    problems = Problems(document)
+    data = _data(problems, recipe)
+    for (model, variant), items in recipe.variants.items():
+        where = ("variants", variant)
+        own = _of_model(document, model)
+        named_by_model = bool(items) and items[0].stage == "adopt" and not _names(document.value, variant, "adopt")
+        spec = recipe.models.get(model, "")
+        if not items or items[0].stage != "adopt":
+            _model(problems, spec, items, own, recipe.base)
+        for item in items:
+            if item.stage == "adopt":
+                _adopted(problems, item, own if named_by_model else where, data)
+            fits = getattr(item.technique.module, "fits_task", None)
+            if fits and data is not None and (refusal := fits(item.config, data.pairs)):
+                problems.add(where, f"{item.label}: {refusal[0]}", refusal[1])
+            for teacher in teachers_of(item):
+                _teacher(problems, teacher, where, data, recipe.base)
+    problems.raise_if_any()
+    return _missing_packages(document, recipe)
+
+
+def _of_model(document: Document, model: str) -> tuple[Any, ...]:
+    """Return where a model stands in the recipe."""
+    return ("models", model) if "models" in document.value else ("model",)
+
+
+def _names(root: Any, variant: str, name: str) -> bool:
+    """Whether a variant, or the stages before it, names an item."""
+    lists = [root.get("stages") or [], (root.get("variants") or {}).get(variant) or []]
+    return any(item == name or (isinstance(item, dict) and name in item) for items in lists for item in items)
+
+
+def _data(problems: Problems, recipe: Recipe) -> Dataset | None:
+    """Return the task's data where they are local files, which are read whole; None of the hub's and of broken ones."""
+    module, config = recipe.task.technique.module, recipe.task.config
+    held = getattr(module, "held_here", None)
+    if held is None or not held(config):
+        return None
+    try:
+        return keys.Task(recipe).data()
+    except MissingPackageError:
+        return None  # said with the packages
+    except ToolchainError as error:
+        problems.add(
+            ("task", "files" if recipe.task.label == "files" else recipe.task.label), error.message, error.hint
+        )
+        return None
+
+
+def _model(problems: Problems, spec: str, items: Sequence[Item], where: tuple[Any, ...], base: Path | None) -> None:
+    """Check the model that a variant fine-tunes."""
+    if not source.installed(spec):
+        return  # said with the packages
+    try:
+        resolved = source.resolve(spec, base)
+        if resolved.folder:
+            _check_tokenizer(problems, resolved.folder, where)
+        shape = source.shape(resolved)
+    except ToolchainError as error:
+        problems.add(where, error.message, error.hint)
+        return
+    training = next((item.config for item in items if item.stage == "finetune"), None)
+    if training is not None and shape is not None and 0 < shape.longest < training.max_length:
+        problems.add(
+            where,
+            f"finetune.max_length: {training.max_length} is more than the {shape.longest} tokens that {spec} reads",
+            f"set it to {shape.longest} or less",
+        )
+
+
+def _adopted(problems: Problems, item: Item, where: tuple[Any, ...], data: Dataset | None) -> None:
+    """Check what is taken in: its files, its tokenizer, its labels against the task's."""
+    path = str(item.config.path)
+    if not source.installed(path):
+        return  # said with the packages
+    try:
+        adopt.identity(item.config)
+        whole = adopt.kind_of(path) == "checkpoint" and not item.config.tokenizer
+        if whole and (folder := source.resolve(path).folder):
+            _check_tokenizer(problems, folder, where)
+        if data is not None:
+            adopt.check_labels(item.config, data)
+    except ToolchainError as error:
+        problems.add(where, error.message, error.hint)
+
+
+def _check_tokenizer(problems: Problems, folder: Path, where: tuple[Any, ...]) -> None:
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        problems.add(where, f"{folder} holds no tokenizer", "it needs tokenizer.json, as save_pretrained() writes")
+
+
+def _teacher(problems: Problems, spec: str, where: tuple[Any, ...], data: Dataset | None, base: Path | None) -> None:
+    """Check the labels of a teacher from outside."""
+    path = source.settled(spec, base)
+    if data is not None and Path(path).expanduser().exists():
+        try:
+            adopt.check_labels(adopt.Config(path=path), data)
+        except ToolchainError as error:
+            problems.add(where, f"teacher: {error.message}", error.hint)
+
+
+def _missing_packages(document: Document, recipe: Recipe) -> list[str]:
+    """Return the distributions that a step's technique needs and that are not installed, once each."""
+    needed: dict[str, tuple[Any, ...]] = {}
+    for (_, variant), items in recipe.variants.items():
+        for item in items:
+            for name in item.technique.libraries:
+                needed.setdefault(name, ("variants", variant))
+    for index, engine in enumerate(recipe.engines):
+        for name in engine.technique.libraries:
+            needed.setdefault(name, ("engines", index))
+    for name in recipe.task.technique.libraries:
+        needed.setdefault(name, ("task",))
+    extras = _extras()
+    lines = [
+        f"{document.place(_of_model(document, model))}: {spec} is not installed here"
+        for model, spec in recipe.models.items()
+        if not source.installed(spec)
+    ]
+    for name, path in needed.items():
+        if keys.installed(name) == "missing":
+            extra = extras.get(name)
+            command = f"pip install 'toolchain[{extra}]'" if extra else f"pip install {name}"
+            lines.append(f"{document.place(path)}: the package {name} is not installed here ({command})")
+    return lines
+
+
+def _extras() -> dict[str, str]:
+    """Return the first extra of this package that brings each distribution."""
+    extras: dict[str, str] = {}
+    try:
+        requirements = metadata.requires("toolchain") or []
+    except metadata.PackageNotFoundError:
+        return extras
+    for requirement in requirements:
+        match = re.match(r"([\w.-]+).*extra == [\"']([\w-]+)[\"']", requirement)
+        if match:
+            extras.setdefault(match[1], match[2])
+    return extras
