@@ -38,7 +38,7 @@ def timed(model: Any, data: Encoded, config: TrainConfig, context: Context) -> l
     def after(step: int, total: int) -> None:
         found.append(time.perf_counter() - started[0])
 
-    few = Encoded(data.inputs[:1], data.labels[:1], data.pad)
+    few = data.take([0])
     train(model, data, few, config, context, hooks=Hooks(before_step=before, after_step=after))
     return found
 

@@ -77,6 +77,13 @@ def test_other_labels_are_refused_unless_they_are_mapped(tmp_path: Path) -> None
     assert _interface(tmp_path / "out")["labels"] == ["positive", "negative"]
 
 
+def test_label_names_that_contradict_each_other_are_refused() -> None:
+    names = {"id2label": {"0": "no", "1": "yes"}}
+    assert adopt.label_names(names | {"label2id": {"LABEL_0": 0, "LABEL_1": 1}}, Path("m")) == ["no", "yes"]
+    with pytest.raises(ModelError, match=r"m: config\.json calls label 0 'no' in id2label, and 'no' is 1 in label2id"):
+        adopt.label_names(names | {"label2id": {"no": 1, "yes": 0}}, Path("m"))
+
+
 def test_labels_in_another_case_are_taken_and_noted(tmp_path: Path) -> None:
     source = _named(_foreign(checkpoint_folder(), tmp_path / "theirs"), "POSITIVE", "NEGATIVE")
     metrics = _adopt(source, tmp_path / "out")

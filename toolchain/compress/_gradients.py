@@ -52,4 +52,4 @@ def sample(model: Any, tokenizer: Any, context: Context, samples: int) -> Encode
     longest = checkpoint.longest_input(model.config, tokenizer)
     data = encode(tokenizer, train, min(longest, 512), names)
     drawn.sort(key=lambda i: (len(data.inputs[i]["input_ids"]), i))
-    return Encoded([data.inputs[i] for i in drawn], [data.labels[i] for i in drawn], data.pad)
+    return data.take(drawn)

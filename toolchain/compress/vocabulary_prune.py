@@ -157,7 +157,7 @@ class _Unseen:
         """Notes ``accuracy_<when>`` of each group, None where it is empty, and of all."""
         data, correct = self.before if when == "before" else self.after, 0
         for name, chosen in self.groups.items():
-            part = Encoded([data.inputs[i] for i in chosen], [data.labels[i] for i in chosen], data.pad)
+            part = data.take(chosen)
             found = accuracy(model, part)[0] if chosen else None
             self.report[name][f"accuracy_{when}"] = found
             correct += round((found or 0) * len(chosen))

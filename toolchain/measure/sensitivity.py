@@ -36,7 +36,7 @@ import json
 import random
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -55,6 +55,7 @@ from toolchain.measure.layer_trials import EMBEDDING, Bench, Dev, Trial
 from toolchain.model import checkpoint, export
 from toolchain.model.encoded import Encoded, encode
 from toolchain.model.labels import match_labels
+from toolchain.model.tokens import truncation_note
 
 VERSION = 1
 LIBRARIES = ("torch", "transformers", "tokenizers")
@@ -144,7 +145,8 @@ def measure(
     notes = _notes(config, trials)
     if not trials:
         raise RecipeError(f"no setting fits this model: {'; '.join(notes)}", "give other strengths, or multiple_of: 1")
-    dev = Dev(model, _examples(source, model, tokenizer, config, context, longest))
+    examples = _examples(source, model, tokenizer, config, context, longest)
+    dev = Dev(model, examples)
     tokens = export.mean_tokens(tokenizer, context, longest)
     dense, rows = _measure(bench, dev, trials, context, round(tokens))
     parameters = checkpoint.count_parameters(model)
@@ -166,7 +168,12 @@ def measure(
     }
     checkpoint.write_json(out / SENSITIVITY_FILE, record)
     (out / PLOT_FILE).write_text(plot(record), "utf-8")
-    return {**{name: dense[name] for name in ("accuracy", "loss", "examples")}, "rows": len(rows)}
+    cut = truncation_note({"dev": (examples.cut, len(examples.labels))}, longest)
+    return {
+        **{name: dense[name] for name in ("accuracy", "loss", "examples")},
+        "rows": len(rows),
+        **({"notes": [cut]} if cut else {}),
+    }
 
 
 def _measure(
@@ -248,7 +255,7 @@ def _examples(source: Path, model: Any, tokenizer: Any, config: Config, context:
     names = tuple(checkpoint.read_json(source / "interface.json")["labels"])
     index, _ = match_labels(names, dataset.labels, source)
     data = encode(tokenizer, dataset.dev.take(list(drawn)), longest, checkpoint.model_inputs(model, tokenizer))
-    return Encoded(data.inputs, [index[label] for label in data.labels], data.pad)
+    return replace(data, labels=[index[label] for label in data.labels])
 
 
 def _notes(config: Config, trials: Sequence[Trial]) -> list[str]:

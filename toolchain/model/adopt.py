@@ -268,7 +268,7 @@ def check_labels(config: Config, data: Dataset) -> None:
         ModelError: It has others, or takes pairs where the task has single texts, or the reverse.
     """
     try:
-        folder = _described(config.path)
+        folder = described(config.path)
         if folder is None:
             return
         own = own_labels(folder)
@@ -280,8 +280,12 @@ def check_labels(config: Config, data: Dataset) -> None:
     _pair(known, data, folder)
 
 
-def _described(path: str) -> Path | None:
-    """Return the folder whose interface.json or config.json describes what a path holds; None where it has neither."""
+def described(path: str) -> Path | None:
+    """Return the folder whose interface.json or config.json describes what a path holds; None where it has neither.
+
+    Raises:
+        ModelError: Nothing usable is there.
+    """
     local = Path(path).expanduser()
     if kind_of(path) == "checkpoint":
         folders = [folder] if (folder := source.resolve(path).folder) else []
@@ -314,11 +318,19 @@ def label_names(config: Mapping[str, Any], where: Path) -> list[str]:
     """Return the names that a model's ``config.json`` gives its labels; none where it gives none.
 
     Raises:
-        ModelError: ``id2label`` does not name the labels 0, 1, 2, ….
+        ModelError: ``id2label`` does not name the labels 0, 1, 2, …, or ``label2id`` contradicts it.
     """
     given = {str(key): str(name) for key, name in dict(config.get("id2label") or {}).items()}
     if set(given) != {str(index) for index in range(len(given))}:
         raise ModelError(f"{where}: id2label of config.json is {given!r}; allowed are the names of 0, 1, 2, …")
+    numbers = config.get("label2id")
+    for index, name in given.items():
+        other = numbers.get(name, index) if isinstance(numbers, Mapping) else index
+        if str(other) != index:
+            raise ModelError(
+                f"{where}: config.json calls label {index} {name!r} in id2label, and {name!r} is {other} in label2id",
+                "correct the one that is wrong",
+            )
     return [given[str(index)] for index in range(len(given))]
 
 

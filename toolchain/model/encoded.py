@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from toolchain.core.data import Split
@@ -29,6 +29,11 @@ class Encoded:
     teacher: list[list[float]] | None = None
     padding_side: str = SIDES[0]
     cut: int = 0
+
+    def take(self, indices: Sequence[int]) -> Encoded:
+        """Return the examples at these positions, in this order, without a teacher's logits."""
+        inputs, labels = [self.inputs[i] for i in indices], [self.labels[i] for i in indices]
+        return replace(self, inputs=inputs, labels=labels, teacher=None)
 
 
 def encode(tokenizer: Any, split: Split, max_length: int, names: Sequence[str]) -> Encoded:

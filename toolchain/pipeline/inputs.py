@@ -114,6 +114,8 @@ def _adopted(problems: Problems, item: Item, where: tuple[Any, ...], data: Datas
         whole = adopt.kind_of(path) == "checkpoint" and not item.config.tokenizer
         if whole and (folder := source.resolve(path).folder):
             _check_tokenizer(problems, folder, where)
+        if folder := adopt.described(path):
+            adopt.own_labels(folder)  # whose names may not be readable
         if data is not None:
             adopt.check_labels(item.config, data)
     except ToolchainError as error:
