@@ -83,6 +83,7 @@ def validate_command(
                 "recipe": str(path), "valid": True, "steps": len(made.steps),
                 "engines": [row.name for row in made.rows], "not_applicable": dict(made.not_applicable),
                 "not_run": {row.name: reason for row, reason in made.not_run}, "packages": packages,
+                "task": recipe.task.label, "task_named": "task" in written.value,
             }
         )  # fmt: skip
     if as_json:
@@ -90,6 +91,8 @@ def validate_command(
     for result in results if not as_json else ():
         if result["valid"]:
             click.echo(f"{result['recipe']}: valid, {result['steps']} steps, {len(result['engines'])} engines")
+            if not result["task_named"]:
+                click.echo(f"  task: {result['task']}, the embedded ones: the recipe names none")
             for name, reason in result["not_applicable"].items():
                 click.echo(f"  {name}: not applicable: {reason}")
             for name, reason in result["not_run"].items():

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from toolchain.core import registry
-from toolchain.core.log import logger
 from toolchain.model.source import settled
 from toolchain.pipeline.bounds import Rule, rules
 from toolchain.pipeline.document import Document, Problems, beside, override, read
@@ -92,10 +91,8 @@ def load(path: Path, sets: Sequence[str] = (), models: Sequence[str] = (), data:
     Raises:
         RecipeError: With every problem found.
     """
-    recipe = parse(document := read(path), sets, models, data)
-    if "task" not in document.value:
-        logger.info("%s names no task: the embedded reviews are taken; task: in the recipe names another", path)
-    return recipe
+    document = read(path)
+    return parse(document, sets, models, data)
 
 
 def parse(document: Document, sets: Sequence[str] = (), models: Sequence[str] = (), data: str | None = None) -> Recipe:
