@@ -31,10 +31,13 @@ def test_there_are_recipes() -> None:
     assert {"quickstart.yaml", "smoke.yaml", "sst2-ptq.yaml"} <= set(NAMES)
 
 
-def test_every_recipe_is_valid() -> None:
-    done = call("validate", *map(str, RECIPES), "--json", cwd=ROOT)
-    assert done.code == 0, done.stderr
-    assert [found["valid"] for found in done.json] == [True] * len(NAMES)
+def test_every_recipe_is_valid_but_for_the_data_that_its_reader_makes(tmp_path: Path) -> None:
+    done = call("validate", *map(str, RECIPES), "--json", cwd=tmp_path)
+    problems = {Path(found["recipe"]).name: found.get("problems", []) for found in done.json}
+    assert len(problems) == len(NAMES)
+    (missing,) = problems.pop("packages.yaml")
+    assert "task.files: packages-train.csv: no such file" in missing
+    assert not any(problems.values()), problems
 
 
 def test_the_folders_readme_lists_every_recipe_and_no_other() -> None:
