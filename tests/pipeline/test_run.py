@@ -151,8 +151,17 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(tmp_path: Path) -> N
     assert [step["status"] for step in result.json["steps"]] == ["run", *["run (after its inputs)"] * (STEPS - 1)]
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
     tiny().copy(tmp_path)
+    assert {step["estimated_s"] for step in result.json["steps"]} == {None}
     after = _run(tmp_path, "--dry-run", "--json", "--set", "dynamic_int8.per_channel=false").json["steps"]
     assert [step["stage"] for step in after if step["status"] == "hit"] == ["finetune", "export", "build", "evaluate"]
+    again = next(step for step in after if step["stage"] == "optimize")
+    like = tiny().artifact("onnx", "dynamic_int8")
+    assert (again["estimated_s"], again["estimated_bytes"]) == (like.manifest["duration_s"], like.size_bytes)
+    told = _run(tmp_path, "--dry-run", "--set", "dynamic_int8.per_channel=false").stdout
+    assert "time and disk: about " in told
+    counted = _run(tmp_path, "--set", "benchmark.rounds=4").stderr
+    assert "7 of 8 steps from the store" in counted
+    assert "[1/1] time" in counted
 
 
 def test_a_version_that_was_raised_makes_the_technique_run_again(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,6 +268,12 @@ def test_a_training_is_the_same_whatever_threads_engines_are_timed_with(monkeypa
         for threads, plan in made.items()
     ]
     assert of_training[0] == of_training[1] == of_training[2]
+
+
+def test_a_clock_that_is_set_back_makes_no_negative_duration(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = keys.Clock()
+    monkeypatch.setattr(keys.time, "time", lambda: clock.began - 3600)
+    assert 0 <= clock.seconds() < 60
 
 
 @pytest.mark.slow

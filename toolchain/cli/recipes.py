@@ -237,7 +237,7 @@ def _explain_recipe(made: Plan, store: Store, as_json: bool) -> int:
     outcome, status = run.preview(made, store)
     evaluated = any(row.evaluate in outcome.artifacts for row in made.rows)
     engines = explain.of_report(report.to_json(ranking.rank(outcome))) if evaluated else []
-    show_preview(made, outcome, status, as_json, {"engines": explain.to_json(engines)})
+    show_preview(made, store, outcome, status, as_json, {"engines": explain.to_json(engines)})
     if not as_json:
         options.print_rich("", *explain.render(engines))
         waiting = [row.name for row in made.rows if row.evaluate not in outcome.artifacts]
@@ -270,18 +270,25 @@ def print_preview(plan: Plan, store: Store, as_json: bool, force: Collection[str
     """Prints what a run of the plan would find and do."""
     from toolchain.pipeline import run
 
-    show_preview(plan, *run.preview(plan, store, force), as_json)
+    show_preview(plan, store, *run.preview(plan, store, force), as_json)
     return 0
 
 
 def show_preview(
-    plan: Plan, outcome: Outcome, status: Mapping[str, str], as_json: bool, more: Mapping[str, Any] | None = None
-) -> None:
-    """Prints a preview of a plan; JSON takes more keys beside it."""
+    plan: Plan, store: Store, outcome: Outcome, status: Mapping[str, str], as_json: bool,
+    more: Mapping[str, Any] | None = None,
+) -> None:  # fmt: skip
+    """Print a preview of a plan, with what it may take; JSON takes more keys beside it."""
+    from toolchain.pipeline.estimate import estimates, summary
+
+    missing = [step for step in plan.steps.values() if status[step.id] != "hit"]
+    taken = estimates(missing, store)
     steps = [
         {
             "stage": step.stage, "label": step.label, "technique": step.technique.name, "status": status[step.id],
             "key": outcome.artifacts[step.id].key if step.id in outcome.artifacts else None,
+            "estimated_s": taken[step.id].seconds if step.id in taken else None,
+            "estimated_bytes": taken[step.id].bytes if step.id in taken else None,
         }
         for step in plan.steps.values()
     ]  # fmt: skip
@@ -298,6 +305,8 @@ def show_preview(
     options.print_rich(table)
     hits = sum(found == "hit" for found in status.values())
     click.echo(f"\n{len(steps)} steps: {hits} in the store, {len(steps) - hits} to run")
+    if missing:
+        click.echo(summary(taken, len(missing)))
     for name, reason in plan.not_applicable:
         click.echo(f"not applicable: {name}: {reason}")
     for row, reason in plan.not_run:

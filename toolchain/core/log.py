@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -13,6 +14,11 @@ logger = logging.getLogger("toolchain")
 
 #: Off a terminal, progress is a log line this often, in seconds.
 QUIET_INTERVAL_S = 15.0
+
+#: The rate of work is taken over so many seconds, and over so many steps at least. The first step only starts the
+#: clock: what comes before its end is set up once.
+RATE_WINDOW_S = 30.0
+LEAST_POINTS = 4
 
 
 def setup(verbosity: int) -> None:
@@ -37,16 +43,28 @@ class _LineProgress:
 
     def __init__(self, label: str, total: float) -> None:
         self.label, self.total, self.done = label, total, 0.0
-        self.started = self.printed = time.monotonic()
+        self.printed = time.monotonic()
+        self.points: deque[tuple[float, float]] = deque()
 
     def advance(self, count: float = 1, note: str = "") -> None:
         self.done += count
         now = time.monotonic()
+        self.points.append((now, self.done))
+        while len(self.points) > LEAST_POINTS and now - self.points[0][0] > RATE_WINDOW_S:
+            self.points.popleft()
         if now - self.printed < QUIET_INTERVAL_S:
             return
         self.printed = now
-        left = (now - self.started) * (self.total - self.done) / max(self.done, 1e-9)
-        logger.info("    %s: %.0f of %.0f, about %.0f s left  %s", self.label, self.done, self.total, left, note)
+        left = self._left_s()
+        rest = "" if left is None else f", about {left:.0f} s left"
+        logger.info("    %s: %.0f of %.0f%s  %s", self.label, self.done, self.total, rest, note)
+
+    def _left_s(self) -> float | None:
+        """Return the seconds that are left at the rate of the last half minute; None until that rate is known."""
+        (since, before), (now, done) = self.points[0], self.points[-1]
+        if len(self.points) < LEAST_POINTS or done <= before:
+            return None
+        return max(0.0, (now - since) * (self.total - done) / (done - before))
 
 
 @contextmanager

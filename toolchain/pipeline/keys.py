@@ -158,9 +158,20 @@ def changed_source(step: Step, artifact: Artifact) -> bool:
     return made is not None and made != step.technique.source_digest
 
 
+class Clock:
+    """When a step began, and how long it has taken, however the system's time is set meanwhile."""
+
+    def __init__(self) -> None:
+        self.began, self._monotonic = time.time(), time.monotonic()
+
+    def seconds(self) -> float:
+        """Return the seconds since it began."""
+        return time.monotonic() - self._monotonic
+
+
 def manifest(
     label: str, technique: registry.Technique, key_parts: Mapping[str, Any], inputs: Sequence[Artifact],
-    metrics: Mapping[str, Any], *, seed: int | None, started: float, environment: Mapping[str, Any],
+    metrics: Mapping[str, Any], *, seed: int | None, clock: Clock, environment: Mapping[str, Any],
     commit: str | None = None, notes: Sequence[str] = (), task: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """What an artifact's manifest records besides its files."""
@@ -174,7 +185,7 @@ def manifest(
         "notes": list(notes),
         "task": task,
         "source_digest": technique.source_digest,
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
-        "duration_s": round(time.time() - started, 3),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(clock.began)),
+        "duration_s": round(clock.seconds(), 3),
         "metrics": dict(metrics),
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +65,10 @@ def refit(folder: Path, source: Path, store: Store) -> tuple[Artifact, bool]:
     with store.claim("engine", key) as claim:
         if claim is None:
             raise StoreError(f"another process has made engine {key[:12]}", "run again")
-        started = time.time()
+        clock = keys.Clock()
         metrics = _tensorrt_refit.apply(asked, claim.out)
         perform.accompany(source, claim.out)
-        made = keys.manifest(
-            label, technique, parts, (), metrics, seed=None, started=started, environment=environment()
-        )
+        made = keys.manifest(label, technique, parts, (), metrics, seed=None, clock=clock, environment=environment())
         return store.publish(claim, made), True
 
 

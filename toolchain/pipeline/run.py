@@ -89,7 +89,9 @@ def execute(plan: Plan, store: Store, *, force: Collection[str] = (), judge: key
         logger.setLevel(logging.WARNING)  # the first process says what is done
     noted = set[str]()
     teaching.check(plan, outcome.task, _fresh(plan, store, outcome.task))
-    for number, step in enumerate(plan.steps.values(), 1):
+    left, ran = set[str]() if rank else _left(outcome, store, force, judge), 0
+    for step in plan.steps.values():
+        left.discard(step.id)
         blocked = next((outcome.failed[i] for i in step.inputs if i in outcome.failed), None)
         inputs = [outcome.artifacts[i] for i in step.inputs if i in outcome.artifacts]
         if step.stage == "time":
@@ -104,12 +106,14 @@ def execute(plan: Plan, store: Store, *, force: Collection[str] = (), judge: key
             if rank:
                 outcome.artifacts[step.id] = _assist(step, inputs, store, task, plan, step.stage in force)
             else:
-                title = f"[{number}/{len(plan.steps)}] {step.stage:8s} {step.label}"
+                ran += 1
+                title = f"[{ran}/{ran + len(left)}] {step.stage:8s} {step.label}"
                 artifact, made = _one(step, inputs, store, task, plan, step.stage in force, title)
                 for note in artifact.manifest.get("notes", ()):
                     if note not in noted:
                         logger.warning("    note: %s", note)
                     noted.add(note)
+                ran -= not made  # a hit is not counted
                 outcome.artifacts[step.id] = artifact
                 outcome.made += [step.id] if made else []
         except StoreError:
@@ -144,7 +148,27 @@ def preview(
         missing, because they failed or have not been run, the timing of the others is among the hits all the same.
     """
     outcome = Outcome(plan, keys.Task(plan.recipe))
-    status = {}
+    return outcome, _look(outcome, store, force, judge)
+
+
+def _left(outcome: Outcome, store: Store, force: Collection[str], judge: keys.Task | None) -> set[str]:
+    """Return the ids of the steps that are to run, and say how many are not; all, where the keys are not known yet."""
+    steps = outcome.plan.steps
+    try:
+        status = _look(Outcome(outcome.plan, outcome.task), store, force, judge)
+    except StoreError:
+        raise
+    except Exception:  # the step itself meets it again, and says what is wrong
+        return set(steps)
+    hits = sum(found == "hit" for found in status.values())
+    if hits:
+        logger.info("%d of %d steps from the store", hits, len(steps))
+    return {step for step, found in status.items() if found != "hit"}
+
+
+def _look(outcome: Outcome, store: Store, force: Collection[str], judge: keys.Task | None) -> dict[str, str]:
+    """Return the status of every step of an outcome's plan, and put the hits into the outcome."""
+    plan, status = outcome.plan, dict[str, str]()
     for step in plan.steps.values():
         complete = all(i in outcome.artifacts for i in step.inputs)
         inputs = [outcome.artifacts[i] for i in step.inputs if i in outcome.artifacts]
@@ -159,7 +183,7 @@ def preview(
         status[step.id] = known if complete else "run (after its inputs)"
         if found:
             outcome.artifacts[step.id] = found
-    return outcome, status
+    return status
 
 
 def _fresh(plan: Plan, store: Store, task: keys.Task) -> set[str]:
@@ -204,10 +228,10 @@ def _one(
     if found and not force:
         if keys.changed_source(step, found):
             logger.warning(
-                "%s: made by another version of %s's source under the same VERSION; --force %s makes it again",
-                title, step.technique.name, step.stage,
+                "%s %s: made by another version of %s's source under the same VERSION; --force %s makes it again",
+                step.stage, step.label, step.technique.name, step.stage,
             )  # fmt: skip
-        logger.debug("%s  hit %s", title, key[:12])
+        logger.debug("%s %s  hit %s", step.stage, step.label, key[:12])
         if step.kind in ("evaluation", "timing"):
             store.check(found)
         return found, False
@@ -220,7 +244,7 @@ def _one(
             if again is None:
                 raise StoreError(f"{step.kind} {key[:12]} vanished while another process published it", "run again")
             return again, False
-        started = time.time()
+        clock = keys.Clock()
         context = Context(work=claim.work, seed=step.seed or 0, threads=threads, dataset=task.data)
         metrics = perform(step, inputs, claim.out, context, plan)
         if step.stage == "optimize":
@@ -234,7 +258,7 @@ def _one(
             notes = notes[len(task.notes) :]
         made = keys.manifest(
             step.label, step.technique, parts, inputs, metrics,
-            seed=step.seed, started=started, environment=facts, commit=_commit(), notes=notes, task=record,
+            seed=step.seed, clock=clock, environment=facts, commit=_commit(), notes=notes, task=record,
         )  # fmt: skip
         artifact = store.publish(claim, made)
     logger.info("    done in %.1f s  %s", made["duration_s"], key[:12])
