@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from io import StringIO
@@ -11,6 +12,7 @@ from typing import Any
 
 from toolchain.core.errors import RecipeError
 from toolchain.core.registry import suggest
+from toolchain.pipeline import shipped
 
 #: A recipe with more values than this is no recipe, or one whose aliases multiply.
 MAX_VALUES = 100_000
@@ -89,7 +91,7 @@ class Problems:
 
 
 def read(path: Path) -> Document:
-    """Reads a YAML 1.2 file.
+    """Reads a YAML 1.2 file, or the recipe of that name which comes with the package.
 
     Raises:
         RecipeError: The file is missing, unreadable, no YAML, or no mapping.
@@ -97,11 +99,16 @@ def read(path: Path) -> Document:
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+    path = shipped.locate(path)
     try:
         text = path.read_text("utf-8")
     except OSError as error:
-        hint = f"recipes here: {', '.join(map(str, sorted(Path('recipes').glob('*.yaml')))) or 'none'}"
-        raise RecipeError(f"{path}: {error.strerror}", hint) from error
+        names = [*map(str, Path().glob("*.yaml")), *(file.stem for file in shipped.recipes())]
+        close = difflib.get_close_matches(str(path), names, n=1)
+        meant = f"did you mean {close[0]!r}? " if close else ""
+        raise RecipeError(
+            f"{path}: {error.strerror}", f"{meant}'toolchain list recipes' shows those at hand"
+        ) from error
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path} is not UTF-8 text (byte {error.start})", "save it as UTF-8") from error
     try:
