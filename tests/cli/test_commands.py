@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.builders import SENTENCES
-from tests.command import ROOT
+from tests.command import RECIPES, ROOT
 from tests.deliver.test_report import PICTURES
 from tests.tiny import call, made, tiny
 from toolchain.cli import COMMANDS
@@ -68,16 +69,20 @@ def test_explain_shows_the_steps_of_a_recipe_and_the_lineage_of_an_artifact(tmp_
 def test_list_gives_the_same_as_text_and_as_json(tmp_path: Path, what: str) -> None:
     tiny().copy(tmp_path)
     (tmp_path / "recipes").mkdir()
-    (tmp_path / "recipes" / "mine.yaml").write_text("# What it is for.\nname: mine\n")
+    (tmp_path / "recipes" / "mine.yaml").write_text("# What it is for. And more.\nvariants: {}\n")
     rows = call("list", what, "--store", "store", "--json", cwd=tmp_path).json[what]
     text = call("list", what, "--store", "store", cwd=tmp_path).stdout
     assert rows
     for row in rows:
         assert str(row.get("name", row.get("key"))) in text
     if what == "recipes":
-        assert rows == [{"name": "recipes/mine.yaml", "summary": "What it is for."}]
+        assert rows[:2] == [
+            {"name": "tiny.yaml", "summary": ""}, {"name": "recipes/mine.yaml", "summary": "What it is for."}
+        ]  # fmt: skip
+        assert {row["name"] for row in rows[2:]} == {path.stem for path in RECIPES}
     if what == "artifacts":
-        assert len(rows) == 8
+        assert text.startswith(f"8 artifacts, {sum(row['bytes'] for row in rows) / 1e6:,.1f} MB in store\n")
+        assert text.splitlines()[1].split() == ["kind", "key", "MB", "made", "what"]
 
 
 @pytest.mark.parametrize(
@@ -125,9 +130,30 @@ def test_gc_of_everything_says_first_and_then_does(tmp_path: Path) -> None:
     dry = call("gc", "--all", "--dry-run", "--store", "store", cwd=tmp_path)
     assert dry.stdout.splitlines()[-1].startswith("would remove 8 artifacts, ")
     assert len(list(Store(tmp_path / "store").artifacts())) == 8
-    done = call("gc", "--all", "--store", "store", "--json", cwd=tmp_path).json
+    done = call("gc", "--all", "--store", "store", "--yes", "--json", cwd=tmp_path).json
     assert (len(done["removed"]), done["kept"]) == (8, 0)
     assert list(Store(tmp_path / "store").artifacts()) == []
+
+
+@pytest.mark.parametrize("more", [(), ("--json",)], ids=["text", "json"])
+def test_gc_removes_nothing_without_a_yes(tmp_path: Path, more: tuple[str, ...]) -> None:
+    tiny().copy(tmp_path)
+    store = Store(tmp_path / "store")
+    asked = call("gc", "--all", "--store", "store", *more, cwd=tmp_path)
+    assert (asked.code, "--yes" in asked.stderr) == (1, True)
+    assert len(list(store.artifacts())) == 8
+
+
+def test_gc_of_a_recipe_says_that_it_keeps_what_this_one_needs(tmp_path: Path) -> None:
+    tiny().copy(tmp_path)
+    kept = call("gc", "tiny.yaml", "--store", "store", cwd=tmp_path).stdout
+    assert re.fullmatch(r"keeps 8 artifacts, [\d.]+ MB, which tiny.yaml needs\nnothing to remove\n", kept)
+    fewer = ("--set", "variants={base: [export]}", "--store", "store")
+    text = call("gc", "tiny.yaml", *fewer, "--dry-run", cwd=tmp_path).stdout
+    assert "removes 4 artifacts, " in text
+    assert "dynamic-int8 · onnxruntime" in text
+    call("gc", "tiny.yaml", *fewer, "--yes", cwd=tmp_path)
+    assert len(list(Store(tmp_path / "store").artifacts())) == 4
 
 
 def test_doctor_says_what_runs_here(tmp_path: Path) -> None:

@@ -201,7 +201,7 @@ def test_a_stage_command_ends_at_its_stage(copied: Path) -> None:
 
 def test_gc_keeps_what_the_recipe_needs(copied: Path) -> None:
     assert _run(copied, "--set", "dynamic_int8.per_channel=false").code == 0
-    result = call("gc", "tiny.yaml", "--store", "store", "--json", cwd=copied)
+    result = call("gc", "tiny.yaml", "--store", "store", "--yes", "--json", cwd=copied)
     assert (len(result.json["removed"]), result.json["kept"]) == (4, STEPS)
     again = _run(copied)
     assert (again.code, made(again)) == (0, 0)

@@ -19,7 +19,7 @@ COMMANDS = {
     "init": "init", "run": "recipes", "validate": "recipes", "explain": "recipes", "report": "recipes",
     "finetune": "stages", "augment": "stages", "compress": "stages", "export": "stages", "optimize": "stages",
     "build": "stages", "refit": "plans", "benchmark": "stages", "sensitivity": "layers", "allocate": "layers",
-    "list": "inspect", "show": "inspect", "verify": "inspect", "gc": "inspect", "doctor": "inspect",
+    "list": "listing", "show": "listing", "verify": "inspect", "gc": "inspect", "doctor": "inspect",
     "completion": "inspect", "import": "inspect",
 }  # fmt: skip
 

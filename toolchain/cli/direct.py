@@ -35,8 +35,9 @@ def recipe_of(
         judges: Whether it learns, calibrates or judges, for which it must know the data.
     """
     from toolchain.pipeline import recipe as recipes
+    from toolchain.pipeline.shipped import is_recipe
 
-    if len(targets) > 1 or Path(targets[0]).suffix not in (".yaml", ".yml"):
+    if len(targets) > 1 or not is_recipe(targets[0]):
         return _direct(targets, items, settings, engines, judges)
     given = [name for name in ("task", "tokenizer") if settings[name]]
     if given or engines:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from toolchain.cli import options
+from toolchain.cli import completing, options
 from toolchain.core.errors import RecipeError, ToolchainError
 
 if TYPE_CHECKING:
@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option("--text", multiple=True, metavar="COLUMN", help="The column of the text; give it twice for pairs.")
 @click.option("--label", metavar="COLUMN", help="The column of the class.")
-@click.option("--task", help="A task that brings its own data, such as sst2, in place of data files.")
+@click.option(
+    "--task",
+    shell_complete=completing.task,
+    help="A task that brings its own data, such as sst2, in place of data files.",
+)
 @click.option(
     "--tokenizer", type=click.Path(path_type=Path), metavar="FOLDER",
     help="Folder of the tokenizer, when it is not beside the ONNX file.",

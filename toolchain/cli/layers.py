@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from toolchain.cli import options, stages
+from toolchain.cli import completing, options, stages
 from toolchain.cli.direct import recipe_of
 from toolchain.core.errors import ToolchainError
 from toolchain.core.log import logger
@@ -22,7 +22,7 @@ _PART = click.FloatRange(0, 1, min_open=True, max_open=True)
 
 
 @click.command("sensitivity")
-@click.argument("target")
+@click.argument("target", shell_complete=completing.recipe)
 @stages.whole
 def sensitivity_command(target: str, **settings: Any) -> int:
     """Measure on dev what each layer costs when a technique compresses it alone.
@@ -32,9 +32,10 @@ def sensitivity_command(target: str, **settings: Any) -> int:
     """
     from toolchain.cli.recipes import print_preview
     from toolchain.pipeline import plan, run
+    from toolchain.pipeline.shipped import is_recipe
 
     store: Store = settings["store"]
-    direct = Path(target).suffix not in (".yaml", ".yml")
+    direct = not is_recipe(target)
     own, others = _own(settings["sets"], direct)
     recipe = recipe_of([target], [], settings | {"sets": others})
     made = plan.sensitivity(recipe, _config(own))

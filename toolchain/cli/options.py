@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from toolchain.cli import completing
 from toolchain.core import log
 from toolchain.core.errors import ToolchainError
 
@@ -58,7 +59,7 @@ def recipe_options(function: F) -> F:
         click.option("--data", metavar="PATH", help="Take the task's data from this local folder."),
         click.option("--model", "models", multiple=True, metavar="[NAME=]SOURCE", help="Take this model instead."),
         click.option(
-            "--set", "sets", multiple=True, metavar="KEY=VALUE",
+            "--set", "sets", multiple=True, metavar="KEY=VALUE", shell_complete=completing.setting,
             help="Change a setting, e.g. finetune.epochs=1 or benchmark.threads=2.",
         ),
     ):  # fmt: skip
@@ -69,7 +70,7 @@ def recipe_options(function: F) -> F:
 def variant_option(function: F) -> F:
     """Adds ``--variant``."""
     return click.option(
-        "--variant", "variants", multiple=True, metavar="NAME",
+        "--variant", "variants", multiple=True, metavar="NAME", shell_complete=completing.variant,
         help="Only this variant of a recipe, or MODEL/NAME, and the baseline; may be given several times.",
     )(function)  # fmt: skip
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from toolchain.cli import checks, options
+from toolchain.cli import checks, completing, options
 from toolchain.core.errors import GateError, ToolchainError
 from toolchain.core.log import logger
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command("run")
-@click.argument("recipe", type=options.RECIPE)
+@click.argument("recipe", type=options.RECIPE, shell_complete=completing.recipe)
 @options.recipe_options
 @options.variant_option
 @options.run_options
@@ -52,7 +52,7 @@ def run_command(
 
 
 @click.command("validate")
-@click.argument("recipes", type=options.RECIPE, nargs=-1, required=True)
+@click.argument("recipes", type=options.RECIPE, nargs=-1, required=True, shell_complete=completing.recipe)
 @options.recipe_options
 @options.json_option
 @options.verbosity
@@ -105,7 +105,7 @@ def validate_command(
 
 
 @click.command("report")
-@click.argument("targets", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.argument("targets", type=click.Path(path_type=Path), nargs=-1, required=True, shell_complete=completing.recipe)
 @options.recipe_options
 @options.variant_option
 @options.check_options
@@ -179,7 +179,7 @@ def _compare(paths: Sequence[Path], output: Path | None, as_json: bool) -> int:
 
 
 @click.command("explain")
-@click.argument("target")
+@click.argument("target", shell_complete=completing.recipe)
 @options.recipe_options
 @options.variant_option
 @options.store_option
@@ -204,15 +204,16 @@ def explain_command(
     from toolchain.deliver import explain
     from toolchain.pipeline import plan
     from toolchain.pipeline import recipe as recipes
+    from toolchain.pipeline.shipped import is_recipe
 
     path = Path(target)
-    if path.suffix in (".yaml", ".yml"):
+    if is_recipe(target):
         return _explain_recipe(plan.make(recipes.load(path, sets, models, data), only=variants), store, as_json)
     if sets or models or data or variants:
         raise click.UsageError("--set, --model, --data and --variant are for a recipe; what was made is as it is")
     if path.suffix == ".json" or (path / explain.REPORT_FILE).is_file():
         return _explain_report(path, as_json)
-    from toolchain.cli.inspect import describe
+    from toolchain.cli.listing import describe
 
     artifact = store.resolve(target)
     lineage, absent = explain.lineage(artifact, store)

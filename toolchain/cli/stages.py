@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from toolchain.cli import direct, options
+from toolchain.cli import completing, direct, options
 from toolchain.core.errors import ToolchainError
 from toolchain.core.log import logger
 
@@ -20,10 +20,13 @@ if TYPE_CHECKING:
     from toolchain.pipeline.run import Outcome
 
 _TASK = click.option(
-    "--task",
-    default=None,
+    "--task", default=None, shell_complete=completing.task,
     help="Task of a direct run: sst2, reviews, glue, or a YAML mapping. [default: that of the target, if it says]",
-)
+)  # fmt: skip
+_TECHNIQUE = click.option(
+    "-t", "--technique", shell_complete=completing.technique,
+    help="Technique of a direct run; 'toolchain list techniques' shows them.",
+)  # fmt: skip
 #: Settings of the graph passes that decide by the task's texts: how many they read.
 _READS = {"samples", "calibration_samples"}
 
@@ -47,7 +50,7 @@ def shared(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.command("finetune")
-@click.argument("target")
+@click.argument("target", shell_complete=completing.recipe)
 @shared
 def finetune_command(target: str, **settings: Any) -> int:
     """Fine-tune a model on a task.
@@ -58,8 +61,8 @@ def finetune_command(target: str, **settings: Any) -> int:
 
 
 @click.command("augment")
-@click.argument("target")
-@click.option("-t", "--technique", help="Technique of a direct run; 'toolchain list techniques' shows them.")
+@click.argument("target", shell_complete=completing.recipe)
+@_TECHNIQUE
 @shared
 def augment_command(target: str, technique: str | None, **settings: Any) -> int:
     """Make more training examples.
@@ -70,8 +73,8 @@ def augment_command(target: str, technique: str | None, **settings: Any) -> int:
 
 
 @click.command("compress")
-@click.argument("target")
-@click.option("-t", "--technique", help="Technique of a direct run; 'toolchain list techniques' shows them.")
+@click.argument("target", shell_complete=completing.recipe)
+@_TECHNIQUE
 @shared
 def compress_command(target: str, technique: str | None, **settings: Any) -> int:
     """Compress a fine-tuned checkpoint in PyTorch.
@@ -82,7 +85,7 @@ def compress_command(target: str, technique: str | None, **settings: Any) -> int
 
 
 @click.command("export")
-@click.argument("target")
+@click.argument("target", shell_complete=completing.recipe)
 @shared
 def export_command(target: str, **settings: Any) -> int:
     """Export a checkpoint to ONNX and compare it with PyTorch.
@@ -93,8 +96,8 @@ def export_command(target: str, **settings: Any) -> int:
 
 
 @click.command("optimize")
-@click.argument("target")
-@click.option("-t", "--technique", help="Technique of a direct run; 'toolchain list techniques' shows them.")
+@click.argument("target", shell_complete=completing.recipe)
+@_TECHNIQUE
 @shared
 def optimize_command(target: str, technique: str | None, **settings: Any) -> int:
     """Quantize or transform an ONNX graph.
@@ -105,8 +108,15 @@ def optimize_command(target: str, technique: str | None, **settings: Any) -> int
 
 
 @click.command("build")
-@click.argument("target")
-@click.option("-e", "--engine", "engines", multiple=True, help="Engine of a direct run. [default: onnxruntime]")
+@click.argument("target", shell_complete=completing.recipe)
+@click.option(
+    "-e",
+    "--engine",
+    "engines",
+    multiple=True,
+    shell_complete=completing.engine,
+    help="Engine of a direct run. [default: onnxruntime]",
+)
 @shared
 def build_command(target: str, engines: tuple[str, ...], **settings: Any) -> int:
     """Build the engine that a runtime loads.
@@ -117,8 +127,15 @@ def build_command(target: str, engines: tuple[str, ...], **settings: Any) -> int
 
 
 @click.command("benchmark")
-@click.argument("targets", nargs=-1, required=True)
-@click.option("-e", "--engine", "engines", multiple=True, help="Engine of a direct run. [default: onnxruntime]")
+@click.argument("targets", nargs=-1, required=True, shell_complete=completing.recipe)
+@click.option(
+    "-e",
+    "--engine",
+    "engines",
+    multiple=True,
+    shell_complete=completing.engine,
+    help="Engine of a direct run. [default: onnxruntime]",
+)
 @shared
 def benchmark_command(targets: tuple[str, ...], engines: tuple[str, ...], **settings: Any) -> int:
     """Measure accuracy, size and speed of engines, and rank them.
@@ -157,8 +174,9 @@ def _needed(stage: str, target: str, technique: str | None) -> list[str]:
         click.UsageError: None is given, or it belongs to another stage.
     """
     from toolchain.core import registry
+    from toolchain.pipeline.shipped import is_recipe
 
-    if Path(target).suffix in (".yaml", ".yml"):
+    if is_recipe(target):
         if technique:
             raise click.UsageError("--technique is for direct runs; a recipe names its own")
         return []

@@ -89,7 +89,7 @@ CASES = [
     Case("a folder that is no artifact", ("explain", "."), nothing, ("'.'", "toolchain list artifacts")),
     Case(
         "gc with a damaged manifest",
-        ("gc", "tiny.yaml", "--store", "store"),
+        ("gc", "tiny.yaml", "--store", "store", "--yes"),
         _written("manifest.json", "", "timing"),
         ("manifest.json is damaged", "rm -r"),
     ),
