@@ -14,8 +14,10 @@ from toolchain.pipeline import recipe
 ROWS = [(f"{text} number {number}", LABELS[number % 2]) for number, text in enumerate(SENTENCES * 10)]
 
 
-def _csv(path: Path, header: str = "review,verdict", delimiter: str = ",", names: tuple[str, str] = LABELS) -> Path:
-    lines = [f'"{text}"{delimiter}{names[LABELS.index(label)]}' for text, label in ROWS]
+def _csv(
+    path: Path, header: str = "review,verdict", delimiter: str = ",", names: tuple[str, str] = LABELS, rows: Any = ROWS
+) -> Path:
+    lines = [f'"{text}"{delimiter}{names[LABELS.index(label)]}' for text, label in rows]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join([*([header] if header else []), *lines]) + "\n", "utf-8")
     return path
@@ -64,13 +66,15 @@ def test_a_plain_encoder_is_fine_tuned_first(tmp_path: Path) -> None:
     encoder = _named(checkpoint_folder(), tmp_path / "encoder", *LABELS)
     config = json.loads((encoder / "config.json").read_text()) | {"architectures": ["BertForMaskedLM"]}
     (encoder / "config.json").write_text(json.dumps(config))
-    for part in ("train", "dev", "test"):
-        _csv(tmp_path / "data" / f"reviews-{part}.csv")
+    for start, part in enumerate(("train", "dev", "test")):
+        _csv(tmp_path / "data" / f"reviews-{part}.csv", rows=ROWS[start::3])
     result = call("init", "encoder", "data", "--json", cwd=tmp_path)
     assert result.json["files"] == {part: f"data/reviews-{part}.csv" for part in ("train", "dev", "test")}
     made = _is_valid(tmp_path)
     assert made.models == {"model": "encoder"}
-    assert [item.stage for item in next(iter(made.variants.values()))] == ["finetune", "export"]
+    first, second = next(iter(made.variants.values()))
+    assert (first.stage, second.stage) == ("finetune", "export")
+    assert first.config.max_length == 64, "the encoder has 64 positions"
 
 
 @pytest.mark.demo
@@ -134,7 +138,25 @@ def test_classes_that_nobody_named_are_a_question(tmp_path: Path) -> None:
     _csv(tmp_path / "reviews.csv")
     result = call("init", cwd=tmp_path)
     assert "in this order: negative, positive" in result.stdout
-    assert _is_valid(tmp_path).task.config.labels == LABELS
+    adopted = next(iter(_is_valid(tmp_path).variants.values()))[0]
+    assert adopted.config.labels == {"LABEL_0": "negative", "LABEL_1": "positive"}
+
+
+def test_classes_in_other_letters_are_matched(tmp_path: Path) -> None:
+    _named(checkpoint_folder(), tmp_path / "mine", "NEGATIVE", "POSITIVE")
+    _csv(tmp_path / "reviews.csv")
+    assert call("init", cwd=tmp_path).code == 0
+    adopted = next(iter(_is_valid(tmp_path).variants.values()))[0]
+    assert adopted.config.labels == {"NEGATIVE": "negative", "POSITIVE": "positive"}
+
+
+def test_a_model_that_classifies_no_texts_is_refused_by_name(tmp_path: Path) -> None:
+    folder = _named(checkpoint_folder(), tmp_path / "mine", *LABELS)
+    config = json.loads((folder / "config.json").read_text()) | {"architectures": ["BertForTokenClassification"]}
+    (folder / "config.json").write_text(json.dumps(config))
+    _csv(tmp_path / "reviews.csv")
+    result = call("init", cwd=tmp_path)
+    assert (result.code, "token classification" in result.stderr) == (1, True)
 
 
 @pytest.mark.parametrize(

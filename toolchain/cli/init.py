@@ -85,7 +85,7 @@ def _write(text: str, output: Path) -> None:
     Raises:
         RecipeError: It is not valid.
     """
-    from toolchain.pipeline import plan
+    from toolchain.pipeline import document, inputs, plan
     from toolchain.pipeline import recipe as recipes
 
     draft = output.with_name(f".{output.name}.draft.yaml")
@@ -93,7 +93,10 @@ def _write(text: str, output: Path) -> None:
         output.absolute().parent.mkdir(parents=True, exist_ok=True)
         draft.write_text(text, "utf-8")
     try:
-        plan.make(recipes.load(draft))
+        written = document.read(draft)
+        recipe = recipes.parse(written)
+        plan.make(recipe)
+        inputs.check(written, recipe)
     except RecipeError as error:
         raise RecipeError(error.message.replace(str(draft), str(output)), error.hint) from error
     finally:

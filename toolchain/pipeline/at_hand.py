@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Literal
 
 from toolchain.core.errors import DataError, ModelError
-from toolchain.model import adopt, source
+from toolchain.model import adopt, heads, source
 from toolchain.model.checkpoint import read_json
-from toolchain.model.labels import UNNAMED
+from toolchain.model.labels import unnamed
 from toolchain.tasks._columns import Guess, Sheet, guess, read_sheet
 from toolchain.tasks._reading import FORMATS
 
@@ -39,9 +39,10 @@ class Model:
     Attributes:
         spec: The folder, file or source, as the user would name it.
         kind: ``classifier`` is a fine-tuned checkpoint, ``encoder`` one that is not fine-tuned yet, ``onnx`` a graph.
-        labels: The names of its classes in the order of its logits; empty for an encoder, or where nobody named them.
+        labels: The names of its classes in the order of its logits; empty for an encoder, or where no file says.
         unnamed: Whether it has classes that nobody named: LABEL_0, LABEL_1, …
         sure: Whether its files were there to be read; a hub model may not have been downloaded yet.
+        longest: Tokens of an encoder's longest input; 0 where it is not known.
     """
 
     spec: str
@@ -49,6 +50,12 @@ class Model:
     labels: tuple[str, ...] = ()
     unnamed: bool = False
     sure: bool = True
+    longest: int = 0
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The names of its classes; empty where it has none."""
+        return () if self.unnamed else self.labels
 
 
 @dataclass(frozen=True)
@@ -115,10 +122,12 @@ def read_model(spec: str) -> Model:
     held = source.resolve(spec)
     if held.folder is None:
         return Model(spec, "encoder", sure=held.kind == "scratch")
-    architectures = [str(name) for name in read_json(held.folder / "config.json").get("architectures") or ()]
-    if any("ForSequenceClassification" in name for name in architectures):
-        return _with_labels(spec, "classifier", held.folder)
-    return Model(spec, "encoder")
+    head = heads.read(held.folder)
+    if head.bare:
+        return Model(spec, "encoder", longest=source.longest(read_json(held.folder / "config.json")))
+    if reason := heads.refusal(held.folder, spec):
+        raise ModelError(*reason)
+    return _with_labels(spec, "classifier", held.folder)
 
 
 def packaged() -> Model | None:
@@ -151,7 +160,7 @@ def read_data(files: Sequence[Path], model: Model | None, text: Sequence[str] = 
     if "train" not in parts:
         parts["train"] = parts.pop("dev") if "dev" in parts else parts.pop("test")
     sheet = read_sheet(parts["train"])
-    columns = guess(sheet, model.labels if model else (), text, label)
+    columns = guess(sheet, model.named if model else (), text, label)
     return Data({part: parts[part] for part in ("train", "dev", "test") if part in parts}, sheet, columns)
 
 
@@ -170,8 +179,7 @@ def _with_labels(spec: str, kind: Literal["classifier", "onnx"], folder: Path) -
         names = adopt.own_labels(described)
     else:
         return Model(spec, kind)
-    unnamed = all(map(UNNAMED.fullmatch, names))
-    return Model(spec, kind, tuple(names) if not unnamed else (), unnamed)
+    return Model(spec, kind, tuple(names), unnamed(names))
 
 
 def _is_model(folder: Path) -> bool:

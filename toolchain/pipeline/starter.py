@@ -6,7 +6,7 @@ import importlib.util
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,9 @@ from toolchain.pipeline.at_hand import Data, Model
 #: The share of one file that dev and test get each: a model that is still to be trained leaves most rows to learn from,
 #: a trained one needs only texts to calibrate on.
 HOLDOUT = {"encoder": 0.1, "classifier": 0.4, "onnx": 0.4}
+
+#: Tokens that a word becomes, about.
+TOKENS_PER_WORD = 1.4
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def compose(model: Model, data: Data | None, task: str | None, output: Path, tok
     """
     base = output.absolute().parent
     engines, commented = _engines()
-    labels, notes = _labels(model, data) if data else ((), [])
+    labels, mapping, notes = _labels(model, data) if data else ((), {}, [])
     variants, options, reason = _variants(model)
     if not model.sure:
         notes.append(f"{model.spec} is not downloaded yet: it is taken as an encoder that is still to be fine-tuned")
@@ -64,7 +67,7 @@ def compose(model: Model, data: Data | None, task: str | None, output: Path, tok
         "# of a technique or an engine, and 'toolchain validate' checks this file.",
         f"name: {_name(model, data)}",
         *(_task(model, data, labels, base) if data else [f"task: {task}"]),
-        *_start(model, base, tokenizer),
+        *_start(model, data, mapping, base, tokenizer),
         "variants:",
         *([f"  # {reason}"] if reason else []),
         *(f"  {name}: {items}" for name, items in variants.items()),
@@ -120,14 +123,16 @@ def _dialect(spec: str) -> str:
     return graph.dialect(graph.load(adopt.graph_file(Path(spec).expanduser())))
 
 
-def _start(model: Model, base: Path, tokenizer: Path | None) -> list[str]:
+def _start(
+    model: Model, data: Data | None, mapping: Mapping[str, str], base: Path, tokenizer: Path | None
+) -> list[str]:
     """Return where the variants start: a checkpoint that is fine-tuned here, or a model that is taken as it is."""
     spec = _written(model.spec, base)
     if model.kind == "encoder":
         comment = "# An encoder without a classifier: it is fine-tuned first. A fine-tuned checkpoint is taken by"
         return [
             f"model: {spec}", comment, f"# stages: [{{adopt: {{path: {spec}}}}}], without the key model.",
-            "stages:", "  - finetune: {epochs: 3, learning_rate: 5e-5}",
+            "stages:", f"  - finetune: {{epochs: 3, learning_rate: 5e-5, max_length: {_max_length(model, data)}}}",
         ]  # fmt: skip
     beside = ""
     if model.kind == "onnx":
@@ -139,10 +144,12 @@ def _start(model: Model, base: Path, tokenizer: Path | None) -> list[str]:
                 "name the folder that holds it: --tokenizer FOLDER",
             )
         beside = f", tokenizer: {_written(str(tokenizer), base)}" if tokenizer else ""
+    pairs = ", ".join(f"{_scalar(own)}: {_scalar(name)}" for own, name in mapping.items())
+    names = f", labels: {{{pairs}}}" if mapping else ""
     what = "An ONNX graph" if model.kind == "onnx" else "A fine-tuned checkpoint"
     return [
         f"# {what}: it is taken as it is, and not trained. Judge it on rows that it was not trained on.",
-        "stages:", f"  - adopt: {{path: {spec}{beside}}}",
+        "stages:", f"  - adopt: {{path: {spec}{beside}{names}}}",
     ]  # fmt: skip
 
 
@@ -169,26 +176,45 @@ def _task(model: Model, data: Data, labels: Sequence[str], base: Path) -> list[s
     return lines
 
 
-def _labels(model: Model, data: Data) -> tuple[tuple[str, ...], list[str]]:
-    """Return the names that the task must give its classes, if any, and what the user should check.
+def _labels(model: Model, data: Data) -> tuple[tuple[str, ...], dict[str, str], list[str]]:
+    """Match the classes of the data with those of the model.
+
+    Returns:
+        The names that the task must give its classes, if any; the data's names of the model's classes, where they
+        differ; and what the user should check.
 
     Raises:
         DataError: The data have other classes than the model.
     """
     classes = data.sheet.classes(data.columns.label)
-    if model.unnamed:
-        return classes, [
-            f"the model does not name its classes; check that they are, in this order: {', '.join(classes)}"
-        ]
     if not model.labels or set(classes) == set(model.labels):
-        return (), []
-    if set(classes) <= set(model.labels) or set(classes) <= {str(index) for index in range(len(model.labels))}:
-        return model.labels, []
+        return (), {}, []
+    if model.unnamed and len(classes) == len(model.labels):
+        note = f"the model does not name its classes; check that they are, in this order: {', '.join(classes)}"
+        return (), dict(zip(model.labels, classes, strict=True)), [note]
+    if not model.unnamed and set(classes) <= {str(index) for index in range(len(model.labels))}:
+        return model.labels, {}, []
+    if set(classes) <= set(model.labels):
+        return model.labels, {}, []
+    by_case = {name.casefold(): name for name in classes}
+    if len(by_case) == len(classes) and set(by_case) == {name.casefold() for name in model.labels}:
+        return (), {name: by_case[name.casefold()] for name in model.labels}, []
     raise DataError(
         f"{data.sheet.path}: {data.columns.label!r} holds {', '.join(classes[:8])}; "
         f"{model.spec} was trained for {', '.join(model.labels)}",
         "name the data that it was trained for, or another class column: --label COLUMN",
     )
+
+
+def _max_length(model: Model, data: Data | None) -> int:
+    """Return how many tokens fine-tuning should read: nearly all of nearly every text, as far as the model can."""
+    wanted = 128
+    if data is not None:
+        columns = [data.sheet.columns[name] for name in data.columns.text]
+        words = sorted(sum(len(str(part).split()) for part in parts) for parts in zip(*columns, strict=True))
+        tokens = words[int(len(words) * 0.95)] * TOKENS_PER_WORD
+        wanted = next((length for length in (128, 256, 512) if tokens <= length), 512)
+    return min(wanted, model.longest or 512)
 
 
 def _name(model: Model, data: Data | None) -> str:
