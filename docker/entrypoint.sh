@@ -10,10 +10,20 @@
 set -eu
 
 current=$TOOLCHAIN_CURRENT/engine
-mkdir -p "$TOOLCHAIN_CURRENT"
+writable() {
+    if ! { mkdir -p "$TOOLCHAIN_CURRENT" && [ -w "$TOOLCHAIN_CURRENT" ]; } 2>/dev/null; then
+        echo "uid $(id -u) cannot write $TOOLCHAIN_CURRENT: mount a folder there, such as --tmpfs $TOOLCHAIN_CURRENT:mode=1777" >&2
+        exit 1
+    fi
+}
 if [ -f "$TOOLCHAIN_ENGINE/engine.json" ]; then
-    ln -sfnT "$TOOLCHAIN_ENGINE" "$current"
+    # The image has this link already, so that nothing is written where the root is read-only.
+    if [ "$(readlink "$current")" != "$TOOLCHAIN_ENGINE" ]; then
+        writable
+        ln -sfnT "$TOOLCHAIN_ENGINE" "$current"
+    fi
 elif [ -f "$TOOLCHAIN_MODEL/model.onnx" ]; then
+    writable
     rm -f "$current"
     toolchain build "$TOOLCHAIN_MODEL" --engine "$TOOLCHAIN_BUILD" --task "$TOOLCHAIN_TASK" --json >"$TOOLCHAIN_CURRENT/built.json"
     built=$(python -c 'import json, sys; print(json.load(open(sys.argv[1]))[0]["path"])' "$TOOLCHAIN_CURRENT/built.json")

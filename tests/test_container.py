@@ -156,7 +156,7 @@ def test_an_image_runs_as_an_ordinary_user_who_owns_its_volume(name: str) -> Non
     made = " ".join(stage.all("RUN"))
     assert f"--uid {uid} --gid {gid}" in made
     assert stage.all("VOLUME") == ["/var/lib/toolchain"]
-    assert re.search(r"install -d -o toolchain -g toolchain .*/var/lib/toolchain", made)
+    assert re.search(r"install -d -m 1777 -o toolchain -g toolchain .*/var/lib/toolchain", made)
     assert not re.search(r"(?i)(password|token|secret)", made)
 
 
@@ -262,6 +262,24 @@ def test_the_entry_point_builds_once_takes_what_is_mounted_and_refuses_nothing(t
     nothing = boot(tmp_path, "true", TOOLCHAIN_MODEL="/none", TOOLCHAIN_ENGINE="/none")
     assert nothing.returncode == 1
     assert "there is no engine: mount" in nothing.stderr
+
+
+def test_a_mounted_engine_needs_no_folder_to_write_to_and_a_build_says_which_one_it_needs(tmp_path: Path) -> None:
+    made = " ".join(parsed()[1]["runtime"].all("RUN"))
+    assert "ln -s /engine /run/toolchain/engine" in made
+    engine, current = tmp_path / "mounted", tmp_path / "current"
+    current.mkdir()
+    (current / "engine").symlink_to(engine)
+    engine.symlink_to(engine_folder(tiny()))
+    before = current.stat().st_mtime_ns
+    done = boot(tmp_path, "true", TOOLCHAIN_ENGINE=str(engine), TOOLCHAIN_CURRENT=str(current))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert current.stat().st_mtime_ns == before
+    (tmp_path / "model.onnx").touch()
+    nowhere = {"TOOLCHAIN_ENGINE": "/none", "TOOLCHAIN_MODEL": str(tmp_path), "TOOLCHAIN_CURRENT": "/proc/none"}
+    done = boot(tmp_path, "true", **nowhere)
+    assert done.returncode == 1
+    assert "cannot write /proc/none: mount a folder there, such as --tmpfs /proc/none:mode=1777" in done.stderr
 
 
 def steps() -> list[dict[str, Any]]:

@@ -4,8 +4,10 @@ import importlib.metadata
 import io
 import json
 import os
+import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +33,9 @@ print(json.dumps({**found, "heavy": heavy}))
 """
 
 
-def shown(diagnosis: dict[str, Any]) -> str:
+def shown(diagnosis: dict[str, Any], *, verbose: bool = True) -> str:
     out = io.StringIO()
-    Console(file=out, width=120, color_system=None).print(render(diagnosis))
+    Console(file=out, width=120, color_system=None).print(render(diagnosis, verbose=verbose))
     return out.getvalue()
 
 
@@ -181,7 +183,7 @@ def test_a_store_that_cannot_be_made_is_a_problem(tmp_path: Path) -> None:
 
 
 def test_diagnosing_makes_nothing(tmp_path: Path) -> None:
-    (folder, _) = diagnose(tmp_path / "a" / "store")["folders"]
+    (folder, *_) = diagnose(tmp_path / "a" / "store")["folders"]
     assert folder["writable"]
     assert not folder["exists"]
     assert list(tmp_path.iterdir()) == []
@@ -232,3 +234,33 @@ def test_what_another_python_needs_is_not_missed_on_this_one(monkeypatch: pytest
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: lines)
     (inc,) = [extra for extra in doctor.diagnose()["extras"] if extra["extra"] == "inc"]
     assert [package["name"] for package in inc["packages"]] == ["click"]
+
+
+def test_a_serving_machine_is_shown_what_it_has_and_the_names_of_the_rest(tmp_path: Path) -> None:
+    site = bare_site(tmp_path / "site")
+    plant(site, "onnxruntime", "1.31.1")
+    found = diagnose_in(site, tmp_path)
+    packages = {verbose: shown(found, verbose=verbose).partition("Packages")[2] for verbose in (True, False)}
+    assert len(re.findall("pip install", packages[True])) > 10
+    assert "pip install" not in packages[False]
+    assert re.search(r"- +not here +torch, gpu, rtx, .*\n.*toolchain doctor -v says what each brings", packages[False])
+
+
+def test_temporary_files_may_lie_in_the_store_and_a_home_is_not_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nowhere() -> str:
+        raise FileNotFoundError
+
+    (tmp_path / "file").touch()
+    closed = tmp_path / "file" / "none"
+    monkeypatch.setattr(tempfile, "gettempdir", nowhere)
+    monkeypatch.setenv("TMPDIR", str(closed))
+    monkeypatch.setenv("HOME", str(closed))
+    found = diagnose(tmp_path / "store")
+    writable = {folder["use"]: folder["writable"] for folder in found["folders"]}
+    assert writable == {"store": True, "temporary files": False, "home": False}
+    assert found["problems"] == []
+    fixes = [problem["fix"] for problem in diagnose(closed)["problems"]]
+    named = [fix.partition("another one: ")[2] for fix in fixes]
+    assert named == ["--store FOLDER, or TOOLCHAIN_STORE", "TMPDIR"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import signal
 import sys
@@ -12,6 +13,8 @@ from typing import Any
 import click
 
 from toolchain import __version__
+from toolchain.core import host
+from toolchain.core.docstrings import docstring
 from toolchain.core.errors import ToolchainError
 
 #: Command → module that defines it as ``command`` or under its own name; nothing is imported before it is needed.
@@ -41,8 +44,15 @@ class _Lazy(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"toolchain.cli.{COMMANDS[cmd_name]}")
-        found: click.Command = getattr(module, f"{cmd_name}_command")
-        return found
+        command: click.Command = getattr(module, f"{cmd_name}_command")
+        if not command.help and command.callback:  # python -OO
+            command.help = docstring(command.callback)
+        return command
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        if not self.help and self.callback:
+            self.help = docstring(self.callback)
+        super().format_help_text(ctx, formatter)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -79,7 +89,7 @@ def main(argv: list[str] | None = None) -> None:
     Exit codes: 0 done, 1 an error that the message explains, 2 usage, 3 finished but a bound was missed or nothing
     sound is left, 130 stopped.
     """
-    _default_environment()
+    _prepare_environment()
     signal.signal(signal.SIGTERM, _stop)
     try:
         result = cli.main(args=argv, prog_name="toolchain", standalone_mode=False)
@@ -98,8 +108,12 @@ def main(argv: list[str] | None = None) -> None:
     sys.exit(result if isinstance(result, int) else 0)
 
 
-def _default_environment() -> None:
-    """Settings that libraries read when they are imported; what the user has set stays."""
+def _prepare_environment() -> None:
+    """Set what libraries read when they are imported, and make every character printable; what the user set stays."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # in latin-1 or ASCII a "±" would end a run that has done its work
+            stream.reconfigure(errors="replace")
+    host.provide_user()
     for name, value in {
         "TOKENIZERS_PARALLELISM": "false",  # forking workers after its threads have started would warn, and may hang
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",

@@ -11,6 +11,7 @@ import typing
 from collections.abc import Iterator
 from typing import Any
 
+from toolchain.core.docstrings import docstring
 from toolchain.core.stage import StageConfig
 from toolchain.model.train import TrainConfig
 from toolchain.pipeline.settings import changed, default_of, plain
@@ -106,7 +107,7 @@ def _meanings(config: type[Any]) -> dict[str, str]:
     """What each field's comment, or its line under ``Attributes``, says; a base class's are inherited."""
     found: dict[str, str] = {}
     for owner in reversed(config.__mro__):
-        attributes = inspect.cleandoc(owner.__doc__ or "").partition("Attributes:")[2]
+        attributes = docstring(owner).partition("Attributes:")[2]
         for match in re.finditer(r"^    (\w+): (.*(?:\n        .*)*)", attributes, re.MULTILINE):
             found[match[1]] = re.sub(r"\s+", " ", match[2])
         if dataclasses.is_dataclass(owner):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from toolchain.cli import completing, options
+from toolchain.core import log
 from toolchain.core.errors import ToolchainError
 
 if TYPE_CHECKING:
@@ -163,7 +165,7 @@ def doctor_command(store: Store, engine: Path | None, opened: bool, as_json: boo
     if as_json:
         options.echo_json(diagnosis)
     else:
-        options.print_rich(doctor.render(diagnosis))
+        options.print_rich(doctor.render(diagnosis, verbose=log.logger.isEnabledFor(logging.DEBUG)))
     return 1 if diagnosis["problems"] else 0
 
 

@@ -13,6 +13,7 @@ import click
 
 from toolchain.cli import completing, options
 from toolchain.core import registry
+from toolchain.core.docstrings import docstring
 from toolchain.core.errors import ToolchainError
 
 if TYPE_CHECKING:
@@ -167,9 +168,7 @@ def _show_technique(name: str, technique: registry.Technique, as_json: bool) -> 
     for field in fields:
         texts = (field["name"], field["type"], written(field["default"]), field["meaning"])
         table.add_row(*map(Text, texts))
-    options.print_rich(
-        Text(f"{name} ({technique.folder})", style="bold"), Text((technique.module.__doc__ or "").strip()), ""
-    )
+    options.print_rich(Text(f"{name} ({technique.folder})", style="bold"), Text(docstring(technique.module)), "")
     options.print_rich(table if fields else "no settings")
     return 0
 

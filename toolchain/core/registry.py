@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from toolchain.core.docstrings import docstring
 from toolchain.core.errors import RecipeError
 
 PACKAGE = Path(__file__).parent.parent
@@ -70,7 +71,7 @@ class Technique:
     @property
     def summary(self) -> str:
         """First line of the docstring."""
-        return (self.module.__doc__ or "").strip().splitlines()[0]
+        return next(iter(docstring(self.module).splitlines()), "")
 
     @property
     def source_digest(self) -> str:

@@ -22,6 +22,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from toolchain.core import host
 from toolchain.core.errors import StoreError
 from toolchain.core.log import logger
 
@@ -211,6 +212,7 @@ class Store:
         partial = self.root / ".partial"
         with self.errors():
             partial.mkdir(parents=True, exist_ok=True)
+            host.provide_temporary(partial)
             _git_ignore(self.root)
             lock = FileLock(partial / f"{key}.lock")
             said = False

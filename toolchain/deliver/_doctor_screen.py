@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,14 +14,20 @@ from rich.text import Text
 GOOD, BAD, ABSENT = ("✓", "green"), ("✗", "bold red"), ("-", "dim")
 
 
-def render(diagnosis: Mapping[str, Any]) -> RenderableType:
-    """Shows what ``diagnose`` found: machine, engines, packages, folders, and problems last, where they are read.
+def render(diagnosis: Mapping[str, Any], *, verbose: bool = True) -> RenderableType:
+    """Show what ``diagnose`` found: machine, engines, packages, folders, and problems last, where they are read.
 
     Args:
         diagnosis: What ``diagnose`` returned.
+        verbose: Show every extra; otherwise those that are installed.
     """
     parts: list[RenderableType] = []
-    sections = {"Machine": _machine, "Engines": _engines, "Packages": _packages, "Folders": _folders}
+    sections = {
+        "Machine": _machine,
+        "Engines": _engines,
+        "Packages": functools.partial(_packages, verbose=verbose),
+        "Folders": _folders,
+    }
     for name, section in sections.items():
         parts += [Text(name, style="bold"), Padding(section(diagnosis), (0, 0, 1, 2))]
     return Group(*parts, _problems(diagnosis))
@@ -59,16 +66,27 @@ def _engines(diagnosis: Mapping[str, Any]) -> RenderableType:
     return grid
 
 
-def _packages(diagnosis: Mapping[str, Any]) -> RenderableType:
+def _packages(diagnosis: Mapping[str, Any], *, verbose: bool) -> RenderableType:
     grid = _grid()
     base = {"extra": "base", "packages": diagnosis["base"], "command": "pip install toolchain"}
-    for extra in (base, *diagnosis["extras"]):
+    absent = [] if verbose else [extra["extra"] for extra in diagnosis["extras"] if not _wanted(extra)]
+    for extra in (base, *(extra for extra in diagnosis["extras"] if extra["extra"] not in absent)):
         complete = all(package["ok"] for package in extra["packages"])
         told = Text(", ").join(_package(package) for package in extra["packages"])
         if not complete:
             told.append(f"\n{extra['command']}", style="cyan")
         grid.add_row(_mark(GOOD if complete else ABSENT), Text(extra["extra"]), told)
+    if absent:
+        told = Text(f"{', '.join(absent)}\n").append("toolchain doctor -v", style="cyan")
+        grid.add_row(
+            _mark(ABSENT), Text("not here"), told.append(" says what each brings, and the command that adds it")
+        )
     return grid
+
+
+def _wanted(extra: Mapping[str, Any]) -> bool:
+    """Return whether the first package of an extra, which the others are for, is installed."""
+    return any(package["installed"] for package in extra["packages"][:1])
 
 
 def _package(package: Mapping[str, Any]) -> Text:
@@ -90,7 +108,7 @@ def _folders(diagnosis: Mapping[str, Any]) -> RenderableType:
         state = "" if folder["exists"] else ", made when needed"
         free = f"{folder['free_bytes'] / 1e9:,.1f} GB free"
         told = f"{free}{state}" if folder["writable"] else "cannot be written"
-        mark = GOOD if folder["writable"] else BAD
+        mark = GOOD if folder["writable"] else ABSENT if folder["use"] == "home" else BAD
         grid.add_row(_mark(mark), Text(folder["use"]), Text(folder["folder"], overflow="fold"), Text(told))
     return grid
 

