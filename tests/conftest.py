@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from pathlib import Path
 
@@ -44,12 +45,15 @@ def smoke_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return store
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def exporters_table() -> None:
-    """PyTorch's exporter makes its table of operators anew for every export: a fifth of a small model's; here, once."""
-    from torch.onnx._internal.exporter._registration import ONNXRegistry
+    """PyTorch's exporter makes its table of operators anew for every export: a fifth of a small model's; here, once.
 
-    ONNXRegistry.from_torchlib = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
+    What has exported nothing yet does not import PyTorch for this.
+    """
+    registration = sys.modules.get("torch.onnx._internal.exporter._registration")
+    if registration is not None and not hasattr(registration.ONNXRegistry.from_torchlib, "cache_info"):
+        registration.ONNXRegistry.from_torchlib = staticmethod(functools.cache(registration.ONNXRegistry.from_torchlib))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
