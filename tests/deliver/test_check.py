@@ -12,6 +12,7 @@ from tests.tiny import RECIPE, Result, call, tiny
 from toolchain.core.store import Store
 from toolchain.deliver.check import judge
 from toolchain.deliver.junit import Case, junit
+from toolchain.deliver.report.figures import show
 from toolchain.measure.machine import machine
 from toolchain.pipeline import plan, recipe, run
 
@@ -56,7 +57,7 @@ def test_bounds_that_hold_end_with_0_and_stand_beside_the_report(folder: Path) -
         ("dynamic-int8/onnxruntime", "speedup at batch 4"),
     ]
     assert call("report", "tiny.yaml", "--store", "store", cwd=folder).code == 0
-    assert not (written / "junit.xml").exists()  # it was another command's
+    assert (written / "junit.xml").exists()  # a report writes nothing where -o does not say so
 
 
 def test_broken_bounds_end_with_3_and_say_value_bound_and_what_to_do(folder: Path) -> None:
@@ -77,16 +78,18 @@ def test_broken_bounds_end_with_3_and_say_value_bound_and_what_to_do(folder: Pat
 @pytest.mark.parametrize(
     ("bound", "figure", "sign"),
     [
-        ("accuracy: 0", "accuracy_percent", 1),
-        ("accuracy: 0, confident: true", "accuracy_percent_low", 1),
-        ("accuracy_drop: 100", "accuracy_change_points", -1),
-        ("accuracy_drop: 100, confident: true", "accuracy_change_points_low", -1),
+        ("accuracy: 0", "accuracy_percent_low", 1),
+        ("accuracy: 0, confident: false", "accuracy_percent", 1),
+        ("accuracy_drop: 100", "not_worse_low", -1),
+        ("accuracy_drop: 100, confident: false", "accuracy_change_points", -1),
         ("size_mb: 1000", "size_mb", 1),
-        ("latency_ms: 1e9", "latency_engine_p50_ms", 1),
-        ("latency_ms: 1e9, scope: end_to_end", "latency_end_to_end_p50_ms", 1),
-        ("per_s: 1e-9, at: batch 4", "per_s_sorted_engine_batch_4", 1),
-        ("speedup: 1e-9, at: batch 4", "speedup_batch_4", 1),
-        ("speedup: 1e-9, confident: true", "speedup_batch_1_low", 1),
+        ("latency_ms: 1e9", "latency_engine_p50_ms_high", 1),
+        ("latency_ms: 1e9, confident: false", "latency_engine_p50_ms", 1),
+        ("latency_ms: 1e9, confident: false, scope: end_to_end", "latency_end_to_end_p50_ms", 1),
+        ("per_s: 1e-9, at: batch 4", "per_s_sorted_engine_batch_4_low", 1),
+        ("per_s: 1e-9, at: batch 4, confident: false", "per_s_sorted_engine_batch_4", 1),
+        ("speedup: 1e-9, at: batch 4, confident: false", "speedup_batch_4", 1),
+        ("speedup: 1e-9", "speedup_batch_1_low", 1),
     ],
 )
 def test_a_bound_reads_the_reports_own_figure(folder: Path, bound: str, figure: str, sign: int) -> None:
@@ -96,9 +99,36 @@ def test_a_bound_reads_the_reports_own_figure(folder: Path, bound: str, figure: 
     assert (done.code, check["state"]) == (0, "passed"), check["message"]
 
 
+def test_a_speedup_that_the_rounds_leave_open_is_not_passed_and_has_the_mark(folder: Path) -> None:
+    (file,) = (folder / "store/timing").glob("*/timing.json")
+    record = json.loads(file.read_text())
+    base, other = (line(report(folder, "{accuracy: 0}"), f"{name}/onnxruntime") for name in ("base", "dynamic-int8"))
+    rounds = base["timing"]["settings"]["latency"]["engine"]["rounds_ms"]
+    timed = record["engines"][other["engine_key"]]["settings"]["latency"]["engine"]
+    timed["rounds_ms"] = [ms / ratio for ms, ratio in zip(rounds, (0.59, 1.6, 11.9), strict=True)]
+    file.write_text(json.dumps(record))
+    bound = "engines: [dynamic-int8], speedup: 1.5"
+    assert report(folder, f"{{{bound}, confident: false}}").code == 0
+    done = report(folder, f"{{{bound}}}")
+    (check,) = done.json["checks"]
+    assert (done.code, check["state"]) == (3, "failed")
+    assert check["value"] == pytest.approx(0.59)
+    assert "0.590 × as fast as the baseline at the worse end of its 95 % interval, 1.60 measured" in check["message"]
+
+
+def test_a_drop_has_the_sign_that_the_change_has_in_the_table(folder: Path) -> None:
+    done = report(folder, "{engines: [dynamic-int8], accuracy_drop: 99, confident: false}")
+    (check,) = done.json["checks"]
+    change = line(done, "dynamic-int8/onnxruntime")["accuracy_change_points"]
+    assert check["found"] == f"{show(change, 2, sign=True)} points of change"
+    assert check["limit"] == "at least -99.00 points of change"
+
+
 def test_an_accuracy_that_is_just_kept_holds(folder: Path) -> None:
     accuracy = line(report(folder, "{accuracy: 0}"), "base/onnxruntime")["accuracy_percent"]
-    at, above = (f"{{engines: [base], accuracy: {value}}}" for value in (round(accuracy, 9), accuracy + 0.01))
+    at, above = (
+        f"{{engines: [base], confident: false, accuracy: {value}}}" for value in (round(accuracy, 9), accuracy + 0.01)
+    )
     assert report(folder, at).code == 0
     assert report(folder, above).code == 3
 

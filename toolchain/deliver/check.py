@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from toolchain.deliver.junit import Case, junit
-from toolchain.deliver.report.figures import quantity, show
+from toolchain.deliver.report.figures import figures, key, quantity, show
 from toolchain.pipeline.bounds import RELATIVE, Rule
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ FILES = ("checks.json", "junit.xml")
 LEAST = ("accuracy", "per_s", "speedup")
 
 UNITS = {
-    "accuracy": " %", "accuracy_drop": " points", "size_mb": " MB", "size_ratio": " × the baseline's bytes",
+    "accuracy": " %", "accuracy_drop": " points of change", "size_mb": " MB", "size_ratio": " × the baseline's bytes",
     "latency_ms": " ms", "per_s": " sentences/s", "latency_ratio": " × the baseline's time",
     "speedup": " × as fast as the baseline",
 }  # fmt: skip
@@ -44,6 +44,8 @@ _COSTS = (
 )
 _BYTES = "quantize or prune more, or cut the vocabulary"
 _TIMES = "compress more, or measure again where nothing else runs; a time holds for the machine that it was taken on"
+
+ONE_ROUND = "one round gives no interval: set benchmark.rounds higher, or confident: false"
 
 #: What to do when a bound is broken.
 ADVICE = {
@@ -136,8 +138,8 @@ def _judged(rule: Rule, name: str, standing: Line | _Absence, baseline: bool) ->
             continue
         timed = bound in ("per_s", "latency_ratio", "speedup")
         told = f"{bound} at {rule.at}" if timed else bound
-        told += _told(rule, timed or bound == "latency_ms", ranged=(timed and bound != "per_s") or "accuracy" in bound)
-        side = "at least" if bound in LEAST else "at most"
+        told += _told(rule, timed or bound == "latency_ms", ranged=not bound.startswith("size"))
+        side = "at least" if bound in (*LEAST, "accuracy_drop") else "at most"
         allowed = f"{side} {_number(bound, limit)}{UNITS[bound]}"
         if isinstance(standing, _Absence):
             yield _absent(rule, name, told, allowed, standing)
@@ -171,7 +173,7 @@ def _told(rule: Rule, timed: bool, *, ranged: bool) -> str:
         ranged: Whether it can be held at the worse end of an interval.
     """
     scope = ", end to end" if timed and rule.scope == "end_to_end" else ""
-    return scope + (", confident" if ranged and rule.confident else "") + (", required" if rule.require else "")
+    return scope + ("" if rule.confident or not ranged else ", as measured") + (", required" if rule.require else "")
 
 
 def _absent(rule: Rule, name: str, bound: str, limit: str, absence: _Absence) -> Check:
@@ -211,31 +213,42 @@ def _measured(bound: str, rule: Rule, line: Line) -> tuple[float | None, str]:
     if bound == "size_ratio" and compression:
         return 1 / compression, ""
     if bound == "accuracy_drop" and lost:
-        measured = -100 * lost.estimate
-        return (-100 * lost.low, _end(measured)) if rule.confident else (measured, "")
+        measured = 100 * lost.estimate
+        low = line.not_worse.interval.low if line.not_worse else lost.low
+        return (-100 * low, _end(measured, sign=True)) if rule.confident else (-measured, "")
     if line.error:
         return None, f"not timed: {line.error.splitlines()[0]}"
     shaky = ", unstable" if line.unstable(rule.at) else ""
     if bound in ("latency_ms", "per_s"):
-        value = line.measured(rule.at, rule.scope).get("p50_ms" if bound == "latency_ms" else "median_per_s")
-        return (None, f"not timed at {rule.at}") if value is None else (float(value), shaky)
+        at = key(rule.at)
+        name = f"latency_{rule.scope}_p50_ms" if bound == "latency_ms" else f"per_s_sorted_{rule.scope}_{at}"
+        timed = figures(line, line.settings)
+        value, worse = timed.get(name), timed.get(f"{name}_{'high' if bound == 'latency_ms' else 'low'}")
+        if value is None:
+            return None, f"not timed at {rule.at}"
+        if not rule.confident:
+            return float(value), shaky
+        return (None, ONE_ROUND) if not worse else (float(worse), _end(float(value)) + shaky)
     ratio = line.speedup_of(rule.scope).get(rule.at)
     if ratio is None:
         return None, f"it or its baseline was not timed at {rule.at}"
     speedup = ratio.low if rule.confident else ratio.estimate
     if speedup <= 0:
-        return None, "one round gives no interval: set benchmark.rounds higher"
+        return None, ONE_ROUND
     value, measured = (speedup, ratio.estimate) if bound == "speedup" else (1 / speedup, 1 / ratio.estimate)
     return value, (_end(measured) if rule.confident else "") + shaky
 
 
-def _end(measured: float) -> str:
+def _end(measured: float, *, sign: bool = False) -> str:
     """Says that a value is the worse end of an interval, and what was measured."""
-    return f" at the worse end of its 95 % interval, {show(measured, 2)} measured"
+    return f" at the worse end of its 95 % interval, {show(measured, 2, sign=sign)} measured"
 
 
 def _number(bound: str, value: float) -> str:
-    return show(value, 2) if bound in ("accuracy", "accuracy_drop") else quantity(value)
+    """A value in words; a drop is told as the change that the table has, a loss below 0."""
+    if bound == "accuracy_drop":
+        return show(-value, 2, sign=True)
+    return show(value, 2) if bound == "accuracy" else quantity(value)
 
 
 def missed(checks: Sequence[Check]) -> list[Check]:

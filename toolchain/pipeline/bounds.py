@@ -41,7 +41,7 @@ class Rule(StageConfig):
         speedup: The least speedup over the baseline (IS) at ``at``.
         at: Where time is taken: ``batch 1``, or ``batch N`` of ``benchmark.batch_sizes``.
         scope: ``engine`` alone, or ``end_to_end`` with the tokenizer.
-        confident: Accuracy and ratios of time must hold at the worse end of their 95 % intervals, not only as measured.
+        confident: Accuracy and time must hold at the worse end of their 95 % intervals; false: as measured.
         gates: Gates that must have passed.
         require: An engine that cannot run here, or does not fit its graph, fails; else it is skipped.
     """
@@ -57,7 +57,7 @@ class Rule(StageConfig):
     speedup: Annotated[float, Gt(0)] | None = None
     at: str = "batch 1"
     scope: Literal["engine", "end_to_end"] = "engine"
-    confident: bool = False
+    confident: bool = True
     gates: tuple[str, ...] = ()
     require: bool = False
 
