@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import json
 import os
 import signal
 import sys
@@ -20,6 +21,7 @@ from toolchain.core.errors import ToolchainError
 #: Command → module that defines it as ``command`` or under its own name; nothing is imported before it is needed.
 COMMANDS = {
     "init": "init", "run": "recipes", "validate": "recipes", "explain": "recipes", "report": "recipes",
+    "choose": "choose",
     "finetune": "stages", "augment": "stages", "compress": "stages", "export": "stages", "optimize": "stages",
     "build": "stages", "refit": "plans", "benchmark": "stages", "sensitivity": "layers", "allocate": "layers",
     "list": "listing", "show": "listing", "verify": "inspect", "gc": "inspect", "doctor": "inspect",
@@ -27,7 +29,7 @@ COMMANDS = {
 }  # fmt: skip
 
 _ORDER = {
-    "Recipes": ("init", "run", "validate", "explain", "report"),
+    "Recipes": ("init", "run", "validate", "choose", "explain", "report"),
     "Stages": ("finetune", "augment", "compress", "export", "optimize", "build", "refit", "benchmark"),
     "Layers": ("sensitivity", "allocate"),
     "Look": ("list", "show", "doctor", "verify", "import", "gc", "completion"),
@@ -84,11 +86,12 @@ def cli() -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Entry point: errors become one message and an exit code.
+    """Entry point: errors become one message and an exit code; with ``--json`` they stand as JSON on stdout too.
 
     Exit codes: 0 done, 1 an error that the message explains, 2 usage, 3 finished but a bound was missed or nothing
     sound is left, 130 stopped.
     """
+    as_json = "--json" in (sys.argv[1:] if argv is None else argv)
     _prepare_environment()
     signal.signal(signal.SIGTERM, _stop)
     try:
@@ -99,8 +102,10 @@ def main(argv: list[str] | None = None) -> None:
         _fail("stopped: what is finished stays, the same command goes on from here", 130)
     except click.ClickException as error:
         error.show()
+        _echo_json(as_json, error.format_message(), "", error.exit_code)
         sys.exit(error.exit_code)
     except ToolchainError as error:
+        _echo_json(as_json, error.message, error.hint, error.exit_code)
         _fail(f"error: {error}", error.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -124,6 +129,12 @@ def _prepare_environment() -> None:
 
 def _stop(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
+
+
+def _echo_json(wanted: bool, message: str, hint: str, code: int) -> None:
+    """Print an error as JSON where a program asked for JSON."""
+    if wanted:
+        click.echo(json.dumps({"error": {"message": message, "hint": hint, "exit_code": code}}, ensure_ascii=False))
 
 
 def _fail(message: str, code: int) -> Any:

@@ -115,13 +115,14 @@ def optimize_command(target: str, technique: str | None, **settings: Any) -> int
     "engines",
     multiple=True,
     shell_complete=completing.engine,
-    help="Engine of a direct run. [default: onnxruntime]",
+    help="Engine of a direct run [default: onnxruntime]; of a recipe, only this one: its name, or VARIANT/ENGINE.",
 )
 @shared
 def build_command(target: str, engines: tuple[str, ...], **settings: Any) -> int:
     """Build the engine that a runtime loads.
 
-    TARGET is a recipe, or an ONNX file or folder, or a checkpoint folder.
+    TARGET is a recipe, or an ONNX file or folder, or a checkpoint folder. With a recipe, --variant and --engine choose
+    exactly one engine, from the store where it was made; -o writes its complete folder.
     """
     return _stage("build", [target], [], settings, engines)
 
@@ -151,11 +152,16 @@ def _stage(
     """Runs a plan up to a stage and shows what it has made."""
     from toolchain.cli.recipes import finish, print_preview
     from toolchain.pipeline import plan, run
+    from toolchain.pipeline.shipped import is_recipe
 
     store: Store = settings["store"]
     judges = stage in ("finetune", "augment", "compress", "time")
     judges |= any(not _READS.isdisjoint(direct.settings_of(item)) for item in items)
-    made = plan.make(direct.recipe_of(targets, items, settings, engines, judges=judges), stage, settings["variants"])
+    one = engines if stage == "build" and is_recipe(targets[0]) else ()
+    recipe = direct.recipe_of(targets, items, settings, () if one else engines, judges=judges)
+    made = plan.make(recipe, stage, settings["variants"])
+    if one:
+        made = plan.narrowed(made, settings["variants"], one)
     if settings["dry_run"]:
         return print_preview(made, store, settings["as_json"], options.forced(settings["force"]))
     if settings["output"] and stage != "time":

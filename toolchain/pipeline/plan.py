@@ -14,6 +14,7 @@ from toolchain.core.stage import STAGES as STAGE_KINDS
 from toolchain.core.store import key_of
 from toolchain.measure.gates import PROVIDERS
 from toolchain.model import source as model_source
+from toolchain.pipeline.bounds import fits
 from toolchain.pipeline.items import BEFORE, Item, engine_in, exported, gives, teachers_of
 from toolchain.pipeline.recipe import Recipe
 from toolchain.pipeline.settings import plain
@@ -145,6 +146,38 @@ def make(recipe: Recipe, until: str = "time", only: Sequence[str] = ()) -> Plan:
             label="time all engines together", seed=recipe.seeds[0], kind="timing",
         )  # fmt: skip
     return plan
+
+
+def narrowed(plan: Plan, variants: Sequence[str], engines: Sequence[str]) -> Plan:
+    """Return the part of a plan that builds exactly the engines that are asked for, the baseline not among them.
+
+    Args:
+        plan: Planned up to ``build``.
+        variants: ``NAME`` or ``MODEL/NAME``; empty: all.
+        engines: Names, or ``variant/engine`` as the table prints them; shell patterns too.
+
+    Raises:
+        RecipeError: No engine is called so, or it does not fit the variant.
+    """
+    rows = [*plan.rows, *(row for row, _ in plan.not_run)]
+    mine = [row for row in rows if not variants or {row.variant, f"{row.model}/{row.variant}"} & set(variants)]
+    kept = {row.name for row in mine if any(fits(pattern, row.model, row.variant, row.engine) for pattern in engines)}
+    if not kept:
+        reasons = [f"{name}: {reason}" for name, reason in plan.not_applicable if name.endswith(f"/{engines[0]}")]
+        names = [name for row in mine for name in (row.engine, row.name)]
+        raise RecipeError(
+            f"--engine: no engine fits {', '.join(engines)}", "; ".join(reasons) or registry.suggest(engines[0], names)
+        )
+    needed = {row.build for row in rows if row.name in kept}
+    for step in reversed(plan.steps.values()):
+        needed |= set(step.inputs) if step.id in needed else set()
+    return dataclasses.replace(
+        plan,
+        steps={key: step for key, step in plan.steps.items() if key in needed},
+        rows=[row for row in plan.rows if row.name in kept],
+        not_run=[(row, reason) for row, reason in plan.not_run if row.name in kept],
+        not_applicable=[],
+    )
 
 
 def _wanted(recipe: Recipe, only: Sequence[str]) -> dict[tuple[str, str], tuple[Item, ...]]:
