@@ -22,6 +22,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Names the folder that this process shares with those that it starts; Ctrl-C is answered in the background too."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ["COLUMNS"] = "120"  # what a command prints to a pipe is as wide
     if VARIABLE not in os.environ:
         os.environ[VARIABLE] = folder = tempfile.mkdtemp(prefix="toolchain-tests-")
 

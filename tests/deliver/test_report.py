@@ -13,8 +13,11 @@ from rich.console import Console
 from toolchain.core.errors import RecipeError, StoreError
 from toolchain.deliver.report import Report, Row, build_report, csv_text, markdown, terminal, to_json
 from toolchain.deliver.report.page import raster
+from toolchain.pipeline.limits import Limits
 
 EXAMPLES = 200
+#: Any accuracy may be shipped, so that the score alone decides.
+ANY = Limits(accuracy=0.0, confident=False)
 EQUAL = {"accuracy": 1.0, "compression": 1.0, "speedup": 1.0}
 
 
@@ -88,7 +91,7 @@ def three(folder: Path) -> list[Row]:
 
 
 def report(rows: Sequence[Row], **more: Any) -> Report:
-    settings: dict[str, Any] = {"weights": EQUAL, "speedup": "batch 1", "split": "test", **more}
+    settings: dict[str, Any] = {"weights": EQUAL, "speedup": "batch 1", "split": "test", "limits": ANY, **more}
     return build_report(rows, **settings)
 
 
@@ -185,7 +188,9 @@ def test_a_drift_that_all_engines_share_marks_none_of_them(tmp_path: Path) -> No
 
 def test_nodes_on_another_provider_are_marked(tmp_path: Path) -> None:
     cuda = row(tmp_path, "gpu", range(20), 100, timing([1] * 4, [900] * 4), provider="CUDAExecutionProvider")
-    assert lines_of(report([*three(tmp_path), cuda]))["gpu/ort"]["marks"] == ["misplaced"]
+    line = lines_of(report([*three(tmp_path), cuda]))["gpu/ort"]
+    assert (line["marks"], line["rank"]) == (["misplaced"], None)
+    assert line["barred"] == ["misplaced: CUDAExecutionProvider was asked for; nodes: 120 on CPUExecutionProvider"]
 
 
 def test_recommendations_come_from_the_data_and_never_from_size_only(tmp_path: Path) -> None:
@@ -196,12 +201,36 @@ def test_recommendations_come_from_the_data_and_never_from_size_only(tmp_path: P
     )
     # Keeps its accuracy, 20 MB, and 1 % slower at both settings.
     rows.append(row(tmp_path, "small", range(21), 20, timing([10.1] * 4, [99] * 4), techniques=["x"]))
-    chosen = {item["goal"]: item for item in to_json(report(rows))["recommendations"]}
+    found = to_json(report(rows, limits=Limits()))
+    chosen = {item["goal"]: item for item in found["recommendations"]}
+    passed_over = "; broken/ort is ahead and may not be shipped: accuracy too low"
     assert chosen["smallest"]["name"] == "small/ort"
-    assert chosen["smallest"]["reason"] == "20.0 MB, 5.00x smaller, -0.50 points"
+    assert chosen["smallest"]["reason"] == f"20.0 MB, 5.00x smaller, -0.50 points{passed_over}"
     assert chosen["fastest, batch 1"]["name"] == "base/ort"
     assert chosen["fastest, batch 32"]["name"] == "base/ort"
-    assert chosen["best score"]["name"] == "broken/ort"
+    assert chosen["best score"]["name"] == "small/ort"
+    # 90 % · 0.99 = 89.1 %: int8 has 88, zeros 89; they stand below, by score, without a rank.
+    assert [(line["name"], line["rank"]) for line in found["lines"]] == [
+        ("small/ort", 1), ("base/ort", 2), ("broken/ort", None), ("int8/ort", None), ("zeros/ort", None),
+    ]  # fmt: skip
+    assert found["lines"][3]["barred"] == ["accuracy too low: accuracy 88.00 %, at least 89.10 % is asked"]
+    assert found["rule"] == "at least 99 % of the best baseline's accuracy, as measured"
+
+
+def test_limits_of_the_recipe_take_the_place_of_the_rule_and_intervals_decide(tmp_path: Path) -> None:
+    rows = three(tmp_path)
+    # int8: 25 MB, 88 %, 4 of 200 lost: -2 points, Tango's interval -5.03 to 0.
+    lines = lines_of(report(rows, limits=Limits(drop=3, size_mb=24)))
+    assert lines["int8/ort"]["marks"] == ["too large", "accuracy unsettled"]
+    assert lines["base/ort"]["barred"] == ["too large: size 100 MB, at most 24.0 MB is asked"]
+    lines = lines_of(report(rows, limits=Limits(drop=3, size_mb=26, confident=False)))
+    assert next((name, line["rank"]) for name, line in lines.items()) == ("int8/ort", 1)
+    lines = lines_of(report(rows, limits=Limits(accuracy=0, latency_ms=5.05)))
+    # The rounds are 4.9 to 5.1 ms: their median is within 5.05 as measured, and the interval is not.
+    assert lines["int8/ort"]["marks"] == ["speed unsettled"]
+    assert lines["base/ort"]["marks"] == ["baseline", "too slow"]
+    lines = lines_of(report(rows, limits=Limits(accuracy=0, engines=("zeros",))))
+    assert [name for name, line in lines.items() if not line["barred"]] == ["zeros/ort"]
 
 
 def test_the_fastest_is_named_with_its_gain(tmp_path: Path) -> None:
@@ -212,7 +241,7 @@ def test_the_fastest_is_named_with_its_gain(tmp_path: Path) -> None:
     chosen = {item["goal"]: item["reason"] for item in to_json(report(rows))["recommendations"]}
     assert chosen["fastest, batch 1"] == "5.00 ms, 2.00x as fast, -0.50 points"
     assert chosen["fastest, batch 32"] == "300/s, 3.00x as fast, -0.50 points"
-    assert chosen["best score"] == "WS 95.50: 4.00x smaller, 2.00x as fast at batch 1, -0.50 points"
+    assert chosen["best score"] == "25.0 MB, 4.00x smaller, 2.00x as fast at batch 1, -0.50 points"
 
 
 def test_each_model_is_ranked_against_its_own_baseline_in_one_table(tmp_path: Path) -> None:
@@ -248,7 +277,7 @@ def test_what_was_not_timed_stands_at_the_end_with_its_error(tmp_path: Path) -> 
     )
     assert line["accuracy_percent"] == 100
     assert "- **not timed**: compiled/ort: no compiler hint: install g++" in markdown(found)
-    assert "no compiler" in shown(found, 100)
+    assert "not timed" in shown(found, 100)
 
 
 def test_without_a_baseline_there_is_no_ratio_and_no_rank(tmp_path: Path) -> None:

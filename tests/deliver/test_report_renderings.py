@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from tests.deliver.test_report import PICTURES, lines_of, report, row, shown, three, timing
-from toolchain.deliver.report import csv_text, markdown, to_json, write
+from toolchain.deliver.report import csv_text, markdown, terminal, to_json, write
 from toolchain.deliver.report.figures import quantity, ratio, show
+from toolchain.pipeline.limits import Limits
 
 
 def test_every_rendering_says_the_same(tmp_path: Path) -> None:
@@ -33,7 +35,7 @@ def test_every_rendering_says_the_same(tmp_path: Path) -> None:
             ratio(line["speedup_batch_32"]),
             show(line["score"], 2),
         ]
-        printed = next(text.split() for text in screen.splitlines() if text.lstrip(" ≈123").startswith(f"{name} "))
+        printed = next(text.split() for text in screen.splitlines() if text.lstrip(" ≈-123").startswith(f"{name} "))
         ranked = next(printed for printed in text.splitlines() if printed.startswith("|") and name in printed)
         assert [cell for cell in cells if cell not in printed] == []
         assert [cell for cell in cells if f"{cell} " not in ranked] == []
@@ -52,6 +54,47 @@ def test_the_terminal_table_fits_its_width(tmp_path: Path, width: int) -> None:
     assert "…" not in text
     assert "88.00" in text
     assert "94.00" in text
+    assert "movement-pruned-50-" in text  # what is too long goes on in the next line, after a dash or a slash
+    assert not any(line.strip().startswith(("ntropy", "nt8-", "n-pruned")) for line in text.splitlines())
+
+
+def test_what_to_ship_stands_in_at_most_ten_lines_of_80_columns_below_the_table(tmp_path: Path) -> None:
+    name = "movement-pruned-50-static-int8-entropy"
+    long = row(tmp_path, name, range(20), 30, timing([4] * 4, [200] * 4), techniques=["static_int8"])
+    found = report([*three(tmp_path), long], limits=Limits(), notes=["a note"], speedup="batch 32")
+    command = f"toolchain build recipes/quickstart.yaml --variant {name} --engine ort -o engine"
+    console = Console(width=80, file=io.StringIO(), color_system=None)
+    console.print(terminal(found, command=command, page="artifacts/reports/quickstart/report.html"))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    table, _, below = text.partition("\nship ")
+    assert len(below.splitlines()) <= 10
+    assert max(map(len, text.splitlines())) <= 80
+    assert " ".join(below.split()).startswith(f"{name}/ort why best score of the 2 that may be shipped: 30.0 MB (3.33 ")
+    for words in (command, "0.00 points of accuracy", "at most 0.5 points worse: cannot say", "(and 1 note: -v)"):
+        assert words in " ".join(below.split())
+    assert table.index("base/ort") < table.index("may not be shipped:") < table.index("zeros/ort")
+    assert "accuracy too low" in table
+    assert "Wilson" not in text
+    verbose = Console(width=80, file=io.StringIO(), color_system=None)
+    verbose.print(terminal(found, verbose=True))
+    assert "Wilson" in verbose.file.getvalue()  # type: ignore[attr-defined]
+    assert "labels changed" not in verbose.file.getvalue()  # type: ignore[attr-defined]  # no such column at 80
+
+
+def test_terminal_json_and_markdown_have_the_same_rows_in_one_order_with_the_same_marks(tmp_path: Path) -> None:
+    elsewhere = {"techniques": ["int8"], "provider": "CUDAExecutionProvider"}
+    rows = [*three(tmp_path), row(tmp_path, "gone", range(20), 1, timing([1] * 4, [999] * 4), **elsewhere)]
+    found = report(rows, limits=Limits())
+    lines = to_json(found)["lines"]
+    names = [line["name"] for line in lines]
+    assert names == ["base/ort", "gone/ort", "int8/ort", "zeros/ort"]
+    screen = shown(found, 100)
+    assert sorted(names, key=lambda name: screen.index(f" {name} ")) == names
+    ranked = [line for line in markdown(found).split("\n\n")[1].splitlines()[2:]]
+    assert [cells.split(" | ")[1].strip("*") for cells in ranked] == names
+    for line, cells in zip(lines, ranked, strict=True):
+        assert cells.endswith(f"| {', '.join(line['marks'])} |")
+        assert f"\n     {', '.join(line['marks'])}" in screen.replace("      ", "     ")
 
 
 def test_what_is_missing_and_noted_is_said_in_every_text(tmp_path: Path) -> None:
@@ -63,9 +106,11 @@ def test_what_is_missing_and_noted_is_said_in_every_text(tmp_path: Path) -> None
         failed=[("qat/ort", "no texts")],
         notes=["6 test sentences also stand in train"],
     )
-    for text in (markdown(found), shown(found, 160)):
+    verbose = Console(width=160, file=io.StringIO(), color_system=None)
+    verbose.print(terminal(found, verbose=True))
+    for text in (markdown(found), verbose.file.getvalue()):  # type: ignore[attr-defined]
         for said in (
-            "1·A + 1·CR + 1·IS at batch 1",
+            "1 · accuracy in percent + 1 · times smaller + 1 · times faster, at batch 1",
             "Zx81, 2 cores, 8 GiB",
             "4 interleaved rounds on 512 texts, 2 threads",
             "qdq/pytorch: takes a checkpoint",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from toolchain.measure.noninferiority import NonInferiority, judge, score_interval
+from toolchain.measure.noninferiority import judge, score_interval
 
 
 def pair(lost: int, won: int, total: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -39,7 +39,8 @@ def test_what_cannot_be_said_names_the_examples_that_would_do() -> None:
 
 def test_that_two_engines_never_disagreed_proves_little_on_few_examples() -> None:
     # z²(1 - 0.005)/0.005 = 764 examples without a disagreement exclude half a point; 100 do not.
-    assert judge(*pair(0, 0, 100), 0.005) == NonInferiority("cannot say", 100, 770)
+    judged = judge(*pair(0, 0, 100), 0.005)
+    assert (judged.answer, judged.examples, judged.needed) == ("cannot say", 100, 770)
     assert judge(*pair(0, 0, 770), 0.005).answer == "yes"
 
 

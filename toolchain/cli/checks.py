@@ -39,24 +39,20 @@ def need_rules(made: Plan, check: bool) -> None:
 
 
 def write(
-    judged: Sequence[Check], outcome: Outcome, ranked: Report | None, store: Store, output: Path | None,
+    judged: Sequence[Check], outcome: Outcome, ranked: Report | None, store: Store, folders: Sequence[Path],
     junit: Path | None,
 ) -> None:  # fmt: skip
-    """Writes the checks beside the report, and where ``-o`` and ``--junit`` ask for them."""
+    """Write the checks beside the reports, and where ``--junit`` asks for them."""
     from toolchain import __version__
     from toolchain.deliver import check as checks
 
     name = outcome.plan.recipe.name
     machine = ranked.machine if ranked else {}
     facts = {"toolchain": __version__, **{key: machine[key] for key in ("cpu", "gpus") if machine.get(key)}}
-    with store.errors():
-        folder = store.root / "reports" / name
-        folder.mkdir(parents=True, exist_ok=True)
-        checks.write(judged, name, facts, folder)
-    if output:
-        with options.output_errors(output):
-            output.mkdir(parents=True, exist_ok=True)
-            checks.write(judged, name, facts, output)
+    for folder in folders:
+        with store.errors() if store.root in folder.parents else options.output_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            checks.write(judged, name, facts, folder)
     if junit:
         with options.output_errors(junit, "--junit"):
             junit.parent.mkdir(parents=True, exist_ok=True)

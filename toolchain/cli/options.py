@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
+import os
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +24,13 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 #: Options on which no result depends.
-_CHANGES_NOTHING = frozenset({"as_json", "dry_run", "force", "output", "quiet", "store", "verbose"})
+_CHANGES_NOTHING = frozenset(
+    {"as_json", "dry_run", "force", "output", "quiet", "store", "verbose"}
+    | {"size_mb", "latency_ms", "per_s", "at", "drop", "accuracy", "patterns", "confident"}  # what is asked of a result
+)
+
+#: Columns of what is printed to a file or another program.
+PIPED_WIDTH = 80
 
 RECIPE = click.Path(exists=False, dir_okay=False, path_type=Path)
 
@@ -155,7 +163,7 @@ def again(store: bool = False) -> str:
     """
     context = click.get_current_context()
     name = context.info_name or ""
-    words = ["toolchain", "run" if name in ("report", "explain") else name]
+    words = ["toolchain", "run" if name in ("report", "explain", "choose") else name]
     left_out = _CHANGES_NOTHING - {"store"} if store else _CHANGES_NOTHING
     for parameter in context.command.params:
         if parameter.name in left_out or parameter.name is None:
@@ -178,14 +186,27 @@ def echo_json(value: Any) -> None:
 
 
 def print_rich(*renderables: Any) -> None:
-    """Prints to stdout, in colour on a terminal."""
+    """Print to stdout: in colour on a terminal, else as wide as ``COLUMNS`` says, 80 where it is not set."""
     from rich.console import Console
 
     console = Console(soft_wrap=False)
     if not console.is_terminal:
-        console = Console(width=120)
+        columns = os.environ.get("COLUMNS", "")
+        console = Console(width=int(columns) if columns.isdigit() and int(columns) else PIPED_WIDTH)
     for renderable in renderables:
         console.print(renderable)
+
+
+def verbose() -> bool:
+    """Return whether ``-v`` was given."""
+    return log.logger.isEnabledFor(logging.DEBUG)
+
+
+def store_named(store: Store) -> str:
+    """Return the store's folder as an option of the next command: empty where it is the default, or set for all."""
+    context = click.get_current_context()
+    named = context.get_parameter_source("store") is click.core.ParameterSource.COMMANDLINE
+    return str(store.root) if named else ""
 
 
 def _store(value: str) -> Store:

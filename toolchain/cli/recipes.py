@@ -15,8 +15,13 @@ from toolchain.core.log import logger
 
 if TYPE_CHECKING:
     from toolchain.core.store import Store
+    from toolchain.deliver.report import Report
     from toolchain.pipeline.plan import Plan
     from toolchain.pipeline.run import Outcome
+
+
+#: Keys that change how engines are judged, and nothing that is measured: playing with them keeps the stored report.
+_JUDGING = frozenset({"check", "limits", "report"})
 
 
 @click.command("run")
@@ -36,7 +41,8 @@ def run_command(
 ) -> int:  # fmt: skip
     """Run a whole RECIPE and print the ranked table of its engines.
 
-    What the store has is not done again; what was interrupted goes on where it stopped.
+    What the store has is not done again; what was interrupted goes on where it stopped. The report is written into the
+    store's folder reports/NAME, unless --set changes limits, weights or bounds: then only -o writes one.
     """
     from toolchain.pipeline import plan, run
     from toolchain.pipeline import recipe as recipes
@@ -48,7 +54,8 @@ def run_command(
         return print_preview(made, store, as_json, options.forced(force))
     run.quiet_libraries()
     outcome = run.execute(made, store, force=options.forced(force))
-    return finish(outcome, store, output, as_json, check, junit)
+    keep = not any(text.partition("=")[0].split(".")[0] in _JUDGING for text in sets)
+    return finish(outcome, store, output, as_json, check, junit, keep=keep)
 
 
 @click.command("validate")
@@ -117,7 +124,7 @@ def report_command(
     targets: tuple[Path, ...], sets: tuple[str, ...], models: tuple[str, ...], data: str | None,
     variants: tuple[str, ...], store: Store, check: bool, junit: Path | None, output: Path | None, as_json: bool,
 ) -> int:  # fmt: skip
-    """Print the ranked table of a recipe, or set reports side by side; nothing is run.
+    """Print the ranked table of a recipe, or set reports side by side; nothing is run, and only -o writes.
 
     TARGETS is a recipe, whose table is made from what the store has; or reports (their folders or report.json), of one
     machine or of several: sizes are compared everywhere, accuracies on one test set, times on one machine, and no ratio
@@ -153,7 +160,7 @@ def report_command(
             f"{', '.join(missing[:4])}",
             f"{options.again(store=True)}{part}",
         )
-    return finish(outcome, store, output, as_json, check, junit)
+    return finish(outcome, store, output, as_json, check, junit, keep=False)
 
 
 def _compare(paths: Sequence[Path], output: Path | None, as_json: bool) -> int:
@@ -315,8 +322,9 @@ def show_preview(
 
 
 def finish(
-    outcome: Outcome, store: Store, output: Path | None, as_json: bool, check: bool = False, junit: Path | None = None
-) -> int:
+    outcome: Outcome, store: Store, output: Path | None, as_json: bool, check: bool = False, junit: Path | None = None,
+    *, keep: bool = True,
+) -> int:  # fmt: skip
     """Print and write the report of a run, and return the exit code.
 
     A candidate that a gate rejected is a result: 0 when something sound can be shipped, 3 when nothing is left or a
@@ -329,48 +337,72 @@ def finish(
         as_json: Print JSON.
         check: Hold the engines to the recipe's bounds.
         junit: Another file to write the checks to.
+        keep: Whether the store's report is written; where limits and weights are played with it stays as it is.
     """
     from toolchain.deliver import check as judging
     from toolchain.deliver import ranking, report
 
     if outcome.rank:
         return outcome.exit_code
-    folder = store.root / "reports" / outcome.plan.recipe.name
+    stored = store.root / "reports" / outcome.plan.recipe.name
+    folders = [*([stored] if keep else []), *([output] if output else [])]
     try:
         ranked = ranking.rank(outcome, options.again())
     except ToolchainError:
         if check:  # whoever reads the checks must find no report or checks of another run
-            for old in folder.glob("report.*"):
+            for old in stored.glob("report.*") if keep else ():
                 old.unlink()
-            checks.write(judging.judge(outcome, None), outcome, None, store, output, junit)
+            checks.write(judging.judge(outcome, None), outcome, None, store, folders, junit)
         raise
-    with store.errors():
-        folder.mkdir(parents=True, exist_ok=True)
-        report.write(ranked, folder)
-        for name in judging.FILES:
-            (folder / name).unlink(missing_ok=True)  # of another run
+    if keep:
+        with store.errors():
+            stored.mkdir(parents=True, exist_ok=True)
+            report.write(ranked, stored)
+            for name in judging.FILES:
+                (stored / name).unlink(missing_ok=True)  # of another run
     if output:
         with options.output_errors(output):
             output.mkdir(parents=True, exist_ok=True)
             report.write(ranked, output)
     judged = judging.judge(outcome, ranked) if check else []
     if check:
-        checks.write(judged, outcome, ranked, store, output, junit)
+        checks.write(judged, outcome, ranked, store, folders, junit)
     if as_json:
         options.echo_json(report.to_json(ranked) | ({"checks": judging.to_json(judged)} if check else {}))
     else:
-        options.print_rich(report.terminal(ranked), *([judging.table(judged)] if check else []))
-    logger.info("%s", _closing(outcome, output or folder))
+        page = _page(output, stored, keep)
+        screen = report.terminal(ranked, command=_take(ranked, store), page=page, verbose=options.verbose())
+        options.print_rich(screen, *([judging.table(judged)] if check else []))
+    logger.info("%d steps run, %d from the store, %.1f s", len(outcome.made), outcome.hits, outcome.seconds)
     for reason in dict.fromkeys(outcome.failed.values()):
         logger.error("failed: %s", reason)
     if outcome.exit_code not in (0, GateError.exit_code):
         return outcome.exit_code
-    return checks.broken(judged) or (0 if any(line.sound for line in ranked.lines) else 3)
+    return checks.broken(judged) or (3 if all(line.barred for line in ranked.lines) else 0)
 
 
-def _closing(outcome: Outcome, folder: Path) -> str:
-    ran, hits = len(outcome.made), outcome.hits
-    return f"{ran} steps run, {hits} from the store, {outcome.seconds:.1f} s; report: {folder}/report.html{_no_png()}"
+def _page(output: Path | None, stored: Path, keep: bool) -> str:
+    """Return where the page is, or how to get one."""
+    from toolchain.deliver.report.page import PAGE
+
+    if output or keep:
+        return f"{output or stored}/{PAGE}"
+    kept = f"{stored}/{PAGE} is the last run's; " if (stored / PAGE).is_file() else ""
+    return f"{kept}-o FOLDER writes this one"
+
+
+def _take(ranked: Report, store: Store) -> str:
+    """Return the command that writes the engine to ship into a folder, or where it lies."""
+    from toolchain.deliver.report.take import take
+
+    if not ranked.recommendations:
+        return ""
+    lines = [
+        {part: getattr(line.row, part) for part in ("model", "variant", "engine", "seed")} for line in ranked.lines
+    ]
+    at = next(place for place, line in enumerate(ranked.lines) if line.name == ranked.recommendations[0].name)
+    command = take(str(ranked.made.get("command", "")), lines[at], lines, options.store_named(store))
+    return command or f"the folder {store.root}/engine/{ranked.lines[at].row.engine_key}"
 
 
 def _no_png() -> str:

@@ -59,6 +59,7 @@ def rank(outcome: Outcome, command: str = "") -> report.Report:
                 settings=engine_settings(built),
                 training=_training(outcome, row.build),
                 objection=objection(outcome, row.build),
+                download_bytes=_download_bytes(outcome.artifacts[row.build], built),
             )
         )
     for row, why in plan.not_run:
@@ -83,6 +84,7 @@ def rank(outcome: Outcome, command: str = "") -> report.Report:
         speedup=plan.recipe.report.speedup,
         split=plan.recipe.report.split,
         margin=plan.recipe.report.margin,
+        limits=plan.recipe.limits,
         name=plan.recipe.name,
         machine=record.get("machine"),
         settings=record or None,
@@ -92,6 +94,12 @@ def rank(outcome: Outcome, command: str = "") -> report.Report:
         notes=_notes(outcome),
         made=_made(outcome, command),
     )
+
+
+def _download_bytes(engine: Artifact, built: Mapping[str, Any]) -> int:
+    """Return the bytes of all files of an engine's folder that answering needs."""
+    needed = {*built["files"], "engine.json", "interface.json", "tokenizer.json"}
+    return sum(int(entry["bytes"]) for name, entry in engine.manifest["files"].items() if name in needed)
 
 
 def _built(metrics: Mapping[str, Any]) -> str:

@@ -45,11 +45,19 @@ class NonInferiority:
         examples: Examples that it was judged on.
         needed: About how many would settle it, to two digits; None where it is settled, or where more than ten million
             would be needed.
+        interval: The difference of accuracy, -1 to 1, with the interval that the answer rests on.
+        lost: Examples that only the baseline has right.
+        won: Examples that only the engine has right.
+        effect: How many times as many examples are needed as if they were independent.
     """
 
     answer: Answer
     examples: int
-    needed: int | None = None
+    needed: int | None
+    interval: Interval
+    lost: int
+    won: int
+    effect: float
 
     def __str__(self) -> str:
         if self.answer != "cannot say":
@@ -86,10 +94,11 @@ def judge(
     resampled, scored = accuracy_difference(base, variant), score_interval(lost, won, len(base))
     interval = Interval(resampled.estimate, min(resampled.low, scored.low), max(resampled.high, scored.high))
     apart = variant * 1.0 - base * 1.0
-    answer = answer_of(widened(interval, apart, groups), margin)
+    interval = widened(interval, apart, groups)
+    answer = answer_of(interval, margin)
     effect = design_effect(apart, groups)
-    needed = _needed(lost, won, len(base), margin, effect) if answer == "cannot say" else None
-    return NonInferiority(answer, len(base), needed)
+    needed = examples_needed(lost, won, len(base), margin, effect) if answer == "cannot say" else None
+    return NonInferiority(answer, len(base), needed, interval, lost, won, effect)
 
 
 def seeds_interval(differences: NDArray[np.float64], groups: NDArray[np.int64] | None = None) -> Interval:
@@ -159,8 +168,19 @@ def _score(lost: int, won: int, total: int, difference: float) -> float:
     return apart / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, apart) if apart else 0.0
 
 
-def _needed(lost: int, won: int, total: int, margin: float, effect: float) -> int | None:
-    """Examples that settle it with the power asked for, rounded up to two digits; ``effect`` times independent ones."""
+def examples_needed(lost: int, won: int, total: int, margin: float, effect: float = 1.0) -> int | None:
+    """Return about how many examples settle a margin with the power asked for, rounded up to two digits.
+
+    Args:
+        lost: Examples that only the baseline has right.
+        won: Examples that only the engine has right.
+        total: All examples.
+        margin: Above 0, below 1.
+        effect: How many times as many are needed as if examples were independent.
+
+    Returns:
+        The number, or None where more than ten million would be needed.
+    """
     reach = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
     psi, apart = (lost + won) / total, (won - lost) / total
     if apart == -margin:

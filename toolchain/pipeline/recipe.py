@@ -27,13 +27,14 @@ from toolchain.pipeline.items import (
     names,
     stage_items,
 )
+from toolchain.pipeline.limits import Limits, limits
 from toolchain.pipeline.settings import Benchmark, Evaluate, Report, over, validate
 from toolchain.pipeline.sources import point_data, point_models
 
 #: Top-level keys of a recipe.
 KEYS = (
     "name", "description", "task", "model", "models", "seeds", "stages", "variants", "engines", "baseline", "evaluate",
-    "benchmark", "report", "check", "test",
+    "benchmark", "report", "limits", "check", "test",
 )  # fmt: skip
 
 
@@ -53,6 +54,7 @@ class Recipe:
         evaluate: How accuracy and the gates' evidence are taken.
         benchmark: How to measure.
         report: How to rank.
+        limits: What an engine must keep within to be shipped.
         check: Bounds that ``--check`` holds the engines to.
         test: Settings under which a test runs the recipe in seconds.
         stand_in: Whether the task only stands in for one that a command line did not name.
@@ -69,6 +71,7 @@ class Recipe:
     evaluate: Evaluate
     benchmark: Benchmark
     report: Report
+    limits: Limits
     check: tuple[Rule, ...]
     test: dict[str, Any]
     stand_in: bool = False
@@ -153,6 +156,7 @@ def parse(document: Document, sets: Sequence[str] = (), models: Sequence[str] = 
         _check_speedup(problems, report, benchmark)
     pairs = [(variant, label) for variant, labels in built.items() for label in labels]
     batches = benchmark.batch_sizes if benchmark else ()
+    asked = limits(problems, root.get("limits", {}), list(sources), pairs, batches)
     check = rules(problems, root.get("check", []), list(sources), pairs, baseline, batches)
     given = root.get("model") or root.get("models")
     starts = [[*stages, *items][:1] for items in parsed.values()]
@@ -166,7 +170,7 @@ def parse(document: Document, sets: Sequence[str] = (), models: Sequence[str] = 
         for key in set(own) - used:
             problems.add(("models", model, key), f"{key}: no variant uses it", "take it out, or name it in a variant")
     problems.raise_if_any()
-    if task is None or evaluate is None or benchmark is None or report is None:
+    if task is None or evaluate is None or benchmark is None or report is None or asked is None:
         raise AssertionError("a part that is absent has left a problem")
     return Recipe(
         str(name),
@@ -180,6 +184,7 @@ def parse(document: Document, sets: Sequence[str] = (), models: Sequence[str] = 
         evaluate,
         benchmark,
         report,
+        asked,
         check,
         dict(test),
     )

@@ -8,10 +8,13 @@ from typing import Any, Literal
 
 from toolchain.core.errors import RecipeError
 from toolchain.deliver.report.certainty import WEIGHTS, Front, Winner, corrected, fronts, ranked
+from toolchain.deliver.report.figures import figures
+from toolchain.deliver.report.limits import floors, reasons
 from toolchain.deliver.report.line import Line, Row, against, judged, read_line, score
 from toolchain.deliver.report.pooling import Pooled, pool
 from toolchain.deliver.report.recommend import Recommendation, recommend
 from toolchain.measure.noninferiority import MARGIN
+from toolchain.pipeline.limits import Limits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,13 +23,14 @@ class Report:
 
     Attributes:
         name: The recipe's name; may be empty.
-        lines: One per engine: by WS, then what has no WS, then what could not be timed.
+        lines: One per engine: those that may be shipped by WS, then those that may not.
         recommendations: What to ship, by goal.
         split: The data that accuracy is of: ``dev`` or ``test``.
         weights: Weights of ``accuracy``, ``compression`` and ``speedup`` in WS.
         speedup: The setting whose IS is in WS, e.g. ``batch 1``.
         margin: Points of accuracy that an engine may be worse than its baseline.
-        winner: The sound engine with the highest WS, and how sure that is; None where none is ranked.
+        limits: What an engine must keep within to be shipped.
+        winner: The engine with the highest WS of those that may be shipped, and how sure that is; None without one.
         fronts: What nothing beats in accuracy, size and speed together, for every model and seed.
         pooled: Engines over their seeds, where there are several.
         machine: What it was measured on.
@@ -45,6 +49,7 @@ class Report:
     weights: Mapping[str, float]
     speedup: str
     margin: float
+    limits: Limits
     winner: Winner | None
     fronts: tuple[Front, ...]
     pooled: tuple[Pooled, ...]
@@ -69,6 +74,7 @@ def build_report(
     speedup: str,
     split: Literal["test", "dev"],
     margin: float = MARGIN,
+    limits: Limits | None = None,
     several_models: bool = False,
     name: str = "",
     machine: Mapping[str, Any] | None = None,
@@ -87,6 +93,7 @@ def build_report(
         speedup: The setting whose IS goes into WS: ``batch 1`` or a timed ``batch N``.
         split: The data that accuracy is read from.
         margin: Points of accuracy that an engine may be worse than its baseline, above 0.
+        limits: What an engine must keep within to be shipped; none by default, so that the rule on accuracy holds.
         several_models: Engines are called by their model too, although there may be one here.
         name: The recipe's name.
         machine: What it was measured on.
@@ -115,7 +122,12 @@ def build_report(
     compared = [
         _compared(line, baselines.get((line.row.model, line.row.seed)), weights, speedup, margin) for line in lines
     ]
-    ordered, winner = ranked(corrected(compared), weights, speedup)
+    limits = limits or Limits()
+    asked = floors([figures(line, timed) for line in compared])
+    compared = [
+        replace(line, barred=reasons(line, limits, asked.get(line.row.seed), timed)) for line in corrected(compared)
+    ]
+    ordered, winner = ranked(compared, weights, speedup)
     unbeaten = fronts(ordered, speedup)
     names = {name for front in unbeaten for name in front.engines}
     ordered = [replace(line, unbeaten=line.name in names) for line in ordered]
@@ -127,6 +139,7 @@ def build_report(
         weights=dict(weights),
         speedup=speedup,
         margin=margin,
+        limits=limits,
         winner=winner,
         fronts=unbeaten,
         pooled=pool(ordered, margin, weights, speedup),

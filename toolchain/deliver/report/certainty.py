@@ -19,13 +19,13 @@ FLOOR_POINTS = 5.0
 
 @dataclass(frozen=True, kw_only=True)
 class Winner:
-    """The sound engine with the highest WS.
+    """The engine with the highest WS of those that may be shipped.
 
     Attributes:
         name: The engine.
-        tied: Sound engines that the data do not settle to be behind it, by rank.
+        tied: Others that may be shipped and that the data do not settle to be behind it, by rank.
         ranges: For each weight, from where to where it may move, the other two held, with this engine first.
-        share: The share of all weights under which it is first, among sound engines.
+        share: The share of all weights under which it is first of those that may be shipped.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Winner:
 
     @property
     def settled(self) -> bool:
-        """Whether the data put it ahead of every other sound engine."""
+        """Whether the data put it ahead of every other that may be shipped."""
         return not self.tied
 
 
@@ -78,35 +78,37 @@ def ranked(lines: Sequence[Line], weights: Mapping[str, float], setting: str) ->
     Raises:
         StoreError: Engines were evaluated on different numbers of examples.
     """
-    ordered = sorted(lines, key=lambda line: (line.score is None, bool(line.error), -(line.score or 0), line.name))
-    scored = [line for line in ordered if line.score is not None]
-    if not scored:
-        return ordered, None
-    counts = {len(line.correct): line.name for line in scored}
+    ordered = sorted(
+        lines, key=lambda line: (bool(line.barred), line.score is None, bool(line.error), -(line.score or 0), line.name)
+    )
+    counts = {len(line.correct): line.name for line in ordered if line.score is not None}
     if len(counts) > 1:
         told = ", ".join(f"{name} on {count}" for count, name in sorted(counts.items()))
         raise StoreError(
             f"engines were evaluated on different numbers of examples, and cannot be ranked together: {told}",
             "evaluate them on the same data: 'toolchain run' with --force",
         )
+    scored = [line for line in ordered if line.score is not None and not line.barred]
+    if not scored:
+        return ordered, None
     values = (weights["accuracy"], weights["compression"], weights["speedup"])
     engines = [ranks.Scored(line.correct, line.compression or 0.0, line.round_ratios[setting]) for line in scored]
     order = ranks.order(engines, values, scored[0].groups)
+    parts = [engine.parts for engine in engines]
+    shares = ranks.weight_shares(parts)
     placed = [
-        replace(line, rank=place + 1, tied=place > 0 and order.tied(place - 1, place), rank_range=order.ranks[place])
+        replace(
+            line,
+            rank=place + 1,
+            tied=place > 0 and order.tied(place - 1, place),
+            rank_range=order.ranks[place],
+            weights_share=shares[place],
+        )
         for place, line in enumerate(scored)
     ]
-    sound = [place for place, line in enumerate(scored) if line.sound]
-    if not sound:
-        return [*placed, *ordered[len(scored) :]], None
-    parts = [engines[place].parts for place in sound]
-    shares = ranks.weight_shares(parts)
-    for place, share in zip(sound, shares, strict=True):
-        placed[place] = replace(placed[place], weights_share=share)
-    first = sound[0]
     winner = Winner(
-        name=scored[first].name,
-        tied=tuple(scored[place].name for place in sound[1:] if order.tied(first, place)),
+        name=scored[0].name,
+        tied=tuple(line.name for place, line in enumerate(scored) if place and order.tied(0, place)),
         ranges=dict(zip(WEIGHTS, ranks.weight_ranges(parts, values, 0), strict=True)),
         share=shares[0],
     )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
+
+import numpy as np
 
 from toolchain.deliver.report.line import SCOPES, Line
 from toolchain.deliver.report.pooling import Pooled
 from toolchain.measure.gates import GATES
-from toolchain.measure.statistics import Interval
+from toolchain.measure.statistics import Interval, median_interval
 
 #: What a verdict says.
 STATES = {True: "passed", False: "failed", None: "not run"}
@@ -49,8 +52,13 @@ def figures(line: Line, batches: Sequence[str]) -> Figures:
         "mcnemar_p_holm": line.p_holm,
         "not_worse": line.not_worse.answer if line.not_worse else None,
         "not_worse_examples_needed": line.not_worse.needed if line.not_worse else None,
+        **_ends("not_worse", line.not_worse.interval if line.not_worse else None, 100),
+        "examples_lost": line.not_worse.lost if line.not_worse else None,
+        "examples_won": line.not_worse.won if line.not_worse else None,
+        "design_effect": line.not_worse.effect if line.not_worse else None,
         "label_flips": line.flips,
         "size_mb": line.size_mb,
+        "engine_files_mb": _millions(evaluation["size_bytes"]),
         "zstd_mb": _millions(evaluation.get("zstd_bytes")),
         "parameters_m": _millions(evaluation.get("parameters")),
         "flops_per_example_m": _millions(evaluation.get("flops_per_example")),
@@ -103,6 +111,7 @@ def _latency(line: Line) -> Figures:
         timed = line.measured("batch 1", scope)
         found |= {f"latency_{scope}_{p}_ms": timed.get(f"{p}_ms") for p in ("p50", "p90", "p99")}
         found[f"latency_{scope}_spread"] = timed.get("spread")
+        found |= _ends(f"latency_{scope}_p50_ms", _rounds(timed, "p50_ms", "rounds_ms"), 1)
     return found
 
 
@@ -114,6 +123,8 @@ def _throughput(line: Line, setting: str) -> Figures:
             timed = line.measured(setting, scope, order)
             found[f"per_s_{order}_{scope}_{key(setting)}"] = timed.get("median_per_s")
             found[f"spread_{order}_{scope}_{key(setting)}"] = timed.get("spread")
+            name = f"per_s_{order}_{scope}_{key(setting)}"
+            found |= _ends(name, _rounds(timed, "median_per_s", "rounds_per_s"), 1)
     return found
 
 
@@ -138,6 +149,27 @@ def _interval(name: str, interval: Interval | None, scale: float) -> Figures:
         return {name: None, f"{name}_low": None, f"{name}_high": None}
     ends = {"": interval.estimate, "_low": interval.low, "_high": interval.high}
     return {f"{name}{end}": scale * value if math.isfinite(value) else None for end, value in ends.items()}
+
+
+def _ends(name: str, interval: Interval | None, scale: float) -> Figures:
+    """The two ends of an interval alone."""
+    return {figure: value for figure, value in _interval(name, interval, scale).items() if figure != name}
+
+
+def _rounds(timed: Mapping[str, Any], middle: str, rounds: str) -> Interval | None:
+    """The interval over rounds of what was timed, its own middle within it; None where no rounds were kept."""
+    if not timed.get(rounds) or timed.get(middle) is None:
+        return None
+    reach, value = _median(tuple(map(float, timed[rounds]))), float(timed[middle])
+    return Interval(value, min(reach.low, value), max(reach.high, value))
+
+
+@cache
+def _median(rounds: tuple[float, ...]) -> Interval:
+    """The median over rounds; every rendering asks for the same ones."""
+    if len(rounds) == 1:
+        return Interval(rounds[0], 0.0, math.inf)
+    return Interval(*map(float, median_interval(np.asarray(rounds))))
 
 
 def _millions(value: float | None) -> float | None:

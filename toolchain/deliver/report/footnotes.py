@@ -6,28 +6,36 @@ import math
 from collections import Counter
 
 from toolchain.deliver.report.build import Report
+from toolchain.deliver.report.certainty import Winner
 from toolchain.deliver.report.figures import STATES, share_of_weights, show
+from toolchain.deliver.report.limits import rule
 from toolchain.measure.gates import GATES
 
-#: The parts of WS, as its formula has them.
-SYMBOLS = {"accuracy": "A", "compression": "CR", "speedup": "IS"}
+#: What each weight of the score is of.
+NOUNS = {"accuracy": "accuracy", "compression": "size", "speedup": "speed"}
 
 #: How many engines that are tied with the winner are named.
 NAMED = 5
 
 #: What each mark means; only those that occur are explained.
 MARKS = {
-    "baseline": "CR, IS and the change of accuracy are against this one, of the same model",
+    "baseline": "others are compared with it: size, time and accuracy, of the same model",
     "not certified": "it may have learned from what it is judged on: its accuracy certifies nothing",
     "size only": "compressed, and nowhere measurably faster than its baseline: not to be shipped for speed",
     "no gain": "compressed, and neither smaller nor anywhere measurably faster than its baseline, as zeros are",
     "slower": "faster than its baseline elsewhere, and measurably slower at the batch size named",
-    "labels lost": "parity failed: a pass or the engine changed more labels than it may: never recommended",
-    "unfused": "the runtime has not fused all that this architecture lets it fuse: never recommended",
-    "batch-bound": "more than 0.5 % of the labels depend on the batch or on the padding: never recommended",
-    "maybe batch-bound": "the test split is too small to say whether more than 0.5 % of the labels depend on the batch",
+    "labels lost": "parity failed: a pass or the engine changed more labels than it may: not to be shipped",
+    "unfused": "the runtime has not fused all that this architecture lets it fuse: not to be shipped",
+    "depends on batch": "more than 0.5 % of the labels depend on the batch or on the padding: not to be shipped",
+    "may depend on batch": "the test split cannot say whether more than 0.5 % of the labels depend on the batch",
     "VNNI only": "on processors without VNNI its int8 products saturate, and labels change",
-    "misplaced": "some nodes ran elsewhere than on the provider that was asked for",
+    "misplaced": "some nodes ran elsewhere than on the provider that was asked for: not to be shipped",
+    "accuracy too low": "below what is asked of an engine's accuracy: not to be shipped",
+    "accuracy unsettled": "the examples cannot say whether its accuracy is within the limit: not to be shipped",
+    "too large": "more bytes to download than the limit: not to be shipped",
+    "too slow": "slower than the limit: not to be shipped",
+    "speed unsettled": "the rounds cannot say whether it is within the limit: not to be shipped",
+    "not asked for": "limits.engines names others: not to be shipped",
     "unstable": "its speed against its baseline is not known to ±10 %: close other programs and measure again",
 }
 
@@ -43,10 +51,14 @@ def title(report: Report) -> str:
 
 def footnotes(report: Report) -> list[tuple[str, str]]:
     """``(label, text)`` in reading order: the score, accuracy, time, machine, marks, and what is not in the table."""
-    weights = {part: f"{value:g}" for part, value in report.weights.items()}
-    formula = f"{weights['accuracy']}·A + {weights['compression']}·CR + {weights['speedup']}·IS"
+    weights = report.weights
+    formula = (
+        f"{weights['accuracy']:g} · accuracy in percent + {weights['compression']:g} · times smaller + "
+        f"{weights['speedup']:g} · times faster"
+    )
     found = [
-        ("WS", f"{formula} at {report.speedup}; A in percent; CR (bytes), IS (time): baseline / engine"),
+        ("score", f"{formula}, at {report.speedup}; the baseline's bytes and time over the engine's own"),
+        ("to be shipped", f"asked of an engine: {rule(report.limits)}; and that no gate bars it"),
         ("accuracy", _accuracy(report)),
         *_not_worse(report),
         ("time", _timing(report)),
@@ -58,12 +70,7 @@ def footnotes(report: Report) -> list[tuple[str, str]]:
     seen = {mark for line in report.lines for mark in line.marks}
     found += [(mark, text) for mark, text in MARKS.items() if any(other.startswith(mark) for other in seen)]
     found += [("not certified", f"{line.name}: {line.row.objection}") for line in report.lines if line.row.objection]
-    found += [
-        ("gate missed", f"{line.name}: {verdict.gate}: {verdict.evidence}")
-        for line in report.lines
-        for verdict in line.gates
-        if verdict.failed and verdict.gate != "never slower"
-    ]
+    found += [("may not be shipped", f"{line.name}: {reason}") for line in report.lines for reason in line.barred]
     found += [(f"gate {gate}", told) for gate, told in _gates(report)]
     found += [("not applicable", f"{name}: {reason}") for name, reason in report.not_applicable]
     found += [("not run", f"{name}: {reason}") for name, reason in report.not_run]
@@ -77,7 +84,7 @@ def footnotes(report: Report) -> list[tuple[str, str]]:
 def _accuracy(report: Report) -> str:
     grouped = any(line.groups is not None for line in report.lines)
     interval = "95 % Wilson interval" + (", widened for examples that hang together" if grouped else "")
-    return f"{report.split} split, {interval}; * differs from the baseline (exact McNemar, Holm's p < 0.05)"
+    return f"{report.split} split, {interval}"
 
 
 def not_worse_head(report: Report) -> str:
@@ -90,11 +97,11 @@ def _not_worse(report: Report) -> list[tuple[str, str]]:
     verdicts = [line.not_worse for line in report.lines if line.not_worse]
     if not verdicts:
         return []
-    text = f"{not_worse_head(report)} than the baseline, with 95 %: yes, no, or ? where the examples cannot say"
+    text = "than the baseline, with 95 %: yes, no, or ? where the examples cannot say"
     needed = [verdict.needed for verdict in verdicts if verdict.needed]
     if needed:
         text += f"; about {show(min(needed))} would do for the nearest of these"
-    return [(f"≤ {report.margin:g}", text)]
+    return [(not_worse_head(report), text)]
 
 
 def _order(report: Report) -> list[tuple[str, str]]:
@@ -103,13 +110,13 @@ def _order(report: Report) -> list[tuple[str, str]]:
     if any(line.tied for line in report.lines):
         found.append(("≈", "the data do not settle which of the row and the one above it is ahead"))
     winner = report.winner
-    if winner and sum(line.rank is not None and line.sound for line in report.lines) > 1:
-        others = [*winner.tied[:NAMED], *([f"{len(winner.tied) - NAMED} more"] if len(winner.tied) > NAMED else [])]
-        tie = f"{winner.name} is tied with {', '.join(others)}: the data do not settle which is ahead"
-        order = tie if others else f"{winner.name}: the data put it ahead of every other sound engine"
-        ranges = ", ".join(f"w_{SYMBOLS[part]} {_range(*ends)}" for part, ends in winner.ranges.items())
-        share = f"{winner.name} is first under {share_of_weights(winner.share)} % of all weights"
-        found += [("winner", order), ("weights", f"{share}, and, one moved at a time, while {ranges}")]
+    if winner and sum(line.rank is not None for line in report.lines) > 1:
+        tie = f"{winner.name} is tied with {tied_with(winner)}: the data do not settle which is ahead"
+        settled = f"{winner.name}: the data put it ahead of every other that may be shipped"
+        share = f"{winner.name} is first under {share_of_weights(winner.share)} % of all weights of the score"
+        limits = [f"{NOUNS[part]} {_range(*ends)}" for part, ends in winner.ranges.items() if ends != (0.0, math.inf)]
+        moved = f", and, one moved at a time, while the weight of {', of '.join(limits)}" if limits else ""
+        found += [("winner", tie if winner.tied else settled), ("weights", share + moved)]
     if report.pooled:
         seeds = max(len(pooled.seeds) for pooled in report.pooled)
         found.append(
@@ -118,11 +125,15 @@ def _order(report: Report) -> list[tuple[str, str]]:
     return found
 
 
+def tied_with(winner: Winner, most: int = NAMED) -> str:
+    """Return the engines that are tied with the winner, the rest of them counted."""
+    rest = len(winner.tied) - most
+    return ", ".join(winner.tied[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
 def _range(low: float, high: float) -> str:
     """A range of a weight in words."""
-    if math.isfinite(high):
-        return f"is {low:.2g} to {high:.2g}"
-    return f"is at least {low:.2g}" if low else "is whatever it is"
+    return f"is {low:.2g} to {high:.2g}" if math.isfinite(high) else f"is at least {low:.2g}"
 
 
 def _gates(report: Report) -> list[tuple[str, str]]:

@@ -31,12 +31,12 @@ NOT_COMPRESSION = frozenset({"finetune", "export"})
 
 #: Marks of failed gates; "size only" has a rule of its own.
 FAILED = {
-    "parity": "labels lost", "fusion": "unfused", "placement": "misplaced", "invariance": "batch-bound",
+    "parity": "labels lost", "fusion": "unfused", "placement": "misplaced", "invariance": "depends on batch",
     "isa": "VNNI only",
 }  # fmt: skip
 
 #: Marks of gates that were run and cannot say.
-OPEN = {"invariance": "maybe batch-bound"}
+OPEN = {"invariance": "may depend on batch"}
 
 #: An engine is smaller when its baseline is more than so many times as large.
 SMALLER = 1.01
@@ -67,6 +67,8 @@ class Row:
         fusion: Fused operators that its build found and expected, by kind; None where it does not say.
         settings: What it is run with, tuned settings among them.
         objection: Why it is not certified; empty where it is, None where the task has no certification split.
+        download_bytes: Bytes of all files that answering needs: the engine's own, engine.json, interface and tokenizer;
+            None where only the evaluation knows, whose bytes are the engine's own.
         training: ``steps``, ``minutes`` and ``machine`` of what made its checkpoint; empty where it was only adopted.
     """
 
@@ -85,6 +87,7 @@ class Row:
     settings: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     objection: str | None = None
+    download_bytes: int | None = None
 
     @property
     def compressed(self) -> bool:
@@ -109,16 +112,17 @@ class Line:
         p_holm: The same, corrected for how many engines the report compares; None for the baseline.
         not_worse: Whether it is at most the report's margin worse than its baseline; None for the baseline.
         flips: Examples labelled otherwise than by the baseline.
-        compression: CR, bytes of the baseline over bytes of this engine.
+        compression: CR, bytes to download of the baseline over those of this engine.
         speedups: IS per setting (``batch 1``, ``batch 32``…) and scope: time of the baseline over time of this engine.
         round_ratios: IS of the engine alone in each round, per setting, ``[rounds]``.
         score: WS; None where a part of it is missing.
-        rank: Its place by WS, from 1; None without a WS.
+        rank: Its place by WS among those that may be shipped, from 1; None for others, and without a WS.
         rank_range: Lowest and highest rank that the data leave open, with 95 %.
         tied: Whether the data leave open which of it and the line above is ahead.
         unbeaten: Whether it is sound, and no sound engine of its model and seed beats it in accuracy, size and speed.
         weights_share: The share of all weights of WS under which it is first of the sound engines; None for others.
         gates: A verdict of every gate, in their order.
+        barred: Why it may not be shipped: a mark, a colon and the numbers of each reason; empty where it may.
     """
 
     row: Row
@@ -143,6 +147,7 @@ class Line:
     unbeaten: bool = False
     weights_share: float | None = None
     gates: tuple[Verdict, ...] = ()
+    barred: tuple[str, ...] = ()
 
     @property
     def error(self) -> str:
@@ -153,8 +158,8 @@ class Line:
 
     @property
     def size_mb(self) -> float:
-        """Bytes of the engine's files, in 10^6."""
-        return float(self.evaluation["size_bytes"]) / 1e6
+        """Bytes of all files that answering needs, in 10^6: what is downloaded, limited and compared."""
+        return float(self.row.download_bytes or self.evaluation["size_bytes"]) / 1e6
 
     @property
     def settings(self) -> tuple[str, ...]:
@@ -183,16 +188,17 @@ class Line:
     def marks(self) -> tuple[str, ...]:
         """What a reader must know beside the numbers."""
         found = ["baseline"] if self.row.baseline else []
+        found += [reason.partition(":")[0] for reason in self.barred]
         found += ["not certified"] if self.row.objection else []
         if self.size_only:
             found.append("size only" if (self.compression or 0) > SMALLER else "no gain")
         elif self.row.compressed:
             found += [f"slower at {setting}" for setting, ratio in self.speedup_of("engine").items() if ratio.high < 1]
-        found += [FAILED[gate] for gate in self.failures if gate in FAILED]
+        found += [FAILED[gate] for gate in self.failures if gate in FAILED and FAILED[gate] not in found]
         found += [OPEN[verdict.gate] for verdict in self.gates if verdict.gate in OPEN and verdict.open]
         if any(self.unstable(setting) for setting in self.settings):
             found.append("unstable")
-        return tuple(found)
+        return tuple(dict.fromkeys(found))
 
     def speedup_of(self, scope: str) -> dict[str, Interval]:
         """IS per setting, of ``engine`` or ``end_to_end``."""

@@ -7,10 +7,7 @@ from dataclasses import dataclass
 
 from toolchain.deliver.report.figures import quantity, ratio, show
 from toolchain.deliver.report.line import Line
-from toolchain.measure.gates import binding, measurably_faster
-
-#: Size and speed are worth naming only where accuracy holds: 99 % of the reference's, as MLPerf Inference asks for.
-KEPT_ACCURACY = 0.99
+from toolchain.measure.gates import measurably_faster
 
 
 @dataclass(frozen=True)
@@ -29,12 +26,10 @@ class Recommendation:
 
 
 def recommend(lines: Sequence[Line], batches: Sequence[str], speedup: str) -> tuple[Recommendation, ...]:
-    """The best engine by score, by size, and by speed at every timed setting.
+    """The best engine by score, by size, and by speed at every timed setting, of those that may be shipped.
 
-    Smallest and fastest are sought among engines that keep 99 % of their baseline's accuracy. For speed an engine must
-    also be the baseline itself or measurably faster than it at that setting: one that is "size only" never is. An
-    engine that failed parity, fusion, placement or invariance is never recommended; where it would have been, the
-    reason says which gate it failed.
+    For speed an engine must also be the baseline itself or measurably faster than it at that setting: one that is
+    "size only" never is. Where an engine that may not be shipped is ahead, the reason says so, and why it may not.
 
     Args:
         lines: The report's lines, ranked.
@@ -42,19 +37,18 @@ def recommend(lines: Sequence[Line], batches: Sequence[str], speedup: str) -> tu
         speedup: The setting whose IS is in the score.
     """
     found = []
-    ranked = sorted((line for line in lines if line.rank is not None), key=lambda line: line.rank or 0)
-    best, passed_over = _choose(ranked)
+    scored = [line for line in lines if line.score is not None]
+    best, passed_over = _choose(sorted(scored, key=lambda line: (-(line.score or 0.0), line.name)))
     if best:
-        gains = f"{ratio(best.compression)}x smaller, {_speed(best, speedup)} at {speedup}"
+        gains = f"{quantity(best.size_mb)} MB, {ratio(best.compression)}x smaller, {_speed(best, speedup)} at {speedup}"
         warning = "; size only: not for speed" if best.size_only else ""
-        found.append(_told("best score", best, f"WS {show(best.score, 2)}: {gains}{warning}", passed_over))
-    kept = [line for line in lines if keeps_accuracy(line)]
-    smallest, passed_over = _choose(sorted(kept, key=lambda line: (line.size_mb, line.name)))
+        found.append(_told("best score", best, f"{gains}{warning}", passed_over))
+    smallest, passed_over = _choose(sorted(lines, key=lambda line: (line.size_mb, line.name)))
     if smallest:
         gains = f"{quantity(smallest.size_mb)} MB, {ratio(smallest.compression)}x smaller"
         found.append(_told("smallest", smallest, gains, passed_over))
     for setting in batches:
-        fast = [(_time(line, setting), line.name, line) for line in kept if _is_fast(line, setting)]
+        fast = [(_time(line, setting), line.name, line) for line in lines if _is_fast(line, setting)]
         fastest, passed_over = _choose([line for *_, line in sorted(fast, key=lambda item: item[:2])])
         if fastest:
             pace = f"{quantity(_time(fastest, setting))} ms" if setting == "batch 1" else f"{_pace(fastest, setting)}/s"
@@ -65,31 +59,21 @@ def recommend(lines: Sequence[Line], batches: Sequence[str], speedup: str) -> tu
 
 
 def _choose(ordered: Sequence[Line]) -> tuple[Line | None, str]:
-    """The first line that failed no binding gate, and the gates of the first one, where it had to be passed over."""
-    chosen = next((line for line in ordered if line.sound), None)
+    """The first line that may be shipped, and the first one with its reason, where it had to be passed over."""
+    chosen = next((line for line in ordered if not line.barred), None)
     if not ordered or chosen is ordered[0]:
         return chosen, ""
-    gates = ", ".join(verdict.gate for verdict in binding(ordered[0].gates))
-    return chosen, f"; {ordered[0].name} is ahead and failed {gates}"
+    marks = ", ".join(reason.partition(":")[0] for reason in ordered[0].barred)
+    return chosen, f"; {ordered[0].name} is ahead and may not be shipped: {marks}"
 
 
 def _told(goal: str, line: Line, gains: str, passed_over: str) -> Recommendation:
     """A choice with its reason; the baseline has gained nothing over itself."""
     if line.row.baseline:
-        reason = "the baseline itself: nothing that keeps its accuracy beats it"
-        if passed_over:
-            reason = "the baseline itself"
+        reason = "the baseline itself: nothing that may be shipped beats it"
         return Recommendation(goal, line.name, reason + passed_over)
     points = show(100 * line.difference.estimate, 2, sign=True) if line.difference else "-"
     return Recommendation(goal, line.name, f"{gains}, {points} points{passed_over}")
-
-
-def keeps_accuracy(line: Line) -> bool:
-    """Whether a line holds 99 % of its baseline's accuracy."""
-    if line.difference is None:
-        return False
-    accuracy = line.accuracy.estimate
-    return accuracy >= KEPT_ACCURACY * (accuracy - line.difference.estimate)
 
 
 def _is_fast(line: Line, setting: str) -> bool:

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from toolchain.deliver.report.figures import key, quantity, ratio, show
 from toolchain.deliver.report.line import UNSTABLE
-from toolchain.deliver.report.page.lines import Line, failed, number, on_gpu, settings_of, sound
-from toolchain.deliver.report.recommend import KEPT_ACCURACY
+from toolchain.deliver.report.page.lines import Line, barred, number, on_gpu, settings_of
 from toolchain.measure.gates import measurably_faster
 from toolchain.measure.statistics import Interval
 
 
-def scenarios(lines: Sequence[Line]) -> list[dict[str, Any]]:
+def scenarios(lines: Sequence[Line], asked: str = "") -> list[dict[str, Any]]:
     """The engine to deploy in each scenario that something here was timed for.
 
-    In every scenario an engine must keep 99 % of the accuracy of the best baseline, must have failed no gate that bars
-    it, and must be a baseline or measurably faster than its own. Then the fastest is taken; where the intervals of
-    others of its model reach into its own, the smallest of these on a device, the most accurate on a server or a GPU.
+    In every scenario an engine must be one that may be shipped, and a baseline or measurably faster than its own. Then
+    the fastest is taken; where the intervals of others of its model reach into its own, the smallest of these on a
+    device; on a server or a GPU the most accurate where the data settle that, else the smallest.
 
     Args:
         lines: Those of ``report.json``.
+        asked: What is asked of an engine's accuracy, in words.
 
     Returns:
         ``scenario``, ``name`` and ``engine_key`` (None where nothing qualifies), and ``reasons``, a sentence each.
@@ -32,46 +32,44 @@ def scenarios(lines: Sequence[Line]) -> list[dict[str, Any]]:
     there = [line for line in lines if on_gpu(line)]
     found = []
     if "batch 1" in batches and here:
-        found.append(_chosen("edge CPU, one text at a time", here, lines, "batch 1", by_size=True))
+        found.append(_chosen("edge CPU, one text at a time", here, "batch 1", asked, by_size=True))
     if largest not in ("", "batch 1") and here:
-        found.append(_chosen(f"server CPU, throughput at {largest}", here, lines, largest, by_size=False))
+        found.append(_chosen(f"server CPU, throughput at {largest}", here, largest, asked, by_size=False))
     if largest and there:
-        found.append(_chosen(f"GPU, {largest}", there, lines, largest, by_size=False))
+        found.append(_chosen(f"GPU, {largest}", there, largest, asked, by_size=False))
     return found
 
 
-def _chosen(
-    scenario: str, among: Sequence[Line], lines: Sequence[Line], setting: str, *, by_size: bool
-) -> dict[str, Any]:
+def _chosen(scenario: str, among: Sequence[Line], setting: str, asked: str, *, by_size: bool) -> dict[str, Any]:
     """The engine for a scenario, and why it and no other."""
-    floor, reference = _floor(lines)
-    kept = [line for line in among if (number(line, "accuracy_percent") or 0.0) >= floor and _time(line, setting)]
-    fast = sorted((line for line in kept if _may_be_fast(line, setting)), key=lambda line: _time(line, setting) or 0.0)
-    fit = [line for line in fast if sound(line)]
-    bar = f"at least {show(floor, 2)} %, {100 * KEPT_ACCURACY:.0f} % of {reference}" if reference else "any accuracy"
+    timed = [line for line in among if _time(line, setting)]
+    fast = sorted((line for line in timed if _may_be_fast(line, setting)), key=lambda line: _time(line, setting) or 0.0)
+    fit = [line for line in fast if not barred(line)]
     if not fit:
-        why = f"no engine that failed no gate is timed at {setting} and has {bar}"
-        if any(sound(line) for line in kept):
-            why = f"no engine that failed no gate and has {bar} is measurably faster than its baseline at {setting}"
+        why = f"no engine that may be shipped is timed at {setting}"
+        if any(not barred(line) for line in timed):
+            why = f"no engine that may be shipped is measurably faster than its baseline at {setting}"
         return {"scenario": scenario, "name": None, "engine_key": None, "reasons": [why]}
     tied = [line for line in fit if line is fit[0] or _not_told_apart(fit[0], line, setting)]
-    weigh: Callable[[Line], float] = (
-        (lambda line: number(line, "size_mb") or 0.0)
-        if by_size
-        else (lambda line: -(number(line, "accuracy_percent") or 0.0))
+    surer = [] if by_size else [line for line in tied if _more_accurate(line, fit[0])]
+    chosen = (
+        max(surer, key=lambda line: number(line, "accuracy_percent") or 0.0)
+        if surer
+        else min(tied, key=lambda line: number(line, "size_mb") or 0.0)
     )
-    chosen = min(tied, key=weigh)
     reasons = [
         f"{_pace(chosen, setting)}{_tail(chosen, setting)}{_gain(chosen, setting)}",
-        f"{quantity(chosen['size_mb'])} MB on disk{_memory(chosen)}",
-        f"accuracy {show(chosen['accuracy_percent'], 2)} %{_change(chosen)}, asked for: {bar}",
+        f"{quantity(chosen['size_mb'])} MB to download{_memory(chosen)}",
+        f"accuracy {show(chosen['accuracy_percent'], 2)} %{_change(chosen)}"
+        + (f", asked for: {asked}" if asked else ""),
     ]
     if chosen is not fit[0]:
-        better = "smaller" if by_size else "more accurate"
+        better = "more accurate" if surer else "smaller"
         reasons.append(f"not told apart in speed from {fit[0]['name']} ({_pace(fit[0], setting)}), and {better}")
-    ahead = next((line for line in fast if not sound(line)), None)
+    ahead = next((line for line in fast if barred(line)), None)
     if ahead and (_time(ahead, setting) or 0.0) < (_time(chosen, setting) or 0.0):
-        reasons.append(f"{ahead['name']} is faster ({_pace(ahead, setting)}) and failed {', '.join(failed(ahead))}")
+        marks = ", ".join(reason.partition(":")[0] for reason in barred(ahead))
+        reasons.append(f"{ahead['name']} is faster ({_pace(ahead, setting)}) and may not be shipped: {marks}")
     gain = _interval(chosen, setting)
     if gain is not None and gain.reach > UNSTABLE:
         reasons.append("its speed against its baseline is not settled: close other programs and measure again")
@@ -82,11 +80,13 @@ def _chosen(
     }  # fmt: skip
 
 
-def _floor(lines: Sequence[Line]) -> tuple[float, str]:
-    """The accuracy that is asked for, in percent, and the baseline that sets it."""
-    baselines = [line for line in lines if line["baseline"] and sound(line)]
-    best = max(baselines, key=lambda line: number(line, "accuracy_percent") or 0.0, default=None)
-    return (KEPT_ACCURACY * best["accuracy_percent"], str(best["name"])) if best else (0.0, "")
+def _more_accurate(one: Line, other: Line) -> bool:
+    """Whether the intervals of two engines' changes against their baseline are apart, the first's above."""
+    low = 0.0 if one["baseline"] else number(one, "accuracy_change_points_low")
+    high = 0.0 if other["baseline"] else number(other, "accuracy_change_points_high")
+    if low is None or high is None:
+        return False
+    return (one["model"], one["seed"]) == (other["model"], other["seed"]) and low > high
 
 
 def _time(line: Line, setting: str) -> float | None:

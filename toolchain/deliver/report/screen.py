@@ -1,4 +1,4 @@
-"""A report on a terminal: the columns that decide, as many as the width holds."""
+"""A report on a terminal: the columns that decide, as many as the width holds, and what to ship."""
 
 from __future__ import annotations
 
@@ -7,27 +7,21 @@ from dataclasses import dataclass
 
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from toolchain.deliver.report.build import Report
 from toolchain.deliver.report.figures import Figure, Figures, figures, key, quantity, ratio, show
 from toolchain.deliver.report.footnotes import footnotes, title
+from toolchain.deliver.report.summary import summary, time_figure
 
 #: Holm's p-value of McNemar's test below which a change of accuracy is starred.
 SIGNIFICANT = 0.05
 
-#: From this many columns on, the table breathes.
-WIDE = 120
+#: The least room for names, in columns: columns that can be left out make room.
+LEAST_NAME = 18
 
-LABEL_STYLES = {
-    "failed": "bold red",
-    "gate missed": "bold red",
-    "not timed": "bold red",
-    "note": "yellow",
-    "not applicable": "yellow",
-}
+LABEL_STYLES = {"failed": "bold red", "not timed": "bold red", "note": "yellow", "not applicable": "yellow"}
 
 
 @dataclass(frozen=True)
@@ -38,18 +32,25 @@ class _Column:
         head: Its two lines of heading.
         cell: Makes its cells.
         from_width: The least width of a terminal that has room for it.
-        group: Whether a group of columns begins here, set off by a space.
+        note: What is to be known of it, under ``-v``; may be empty.
     """
 
     head: str
     cell: Callable[[Figures], Text]
     from_width: int = 0
-    group: bool = False
+    note: str = ""
 
 
-def terminal(report: Report) -> RenderableType:
-    """What ``toolchain report`` and ``run`` print; it adapts to the width, from 80 columns on."""
-    return _Screen(report)
+def terminal(report: Report, *, command: str = "", page: str = "", verbose: bool = False) -> RenderableType:
+    """Return what ``toolchain report`` and ``run`` print; it adapts to the width, from 80 columns on.
+
+    Args:
+        report: The report.
+        command: What writes the engine that is to be shipped; may be empty.
+        page: Where the page is; may be empty.
+        verbose: Whether footnotes are shown too.
+    """
+    return _Screen(report, command, page, verbose)
 
 
 @dataclass(frozen=True)
@@ -57,49 +58,56 @@ class _Screen:
     """Chooses its columns when the width is known."""
 
     report: Report
+    command: str
+    page: str
+    verbose: bool
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        rows = [figures(line, self.report.batches) for line in self.report.lines]
+        columns = [column for column in _columns(self.report, rows) if column.from_width <= options.max_width]
         yield Text(title(self.report), style="bold")
         if self.report.lines:
-            yield self._table(options.max_width)
-        if self.report.recommendations:
-            yield Padding(self._chosen(), (0, 0, 1, 0))
-        yield self._notes()
+            yield self._table(rows, columns, options.max_width)
+        yield self._summary()
+        if self.verbose or not self.report.lines:
+            yield Text()
+            yield self._notes(columns)
 
-    def _table(self, width: int) -> Table:
-        report = self.report
-        rows = [figures(line, report.batches) for line in report.lines]
-        columns = [column for column in _columns(report, rows) if column.from_width <= width]
-        gap = 1 if width >= WIDE else 0
-        cells = [[_set_off(column, column.cell(row)) for column in columns] for row in rows]
-        heads = [_set_off(column, Text(column.head)) for column in columns]
-        # The names get what the figures and the marks leave, and are broken at a slash rather than in a word.
+    def _table(self, rows: Sequence[Figures], columns: Sequence[_Column], width: int) -> Table:
+        cells = [[column.cell(row) for column in columns] for row in rows]
+        heads = [Text(column.head) for column in columns]
+        # The names get what the figures leave; marks stand below them.
         widths = [max(_width(text) for text in column) for column in zip(heads, *cells, strict=True)]
-        # Besides what stands in them: a space between columns, one at each edge, and the padding.
-        room = width - sum(widths) - (len(columns) + 2) - gap * (len(columns) + 1)
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, gap, 0, 0), header_style="dim")
+        room = width - sum(widths) - len(columns) - 3
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0, header_style="dim")
         for place, head in enumerate(heads):
-            table.add_column(head, justify="left" if place == len(heads) - 1 else "right", no_wrap=True)
+            table.add_column(head, justify="right", no_wrap=True)
             if place == 0:
-                table.add_column(Text("\nengine"), vertical="top")
-        for row, (rank, *others) in zip(rows, cells, strict=True):
-            style = "dim" if row["error"] else "bold" if row["rank"] == 1 else ""
+                table.add_column(Text("\nengine"), vertical="top", no_wrap=True)
+        apart = False
+        for row, line, (rank, *others) in zip(rows, self.report.lines, cells, strict=True):
+            if line.barred and not apart:
+                apart = True
+                table.add_row("", Text("may not be shipped:", style="bold yellow"))
+            style = "dim" if row["error"] or line.barred else "bold" if row["rank"] == 1 else ""
             table.add_row(rank, _name(row, room), *others, style=style)
         return table
 
-    def _chosen(self) -> Table:
+    def _summary(self) -> Table:
         grid = Table.grid(padding=(0, 2))
-        for chosen in self.report.recommendations:
-            name = Text(chosen.name, style="bold", overflow="fold")
-            grid.add_row(Text(chosen.goal, style="green", no_wrap=True), name, Text(chosen.reason))
+        for label, text in summary(self.report, self.command, self.page):
+            grid.add_row(
+                Text(label, style="green", no_wrap=True),
+                Text(text, style="bold" if label == "ship" else "", overflow="fold"),
+            )
         return grid
 
-    def _notes(self) -> Table:
+    def _notes(self, columns: Sequence[_Column]) -> Table:
         grid = Table.grid(padding=(0, 2))
-        columns = [("@N", "at batch size N: ms is the median latency, /s is sentences per second")]
-        for label, text in (columns if self.report.batches else []) + footnotes(self.report):
+        of_columns = [(" ".join(column.head.split()), column.note) for column in columns if column.note]
+        for label, text in of_columns + footnotes(self.report):
             style = LABEL_STYLES.get(label, "dim")
-            grid.add_row(Text(label, style=style, no_wrap=True), Text(text, style="dim" if style == "dim" else ""))
+            grid.add_row(Text(label, style=style), Text(text, style="dim" if style == "dim" else ""))
         return grid
 
 
@@ -107,35 +115,37 @@ def _columns(report: Report, rows: Sequence[Figures]) -> list[_Column]:
     """All columns but the names, in order; the widest terminals get all of them."""
     found = [
         _Column("\n#", _rank),
-        _Column("acc.\n%", lambda row: Text(show(row["accuracy_percent"], 2))),
-        _Column("\n95 %", _reach, from_width=92),
-        _Column("change\npoints", _change),
-        _Column(f"≤{report.margin:g}\nworse", _not_worse, from_width=108),
-        _Column("label\nflips", lambda row: Text(show(row["label_flips"])), from_width=132),
-        _Column("size\nMB", _shown("size_mb", rows, min, quantity), group=True),
-        _Column("\nCR", lambda row: Text(ratio(row["compression"]))),
-    ]
-    if "batch 1" in report.batches:
+        _Column("accuracy\n%", lambda row: Text(show(row["accuracy_percent"], 2))),
+        _Column("±\n95 %", _reach, from_width=100, note="half of the 95 % interval of the accuracy"),
+        _Column(
+            "change,\npoints", _change, from_width=92,
+            note="accuracy against the baseline; * more than chance (exact McNemar test, all engines together)",
+        ),
+        _Column(
+            f"≤ {report.margin:g}\nworse", _not_worse, from_width=116,
+            note=f"whether it is at most {report.margin:g} points worse than the baseline; ? the examples cannot say",
+        ),
+        _Column("labels\nchanged", lambda row: Text(show(row["label_flips"])), from_width=132),
+        _Column("size\nMB", _shown("size_mb", rows, min, quantity)),
+        _Column("times\nsmaller", _smaller, note="bytes of the baseline over its own"),
+    ]  # fmt: skip
+    for setting in _settings(report):
+        width = 0 if setting == report.speedup else 108
+        note = f"time of the baseline over its own at {setting}, in the same rounds"
+        head, best = ("ms a\ntext", min) if setting == "batch 1" else (f"texts/s\n{setting}", max)
+        form = quantity if setting == "batch 1" else show
         found += [
-            _Column("ms\n@1", _shown("latency_engine_p50_ms", rows, min, quantity), group=True),
-            _Column("IS\n@1", _gain("speedup_batch_1")),
+            _Column(head, _shown(time_figure(setting), rows, best, form), width),
+            _Column("times\nfaster", _gain(f"speedup_{key(setting)}"), width, note),
         ]
-    batch = _second_setting(report)
-    if batch:
-        named, at = key(batch), f"@{batch.split()[1]}"
-        width = 92 if report.speedup != batch else 0
-        found += [
-            _Column(f"/s\n{at}", _shown(f"per_s_sorted_engine_{named}", rows, max, show), width, group=True),
-            _Column(f"IS\n{at}", _gain(f"speedup_{named}"), width),
-        ]
-    score = _Column("\nWS", lambda row: Text(show(row["score"], 2), style="bold"), group=True)
-    return [*found, score, _Column("\n", _marks, group=True)]
+    return [*found, _Column("\nscore", lambda row: Text(show(row["score"], 2)))]
 
 
-def _second_setting(report: Report) -> str:
-    """The batch shown beside batch 1: the one that WS counts, or else the largest."""
+def _settings(report: Report) -> list[str]:
+    """Return batch 1, and the batch that the score counts or else the largest."""
     others = [setting for setting in report.batches if setting != "batch 1"]
-    return report.speedup if report.speedup in others else (others[-1] if others else "")
+    second = report.speedup if report.speedup in others else (others[-1] if others else "")
+    return [setting for setting in ("batch 1", second) if setting in report.batches]
 
 
 def _width(text: Text) -> int:
@@ -143,19 +153,35 @@ def _width(text: Text) -> int:
     return max(line.cell_len for line in text.split("\n"))
 
 
-def _set_off(column: _Column, text: Text) -> Text:
-    """The text, after one more space on each of its lines where a group begins."""
-    return Text("\n").join(Text(" ") + line for line in text.split("\n")) if column.group else text
-
-
 def _name(row: Figures, room: int) -> Text:
-    """A name; one that is too long goes on after a slash, indented, on the next line."""
+    """A name with its marks below it; what is too long goes on, indented, after a slash, a dash or a comma."""
+    name = Text(_broken(str(row["name"]), "/-", room), style="italic" if row["baseline"] else "")
+    marks = ", ".join(filter(None, (str(row["marks"]), "not timed" if row["error"] else "")))
+    if marks:
+        style = "dim" if marks == "baseline" else "yellow"
+        text = marks.replace("slower at batch ", "slower @")
+        name = name + Text("\n") + Text("  " + _broken(text, " ", room - 2).replace("\n", "\n  "), style=style)
+    return name
+
+
+def _broken(text: str, after: str, room: int) -> str:
+    """Return a text whose lines are no longer than the room, broken only after one of some signs."""
+    parts = [""]
+    for sign in text:
+        parts[-1] += sign
+        if sign in after:
+            parts.append("")
     lines = [""]
-    for part in str(row["name"]).replace("/", "/\n").split("\n"):
-        if len(lines[-1] + part) > room and lines[-1].strip():
-            lines.append("  ")
+    for part in parts:
+        indent = "  " if len(lines) > 1 else ""
+        if len((indent + lines[-1] + part).rstrip()) > max(room, LEAST_NAME) and lines[-1]:
+            lines.append("")
         lines[-1] += part
-    return Text("\n".join(lines), style="italic" if row["baseline"] else "", overflow="fold")
+    return "\n  ".join(line.rstrip() for line in lines)
+
+
+def _smaller(row: Figures) -> Text:
+    return Text(ratio(row["compression"]))
 
 
 def _rank(row: Figures) -> Text:
@@ -186,9 +212,9 @@ def _not_worse(row: Figures) -> Text:
 def _shown(
     name: str, rows: Sequence[Figures], best: Callable[[list[float]], float], form: Callable[[Figure], str]
 ) -> Callable[[Figures], Text]:
-    """Cells of a figure, green where it is the best of all; a "size only" row does not compete in time."""
+    """Cells of a figure, green where it is the best of those that are ranked; "size only" does not compete in time."""
     timed = name != "size_mb"
-    competing = [row for row in rows if row.get(name) is not None and not (timed and row["size_only"])]
+    competing = [row for row in rows if row.get(name) is not None and row["rank"] and not (timed and row["size_only"])]
     target = best([_number(row[name]) for row in competing]) if len(competing) > 1 else None
 
     def cell(row: Figures) -> Text:
@@ -207,14 +233,6 @@ def _gain(name: str) -> Callable[[Figures], Text]:
         return Text(ratio(row.get(name)), style="red" if slower else "" if faster else "dim")
 
     return cell
-
-
-def _marks(row: Figures) -> Text:
-    """The marks, one a line and shortened; a row without a time says so."""
-    if row["error"]:
-        return Text("not timed", style="red")
-    text = str(row["marks"]).replace("slower at batch ", "slower @").replace(", ", "\n")
-    return Text(text, style="dim" if text == "baseline" else "yellow")
 
 
 def _number(value: Figure) -> float:

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from toolchain.deliver.report.figures import ratio, show
 from toolchain.deliver.report.line import Line
-from toolchain.deliver.report.recommend import KEPT_ACCURACY, Recommendation, keeps_accuracy
-from toolchain.measure.gates import binding
+from toolchain.deliver.report.recommend import Recommendation
 
 
 def standing(
@@ -27,40 +26,37 @@ def standing(
         recommendations: The report's.
 
     Returns:
-        One sentence about the rank, then those about recommendations.
+        One sentence about the rank, then why it may not be shipped, or what it is recommended for.
     """
     goals = "; ".join(chosen.goal for chosen in recommendations if chosen.name == line.name)
-    failed = ", ".join(verdict.gate for verdict in binding(line.gates))
-    if failed:
-        return _rank(line, ranked, weights, setting), f"never recommended: it failed {failed}"
     found = [_rank(line, ranked, weights, setting)]
+    found += [f"may not be shipped: {reason}" for reason in line.barred]
     if goals:
         found.append(f"recommended: {goals}")
     if line.size_only:
         found.append("never recommended for speed: size only")
-    if line.difference is not None and not keeps_accuracy(line):
-        share = f"{100 * KEPT_ACCURACY:.0f} %"
-        found.append(f"not recommended for size or speed: it keeps less than {share} of its baseline's accuracy")
     return tuple(found)
 
 
 def _rank(line: Line, ranked: int, weights: Mapping[str, float], setting: str) -> str:
     speedup = line.speedup_of("engine").get(setting)
+    if line.barred and line.score is not None:
+        return f"not ranked: it may not be shipped; score {show(line.score, 2)}"
     if line.rank is None or speedup is None or line.compression is None:
         return f"not ranked: {_unranked(line, setting)}"
     tie = ", within noise of the one above" if line.tied else ""
     parts = {
-        "A": (weights["accuracy"], show(100 * line.accuracy.estimate, 2)),
-        "CR": (weights["compression"], ratio(line.compression)),
-        f"IS {setting}": (weights["speedup"], ratio(speedup.estimate)),
+        "accuracy": (weights["accuracy"], show(100 * line.accuracy.estimate, 2)),
+        "times smaller": (weights["compression"], ratio(line.compression)),
+        f"times as fast at {setting}": (weights["speedup"], ratio(speedup.estimate)),
     }
     told = " + ".join(f"{weight:g}·{value} ({name})" for name, (weight, value) in parts.items())
-    return f"rank {line.rank} of {ranked}{tie}: WS {show(line.score, 2)} = {told}"
+    return f"rank {line.rank} of {ranked}{tie}: score {show(line.score, 2)} = {told}"
 
 
 def _unranked(line: Line, setting: str) -> str:
     if line.error:
         return "not timed" if line.error == "not timed" else f"not timed: {line.error.splitlines()[0]}"
     if line.compression is None:
-        return "its model has no baseline here, so there is no CR and no IS"
-    return f"its baseline was not timed at {setting}, so there is no IS"
+        return "its model has no baseline here, so there are no ratios"
+    return f"its baseline was not timed at {setting}, so there is no ratio of times"

@@ -27,9 +27,11 @@ from toolchain.deliver.report.figures import (
 )
 from toolchain.deliver.report.footnotes import footnotes, not_worse_head, title
 from toolchain.deliver.report.lengths import by_length, span
+from toolchain.deliver.report.limits import rule
 from toolchain.deliver.report.scenarios import scenarios, told
 from toolchain.deliver.report.standing import standing
 from toolchain.measure.gates import GATES, Verdict
+from toolchain.pipeline.settings import plain
 
 #: How a verdict stands in a table.
 STATE_CELLS = {"passed": "passed", "failed": "**failed**", "not run": "not run"}
@@ -45,6 +47,8 @@ def to_json(report: Report) -> dict[str, Any]:
             "weights": dict(report.weights),
             "speedup": report.speedup,
             "margin": report.margin,
+            "limits": plain(report.limits),
+            "rule": rule(report.limits),
             "machine": dict(report.machine),
             "settings": dict(report.settings),
             "lines": lines,
@@ -60,7 +64,7 @@ def to_json(report: Report) -> dict[str, Any]:
             "notes": list(report.notes),
             "made": dict(report.made),
             "test_set": _test_set(report),
-            "scenarios": scenarios(lines),
+            "scenarios": scenarios(lines, rule(report.limits)),
             "lengths": by_length(report.lines, report.split),
         }
     )
@@ -74,6 +78,7 @@ def _lines(report: Report) -> list[dict[str, Any]]:
         {
             **figures(line, report.batches),
             "marks": list(line.marks),
+            "barred": list(line.barred),
             "engine_key": line.row.engine_key,
             "techniques": list(line.row.techniques),
             "settings": dict(line.row.settings),
@@ -125,10 +130,10 @@ def markdown(report: Report) -> str:
     blocks = [f"# {title(report)}", _ranking(report, found)]
     if report.recommendations:
         chosen = [f"- **{item.goal}**: `{item.name}` ({item.reason})" for item in report.recommendations]
-        blocks += ["## What to ship", "\n".join(chosen)]
+        blocks += ["## What to ship", f"Of engines that no gate bars, with {rule(report.limits)}:", "\n".join(chosen)]
     if report.winner:
         blocks += ["## How sure the ranking is", _certainty(report, found), _fronts(report)]
-    where = scenarios(_finite(_lines(report)))
+    where = scenarios(_finite(_lines(report)), rule(report.limits))
     if where:
         blocks += ["## Where to deploy what", "\n".join(told(where))]
     blocks += ["## Accuracy against the baseline", _accuracy(report, found)]
@@ -176,8 +181,8 @@ def write(report: Report, folder: Path) -> None:
 
 def _ranking(report: Report, rows: Sequence[Figures]) -> str:
     batches = [setting for setting in report.batches if setting != "batch 1"]
-    heads = ["#", "engine", "accuracy %", "size MB", "CR", "p50 ms", "IS batch 1"]
-    heads += [head for setting in batches for head in (f"sentences/s {setting}", f"IS {setting}")]
+    heads = ["#", "engine", "accuracy %", "size MB", "times smaller", "ms a text", "times faster"]
+    heads += [head for setting in batches for head in (f"texts/s {setting}", f"times faster {setting}")]
     cells = []
     for row in rows:
         name = f"**{row['name']}**" if row["baseline"] else str(row["name"])
@@ -189,7 +194,7 @@ def _ranking(report: Report, rows: Sequence[Figures]) -> str:
         marks = ", ".join(filter(None, (str(row["marks"]), "not timed" if row["error"] else "")))
         size = [quantity(row["size_mb"]), ratio(row["compression"])]
         cells.append([rank, name, _ranged(row, "accuracy_percent"), *size, *speeds, show(row["score"], 2), marks])
-    return _table([*heads, "WS", "marks"], cells)
+    return _table([*heads, "score", "marks"], cells)
 
 
 def _certainty(report: Report, rows: Sequence[Figures]) -> str:
@@ -208,18 +213,16 @@ def _certainty(report: Report, rows: Sequence[Figures]) -> str:
         for row in rows
         if row["rank"] is not None
     ]
-    return _table(["engine", "#", "rank, 95 %", "winner", "first under, % of weights", "nothing beats it"], cells)
+    return _table(["engine", "#", "rank, 95 %", "winner", "first under, % of all weights", "nothing beats it"], cells)
 
 
 def _fronts(report: Report) -> str:
-    """What each front covers, and from where on."""
-    told = [
-        f"- {front.model and f'{front.model}, '}seed {front.seed}: hypervolume {front.hypervolume:.3f}, in points of "
-        f"accuracy above {front.floor_percent:.2f} %, times the share of the baseline's bytes saved, times the share "
-        f"of its time at {report.speedup} saved"
+    """What nothing beats, for every model and seed."""
+    return "\n".join(
+        f"- nothing beats {', '.join(f'`{name}`' for name in front.engines)} in accuracy, size and speed at "
+        f"{report.speedup} together ({front.model and f'{front.model}, '}seed {front.seed})"
         for front in report.fronts
-    ]
-    return "\n".join(told)
+    )
 
 
 def _pooled(report: Report) -> str:
@@ -250,12 +253,12 @@ def _pooled(report: Report) -> str:
         ]
         for row in rows
     ]
-    return _table([*heads, *(f"IS {setting}" for setting in report.batches), "WS"], cells)
+    return _table([*heads, *(f"times faster {setting}" for setting in report.batches), "score"], cells)
 
 
 def _accuracy(report: Report, rows: Sequence[Figures]) -> str:
     heads = ["engine", "accuracy %", "change, points", not_worse_head(report)]
-    heads += ["McNemar p", "Holm's p", "label flips", "examples"]
+    heads += ["p-value (McNemar)", "p-value, all engines (Holm)", "labels changed", "examples"]
     told = {line.name: str(line.not_worse or "-") for line in report.lines}
     cells = [
         [
@@ -274,8 +277,9 @@ def _accuracy(report: Report, rows: Sequence[Figures]) -> str:
 
 
 def _size(rows: Sequence[Figures]) -> str:
-    heads = ["engine", "size MB", "zstd MB", "parameters M", "MFLOP/example", "load s", "peak memory MB"]
-    names = ("size_mb", "zstd_mb", "parameters_m", "flops_per_example_m", "load_s", "peak_memory_mb")
+    heads = ["engine", "size MB", "engine's own files MB", "these by zstd MB", "parameters M", "MFLOP/example"]
+    heads += ["load s", "peak memory MB"]
+    names = ("size_mb", "engine_files_mb", "zstd_mb", "parameters_m", "flops_per_example_m", "load_s", "peak_memory_mb")
     return _table(heads, [[str(row["name"]), *(quantity(row[name]) for name in names)] for row in rows])
 
 
@@ -290,7 +294,8 @@ def _training(rows: Sequence[Figures]) -> str:
 
 
 def _latency(rows: Sequence[Figures]) -> str:
-    heads = ["engine", "p50", "p90", "p99", "with tokenizer: p50", "p90", "p99", "IS", "IS with tokenizer"]
+    heads = ["engine", "p50", "p90", "p99", "with tokenizer: p50", "p90", "p99"]
+    heads += ["times faster", "times faster with tokenizer"]
     names = [f"latency_{scope}_{p}_ms" for scope in ("engine", "end_to_end") for p in ("p50", "p90", "p99")]
     cells = [
         [
@@ -305,15 +310,8 @@ def _latency(rows: Sequence[Figures]) -> str:
 
 
 def _throughput(rows: Sequence[Figures], setting: str) -> str:
-    heads = [
-        "engine",
-        "sorted by length",
-        "data order",
-        "with tokenizer: sorted",
-        "data order",
-        "IS",
-        "IS with tokenizer",
-    ]
+    heads = ["engine", "sorted by length", "data order", "with tokenizer: sorted", "data order"]
+    heads += ["times faster", "times faster with tokenizer"]
     at = key(setting)
     names = [f"per_s_{order}_{scope}_{at}" for scope in ("engine", "end_to_end") for order in ("sorted", "data_order")]
     cells = [

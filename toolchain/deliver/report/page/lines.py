@@ -72,6 +72,12 @@ def failed(line: Line) -> list[str]:
     return [verdict["gate"] for verdict in found if verdict["passed"] is False and verdict["gate"] in BINDING]
 
 
+def barred(line: Line) -> list[str]:
+    """Why it may not be shipped; older reports know only the gates."""
+    found: list[str] | None = line.get("barred")
+    return [f"failed {gate}" for gate in failed(line)] if found is None else found
+
+
 def number(line: Line, name: str) -> float | None:
     """A figure of a line; None where there is none."""
     value = line.get(name)

@@ -54,7 +54,12 @@ def columns(lines: Sequence[Line], settings: Sequence[str]) -> list[Column]:
         Column("p (Holm)", "mcnemar_p_holm", "McNemar's p-value, corrected for the number of engines", _p),
         Column("p", "mcnemar_p", "exact McNemar p-value of that change", _p),
         Column("not worse", "not_worse", "whether it is at most the margin worse than its baseline, with 95 %", show),
-        Column("size MB", "size_mb", "bytes of the engine's files, in millions", quantity),
+        Column(
+            "size MB",
+            "size_mb",
+            "bytes to download, in millions: the engine with its tokenizer and interface",
+            quantity,
+        ),
         Column("CR", "compression", "bytes of its baseline over bytes of this engine", ratio),
     ]
     if any(number(line, "mcnemar_p_holm") is not None for line in lines):
