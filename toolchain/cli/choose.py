@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from toolchain.cli import options
+from toolchain.cli import completing, options
 from toolchain.core.errors import ToolchainError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def _limit_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.command("choose")
-@click.argument("target", type=click.Path(path_type=Path))
+@click.argument("target", type=click.Path(path_type=Path), shell_complete=completing.recipe)
 @_limit_options
 @options.recipe_options
 @options.store_option
