@@ -68,6 +68,18 @@ def refusal(path: str) -> tuple[str, str] | None:
     return heads.refusal(folder, path)
 
 
+def tokenizer_origin(config: Config) -> Path | None:
+    """Return the folder whose tokenizer is adopted; None of an engine, and of a graph that came with an interface."""
+    kind, local = kind_of(config.path), Path(config.path).expanduser()
+    if kind == "engine":
+        return None
+    if kind == "checkpoint":
+        return Path(config.tokenizer).expanduser() if config.tokenizer else source.resolve(config.path).folder
+    path = graph_file(local)
+    where = _tokenizer_folder(config, path, local)
+    return None if any((folder / "interface.json").is_file() for folder in (path.parent, where)) else where
+
+
 def identity(config: Config) -> dict[str, Any]:
     """Digests of the local files that decide the result, by name; where they lie plays no part.
 

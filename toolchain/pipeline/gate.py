@@ -9,7 +9,8 @@ from typing import Any
 from toolchain.core.errors import EngineError, GateError, MissingPackageError
 from toolchain.core.stage import Context
 from toolchain.core.store import Artifact, Store
-from toolchain.measure import divergence, engine_parity, gates, parity
+from toolchain.measure import divergence, engine_parity, gates, outside, parity
+from toolchain.model import adopt
 from toolchain.pipeline.plan import Step
 
 #: Sentences among which the one is sought whose values are looked into.
@@ -38,6 +39,27 @@ def reference(inputs: Sequence[Artifact]) -> engine_parity.Reference | None:
         return None
     floor = float((inputs[1].metrics.get("parity") or {}).get("floor", 1.0))
     return engine_parity.Reference(inputs[-1].path, floor, inputs[1].path)
+
+
+def check_outside(step: Step, inputs: Sequence[Artifact], out: Path, context: Context) -> dict[str, Any] | None:
+    """Hold what was adopted or exported against transformers' own tokenizer and model.
+
+    Args:
+        step: The step.
+        inputs: What it was given.
+        out: What it wrote.
+        context: Data and threads.
+
+    Returns:
+        ``outside`` for the manifest; None of a step that is not asked.
+
+    Raises:
+        GateError: They differ.
+    """
+    if step.stage == "export":
+        return outside.check(inputs[0].path, out, context.dataset().dev.texts, context.threads)
+    origin = adopt.tokenizer_origin(step.config) if step.stage == "adopt" else None
+    return outside.check_tokens(origin, out, context.dataset().dev.texts) if origin else None
 
 
 def check_pass(step: Step, parent: Artifact, out: Path, context: Context, store: Store) -> dict[str, Any]:

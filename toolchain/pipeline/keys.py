@@ -14,7 +14,7 @@ from toolchain.augment import _models
 from toolchain.core import registry
 from toolchain.core.data import Dataset
 from toolchain.core.store import Artifact
-from toolchain.measure import parity
+from toolchain.measure import outside, parity
 from toolchain.measure.machine import machine
 from toolchain.model import adopt, source
 from toolchain.model.checkpoint import read_json
@@ -108,6 +108,8 @@ def parts(step: Step, inputs: list[Artifact], task: Task, recipe: Recipe, thread
     fingerprint = getattr(step.technique.module, "fingerprint", None)
     if fingerprint is not None and (facts := fingerprint(step.config)):
         found["fingerprint"] = facts
+    if step.stage in ("adopt", "export"):
+        found["outside"] = outside.VERSION
     if step.stage == "optimize":
         found["parity"] = {"version": parity.VERSION, "floor": step.technique.module.AGREEMENT}
     if step.stage in ("evaluate", "time"):

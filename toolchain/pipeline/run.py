@@ -247,6 +247,8 @@ def _one(
         clock = keys.Clock()
         context = Context(work=claim.work, seed=step.seed or 0, threads=threads, dataset=task.data)
         metrics = perform(step, inputs, claim.out, context, plan)
+        if reference := gate.check_outside(step, inputs, claim.out, context):
+            metrics["outside"] = reference
         if step.stage == "optimize":
             metrics["parity"] = gate.check_pass(step, inputs[0], claim.out, context, store)
             if metrics["parity"]["passed"] is False:
