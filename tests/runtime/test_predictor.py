@@ -156,6 +156,17 @@ def test_a_batch_size_of_none_is_refused(engine: Path) -> None:
         Predictor(engine, 1).logits([("dull",)], batch_size=0)
 
 
+def test_a_folder_may_be_named_by_a_string_and_one_that_is_not_there_is_said_to_be_missing(
+    engine: Path, tmp_path: Path
+) -> None:
+    assert Predictor(str(engine), 1).labels == LABELS
+    for name in (tmp_path / "nope", str(tmp_path / "nope")):
+        with pytest.raises(ModelError, match="nope: no such folder"):
+            Predictor(name)
+    with pytest.raises(ModelError, match=r"engine\.json: is a file; an engine is a folder"):
+        Predictor(engine / "engine.json")
+
+
 @pytest.mark.parametrize("name", ["engine.json", "interface.json", "tokenizer.json", "model.onnx"])
 @pytest.mark.parametrize("damage", ["missing", "empty", "cut"])
 def test_a_damaged_folder_is_an_error_that_names_the_file(name: str, damage: str, tmp_path: Path) -> None:

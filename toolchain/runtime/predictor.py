@@ -79,12 +79,18 @@ class Predictor:
         batching: How the engine likes its batches.
 
     Raises:
-        ModelError: ``interface.json`` or ``tokenizer.json`` is missing or damaged, or the model is no single-label
-            classifier.
+        ModelError: The folder, ``interface.json`` or ``tokenizer.json`` is missing or damaged, or the model is no
+            single-label classifier.
         EngineError: The engine is missing or damaged, or cannot run here.
     """
 
-    def __init__(self, folder: Path, threads: int = 0, session: Session | None = None) -> None:
+    def __init__(self, folder: Path | str, threads: int = 0, session: Session | None = None) -> None:
+        folder = Path(folder).expanduser()
+        if not folder.is_dir():
+            problem = "is a file; an engine is a folder" if folder.exists() else "no such folder"
+            raise ModelError(
+                f"{folder}: {problem}", "give an engine folder, such as 'toolchain build -o FOLDER' writes"
+            )
         self.folder = folder
         self.interface = read_interface(folder)
         self.labels = self.interface.labels
