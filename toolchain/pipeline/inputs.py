@@ -109,10 +109,11 @@ def _adopted(problems: Problems, item: Item, where: tuple[Any, ...], data: Datas
     path = str(item.config.path)
     if not source.installed(path):
         return  # said with the packages
+    kind = adopt.kind_of(path)
     try:
-        adopt.identity(item.config)
-        whole = adopt.kind_of(path) == "checkpoint" and not item.config.tokenizer
-        if whole and (folder := source.resolve(path).folder):
+        if kind == "onnx":
+            adopt.graph_file(Path(path).expanduser())
+        elif kind == "checkpoint" and (folder := source.resolve(path).folder) and not item.config.tokenizer:
             _check_tokenizer(problems, folder, where)
         if folder := adopt.described(path):
             adopt.own_labels(folder)  # whose names may not be readable
