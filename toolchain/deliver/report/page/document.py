@@ -127,14 +127,15 @@ def _tabs(name: str, items: Sequence[tuple[str, str]]) -> str:
 def _table(lines: Sequence[Line], settings: Sequence[str], chosen: Collection[str]) -> str:
     if not lines:
         return "<p>No engine was evaluated.</p>"
-    return sections.filters(lines) + scroll(table.ranked(lines, settings, chosen), "Ranking", table.RANKED)
+    body = scroll(table.ranked(lines, settings, chosen), "Ranking", table.RANKED)
+    return sections.filters(lines) + body + table.meanings(lines, settings)
 
 
 def scroll(body: str, name: str, told: str, *, tall: bool = False) -> str:
     """A table that may be wider than the screen, with what is to be known of it below."""
     kind = "scroll tall" if tall else "scroll"
     region = f'<div class="{kind}" role="region" aria-label="{name}: table" tabindex="0">{body}</div>'
-    return f'{region}<p class="below">{told}</p>'
+    return f'<p class="swipe">Swipe the table sideways for its other columns.</p>{region}<p class="below">{told}</p>'
 
 
 def _scatters(lines: Sequence[Line], settings: Sequence[str]) -> str:
@@ -148,8 +149,8 @@ def _scatters(lines: Sequence[Line], settings: Sequence[str]) -> str:
 
 def _parallel(lines: Sequence[Line], settings: Sequence[str]) -> str:
     drawn = both(planes.parallel(lines, settings, narrow=narrow) for _, narrow in WIDTHS)
-    limits = "".join(_limit(axis) for axis in planes.dimensions(settings))
-    form = f'<div class="limits" role="group" aria-label="Limits">Drag along an axis, or give limits: {limits}'
+    limits = "".join(_limit(axis) for axis in planes.limited(settings))
+    form = f'<div class="limits" role="group" aria-label="Limits">Drag along an axis, or type limits: {limits}'
     return figure(drawn, form + '<button type="button">Clear</button><output aria-live="polite"></output></div>')
 
 
@@ -215,5 +216,6 @@ def known(lines: Sequence[Line], settings: Sequence[str]) -> str:
             tip += [f"IS {setting}: {ratio(gain)}"] if gain is not None else []
         tip += line["marks"]
         known = {"name": line["name"], "model": line["model"], "runtime": line["engine"], "sound": sound(line)}
-        found.append({**known, "tip": " · ".join(tip)})
+        figures = {axis.name: number(line, axis.name) for axis in planes.limited(settings)}
+        found.append({**known, "tip": " · ".join(tip), "figures": figures})
     return json.dumps(found, ensure_ascii=False).replace("<", "\\u003c")

@@ -126,16 +126,15 @@
     };
   };
   const apply = () => {
-    for (const mark of all('[data-picture="parallel"] .mark')) {
-      const out = Object.entries(limits).some(([name, [low, high]]) => {
-        const value = Number(mark.getAttribute("data-" + name.replaceAll("_", "-")));
-        return (low !== null && value < low) || (high !== null && value > high);
-      });
-      mark.classList.toggle("cut", out);
-    }
-    const [whole, cut] = ["", ".cut"].map((kind) => all('.wide[data-picture="parallel"] .mark' + kind).length);
+    const beyond = engines.map((engine) => Object.entries(limits).some(([name, [low, high]]) => {
+      const value = engine.figures[name];
+      return value === null || (low !== null && value < low) || (high !== null && value > high);
+    }));
+    for (const mark of all('[data-picture="parallel"] .mark')) mark.classList.toggle("cut", beyond[of(mark)]);
+    for (const row of all("#ranking tr[data-line]")) row.classList.toggle("beyond", beyond[of(row)]);
     const within = document.querySelector(".limits output");
-    if (within) within.textContent = Object.keys(limits).length ? whole - cut + " of " + whole + " engines within" : "";
+    const kept = beyond.filter((out) => !out).length;
+    if (within) within.textContent = Object.keys(limits).length ? kept + " of " + engines.length + " engines within" : "";
     for (const axis of all(".dimension")) {
       const own = limits[axis.dataset.name], place = scale(axis), box = axis.querySelector(".chosen");
       if (!box) continue;

@@ -136,6 +136,12 @@ def dimensions(settings: Sequence[str]) -> list[Dimension]:
     ]
 
 
+def limited(settings: Sequence[str]) -> list[Dimension]:
+    """Return the figures that a reader may limit: those of the axes, milliseconds and sentences a second."""
+    times = [axis for axis in abscissas(settings) if axis.name != "size_mb"]
+    return [*dimensions(settings)[:2], *times, *dimensions(settings)[2:]]
+
+
 def parallel(lines: Sequence[Line], settings: Sequence[str], *, narrow: bool) -> Picture | None:
     """A thread for each engine through its size, accuracy and speedups; the better, the higher.
 

@@ -107,8 +107,7 @@ def certainty(report: Mapping[str, Any]) -> str:
         parts.append(f"<p><b>{escape(winner['name'])}</b> {escape(told)}.{under}</p>")
     items = [
         f"<li>{escape(found['model'] and found['model'] + ', ')}seed {found['seed']}: "
-        f"{escape(', '.join(found['engines']))}; hypervolume "
-        f"{found['hypervolume']:.3f}</li>"
+        f"{escape(', '.join(found['engines']))}</li>"
         for found in report.get("fronts") or ()
     ]
     if items:

@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from toolchain.deliver.report.figures import key, quantity, ratio, show
-from toolchain.deliver.report.page.lines import Line, number, one_runtime
+from toolchain.deliver.report.page.lines import Line, failed, number, one_runtime
 
 #: How a verdict is shown: a sign, so that no colour is needed.
 SIGNS = {True: ("✓", "passed", "good"), False: ("✗", "failed", "bad"), None: ("–", "not run", "quiet")}
@@ -51,8 +51,13 @@ def columns(lines: Sequence[Line], settings: Sequence[str]) -> list[Column]:
     found = [
         Column("accuracy %", "accuracy_percent", "share of right labels, with its 95 % interval", two, two),
         Column("change", "accuracy_change_points", "points against its own baseline, same examples", signed, signed),
-        Column("p (Holm)", "mcnemar_p_holm", "McNemar's p-value, corrected for the number of engines", _p),
-        Column("p", "mcnemar_p", "exact McNemar p-value of that change", _p),
+        Column(
+            "p corrected",
+            "mcnemar_p_holm",
+            "chance of such a change if it made no difference, corrected for many engines",
+            _p,
+        ),
+        Column("p", "mcnemar_p", "chance of such a change if it made no difference (McNemar)", _p),
         Column("not worse", "not_worse", "whether it is at most the margin worse than its baseline, with 95 %", show),
         Column(
             "size MB",
@@ -93,18 +98,26 @@ def ranked(lines: Sequence[Line], settings: Sequence[str], chosen: Collection[st
             "#", "rank by WS" + (", with its 95 % interval" if ranges else "") + "; ≈: within noise of the row above"
         ),
         _head("engine", "model, variant, runtime", kind="name"),
-        *(_head(column.head, column.told) for column in shown),
         _head("marks", "what a reader must know beside the numbers", kind="marks", sortable=False),
+        *(_head(column.head, column.told) for column in shown),
     ]
     rows = []
     for index, line in enumerate(lines):
-        cells = [_rank(line), named(line), *(_cell(line, column) for column in shown), _marks(line)]
+        cells = [_rank(line), named(line), _marks(line), *(_cell(line, column) for column in shown)]
         kinds = [*(["baseline"] if line["baseline"] else []), *(["chosen"] if line["name"] in chosen else [])]
         rows.append(f'<tr data-line="{index}" class="{" ".join(kinds)}">{"".join(cells)}</tr>')
     return (
         f'<table id="ranking" class="sortable{compact(lines)}"><caption>Engines, ranked by WS</caption>'
         f"<thead><tr>{''.join(heads)}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
     )
+
+
+def meanings(lines: Sequence[Line], settings: Sequence[str]) -> str:
+    """Return what each column means, for those who cannot point at a heading."""
+    items = "".join(
+        f"<dt>{escape(column.head)}</dt><dd>{escape(column.told)}</dd>" for column in columns(lines, settings)
+    )
+    return f'<details class="more"><summary>What the columns mean</summary><dl>{items}</dl></details>'
 
 
 def every(lines: Sequence[Line]) -> str:
@@ -211,7 +224,8 @@ def _cell(line: Line, column: Column) -> str:
 
 def _marks(line: Line) -> str:
     marks = [*line["marks"], *(["not timed"] if line.get("error") else [])]
-    shown = "".join(f'<span class="tag">{escape(mark)}</span>' for mark in marks)
+    never = '<span class="never">do not ship</span>' if failed(line) else ""
+    shown = never + "".join(f'<span class="tag">{escape(mark)}</span>' for mark in marks)
     return f'<td class="marks" data-name="marks" data-value="{escape(", ".join(marks))}">{shown}</td>'
 
 
