@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from toolchain.core.stage import Context
 from toolchain.measure.machine import environment
-from toolchain.measure.timing import percentile
+from toolchain.measure.rounds import percentile
 from toolchain.model import checkpoint, source
 from toolchain.model.encoded import Encoded, encode
 from toolchain.model.train import Hooks, TrainConfig, train

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 
 import pytest
@@ -14,7 +15,7 @@ from toolchain.core import log
 def wait(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Moves the clock of the progress."""
     now = [100.0]
-    monkeypatch.setattr(log.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
 
     def forward(seconds: float) -> None:
         now[0] += seconds

@@ -10,16 +10,8 @@ import pytest
 from tests.builders import LABELS, context, engine_folder, sentences
 from toolchain.core.data import Dataset, Split
 from toolchain.core.errors import DataError, EngineError
-from toolchain.measure.timing import (
-    Config,
-    Setting,
-    percentile,
-    sample_sizes,
-    settings_of,
-    settled,
-    spread,
-    time_engines,
-)
+from toolchain.measure.rounds import Setting, percentile, settled, spread
+from toolchain.measure.timing import Config, sample_sizes, settings_of, time_engines
 from toolchain.runtime.predictor import Predictor
 
 QUICK = Config(batch_sizes=(1, 4), threads=1, seconds=0.1, rounds=3, sample=16, warmup=2)
@@ -126,8 +118,8 @@ def test_the_sample_is_what_the_slowest_engine_gets_through_in_a_slice() -> None
     speeds, config = [{1: 0.001, 32: 0.001}, {1: 0.010, 32: 0.008}], Config(seconds=42.0)
     assert sample_sizes(speeds, config, 512) == {1: 200, 32: 224}
     assert sample_sizes(speeds, config, 100) == {1: 100, 32: 100}
-    # At 1 s an example, 32 texts at batch 1 and 4 batches of 32 are the least.
-    assert sample_sizes([{1: 1.0, 32: 1.0}], config, 512) == {1: 32, 32: 128}
+    # At 1 s an example, 32 texts at batch 1 and 2 batches of 32 are the least.
+    assert sample_sizes([{1: 1.0, 32: 1.0}], config, 512) == {1: 32, 32: 64}
 
 
 def test_every_setting_has_the_same_rounds_for_all_engines(timed: dict[str, Any]) -> None:

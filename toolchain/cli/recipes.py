@@ -291,7 +291,7 @@ def show_preview(
 
     missing = [step for step in plan.steps.values() if status[step.id] != "hit"]
     taken = estimates(missing, store)
-    steps = [
+    steps: list[dict[str, Any]] = [
         {
             "stage": step.stage, "label": step.label, "technique": step.technique.name, "status": status[step.id],
             "key": outcome.artifacts[step.id].key if step.id in outcome.artifacts else None,

@@ -160,7 +160,7 @@ def _invariance(
     import numpy as np
 
     with np.errstate(divide="ignore"):  # a probability of 0 is decided by an infinite lead
-        margins = parity.margin(np.log(np.load(out / "probabilities_test.npy").astype(np.float64)))
+        margins = parity.margin(np.log(np.load(out / "probabilities_test.npy"))).astype(np.float64)
     pad_to = min(invariance.PADDED_TOKENS, read_interface(engine).max_length)
     texts = context.dataset().test.texts
     return invariance.measure(worker, texts, margins, pad_to, context, full=config.invariance == "full")

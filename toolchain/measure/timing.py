@@ -21,12 +21,11 @@ import functools
 import itertools
 import json
 import random
-import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from toolchain.core.errors import DataError, EngineError, ToolchainError
 from toolchain.core.log import logger, progress
@@ -35,6 +34,7 @@ from toolchain.core.stage import Context, Ge, Gt, Le, Metrics, MinLen, StageConf
 from toolchain.engines import _contention
 from toolchain.measure.machine import machine
 from toolchain.measure.process import WorkerProcess, texts_file, write_texts
+from toolchain.measure.rounds import Order, Setting, by_length, joules, result, round_values, settled
 
 VERSION = 4
 LIBRARIES = ("tokenizers", "numpy")
@@ -46,7 +46,7 @@ SETTLE_S = 0.05
 
 #: The fewest texts of a pass, in batches, however slow the slowest engine is.
 LEAST_BATCHES = {1: 32}
-LEAST_BATCHES_ELSE = 4
+LEAST_BATCHES_ELSE = 2
 
 #: Rounds are at most so many times the least; the least number takes that part of the budget.
 MOST_TIMES = 3
@@ -81,38 +81,6 @@ class Config(StageConfig):
     def slice_s(self) -> float:
         """Seconds that an engine is given for a setting in a round."""
         return self.seconds / self.rounds / MOST_TIMES
-
-
-#: How texts come, and are batched.
-Order = Literal["sorted", "data_order", "padded"]
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One way in which engines are timed.
-
-    Attributes:
-        batch_size: Examples that are handed over at a time, and the most of a batch.
-        order: How they come and are batched.
-        tokenize: Whether the clock starts at raw text.
-    """
-
-    batch_size: int
-    order: Order
-    tokenize: bool
-
-    @property
-    def path(self) -> tuple[str, ...]:
-        """Where its result stands in ``settings`` of ``timing.json``."""
-        clock = "end_to_end" if self.tokenize else "engine"
-        if self.batch_size == 1:
-            return ("latency", clock)
-        return ("throughput", str(self.batch_size), self.order, clock)
-
-    @property
-    def compared(self) -> bool:
-        """Whether ratios of engines are reported of it; of the others, a figure."""
-        return self.batch_size == 1 or self.order == "sorted"
 
 
 @dataclass
@@ -254,21 +222,6 @@ def sample_sizes(speeds: Sequence[Mapping[int, float]], config: Config, availabl
     return counts
 
 
-def spread(values: Sequence[float]) -> float:
-    """(third quartile - first quartile) / median, which a single disturbed round moves little."""
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
-    return (high - low) / middle if middle else 0.0
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """The value below which a share of the values lies, between neighbours by distance."""
-    ordered = sorted(values)
-    position = share * (len(ordered) - 1)
-    low = int(position)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
-
-
 @contextlib.contextmanager
 def _failing_alone(engine: _Engine) -> Iterator[None]:
     """Lets the other engines go on where one fails."""
@@ -288,8 +241,7 @@ def _visits(settings: Sequence[Setting]) -> list[tuple[Setting, ...]]:
 
 def _rounds(setting: Setting, config: Config) -> int:
     """Return the least number of rounds that a setting is timed in."""
-    half = (config.rounds + 1) // 2
-    return config.rounds if setting.compared else min(config.rounds, max(FIGURE_ROUNDS, half))
+    return config.rounds if setting.compared else min(config.rounds, max(FIGURE_ROUNDS, config.rounds // 2))
 
 
 def _unfinished(
@@ -322,27 +274,8 @@ def _unfinished(
 
 def _settled(setting: Setting, engines: Sequence[_Engine], bound: float) -> bool:
     """Return whether the rounds so far settle the ratio of every two engines in a setting."""
-    rounds = [_round_values(setting, engine.slices[setting]) for engine in engines if not engine.error]
+    rounds = [round_values(setting, engine.slices[setting]) for engine in engines if not engine.error]
     return settled(rounds, bound)
-
-
-def settled(rounds: Sequence[Sequence[float]], bound: float) -> bool:
-    """Return whether rounds settle the ratio of every two engines.
-
-    Args:
-        rounds: A value of each round, above 0, for every engine: ``[engines, rounds]``, at least two rounds.
-        bound: How far the 95 % interval of a ratio may reach to either side of it, as a share of the ratio.
-    """
-    import numpy as np
-
-    from toolchain.measure.statistics import median_interval
-
-    values = np.asarray(rounds, dtype=np.float64)
-    for index in range(1, len(values)):
-        middle, low, high = median_interval(values[:index] / values[index])
-        if bool((np.maximum(high / middle - 1, 1 - low / middle) > bound).any()):
-            return False
-    return True
 
 
 def _prepare(engine: _Engine, texts: Path, threads: int, config: Config) -> None:
@@ -374,53 +307,14 @@ def _summary(engine: _Engine, settings: Sequence[Setting]) -> dict[str, Any]:
     results: dict[str, Any] = {}
     energy: dict[str, Any] = {}
     for setting in settings:
-        result = _result(setting, engine.slices[setting])
+        figures = result(setting, engine.slices[setting])
         if setting == Setting(1, "padded", tokenize=False):
-            result["lengths"] = _by_length(engine.slices[setting], engine.tokens)
-        _put(results, setting.path, result)
-        _put(energy, setting.path, _joules(engine.slices[setting]))
+            figures["lengths"] = by_length(engine.slices[setting], engine.tokens)
+        _put(results, setting.path, figures)
+        _put(energy, setting.path, joules(engine.slices[setting]))
     times = {name: engine.opened[name] for name in ("import_s", "load_s", "first_s")}
     memory = {"peak_memory_bytes": engine.peak_memory_bytes, "energy_j": energy if engine.has_energy else None}
     return {**times, **memory, "settings": results}
-
-
-def _round_values(setting: Setting, slices: Sequence[Mapping[str, Any]]) -> list[float]:
-    """Return the value of each round: the median call in milliseconds at batch 1, else sentences per second."""
-    if setting.batch_size == 1:
-        return [statistics.median(taken["calls_ms"]) for taken in slices]
-    return [taken["examples"] / taken["seconds"] for taken in slices]
-
-
-def _result(setting: Setting, slices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    rounds = _round_values(setting, slices)
-    if setting.batch_size == 1:
-        calls = [call for taken in slices for call in taken["calls_ms"]]
-        shares = {f"p{share}_ms": percentile(calls, share / 100) for share in (50, 90, 99)}
-        result = {"rounds_ms": rounds, "median_ms": statistics.median(rounds), **shares, "calls": len(calls)}
-    else:
-        result = {"rounds_per_s": rounds, "median_per_s": statistics.median(rounds)}
-    return {**result, "spread": spread(rounds)}
-
-
-def _by_length(slices: Sequence[Mapping[str, Any]], tokens: Sequence[int]) -> dict[str, Any]:
-    """Calls at batch 1 by how long their text was: the ``tokens`` that occur, ``calls``, and their ``median_ms``."""
-    found: dict[int, list[float]] = {}
-    for taken in slices:
-        for place, call in enumerate(taken["calls_ms"]):
-            found.setdefault(tokens[place % taken["texts"]], []).append(call)
-    lengths = sorted(found)
-    return {
-        "tokens": lengths,
-        "calls": [len(found[length]) for length in lengths],
-        "median_ms": [statistics.median(found[length]) for length in lengths],
-    }
-
-
-def _joules(slices: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Joules per example by counter; a counter measures its whole package or GPU, idle power included."""
-    examples = sum(taken["examples"] for taken in slices)
-    counters = sorted({name for taken in slices for name in taken["joules"]})
-    return {name: sum(taken["joules"].get(name, 0.0) for taken in slices) / examples for name in counters}
 
 
 def _put(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
