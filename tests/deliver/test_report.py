@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from rich.console import Console
 
 from toolchain.core.errors import RecipeError, StoreError
 from toolchain.deliver.report import Report, Row, build_report, csv_text, markdown, terminal, to_json
+from toolchain.deliver.report.footnotes import MARKS, footnotes
 from toolchain.deliver.report.page import raster
 from toolchain.pipeline.limits import Limits
 
@@ -191,6 +193,22 @@ def test_nodes_on_another_provider_are_marked(tmp_path: Path) -> None:
     line = lines_of(report([*three(tmp_path), cuda]))["gpu/ort"]
     assert (line["marks"], line["rank"]) == (["misplaced"], None)
     assert line["barred"] == ["misplaced: CUDAExecutionProvider was asked for; nodes: 120 on CPUExecutionProvider"]
+
+
+def test_an_engine_that_is_partly_fused_is_labelled_and_may_be_recommended(tmp_path: Path) -> None:
+    rows = [dataclasses.replace(each, fusion={"attention": [0, 2]}, partly="no claim") for each in three(tmp_path)]
+    found = report(rows)
+    assert all("partly fused" in line.marks and line.sound for line in found.lines)
+    assert found.recommendations
+    told = [text for label, text in footnotes(found) if label == "partly fused"]
+    assert told[0] == MARKS["partly fused"]
+    assert told[1].endswith(": attention 0 of 2; no claim")
+
+
+def test_a_missing_fusion_that_is_claimed_bars_all_but_the_baseline(tmp_path: Path) -> None:
+    found = report([dataclasses.replace(each, fusion={"attention": [0, 2]}) for each in three(tmp_path)])
+    assert [line.row.variant for line in found.lines if line.sound] == ["base"]
+    assert {mark for line in found.lines for mark in line.marks} >= {"partly fused", "unfused"}
 
 
 def test_recommendations_come_from_the_data_and_never_from_size_only(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from onnx import numpy_helper
 from tests.builders import ARCHITECTURES, checkpoint_folder, context, onnx_folder, sentences
 from tests.shared import once
 from toolchain.core.stage import StageConfig
-from toolchain.engines import _fusion, _fusion_count, _fusion_mask, _integer
+from toolchain.engines import _fusion, _fusion_claim, _fusion_count, _fusion_mask, _integer
 from toolchain.engines import onnxruntime as engine
 from toolchain.model import checkpoint, export, scratch
 from toolchain.optimize import dynamic_int8, static_int8
@@ -41,7 +41,8 @@ def by_own_exporter(family: str) -> tuple[Path, Path]:
 
 def _exported(family: str, folder: Path) -> None:
     data = sentences()
-    scratch.create(f"scratch:{family}-2x64", data.train.texts, 17, folder / "encoder")
+    kin = "roberta" if family in ("xlm-roberta", "camembert") else family
+    scratch.create(f"scratch:{kin}-2x64", data.train.texts, 17, folder / "encoder")
     model = checkpoint.load_for_training(folder / "encoder", data.labels, 17)
     for name, weight in model.named_parameters():  # the default start gives every text the same logits
         if weight.ndim == 2 and "embeddings" not in name:
@@ -51,6 +52,11 @@ def _exported(family: str, folder: Path) -> None:
     out.mkdir()
     tokenizer = checkpoint.load_tokenizer(folder / "encoder")
     checkpoint.save(model, tokenizer, source, max_length=32, labels=data.labels, pair=False)
+    if kin != family:  # the same weights under another name
+        config = checkpoint.read_json(source / "config.json")
+        named = transformers.AutoConfig.for_model(family)
+        architecture = transformers.AutoModelForSequenceClassification.from_config(named).__class__.__name__
+        checkpoint.write_json(source / "config.json", config | {"model_type": family, "architectures": [architecture]})
     export.apply(source, out, export.Config(), context(folder, data))
 
 
@@ -96,6 +102,36 @@ def test_every_family_fuses_completely_and_gives_the_same_logits(exported: Path,
     kinds = Counter(node.op_type for node in onnx.load(tmp_path / "fused.onnx").graph.node)
     assert kinds["Softmax"] == kinds["Transpose"] == kinds["Where"] == 0  # no attention and no mask is left
     assert kinds["MultiHeadAttention"] == 2
+
+
+@pytest.mark.parametrize("family", sorted({*_fusion_claim.CLAIMED} - {*FAMILIES}))
+def test_every_claimed_family_fuses_completely(family: str, tmp_path: Path) -> None:
+    path = by_own_exporter(family)[1] / "model.onnx"
+    expected, found = fused(path, tmp_path / "fused.onnx")
+    assert expected == found
+    assert found["attention"] == 2
+    assert difference(path, tmp_path / "fused.onnx") < 5e-6
+
+
+def test_families_that_fuse_completely_are_claimed() -> None:
+    assert {*FAMILIES} <= {*_fusion_claim.CLAIMED}
+
+
+def test_an_incomplete_fusion_bars_only_where_complete_fusion_is_claimed(tmp_path: Path) -> None:
+    short, whole = {"attention": [0, 2]}, {"attention": [2, 2]}
+    claim = "a label only: complete fusion is claimed for albert, bert, camembert, distilbert, electra, roberta, "
+    assert _fusion_claim.record(whole, tmp_path) == {"fusion": whole}
+    assert _fusion_claim.record({}, tmp_path) == {}
+    assert _fusion_claim.record(short, tmp_path)["partly_fused"] == (
+        f"{claim}xlm-roberta, and this model is of an unknown family"
+    )
+    checkpoint.write_json(tmp_path / "config.json", {"model_type": "modernbert"})
+    assert _fusion_claim.partly_fused(tmp_path).endswith(", and this model is modernbert")
+    checkpoint.write_json(tmp_path / "config.json", {"model_type": "bert"})
+    checkpoint.write_json(tmp_path / "history.json", {"techniques": [{"stage": "adopt", "technique": "adopt"}]})
+    assert _fusion_claim.partly_fused(tmp_path).endswith("and another program exported this graph")
+    checkpoint.write_json(tmp_path / "history.json", {"techniques": [{"stage": "export", "technique": "export"}]})
+    assert _fusion_claim.record(short, tmp_path) == {"fusion": short}
 
 
 @pytest.mark.parametrize("family", FAMILIES)

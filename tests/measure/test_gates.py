@@ -99,6 +99,18 @@ def test_fewer_fused_attentions_than_layers_fail_fusion(tmp_path: Path, monkeypa
     assert faulty.evidence.startswith("attention 1 of 2, ")
 
 
+def test_fusion_that_is_not_claimed_is_a_label_and_bars_nothing() -> None:
+    counts = {"attention": [0, 2], "gelu": [2, 2]}
+    label = gates.of_engine([], counts, {}, "", "a label only: it is the baseline")[1]
+    assert (label.gate, label.passed, label.label) == ("fusion", False, True)
+    assert label.evidence == "attention 0 of 2, gelu 2 of 2; a label only: it is the baseline"
+    barred = gates.of_engine([], counts, {}, "")[1]
+    assert gates.binding([label, barred]) == [barred]
+    assert gates.fusion({"attention": [2, 2]}, "a label only: it is the baseline") == Verdict(
+        "fusion", True, "attention 2 of 2"
+    )
+
+
 def test_no_gate_passes_that_was_not_run() -> None:
     verdicts = gates.complete(gates.of_engine([], None, {}, ""), "it is the baseline")
     assert [verdict.gate for verdict in verdicts] == list(gates.GATES)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from toolchain.core.errors import StoreError
 from toolchain.core.store import Artifact, Store
 from toolchain.deliver.ranking import engine_settings
-from toolchain.deliver.report.figures import STATES
+from toolchain.deliver.report.figures import state
 from toolchain.deliver.report.tables import verdict_json
 from toolchain.measure import evaluate, gates
 from toolchain.measure.gates import Verdict
@@ -80,7 +80,9 @@ def of_report(report: Mapping[str, Any]) -> list[Explained]:
             line.get("settings", {}),
             tuple(line.get("standing", ())),
             tuple(
-                Verdict(each["gate"], each["passed"], each["evidence"], each.get("reason", ""))
+                Verdict(
+                    each["gate"], each["passed"], each["evidence"], each.get("reason", ""), each.get("label", False)
+                )
                 for each in line["gates"]
             ),
         )
@@ -141,8 +143,8 @@ def render(explained: Sequence[Explained]) -> Iterator[Any]:
             yield Padding(Text(f"runs with {_listed(item.settings)}", style="dim"), (0, 0, 0, 2))
         table: Table = Table(box=None, show_header=False, pad_edge=True, padding=(0, 1))
         for verdict in item.verdicts:
-            state = Text(STATES[verdict.passed], style=STYLES[verdict.passed], no_wrap=True)
-            table.add_row(Text(verdict.gate, no_wrap=True), state, Text(verdict.evidence.replace("; ", "\n")))
+            word = Text(state(verdict), style=STYLES[verdict.passed], no_wrap=True)
+            table.add_row(Text(verdict.gate, no_wrap=True), word, Text(verdict.evidence.replace("; ", "\n")))
         yield table
         yield ""
 
@@ -161,7 +163,8 @@ def _engine(artifact: Artifact, store: Store) -> Explained:
     evaluation = _evaluation(artifact, store)
     options = built.get("options", {})
     provider = gates.PROVIDERS.get(str(options.get("provider", "")), str(options.get("device", "")))
-    verdicts = gates.of_engine(_passes(artifact, store), built.get("fusion"), evaluation, provider)
+    passes, partly = _passes(artifact, store), built.get("partly_fused", "")
+    verdicts = gates.of_engine(passes, built.get("fusion"), evaluation, provider, partly)
     label, chain = str(artifact.manifest["label"]), _chain(artifact, store)
     return Explained(label, chain, engine_settings(built), (), gates.complete(verdicts, NO_RECIPE))
 

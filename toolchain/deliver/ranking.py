@@ -56,6 +56,7 @@ def rank(outcome: Outcome, command: str = "") -> report.Report:
                 provider=row.provider,
                 passes=_passes(outcome, row.build),
                 fusion=built.get("fusion"),
+                partly=built.get("partly_fused", ""),
                 settings=engine_settings(built),
                 training=_training(outcome, row.build),
                 objection=objection(outcome, row.build),

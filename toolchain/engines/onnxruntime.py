@@ -21,7 +21,7 @@ from toolchain.core.errors import EngineError, RecipeError, first_line
 from toolchain.core.session import TEXT_INPUT, ConcurrentSession
 from toolchain.core.stage import Context, Ge, Gt, Le, Metrics, StageConfig
 from toolchain.core.store import digest
-from toolchain.engines import _contention, _integer
+from toolchain.engines import _contention, _fusion_claim, _integer
 from toolchain.engines import _onnxruntime_tensorrt as tensorrt
 from toolchain.engines._artifact import need_space, place, read_engine, write_engine
 from toolchain.engines._lowering import Forms, counts, rewrite
@@ -39,7 +39,7 @@ from toolchain.engines._processor import processor
 from toolchain.engines._samples import encode_dev
 from toolchain.model import checkpoint
 
-VERSION = 5
+VERSION = 6
 LIBRARIES = ("onnxruntime",)
 ACCEPTS = ("standard", "qdq", "qdq-asymmetric", "ort")
 
@@ -166,7 +166,7 @@ def build(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     placement = session.placement(context.work)
     asked = config.optimization in ("all", "extended") and form is None
     fusion = counts(session.operators, source / MODEL_FILE, forms) if asked else {}
-    extra: dict[str, Any] = {"fusion": fusion} if fusion else {}
+    extra = _fusion_claim.record(fusion, source)
     extra |= {"tuning": tuning} if tuning else {}
     told: dict[str, Any] = {}
     if form is not None:

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 from toolchain.core.errors import EngineError, RecipeError
 from toolchain.core.session import Session
 from toolchain.core.stage import Context, Ge, Gt, Le, Metrics, StageConfig
+from toolchain.engines import _fusion_claim
 from toolchain.engines import _openvino_ir as ir
 from toolchain.engines._artifact import need_space, read_engine, write_engine
 from toolchain.engines._batching import BATCHING_KEY, Batching
@@ -26,7 +27,7 @@ from toolchain.engines._openvino_session import DEVICE, Plan, open_plan
 from toolchain.engines._openvino_tune import tuned
 from toolchain.engines._processor import processor
 
-VERSION = 3
+VERSION = 4
 LIBRARIES = ("openvino",)
 ACCEPTS = ("standard", "qdq", "qdq-asymmetric")
 
@@ -118,7 +119,7 @@ def build(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     session = open_plan(out, plan, context.threads)
     told = describe(session.executed(), expected, plan)
     batching = Batching(call=plan.call_tokens).record()
-    extra = {"fusion": told["fusion"], "precision": told["precision"], "tuning": tuning}
+    extra = _fusion_claim.record(told["fusion"], source) | {"precision": told["precision"], "tuning": tuning}
     write_engine(out, "openvino", files, asdict(plan), extra | {BATCHING_KEY: batching})
     return {"bytes": size_bytes, "source_bytes": found.bytes, "placement": session.placement(), **extra}
 

@@ -26,12 +26,14 @@ class Verdict:
         passed: Whether the engine came through; None where the gate was not run, or the data cannot say.
         evidence: The numbers that decided it, as a sentence.
         reason: Why it was not judged; empty where it was.
+        label: Whether a failure only labels the engine, though the gate is one of ``BINDING``.
     """
 
     gate: str
     passed: bool | None
     evidence: str
     reason: str = ""
+    label: bool = False
 
     @property
     def failed(self) -> bool:
@@ -45,8 +47,8 @@ class Verdict:
 
 
 #: The gates in the order in which they are told. An engine that fails one of those that ``BINDING`` names is never
-#: recommended; "never slower" labels, and keeps it from being recommended for speed;
-#: "isa" labels.
+#: recommended; "never slower" labels, and keeps it from being recommended for speed; "isa" labels, and so does "fusion"
+#: where complete fusion is not claimed.
 GATES = ("parity", "fusion", "placement", "invariance", "never slower", "isa")
 BINDING = ("parity", "fusion", "placement", "invariance")
 
@@ -72,6 +74,7 @@ def of_engine(
     counts: Mapping[str, Sequence[int]] | None,
     evaluation: Mapping[str, Any],
     provider: str,
+    partly: str = "",
 ) -> list[Verdict]:
     """The verdicts that need no baseline.
 
@@ -80,13 +83,14 @@ def of_engine(
         counts: Fused operators found and expected, by kind; None where its build does not say.
         evaluation: What ``evaluation.json`` holds; empty where it was not evaluated.
         provider: Where every node must run; empty when the engine has no such choice.
+        partly: Why an incomplete fusion only labels the engine; empty where it bars it.
     """
     if not evaluation:
         skipped = [_not_run(gate, NOT_EVALUATED) for gate in ("placement", "invariance", "isa")]
-        return [parity(passes, None), fusion(counts), *skipped]
+        return [parity(passes, None), fusion(counts, partly), *skipped]
     return [
         parity(passes, evaluation.get("parity")),
-        fusion(counts),
+        fusion(counts, partly),
         placement(evaluation.get("placement") or {}, provider, evaluation.get("int8_products")),
         invariance(evaluation.get("invariance")),
         isa(evaluation.get("isa")),
@@ -143,17 +147,20 @@ def compared(found: Mapping[str, Any]) -> str:
     return numbers + (f", {found['non_finite']} without numbers" if found["non_finite"] else "")
 
 
-def fusion(counts: Mapping[str, Sequence[int]] | None) -> Verdict:
+def fusion(counts: Mapping[str, Sequence[int]] | None, partly: str = "") -> Verdict:
     """Gate 2: the runtime's fused operators are as many as the architecture must have.
 
     Args:
         counts: For each kind of operator, how many were found and how many must be there; None where the engine does
             not report it.
+        partly: Why an incomplete fusion only labels the engine; empty where it bars it.
     """
     if not counts:
         return _not_run("fusion", "the engine reports no counts")
-    told = ", ".join(f"{kind} {found} of {expected}" for kind, (found, expected) in counts.items())
-    return Verdict("fusion", all(found >= expected for found, expected in counts.values()), told)
+    evidence = ", ".join(f"{kind} {found} of {expected}" for kind, (found, expected) in counts.items())
+    if all(found >= expected for found, expected in counts.values()):
+        return Verdict("fusion", True, evidence)
+    return Verdict("fusion", False, f"{evidence}; {partly}" if partly else evidence, label=bool(partly))
 
 
 def invariance(found: Mapping[str, Any] | None) -> Verdict:
@@ -238,7 +245,7 @@ def _flips(run: Mapping[str, Any]) -> str:
 
 def binding(verdicts: Iterable[Verdict]) -> list[Verdict]:
     """Those failures for which an engine must not be recommended."""
-    return [verdict for verdict in verdicts if verdict.failed and verdict.gate in BINDING]
+    return [verdict for verdict in verdicts if verdict.failed and verdict.gate in BINDING and not verdict.label]
 
 
 def never_slower(speedups: Mapping[str, Interval]) -> Verdict:

@@ -11,15 +11,23 @@ import numpy as np
 
 from toolchain.deliver.report.line import SCOPES, Line
 from toolchain.deliver.report.pooling import Pooled
-from toolchain.measure.gates import GATES
+from toolchain.measure.gates import GATES, Verdict
 from toolchain.measure.statistics import Interval, median_interval
 
 #: What a verdict says.
 STATES = {True: "passed", False: "failed", None: "not run"}
 
+#: What a failure says that bars nothing.
+LABEL = "label"
+
 #: A figure of a line; None where there is none.
 Figure = str | int | float | bool | None
 Figures = dict[str, Figure]
+
+
+def state(verdict: Verdict) -> str:
+    """Return a verdict in one or two words."""
+    return LABEL if verdict.label else STATES[verdict.passed]
 
 
 def figures(line: Line, batches: Sequence[str]) -> Figures:
@@ -75,7 +83,7 @@ def figures(line: Line, batches: Sequence[str]) -> Figures:
             name = f"speedup_{key(setting)}" if scope == "engine" else f"speedup_{scope}_{key(setting)}"
             found |= _interval(name, line.speedup_of(scope).get(setting), 1)
         found[f"energy_j_{key(setting)}"] = _joules(timing, setting)
-    verdicts = {verdict.gate: STATES[verdict.passed] for verdict in line.gates}
+    verdicts = {verdict.gate: state(verdict) for verdict in line.gates}
     found |= {f"gate_{gate.replace(' ', '_')}": verdicts.get(gate, STATES[None]) for gate in GATES}
     return {**found, "size_only": line.size_only, "marks": ", ".join(line.marks), "error": line.error}
 

@@ -26,6 +26,7 @@ MARKS = {
     "slower": "faster than its baseline elsewhere, and measurably slower at the batch size named",
     "labels lost": "parity failed: a pass or the engine changed more labels than it may: not to be shipped",
     "unfused": "the runtime has not fused all that this architecture lets it fuse: not to be shipped",
+    "partly fused": "some of attention, layer-norm or GELU runs as several small operators: right, though slower",
     "depends on batch": "more than 0.5 % of the labels depend on the batch or on the padding: not to be shipped",
     "may depend on batch": "the test split cannot say whether more than 0.5 % of the labels depend on the batch",
     "VNNI only": "on processors without VNNI its int8 products saturate, and labels change",
@@ -71,6 +72,12 @@ def footnotes(report: Report) -> list[tuple[str, str]]:
     found += [(mark, text) for mark, text in MARKS.items() if any(other.startswith(mark) for other in seen)]
     found += [("not certified", f"{line.name}: {line.row.objection}") for line in report.lines if line.row.objection]
     found += [("may not be shipped", f"{line.name}: {reason}") for line in report.lines for reason in line.barred]
+    found += [
+        ("partly fused", f"{line.name}: {verdict.evidence}")
+        for line in report.lines
+        for verdict in line.gates
+        if verdict.label
+    ]
     found += [(f"gate {gate}", told) for gate, told in _gates(report)]
     found += [("not applicable", f"{name}: {reason}") for name, reason in report.not_applicable]
     found += [("not run", f"{name}: {reason}") for name, reason in report.not_run]

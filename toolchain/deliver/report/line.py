@@ -38,6 +38,12 @@ FAILED = {
 #: Marks of gates that were run and cannot say.
 OPEN = {"invariance": "may depend on batch"}
 
+#: The mark of a failed fusion gate that does not bar the engine.
+PARTLY_FUSED = "partly fused"
+
+#: Why a baseline is not barred for its fusion.
+IS_BASELINE = "a label only: it is the baseline"
+
 #: An engine is smaller when its baseline is more than so many times as large.
 SMALLER = 1.01
 
@@ -65,6 +71,7 @@ class Row:
         provider: The provider it was asked to run on, whose placement is then judged; may be empty.
         passes: Parity of each graph pass of its variant, in order, as their manifests have it.
         fusion: Fused operators that its build found and expected, by kind; None where it does not say.
+        partly: Why an incomplete fusion only labels it; empty where it bars it.
         settings: What it is run with, tuned settings among them.
         objection: Why it is not certified; empty where it is, None where the task has no certification split.
         download_bytes: Bytes of all files that answering needs: the engine's own, engine.json, interface and tokenizer;
@@ -84,6 +91,7 @@ class Row:
     provider: str = ""
     passes: Sequence[Mapping[str, Any]] = ()
     fusion: Mapping[str, Sequence[int]] | None = None
+    partly: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     objection: str | None = None
@@ -194,7 +202,9 @@ class Line:
             found.append("size only" if (self.compression or 0) > SMALLER else "no gain")
         elif self.row.compressed:
             found += [f"slower at {setting}" for setting, ratio in self.speedup_of("engine").items() if ratio.high < 1]
-        found += [FAILED[gate] for gate in self.failures if gate in FAILED and FAILED[gate] not in found]
+        failed = [verdict for verdict in self.gates if verdict.failed and verdict.gate in FAILED]
+        labels = [PARTLY_FUSED if verdict.label else FAILED[verdict.gate] for verdict in failed]
+        found += [label for label in labels if label not in found]
         found += [OPEN[verdict.gate] for verdict in self.gates if verdict.gate in OPEN and verdict.open]
         if any(self.unstable(setting) for setting in self.settings):
             found.append("unstable")
@@ -328,7 +338,8 @@ def judged(line: Line, against_baseline: Sequence[Verdict], why_not_timed: str) 
         why_not_timed: Why there is none.
     """
     row = line.row
-    found = gates.of_engine(row.passes, row.fusion, line.evaluation, row.provider)
+    partly = row.partly or (IS_BASELINE if row.baseline else "")
+    found = gates.of_engine(row.passes, row.fusion, line.evaluation, row.provider, partly)
     return gates.complete([*against_baseline, *found], why_not_timed)
 
 

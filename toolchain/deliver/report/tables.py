@@ -15,7 +15,7 @@ from typing import Any
 from toolchain.deliver.report import front, page, text
 from toolchain.deliver.report.build import Report
 from toolchain.deliver.report.figures import (
-    STATES,
+    LABEL,
     Figures,
     figures,
     key,
@@ -24,6 +24,7 @@ from toolchain.deliver.report.figures import (
     ratio,
     share_of_weights,
     show,
+    state,
 )
 from toolchain.deliver.report.footnotes import footnotes, not_worse_head, title
 from toolchain.deliver.report.lengths import by_length, span
@@ -34,7 +35,7 @@ from toolchain.measure.gates import GATES, Verdict
 from toolchain.pipeline.settings import plain
 
 #: How a verdict stands in a table.
-STATE_CELLS = {"passed": "passed", "failed": "**failed**", "not run": "not run"}
+STATE_CELLS = {"passed": "passed", "failed": "**failed**", "not run": "not run", LABEL: LABEL}
 
 
 def to_json(report: Report) -> dict[str, Any]:
@@ -106,10 +107,11 @@ def verdict_json(verdict: Verdict) -> dict[str, Any]:
     """A verdict as plain JSON values."""
     return {
         "gate": verdict.gate,
-        "verdict": STATES[verdict.passed],
+        "verdict": state(verdict),
         "passed": verdict.passed,
         "evidence": verdict.evidence,
         "reason": verdict.reason,
+        "label": verdict.label,
     }
 
 
@@ -360,7 +362,7 @@ def _gates(rows: Sequence[Figures]) -> str:
 def _evidence(report: Report) -> str:
     """Every gate of every engine, with the numbers that decided it, or why it was not run."""
     cells = [
-        [line.name, verdict.gate, STATE_CELLS[STATES[verdict.passed]], verdict.evidence]
+        [line.name, verdict.gate, STATE_CELLS[state(verdict)], verdict.evidence]
         for line in report.lines
         for verdict in line.gates
     ]

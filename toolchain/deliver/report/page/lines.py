@@ -68,8 +68,8 @@ def sound(line: Line) -> bool:
 
 def failed(line: Line) -> list[str]:
     """The gates that it failed, of those that bar it."""
-    found = line.get("gates", ())
-    return [verdict["gate"] for verdict in found if verdict["passed"] is False and verdict["gate"] in BINDING]
+    failures = [verdict for verdict in line.get("gates", ()) if verdict["passed"] is False and not verdict.get("label")]
+    return [verdict["gate"] for verdict in failures if verdict["gate"] in BINDING]
 
 
 def barred(line: Line) -> list[str]:

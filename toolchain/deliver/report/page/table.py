@@ -12,10 +12,11 @@ from toolchain.deliver.report.page.lines import Line, failed, number, one_runtim
 
 #: How a verdict is shown: a sign, so that no colour is needed.
 SIGNS = {True: ("✓", "passed", "good"), False: ("✗", "failed", "bad"), None: ("–", "not run", "quiet")}
+LABELLED = ("△", "label", "quiet")
 
 #: What stands below each table.
 RANKED = "Ranked by WS; tinted: recommended above; italics: baselines; below a figure its 95 % interval. Headings sort."
-GATES = "✓ passed, ✗ failed, – not run. Each opens to its evidence."
+GATES = "✓ passed, ✗ failed, △ a label that bars nothing, – not run. Each opens to its evidence."
 POOLED = "Means over the seeds, with intervals for other seeds where the report has them."
 EVERY = "As report.json has them, to six digits; the whole numbers are kept in the page."
 
@@ -181,7 +182,7 @@ def compact(lines: Sequence[Line]) -> str:
 def _verdict(found: Any) -> str:
     if found is None:
         return '<td class="verdict quiet" data-value="">–</td>'
-    sign, word, colour = SIGNS[found["passed"]]
+    sign, word, colour = LABELLED if found.get("label") else SIGNS[found["passed"]]
     said, reason = found["evidence"], found.get("reason") or ""
     told = escape("; ".join(filter(None, (said, "" if reason in said else reason))) or word)
     return (
