@@ -168,6 +168,33 @@ def test_int8_graphs_fuse_completely(exported: Path, quantize: str, tmp_path: Pa
     assert difference(out / "model.onnx", tmp_path / "fused.onnx") < 0.12
 
 
+def test_a_pair_that_rounds_attention_before_it_is_transposed_is_moved_behind_it(
+    exported: Path, tmp_path: Path
+) -> None:
+    """As NNCF places it where nothing is smoothed: in ALBERT, and with ``smooth_quant_alpha: 0``."""
+    model = onnx.load(exported / "model.onnx")
+    scale, zero = numpy_helper.from_array(np.float32(0.02), "s"), numpy_helper.from_array(np.int8(0), "z")
+    model.graph.initializer.extend([scale, zero])
+    readers = {name: node for node in model.graph.node for name in node.input}
+    for softmax in [node for node in model.graph.node if node.op_type == "Softmax"]:
+        product = readers[softmax.output[0]]
+        while product.op_type != "MatMul":
+            product = readers[product.output[0]]
+        value, name = product.output[0], f"{product.output[0]}.exact"
+        product.output[0] = name
+        at = list(model.graph.node).index(product) + 1
+        model.graph.node.insert(at, onnx.helper.make_node("QuantizeLinear", [name, "s", "z"], [f"{name}.q"]))
+        model.graph.node.insert(at + 1, onnx.helper.make_node("DequantizeLinear", [f"{name}.q", "s", "z"], [value]))
+    onnx.save(model, tmp_path / "pairs.onnx")
+    expected, found = fused(tmp_path / "pairs.onnx", tmp_path / "fused.onnx")
+    assert expected["attention"] == found["attention"] == 2
+    nodes = onnx.load(tmp_path / "fused.onnx").graph.node
+    made = {node.output[0] for node in nodes if node.op_type == "MultiHeadAttention"}
+    assert {node.input[0] for node in nodes if node.op_type == "QuantizeLinear"} == made
+    assert difference(exported / "model.onnx", tmp_path / "fused.onnx") > 0
+    assert difference(tmp_path / "pairs.onnx", tmp_path / "fused.onnx") < 0.02  # a number may round the other way
+
+
 def test_symmetric_products_become_integer_products(exported: Path, tmp_path: Path) -> None:
     static_int8.apply(exported, tmp_path, static_int8.Config(calibration="min_max"), context(tmp_path, sentences()))
     model = ir.load(tmp_path / "model.onnx")

@@ -4,7 +4,8 @@ ONNX Runtime's own optimizer matches the graphs of one old exporter; these rules
 whatever computes the projections (float, int8, low-rank factors), layer by layer, with any number of heads.
 
 1. ``softmax(scale·QKᵀ + mask)·V``, with the transposes around it, becomes ``MultiHeadAttention`` (Vaswani et al.,
-   arXiv 1706.03762). Q/DQ pairs inside are dropped: the products of two activations stay in floating point. The guard
+   arXiv 1706.03762). Q/DQ pairs inside are dropped: the products of two activations stay in floating point; one that
+   rounds the result before it is transposed rounds it behind the operator. The guard
    that PyTorch's exporter adds, ``Where(IsNaN(p), 0, p)``, is for rows that attend to nothing; no sentence has one.
    Casts around the softmax of a half-precision graph go too: the kernel sums in single precision by itself.
 2. A mask that is found to be the attention mask, by running it (``_fusion_mask``), is read as it came in, ``[batch,
@@ -41,8 +42,10 @@ from toolchain.engines._nodes import (
     initializer,
     is_float,
     made_by,
+    move_pair,
     new_node,
     only_user,
+    pair_behind,
     permutation,
     replace,
     shaped_constant,
@@ -85,7 +88,8 @@ def _attention(model: Any, softmax: Any, masks: dict[Any, Any], lengths: bool) -
     product = only_user(_unguarded(softmax.outputs[0]), "MatMul")
     if product is None or softmax.attributes.get_int("axis", -1) not in (-1, 3):
         return False
-    back = only_user(product.outputs[0], "Transpose")
+    pair = pair_behind(product.outputs[0])
+    back = only_user(pair[1].outputs[0] if pair else product.outputs[0], "Transpose")
     merge = only_user(back.outputs[0], "Reshape") if back is not None and permutation(back) == [0, 2, 1, 3] else None
     heads_of_value = _split_heads(_dequantized(product.inputs[1]))
     scores, mask = _scores_and_mask(_dequantized(softmax.inputs[0]))
@@ -116,6 +120,8 @@ def _attention(model: Any, softmax: Any, masks: dict[Any, Any], lengths: bool) -
         num_heads=heads, scale=float(scale * query_scale * key_scale),
     )  # fmt: skip
     replace(graph, merge, made)
+    if pair:
+        move_pair(pair, made)
     return True
 
 

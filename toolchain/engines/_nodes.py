@@ -76,3 +76,30 @@ def replace(graph: Any, old: Any, new: Any) -> None:
     ir.convenience.replace_all_uses_with(given, taken, replace_graph_outputs=True)
     graph.remove(old, safe=True)
     taken.name = name
+
+
+def pair_behind(value: Any) -> tuple[Any, Any] | None:
+    """Return the Q/DQ pair that alone reads a value, with one scale for all of it, or None."""
+    before = only_user(value, "QuantizeLinear")
+    after = only_user(before.outputs[0], "DequantizeLinear") if before is not None else None
+    if after is None:
+        return None
+    scale = constant_array(after.inputs[1])
+    return (before, after) if scale is not None and scale.size == 1 else None
+
+
+def move_pair(pair: tuple[Any, Any], made: Any) -> None:
+    """Put a copy of a Q/DQ pair of one scale, which rounds number by number, behind the operator that absorbed it."""
+    ir = require("onnx_ir", "torch")
+    readers = [(use.node, use.idx) for use in made.outputs[0].uses()]
+    value, place = made.outputs[0], made
+    for old in pair:
+        node = ir.Node(
+            "", old.op_type, [value, *old.inputs[1:]], list(old.attributes.values()), name=f"{old.name}.moved"
+        )
+        node.outputs[0].type = old.outputs[0].type
+        made.graph.insert_after(place, node)
+        value, place = node.outputs[0], node
+    value.shape = made.outputs[0].shape
+    for node, index in readers:
+        node.replace_input_with(index, value)
