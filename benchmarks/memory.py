@@ -1,8 +1,10 @@
-"""Peak memory of export and quantization of a BERT-base-shaped model, each in a process of its own.
+"""Peak memory of export and quantization of a BERT-base-shaped model, each in a process of its own; and of an engine.
 
     python benchmarks/memory.py --json memory.json
+    python benchmarks/memory.py --mixed ENGINE [--batches 3000]
 
-The weights are random: they serve for memory and time alone. The bound is 1 GB + 4 × the checkpoint.
+The weights are random: they serve for memory and time alone. The bound is 1 GB + 4 × the checkpoint. With ``--mixed``,
+an engine folder computes batches of 1 to 32 rows of 3 to 128 tokens, drawn at random: what a server sees.
 """
 
 from __future__ import annotations
@@ -62,6 +64,30 @@ def step(name: str, folder: Path) -> None:
     print(peak_bytes())
 
 
+def mixed(folder: Path, batches: int) -> None:
+    """Computes batches of mixed shapes and prints the memory that this process holds on the way."""
+    import numpy as np
+
+    from toolchain.runtime.predictor import open_engine
+
+    session = open_engine(folder, 1)
+    generator = np.random.default_rng(0)
+    print(f"opened {resident_bytes() / 1e6:,.0f} MB")
+    for count in range(1, batches + 1):
+        shape = int(generator.integers(1, 33)), int(generator.integers(3, 129))
+        ids = generator.integers(4, 60, shape)
+        batch = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+        session.run({name: batch[name] for name in session.inputs})
+        if count % max(1, batches // 6) == 0:
+            print(f"{count:5d} batches {resident_bytes() / 1e6:,.0f} MB", flush=True)
+
+
+def resident_bytes() -> int:
+    """Memory that this process holds now."""
+    status = Path("/proc/self/status").read_text("ascii")
+    return 1024 * int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1])
+
+
 def peak_bytes() -> int:
     """Peak resident memory of this process."""
     status = Path("/proc/self/status").read_text("ascii")
@@ -73,7 +99,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--step", nargs=2, metavar=("NAME", "FOLDER"), help=argparse.SUPPRESS)
+    parser.add_argument("--mixed", type=Path, metavar="ENGINE", help="measure an engine folder on mixed shapes")
+    parser.add_argument("--batches", type=int, default=3000, help="batches of --mixed")
     arguments = parser.parse_args()
+    if arguments.mixed:
+        mixed(arguments.mixed, arguments.batches)
+        return 0
     if arguments.step:
         step(arguments.step[0], Path(arguments.step[1]))
         return 0

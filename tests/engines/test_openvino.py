@@ -26,6 +26,7 @@ from toolchain.runtime.predictor import Predictor
 pytest.importorskip("openvino")
 
 from toolchain.engines import _openvino_session as sessions
+from toolchain.engines import _openvino_shapes
 from toolchain.engines import openvino as engine
 
 TEXTS = [" ".join(given) for given in sentences(copies=1).train.texts]
@@ -247,6 +248,35 @@ def test_threads_share_a_session(folders: Any) -> None:
     for number in range(4):
         for answer in found[number]:
             assert np.abs(answer - expected[number:]).max() < 1e-4
+
+
+def test_batches_that_are_padded_to_a_known_shape_answer_alike(folders: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, _ = folders("bert", "float")
+    ids = np.random.default_rng(0).integers(4, 40, (7, 21))
+    whole = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+    cuts = [(7, 21), (6, 21), (5, 21), (7, 9), (7, 21)]
+    batches = [{name: values[:rows, :tokens] for name, values in whole.items()} for rows, tokens in cuts]
+    expected = [engine.open_session(out, 1).run(batch) for batch in batches]
+    monkeypatch.setattr(_openvino_shapes, "EXACT_SHAPES", 2)
+    session = engine.open_session(out, 1)
+    target, shapes = session._shapes.target, []
+    monkeypatch.setattr(session._shapes, "target", lambda *shape: shapes.append(target(*shape)) or shapes[-1])
+    for batch, logits in zip(batches, expected, strict=True):
+        answer = session.run(batch)
+        assert answer.shape == logits.shape
+        assert np.abs(answer - logits).max() < 1e-5
+    assert shapes == [(7, 21), (6, 21), (6, 21), (8, 16), (7, 21)]
+
+
+def test_the_number_of_shapes_is_bounded() -> None:
+    shapes = _openvino_shapes.Shapes(masked=True)
+    drawn = {shapes.target(rows, tokens) for rows in range(1, 33) for tokens in range(1, 129)}
+    most = _openvino_shapes.EXACT_SHAPES + len(_openvino_shapes.ROWS) * (len(_openvino_shapes.TOKENS) + 1)
+    assert len(drawn) <= most
+    assert shapes.target(33, 9) == (64, 16)
+    assert shapes.target(32, 127) == (32, 128)
+    short = _openvino_shapes.Shapes(masked=True)
+    assert {short.target(rows, 50) for rows in range(1, 2000)} >= {(1, 50), (2016, 50)}  # no text is longer than 50
 
 
 def test_inner_padding_counts_and_trailing_padding_does_not() -> None:

@@ -15,6 +15,7 @@ from toolchain.core.session import INPUTS
 from toolchain.engines import _openvino_ir as ir
 from toolchain.engines._batching import Batching, plan_batches
 from toolchain.engines._openvino_graph import Executed, count_int8, executed
+from toolchain.engines._openvino_shapes import Shapes, padded
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -113,6 +114,7 @@ class OpenvinoSession:
         self.concurrency = self._streams if plan.split else 1
         self._batching = Batching(call=plan.call_tokens, token_budget=NEVER_FULL)
         self._threads = threads
+        self._shapes = Shapes(masked="attention_mask" in self.inputs)
         self._compiled, self._queue = self._batches(core, model)
         # Without a mask, what fills a row up to a fixed length would be read as text.
         padded = "attention_mask" in self.inputs and plan.performance != "throughput"
@@ -179,11 +181,13 @@ class OpenvinoSession:
             for rows in parts if len(parts) > 1 else [list(range(len(lengths)))]:
                 longest = int(lengths[rows].max(initial=1))
                 whole = len(rows) == len(lengths)  # and in the order in which it came
-                feed = {
-                    name: np.ascontiguousarray((batch[name] if whole else batch[name][rows])[:, :longest])
-                    for name in self.inputs
-                }
-                jobs.append((index, rows, {name: feed[name].astype(self._types[name], copy=False) for name in feed}))
+                shape = self._shapes.target(len(rows), longest)
+                feed = {}
+                for name in self.inputs:
+                    values = np.ascontiguousarray((batch[name] if whole else batch[name][rows])[:, :longest])
+                    values = padded(values, shape, self._plan.pad_id if name == "input_ids" else 0)
+                    feed[name] = values.astype(self._types[name], copy=False)
+                jobs.append((index, rows, feed))
         results: list[Any] = [None] * len(jobs)
         # Start the largest first: what is left at the end is small, so that the streams end together.
         order = sorted(range(len(jobs)), key=lambda job: -jobs[job][2]["input_ids"].size)
@@ -195,7 +199,7 @@ class OpenvinoSession:
         for (index, rows, _), result in zip(jobs, results, strict=True):
             if answers[index] is None:
                 answers[index] = np.empty((len(batches[index]["input_ids"]), result.shape[1]), dtype=np.float32)
-            answers[index][rows] = result
+            answers[index][rows] = result[: len(rows)]
         return answers
 
     def _run_fixed(self, fixed: int, batch: Batch, length: int) -> NDArray[np.float32]:
