@@ -12,7 +12,7 @@ from toolchain.core.errors import require
 from toolchain.model import onnx_file
 
 #: A model of more bytes keeps its weights in a file of their own: protobuf holds at most 2 GiB in one.
-MAX_BYTES = 2**31 - 2**20
+MAX_BYTES = 1_900_000_000
 
 
 def load(path: Path, *, weights: bool = True) -> Any:
@@ -86,6 +86,12 @@ def _any_nonzero(tensor: Any) -> bool:
     return bool(onnx.numpy_helper.to_array(tensor).any())
 
 
+def narrowed(model: Any) -> str:
+    """Return ``fp16`` or ``bf16`` where the graph has weights of that type, else ""."""
+    kinds = {tensor.data_type for tensor in initializers(model) if tensor.dims}
+    return "fp16" if 10 in kinds else "bf16" if 16 in kinds else ""  # TensorProto.FLOAT16, BFLOAT16
+
+
 def parameters(model: Any) -> int:
     """Numbers that the model learned: the elements of its weights, whatever their type, shared ones once.
 
@@ -119,8 +125,14 @@ def _packed(node: Any) -> Iterator[tuple[str, int]]:
         yield node.input[0], 0
 
 
+def size_bytes(model: Any) -> int:
+    """Return about how many bytes a model has; protobuf itself cannot count a model of more than 2 GiB."""
+    weights = sum(len(tensor.raw_data) or tensor.ByteSize() for tensor in initializers(model))
+    return weights + sum(node.ByteSize() for node in model.graph.node)
+
+
 def save(model: Any, path: Path) -> None:
-    """Writes an ONNX file; weights lie beside it when they are too many for one file."""
+    """Write an ONNX file; too many weights for one file are moved from the model into a file beside it."""
     onnx = require("onnx", "torch")
-    large = model.ByteSize() > MAX_BYTES
+    large = size_bytes(model) > MAX_BYTES
     onnx.save(model, str(path), save_as_external_data=large, location=f"{path.name}.data" if large else None)

@@ -13,6 +13,9 @@ from toolchain.measure import divergence, engine_parity, gates, outside, parity
 from toolchain.model import adopt
 from toolchain.pipeline.plan import Step
 
+#: What ONNX Runtime says of an operator that it has no kernel for; another engine may have one.
+NO_KERNEL = "NOT_IMPLEMENTED"
+
 #: Sentences among which the one is sought whose values are looked into.
 SOUGHT = 32
 
@@ -96,7 +99,10 @@ def check_pass(step: Step, parent: Artifact, out: Path, context: Context, store:
         return against | _check_exact(name, origin.path, out, texts, context)
     try:
         found = parity.compare(origin.path, out, floor, texts, context.threads)
-    except (EngineError, MissingPackageError) as error:
+    except MissingPackageError as error:
+        return {**against, "passed": None, "reason": error.message}
+    except EngineError as error:
+        _check_valid(name, parent.path, error, texts, context)
         return {**against, "passed": None, "reason": error.message}
     if not found["passed"]:
         # A pass behind the one that failed fails with it; the node to look for is the former's.
@@ -108,6 +114,19 @@ def check_pass(step: Step, parent: Artifact, out: Path, context: Context, store:
         )
         found |= {"first": first, "introduced_by": name if blamed else before.get("introduced_by")}
     return against | found
+
+
+def _check_valid(name: str, before: Path, error: EngineError, texts: parity.Texts, context: Context) -> None:
+    """Refuse a graph that ONNX Runtime cannot run for another reason than a kernel that it lacks.
+
+    Raises:
+        GateError: The pass was given a graph that runs, and wrote one that does not.
+    """
+    if NO_KERNEL not in error.message and _runs(before, texts, context):
+        raise GateError(
+            f"{name} wrote a graph that cannot be loaded, and nothing was published: {error.message}",
+            "this pass does not fit this model: take it out of the variant",
+        ) from error
 
 
 def _check_exact(name: str, before: Path, out: Path, texts: parity.Texts, context: Context) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from toolchain.core.stage import Context, Teaching
 from toolchain.core.store import Artifact, key_of
 from toolchain.engines._batching import BATCHING_KEY, Batching
 from toolchain.measure import chance
+from toolchain.model import graph
 from toolchain.model import source as model_source
 from toolchain.model.checkpoint import copy_tokenizer, read_json, refuse_quantized, write_json
 from toolchain.model.labels import own_order
@@ -98,6 +99,7 @@ def perform(step: Step, inputs: list[Artifact], out: Path, context: Context, pla
                 f"already: it is of dialect {dialect}",
                 "quantize the graph that export gives, once, in training or after it",
             )
+        _check_precision(step, parent.path)
     metrics = module.apply(parent.path, out, config, context)
     if step.stage == "optimize":
         copy_tokenizer(parent.path, out)
@@ -111,6 +113,21 @@ def perform(step: Step, inputs: list[Artifact], out: Path, context: Context, pla
     fresh = _augmented(artifact for artifact in more if artifact.key not in known)
     _write_history(out, [*read_history(parent.path), *fresh, _entry(step)], read_origin(parent.path))
     return metrics
+
+
+def _check_precision(step: Step, folder: Path) -> None:
+    """Refuse a pass that needs single precision, where the graph's own weights are in half precision.
+
+    Raises:
+        ModelError: The pass does not take the graph.
+    """
+    narrow = graph.narrowed(graph.load(folder / "model.onnx", weights=False))
+    requires = getattr(step.technique.module, "requires", None)
+    if narrow and requires and requires([narrow]):
+        raise ModelError(
+            f"{step.technique.name} takes a graph in fp32, and this one has weights in {narrow}",
+            "start from the graph in fp32",
+        )
 
 
 def _teachings(inputs: Sequence[Artifact]) -> tuple[Teaching, ...]:
