@@ -75,6 +75,19 @@ def test_weights_are_constants_that_products_read() -> None:
     assert len(products) == 2 * 6  # query, key, value, output and two of the FFN, in two layers
 
 
+def test_other_tools_can_quantize_the_graph(tmp_path: Path) -> None:
+    quantization = pytest.importorskip("onnxruntime.quantization")
+    path = shared()[0] / "model.onnx"
+    model = onnx.load(path)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    assert not weights & {value.name for value in model.graph.value_info}  # stale once a tool transposes a weight
+    quantization.quantize_dynamic(path, tmp_path / "int8.onnx")
+    quantization.shape_inference.quant_pre_process(path, tmp_path / "prepared.onnx", auto_merge=True)
+    quantization.quantize_dynamic(tmp_path / "prepared.onnx", tmp_path / "prepared-int8.onnx")
+    for name in ("int8.onnx", "prepared-int8.onnx"):
+        assert graph.dialect(graph.load(tmp_path / name)) == "ort"
+
+
 def test_two_exports_are_equal_bytes(tmp_path: Path) -> None:
     first, _ = shared()
     (tmp_path / "again").mkdir()

@@ -112,7 +112,7 @@ def embedding_tables(value: Any) -> tuple[Any, Any, Any] | None:
             rest = [item for item in lookups if item is not word]
             if word is None or any(item.inputs[1].name == "input_ids" for item in rest):
                 return None
-            rest.sort(key=lambda item: item.inputs[0].shape[0])  # there are more positions than types of tokens
+            rest.sort(key=lambda item: item.inputs[0].const_value.shape[0])  # more positions than types of tokens
             return word, rest[0], rest[1]
     return None
 

@@ -25,11 +25,8 @@ from toolchain.core.garbage import uncollected
 from toolchain.core.stage import Context, Ge, Gt, Le, Metrics, StageConfig
 from toolchain.model import checkpoint, graph, optimum, tokens, vocabulary
 
-VERSION = 1
+VERSION = 2
 LIBRARIES = ("torch", "transformers", "onnx", "onnxscript")
-
-#: Protobuf cannot hold more in one file; above it the weights lie beside the graph.
-ONE_FILE_BYTES = 1_900_000_000
 
 #: Longest input, in tokens, that the graph is compared at: attention written out takes memory by its square.
 COMPARED_TOKENS = 512
@@ -105,7 +102,7 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
         from toolchain.model import integer
 
         opset = max(opset, integer.least_opset(model))
-    external = checkpoint.count_parameters(model) * 4 > ONE_FILE_BYTES
+    external = checkpoint.count_parameters(model) * 4 > graph.MAX_BYTES
 
     def exported() -> Any:
         traced = wrapper
@@ -352,8 +349,7 @@ def _store_transposed(model: Any) -> None:
     1. ``Transpose(weight)`` becomes the transposed weight: quantizers look for a constant there.
     2. Initializers of equal bytes become one: folding has made a copy for every layer that shares the weight.
     """
-    passes = require("onnx_ir.passes.common", "torch")
-    ir = require("onnx_ir", "torch")
+    passes, ir = require("onnx_ir.passes.common", "torch"), require("onnx_ir", "torch")
     for node in list(model.graph):
         source = node.inputs[0] if node.op_type == "Transpose" else None
         if source is None or source.const_value is None or len(source.const_value.shape) != 2:
@@ -375,7 +371,13 @@ def _store_transposed(model: Any) -> None:
 
 
 def _strip(model: Any) -> None:
-    """Drops notes that hold paths of the machine that exported, and would make equal models unequal files."""
+    """Drop notes that hold paths of the machine that exported, and shapes of weights, which the weights hold too.
+
+    Tools that change a weight leave the note as it is: ONNX Runtime's quantizer transposes the weight of a Gemm.
+    """
+    for weight in model.graph.initializers.values():
+        weight.type = weight.shape = None
+        weight.metadata_props.clear()
     for node in model.graph:
         for name in list(node.metadata_props):
             if name not in _KEPT_METADATA:
