@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -9,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.builders import engine_folder
+from tests.builders import SENTENCES, engine_folder
 from toolchain.core.errors import EngineError
+from toolchain.measure import worker as worker_module
 from toolchain.measure.process import WorkerProcess
 
 #: The longest that a process may take to be gone.
@@ -44,6 +46,22 @@ def test_what_a_library_prints_does_not_disturb_the_answers(tmp_path: Path, monk
         assert worker.call("open", folder=str(folder), threads=1)["load_s"] > 0
         assert worker.call("memory")["peak_memory_bytes"] > 10_000_000
         assert "loud" in worker._tail()
+
+
+def test_memory_is_measured_on_batches_of_mixed_shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker, texts = worker_module.Worker(lambda _: None), tmp_path / "texts.json"
+    texts.write_text(json.dumps([[text] for text in SENTENCES]), "utf-8")
+    worker.open(str(engine_folder(tmp_path / "engine")), 1)
+    worker.sample(str(texts))
+    session, shapes = worker._predictor.session, []
+    run = session.run
+    monkeypatch.setattr(session, "run", lambda batch: shapes.append(batch["input_ids"].shape) or run(batch))
+    assert worker.memory()["peak_memory_bytes"] > 10_000_000
+    assert shapes == []
+    monkeypatch.setattr(worker_module, "MIXED_SECONDS", 0.2)
+    worker.memory(rows=4)
+    assert {rows for rows, _ in shapes} == {1, 2, 3, 4}
+    assert len({tokens for _, tokens in shapes}) > 2
 
 
 def test_a_worker_that_is_killed_is_reported_with_its_signal(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ from toolchain.measure.machine import machine
 from toolchain.measure.process import WorkerProcess, texts_file, write_texts
 from toolchain.measure.rounds import Order, Setting, by_length, joules, result, round_values, settled
 
-VERSION = 4
+VERSION = 5
 LIBRARIES = ("tokenizers", "numpy")
 
 TIMING_FILE = "timing.json"
@@ -158,9 +158,10 @@ def time_engines(engines: Mapping[str, Path], out: Path, config: Config, context
                         spent[setting] += (time.monotonic() - before) / len(visit)
                     bar.advance(len(visit), engine.label)
             left = _unfinished(left, running, len(order), spent, config)
+        most = max(config.batch_sizes)
         for engine in (e for e in running if not e.error):
             with _failing_alone(engine):
-                engine.peak_memory_bytes = engine.process.call("memory")["peak_memory_bytes"]
+                engine.peak_memory_bytes = engine.process.call("memory", rows=most)["peak_memory_bytes"]
     others_cpus = others()  # the workers have ended: their time is known as ours
     failed = [engine for engine in running if engine.error]
     if failed and len(failed) == len(running):

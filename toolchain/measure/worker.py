@@ -15,7 +15,7 @@ parent does, however that ends.
 ``sample``     loads the texts that are timed; gives their tokens
 ``probe``      runs a few batches; gives seconds per example
 ``measure``    runs one slice of a round; gives times, and energy where the machine counts it
-``memory``     peak memory of this process, in bytes
+``memory``     peak memory of this process, in bytes, with batches of mixed shapes
 =============  ==========================================================================================
 """
 
@@ -27,6 +27,7 @@ import gc
 import importlib
 import json
 import os
+import random
 import resource
 import signal
 import statistics
@@ -42,6 +43,9 @@ from toolchain.core.errors import EngineError, MissingPackageError, ToolchainErr
 from toolchain.core.garbage import uncollected
 from toolchain.core.session import TEXT_INPUT
 from toolchain.measure.energy import EnergyMeter
+
+#: How long batches of mixed shapes are run before memory is read.
+MIXED_SECONDS = 1.0
 
 #: Examples that ``predict`` tokenizes at a time: enough to sort by length, few enough for any memory.
 CHUNK_BATCHES = 32
@@ -262,8 +266,17 @@ class Worker:
             "joules": self._meter.between(start, end),
         }
 
-    def memory(self) -> Reply:
-        """Peak memory since this process began."""
+    def memory(self, rows: int = 0) -> Reply:
+        """Return the peak memory since this process began.
+
+        Args:
+            rows: First run batches of mixed shapes, of up to so many examples each, as a server does: what is timed has
+                few shapes, and some runtimes keep memory for each. None are run where it is 0.
+        """
+        generator, until = random.Random(0), time.monotonic() + MIXED_SECONDS
+        while rows and self._encoded and time.monotonic() < until:
+            chosen = generator.choices(self._encoded, k=generator.randint(1, rows))
+            self._predictor.session.run(self._predictor.collate(chosen))
         return {"peak_memory_bytes": peak_memory_bytes()}
 
     def _engine_only(self, batch_size: int, order: str, count: int) -> Callable[[list[int] | None], int]:
