@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
+from onnx import numpy_helper
 
 from tests.builders import LABELS, MAX_LENGTH, context, sentences
 from tests.optimize.variants import FAMILIES, difference, exported, made, sentence_logits
@@ -42,6 +44,37 @@ def test_the_mixed_preset_gives_zero_points(tmp_path: Path) -> None:
     out, _ = made(nncf_static, exported("bert"), tmp_path / "out", preset="mixed", calibration_samples=8)
     config = nncf_static.Config(preset="mixed")
     assert graph.dialect(graph.load(out / "model.onnx")) == "qdq-asymmetric" == nncf_static.gives(config, "standard")
+
+
+def test_what_is_never_negative_is_signed_too(tmp_path: Path) -> None:
+    """DistilBERT has a ReLU before its classifier, and NNCF rounds what comes out of that to unsigned integers."""
+    model = graph.load(exported("bert") / "model.onnx")
+    for node in model.graph.node:
+        if node.op_type == "Tanh":
+            node.op_type = "Relu"
+    source = tmp_path / "relu"
+    source.mkdir()
+    for name in ("tokenizer.json", "interface.json"):
+        (source / name).write_bytes((exported("bert") / name).read_bytes())
+    graph.save(model, source / "model.onnx")
+    out, _ = made(nncf_static, source, tmp_path / "out", calibration_samples=8)
+    assert graph.dialect(graph.load(out / "model.onnx")) == "qdq"
+
+
+def test_unsigned_integers_become_signed_ones_of_the_same_range() -> None:
+    make, values = onnx.helper.make_node, np.linspace(0, 2.55, 300, dtype=np.float32)
+    nodes = [make("QuantizeLinear", ["x", "s", "z"], ["q"]), make("DequantizeLinear", ["q", "s", "z"], ["y"])]
+    constants = [numpy_helper.from_array(np.float32(0.01), "s"), numpy_helper.from_array(np.uint8(0), "z")]
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [300]) for name in ("x", "y")]
+    imports = [onnx.helper.make_opsetid("", 20)]
+    body = onnx.helper.make_graph(nodes, "pair", ends[:1], ends[1:], constants)
+    model = onnx.helper.make_model(body, opset_imports=imports, ir_version=10)
+    assert graph.dialect(model) == "qdq-asymmetric"
+    nncf_static._sign(model)
+    assert graph.dialect(model) == "qdq"
+    assert sorted(tensor.name for tensor in model.graph.initializer) == ["s.signed", "z.signed"]
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    assert np.abs(session.run(None, {"x": values})[0] - values).max() <= 0.01 * 255 / 127 / 2 + 1e-6
 
 
 def test_two_runs_give_the_same_graph(tmp_path: Path) -> None:

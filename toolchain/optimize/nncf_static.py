@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
+
 from toolchain.core.errors import ModelError, first_line, require
 from toolchain.core.log import logger, progress
 from toolchain.core.stage import Context, Ge, Le, Metrics, StageConfig
@@ -89,6 +91,11 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     """
     path = source / "model.onnx"
     model = _int8.load_float(path)
+    if config.accuracy_control and graph.size_bytes(model) > graph.MAX_BYTES:
+        raise ModelError(
+            f"{path} has {graph.size_bytes(model)} bytes; accuracy_control takes at most {graph.MAX_BYTES}",
+            "leave accuracy_control out",
+        )
     excluded = _int8.excluded_nodes(model, config.exclude, embeddings=config.embeddings, attention=config.attention)
     samples = calibration_batches(source, config.calibration_samples, context)
     judged = dev_batches(source, context) if config.accuracy_control else []
@@ -126,6 +133,8 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
             config.max_drop, measured["float_dev_accuracy"],
             "the best graph that it tried is taken" if measured["target_reached"] else "left in float",
         )  # fmt: skip
+    if config.preset == "performance":
+        _sign(made)
     dialect = graph.dialect(made)
     if dialect not in (gives(config, "standard"), "qdq", "standard"):
         raise ModelError(
@@ -135,6 +144,35 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     graph.save(made, out / "model.onnx")
     counted = sum(int(batch["input_ids"].shape[0]) for batch in samples)
     return {**_int8.report(made), "calibration_samples": counted, **measured}
+
+
+def _sign(model: Any) -> None:
+    """Make signed integers of unsigned ones whose zero point is 0, in place: TensorRT takes no others.
+
+    NNCF takes unsigned ones for what is never negative, such as what comes out of a ReLU. The scale grows by 255/127.
+    """
+    onnx = require("onnx", "torch")
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    unsigned = {name for name, t in tensors.items() if t.data_type == 2 and not onnx.numpy_helper.to_array(t).any()}
+    rounded = [node for node in model.graph.node if node.op_type == "QuantizeLinear" and unsigned & {*node.input[2:]}]
+    results = {node.output[0] for node in rounded}
+    read = [node for node in model.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in results]
+    replaced = {name for node in rounded for name in node.input[1:]}
+    made: dict[str, Any] = {}
+    for node in (*rounded, *read):
+        scale, zero = (onnx.numpy_helper.to_array(tensors[name]) for name in node.input[1:3])
+        values = (scale * np.float32(255 / 127), zero.astype(np.int8))
+        for place, value in enumerate(values, 1):
+            name = f"{node.input[place]}.signed"
+            made[name] = onnx.numpy_helper.from_array(value, name)
+            node.input[place] = name
+    used = {name for node in model.graph.node for name in node.input}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in used or tensor.name not in replaced]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend([*kept, *made.values()])
+    noted = [value for value in model.graph.value_info if value.name not in results]
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(noted)
 
 
 def _controlled(
