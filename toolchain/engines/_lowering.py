@@ -9,9 +9,7 @@ from typing import Any
 
 from toolchain.core.errors import ModelError, first_line, require
 from toolchain.engines import _fusion, _fusion_count, _fusion_half, _integer
-
-#: Protobuf cannot hold more in one file; above it, weights lie beside the graph.
-ONE_FILE_BYTES = 1_900_000_000
+from toolchain.model import graph
 
 #: ONNX Runtime's own rules that would undo ``residuals: plain``.
 RESIDUAL_RULES = ("SkipLayerNormFusion", "BiasGeluFusion")
@@ -67,7 +65,7 @@ def rewrite(path: Path, folder: Path, forms: Forms) -> Path:
     if not count:
         return path
     tensors = [value.const_value for value in model.graph.initializers.values()]
-    apart = sum(tensor.nbytes for tensor in tensors) > ONE_FILE_BYTES
+    apart = sum(tensor.nbytes for tensor in tensors) > graph.MAX_BYTES
     apart |= any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors)
     target = folder / path.name
     ir.save(model, target, external_data=f"{path.name}.data" if apart else None)

@@ -127,12 +127,15 @@ def _packed(node: Any) -> Iterator[tuple[str, int]]:
 
 def size_bytes(model: Any) -> int:
     """Return about how many bytes a model has; protobuf itself cannot count a model of more than 2 GiB."""
-    weights = sum(len(tensor.raw_data) or tensor.ByteSize() for tensor in initializers(model))
-    return weights + sum(node.ByteSize() for node in model.graph.node)
+    weights: int = sum(len(tensor.raw_data) or tensor.ByteSize() for tensor in initializers(model))
+    nodes: int = sum(node.ByteSize() for node in model.graph.node)
+    return weights + nodes
 
 
 def save(model: Any, path: Path) -> None:
-    """Write an ONNX file; too many weights for one file are moved from the model into a file beside it."""
+    """Write an ONNX file; weights lie beside it when they are too many for one file."""
     onnx = require("onnx", "torch")
     large = size_bytes(model) > MAX_BYTES
     onnx.save(model, str(path), save_as_external_data=large, location=f"{path.name}.data" if large else None)
+    if large:  # what is written beside is gone from the model, which callers go on with
+        onnx.load_external_data_for_model(model, str(path.parent))

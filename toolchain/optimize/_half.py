@@ -104,14 +104,15 @@ def convert(
         work.store()
     made = ir.to_proto(model)
     del made.graph.value_info[:]  # their types are those of before
+    full = graph.size_bytes(made) <= graph.MAX_BYTES  # types are inferred within one file alone
+    graph.save(made, out / "model.onnx")
     try:
-        onnx.checker.check_model(made, full_check=made.ByteSize() < graph.MAX_BYTES)
+        onnx.checker.check_model(str(out / "model.onnx"), full_check=full)
     except Exception as error:  # its classes share no public base
         raise ModelError(
             f"{path}: an operator of this graph does not take {kind.type.lower()}: {first_line(error)}",
             f"{kind.name}: {{exclude: [NODE]}} keeps the node in single precision",
         ) from error
-    graph.save(made, out / "model.onnx")
     kinds = [t.data_type for t in made.graph.initializer if len(t.dims) > 1 and math.prod(t.dims) >= _LEAST]
     return {
         "half_weights": sum(kind in (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16) for kind in kinds),

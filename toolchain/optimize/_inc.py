@@ -128,9 +128,10 @@ def weights(per_channel: bool, algorithm: str = "") -> dict[str, Any]:
 def load(source: Path) -> Any:
     """Opens the float graph as the package wants it: no Gemm, no notes of shapes, equal weights once."""
     model = _int8.replace_gemm(_int8.load_float(source / "model.onnx"))
-    if model.ByteSize() > graph.MAX_BYTES:
+    size_bytes = graph.size_bytes(model)
+    if size_bytes > graph.MAX_BYTES:
         raise ModelError(
-            f"{source / 'model.onnx'} has {model.ByteSize()} bytes; Intel Neural Compressor is given at most "
+            f"{source / 'model.onnx'} has {size_bytes} bytes; Intel Neural Compressor is given at most "
             f"{graph.MAX_BYTES}",
             "use static_int8 or dynamic_int8, which keep weights as external data",
         )

@@ -83,6 +83,6 @@ def quantize(model: Any, target: Path, config: Config, excluded: Sequence[str]) 
         reduce_range=config.reduce_range,
         weight_type=quantization.QuantType.QInt8,
         nodes_to_exclude=list(excluded),
-        use_external_data_format=model.ByteSize() > graph.MAX_BYTES,
+        use_external_data_format=graph.size_bytes(model) > graph.MAX_BYTES,
         extra_options={"MatMulConstBOnly": True, "DefaultTensorType": onnx.TensorProto.FLOAT},
     )
