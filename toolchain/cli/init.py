@@ -142,11 +142,11 @@ def _summary(recipe: Starter, model: Model, data: Data | None, task: str | None,
         f"  variants  {', '.join(recipe.variants)}",
         f"  engines   {', '.join(recipe.engines)}",
         *(f"  check     {note}" for note in recipe.notes),
-        "next:",
+        "next (with your own limits):",
         *(f"  {command}" for command in _next(output)),
     ]
 
 
 def _next(output: Path) -> list[str]:
     name = shlex.quote(str(output))
-    return [f"toolchain run {name}", f"toolchain report {name}"]
+    return [f"toolchain run {name}", f"toolchain choose {name} --size-mb 50 --latency-ms 20 --drop 1"]

@@ -74,6 +74,8 @@ def compose(model: Model, data: Data | None, task: str | None, output: Path, tok
         *(f"  # {name}: {items}  # {why}" for name, (items, why) in options.items()),
         f"engines: [{', '.join(engines)}]",
         *(f"# {line}" for line in commented),
+        "# What an engine must keep within to be shipped; 'toolchain choose' takes other limits without a new run.",
+        "# limits: {size_mb: 50, latency_ms: 20, drop: 1}",
         "# Sizes and times are compared with this one.",
         f"baseline: {{variant: {next(iter(variants))}, engine: {engines[0]}}}",
         f"# threads: 0 is every core, here {physical_cores()}. Name the batch sizes and threads that you serve with.",
