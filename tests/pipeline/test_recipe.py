@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from toolchain.core.errors import RecipeError
 from toolchain.core.stage import StageConfig
 from toolchain.pipeline import recipe as recipes
 from toolchain.pipeline.document import Document, Problems
+from toolchain.pipeline.keys import Task
 from toolchain.pipeline.recipe import Recipe
 from toolchain.pipeline.settings import plain, validate
 
@@ -437,3 +439,30 @@ def test_a_linked_file_keeps_the_name_that_was_written(tmp_path: Path) -> None:
     (tmp_path / "train.csv").symlink_to("cache/3f9a")
     found = _load(tmp_path, f"task: {{files: {{train: train.csv}}}}\n{BASE}")
     assert found.task.config.files == {"train": str(tmp_path / "train.csv")}
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        "{files: {train: train.csv}, text: [sentence, other], label: y, labels: [b, a]}",
+        "reviews",
+        "{reviews: {train_size: 8}}",
+        "{sst2: {folder: data}}",
+        "{glue: {dataset: org/name, text: [a, b]}}",
+    ],
+)
+def test_the_task_that_a_manifest_keeps_is_one_that_a_recipe_takes(
+    tmp_path: Path, task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "train.csv").write_text("sentence,other,y\nx,z,a\ny,z,b\n")
+    (tmp_path / "data").mkdir()
+    for name in ("train.tsv", "dev.tsv"):
+        (tmp_path / "data" / name).write_text("sentence\tlabel\nfine\t1\n")
+    named = Task(_load(tmp_path, f"task: {task}\n{BASE}"))
+    assert named.record is not None
+    kept = json.loads(json.dumps(named.record))
+    monkeypatch.chdir("/")
+    again = Task(
+        recipes.parse(Document({"task": kept["settings"], "model": "x/y", "variants": {"a": ["export"]}}, None))
+    )
+    assert again.identity == kept["identity"] == named.identity

@@ -125,8 +125,8 @@ def _recorded(targets: Sequence[str]) -> Any:
     if other := next((other for other in others if records[other]["identity"] != records[first]["identity"]), None):
         raise RecipeError(f"{first} and {other} were made for different data", "name the data to judge by: --task TASK")
     settings = records[first]["settings"]
-    recipe = recipes.parse(document.Document({"task": settings, "variants": {"x": [{"adopt": {"path": first}}]}}, None))
-    if Task(recipe).identity != records[first]["identity"]:
+    alone = document.Document({"task": settings, "model": "scratch:bert-1x32", "variants": {"any": ["export"]}}, None)
+    if Task(recipes.parse(alone)).identity != records[first]["identity"]:
         raise RecipeError(f"the data that {first} was made for have changed since", "name the data: --task TASK")
     logger.info("task: %s, which %s was made for", next(iter(settings)), first)
     return settings

@@ -55,7 +55,8 @@ class Task:
         if self.stand_in:
             return None
         settings = beside(Path.cwd() / "recipe", plain(self.item.config), ("folder", "files", "dataset"))
-        return {"settings": {self.item.label: settings}, "identity": self.identity}
+        written = settings if self.item.label == "files" else {self.item.label: settings}  # as a recipe has it
+        return {"settings": written, "identity": self.identity}
 
     @property
     def notes(self) -> tuple[str, ...]:
