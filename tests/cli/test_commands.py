@@ -304,3 +304,38 @@ def test_graphs_are_compared_on_stand_ins_where_nobody_named_the_data_and_that_i
     assert json.loads((tmp_path / "cleaned" / "interface.json").read_text())["labels"] == ["refund", "praise"]
     manifest = json.loads((tmp_path / "cleaned" / "manifest.json").read_text())
     assert (manifest["task"], len(manifest["notes"])) == (None, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("show", "nonsense"), 1, "'nonsense' is no technique"),
+        (("choose", "missing.yaml"), 1, "missing.yaml"),
+        (("report", "store/reports/tiny", "--set", "a=1"), 2, "are for a recipe"),
+        (("run", "missing.yaml", "--nope"), 2, "--nope"),
+    ],
+    ids=["show", "choose", "usage", "an unknown option"],
+)
+def test_errors_are_json_where_json_was_asked_for(
+    tmp_path: Path, arguments: tuple[str, ...], code: int, said: str
+) -> None:
+    tiny().copy(tmp_path)
+    done = call(*arguments, "--json", cwd=tmp_path)
+    error = done.json["error"]
+    assert (done.code, error["exit_code"]) == (code, code)
+    assert said in error["message"]
+    assert set(error) == {"message", "hint", "exit_code"}
+    assert error["message"] in done.stderr
+
+
+@pytest.mark.parametrize(("columns", "width"), [(None, 80), ("100", 100), ("x", 80)])
+def test_what_is_piped_is_as_wide_as_columns_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: str | None, width: int
+) -> None:
+    tiny().copy(tmp_path)
+    if columns is None:
+        monkeypatch.delenv("COLUMNS")
+    else:
+        monkeypatch.setenv("COLUMNS", columns)
+    lines = call("report", "tiny.yaml", "--store", "store", "-v", cwd=tmp_path).stdout.splitlines()
+    assert max(map(len, lines)) == width

@@ -30,7 +30,7 @@ class Point:
     """An engine.
 
     Attributes:
-        label: What stands beside its mark: its rank, or ``b`` for a baseline without one.
+        label: What stands beside its mark: its rank; without one ``b`` for a baseline, and a dot.
         name: Its name.
         accuracy: Percent.
         values: What each chart has from left to right; all above 0.
@@ -87,7 +87,7 @@ def found(rows: Sequence[Figures], setting: str) -> list[Point]:
     timed = [row for row in rows if row.get(speed) is not None and not row["error"]]
     return [
         Point(
-            label=str(row["rank"] if row["rank"] is not None else "b"), name=str(row["name"]),
+            label=_label(row), name=str(row["name"]),
             accuracy=_number(row, "accuracy_percent"),
             values=(_number(row, "size_mb"), _number(row, speed)),
             beaten=any(_beats(other, row, speed) for other in timed if _sound(other)),
@@ -96,6 +96,11 @@ def found(rows: Sequence[Figures], setting: str) -> list[Point]:
         )
         for row in timed
     ]  # fmt: skip
+
+
+def _label(row: Figures) -> str:
+    """The rank; of those without one a baseline is ``b``, and others have a dot."""
+    return str(row["rank"]) if row["rank"] is not None else "b" if row["baseline"] else "·"
 
 
 def _sound(row: Figures) -> bool:
