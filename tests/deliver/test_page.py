@@ -363,3 +363,17 @@ def test_published_pictures_show_the_figures_beside_them(path: Path) -> None:
         groups = marks(read((path.parent / f"{name}.svg").read_text("utf-8")))
         shown = {index: float(mark.attributes[kept]) for index, mark in groups.items()}
         assert shown == {index: line[figure] for index, line in enumerate(lines)}
+
+
+def test_a_card_names_the_folder_and_the_command_that_takes_its_engine(tmp_path: Path) -> None:
+    made = {"command": "toolchain run recipes/r.yaml --set a=1"}
+    cards = read(html(to_json(report(three(tmp_path), made=made)))).all("article", kind="card")
+    assert len(cards) == 2
+    for card in cards:
+        (choice,) = card.all("p", kind="choice")
+        variant, engine = choice.text.split("/")
+        (command,) = card.all("code")
+        assert command.text == (
+            f"toolchain build recipes/r.yaml --set a=1 --variant {variant} --engine {engine} -o engine"
+        )
+        assert f"engine/bert-{variant}-17"[:19] in card.text

@@ -213,7 +213,7 @@ def known(lines: Sequence[Line], settings: Sequence[str]) -> str:
         tip = [f"{show(line['accuracy_percent'], 2)} %", f"{quantity(line['size_mb'])} MB"]
         for setting in settings:
             gain = number(line, f"speedup_{key(setting)}")
-            tip += [f"IS {setting}: {ratio(gain)}"] if gain is not None else []
+            tip += [f"{ratio(gain)} times faster at {setting}"] if gain is not None else []
         tip += line["marks"]
         known = {"name": line["name"], "model": line["model"], "runtime": line["engine"], "sound": sound(line)}
         figures = {axis.name: number(line, axis.name) for axis in planes.limited(settings)}

@@ -10,6 +10,7 @@ from toolchain.deliver.report.figures import show
 from toolchain.deliver.report.footnotes import MARKS
 from toolchain.deliver.report.page.lines import Line, models
 from toolchain.deliver.report.scenarios import scenarios
+from toolchain.deliver.report.take import take
 
 
 def title(report: Mapping[str, Any]) -> str:
@@ -49,7 +50,8 @@ def choices(report: Mapping[str, Any]) -> str:
     cards = "".join(
         f'<article class="card"><h3>{escape(each["scenario"])}</h3>'
         f'<p class="choice">{_breakable(each["name"] or "nothing qualifies")}</p>'
-        f"<ul>{''.join(f'<li>{escape(reason)}</li>' for reason in each['reasons'])}</ul></article>"
+        f"<ul>{''.join(f'<li>{escape(reason)}</li>' for reason in each['reasons'])}</ul>"
+        f"{_taken(report, each)}</article>"
         for each in _scenarios(report)
     )
     goals = "".join(
@@ -59,6 +61,16 @@ def choices(report: Mapping[str, Any]) -> str:
     )
     told = f'<table class="goals"><tbody>{goals}</tbody></table>' if goals else ""
     return (f'<div class="cards">{cards}</div>' if cards else "") + told
+
+
+def _taken(report: Mapping[str, Any], choice: Mapping[str, Any]) -> str:
+    """The folder of a card's engine in the store, and the command that writes it out."""
+    line = next((line for line in report["lines"] if choice["name"] and line["name"] == choice["name"]), None)
+    if line is None or not choice.get("engine_key"):
+        return ""
+    command = take(str((report.get("made") or {}).get("command") or ""), line, report["lines"])
+    code = f"<pre><code>{escape(command)}</code></pre>" if command else ""
+    return f'<p class="quiet">in the store: engine/{escape(str(choice["engine_key"])[:12])}…</p>{code}'
 
 
 def chosen(report: Mapping[str, Any]) -> set[str]:
@@ -103,7 +115,7 @@ def certainty(report: Mapping[str, Any]) -> str:
             else "is ahead of all others"
         )
         share = winner.get("share")
-        under = f" It is first under {show(100 * share)} % of all weights of WS." if share is not None else ""
+        under = f" It is first under {show(100 * share)} % of all weights of the score." if share is not None else ""
         parts.append(f"<p><b>{escape(winner['name'])}</b> {escape(told)}.{under}</p>")
     items = [
         f"<li>{escape(found['model'] and found['model'] + ', ')}seed {found['seed']}: "
@@ -162,12 +174,15 @@ def made(report: Mapping[str, Any]) -> str:
 def reading(report: Mapping[str, Any]) -> str:
     """The formula, what each column and mark means."""
     weights = report["weights"]
-    formula = f"{weights['accuracy']:g}·A + {weights['compression']:g}·CR + {weights['speedup']:g}·IS"
+    formula = (
+        f"{weights['accuracy']:g} · accuracy in percent + {weights['compression']:g} · times smaller + "
+        f"{weights['speedup']:g} · times faster"
+    )
     settings = report.get("settings") or {}
     rounds = f"median of {settings['rounds']} interleaved rounds" if settings.get("rounds") else "medians of rounds"
     items = {
-        "WS": f"{formula} at {report['speedup']}; A in percent",
-        "CR, IS": "bytes and time of the baseline of the same model and seed over those of the engine; more is better",
+        "score": f"{formula}, at {report['speedup']}",
+        "times smaller, times faster": "bytes and time of its baseline over those of the engine; more is better",
         "accuracy": f"{report['split']} split with its 95 % Wilson interval; change: on the baseline's examples",
         "time": f"{rounds}; the engine alone, without its tokenizer, batches sorted by length",
         **notes(report),

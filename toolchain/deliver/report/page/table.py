@@ -15,7 +15,7 @@ SIGNS = {True: ("✓", "passed", "good"), False: ("✗", "failed", "bad"), None:
 LABELLED = ("△", "label", "quiet")
 
 #: What stands below each table.
-RANKED = "Ranked by WS; tinted: recommended above; italics: baselines; below a figure its 95 % interval. Headings sort."
+RANKED = "Ranked by score; tinted: recommended; italics: baselines; below a figure its 95 % interval. Headings sort."
 GATES = "✓ passed, ✗ failed, △ a label that bars nothing, – not run. Each opens to its evidence."
 POOLED = "Means over the seeds, with intervals for other seeds where the report has them."
 EVERY = "As report.json has them, to six digits; the whole numbers are kept in the page."
@@ -66,7 +66,7 @@ def columns(lines: Sequence[Line], settings: Sequence[str]) -> list[Column]:
             "bytes to download, in millions: the engine with its tokenizer and interface",
             quantity,
         ),
-        Column("CR", "compression", "bytes of its baseline over bytes of this engine", ratio),
+        Column("times smaller", "compression", "bytes of its baseline over bytes of this engine", ratio),
     ]
     if any(number(line, "mcnemar_p_holm") is not None for line in lines):
         found = [column for column in found if column.name != "mcnemar_p"]
@@ -79,8 +79,8 @@ def columns(lines: Sequence[Line], settings: Sequence[str]) -> list[Column]:
             name = f"per_s_sorted_engine_{key(setting)}"
             found.append(Column(f"/s {setting}", name, f"sentences per second at {setting}, sorted by length", show))
         told = f"time of its baseline over time of this engine at {setting}, with its 95 % interval"
-        found.append(Column(f"IS {setting}", f"speedup_{key(setting)}", told, ratio, ratio))
-    found.append(Column("WS", "score", "the weighted score that ranks", two))
+        found.append(Column(f"times faster, {setting}", f"speedup_{key(setting)}", told, ratio, ratio))
+    found.append(Column("score", "score", "the weighted score that ranks", two))
     return [column for column in found if any(line.get(column.name) is not None for line in lines)]
 
 
@@ -96,7 +96,7 @@ def ranked(lines: Sequence[Line], settings: Sequence[str], chosen: Collection[st
     ranges = any(line.get("rank_low") is not None for line in lines)
     heads = [
         _head(
-            "#", "rank by WS" + (", with its 95 % interval" if ranges else "") + "; ≈: within noise of the row above"
+            "#", "rank by score" + (", with its 95 % interval" if ranges else "") + "; ≈: within noise of the row above"
         ),
         _head("engine", "model, variant, runtime", kind="name"),
         _head("marks", "what a reader must know beside the numbers", kind="marks", sortable=False),
@@ -108,7 +108,7 @@ def ranked(lines: Sequence[Line], settings: Sequence[str], chosen: Collection[st
         kinds = [*(["baseline"] if line["baseline"] else []), *(["chosen"] if line["name"] in chosen else [])]
         rows.append(f'<tr data-line="{index}" class="{" ".join(kinds)}">{"".join(cells)}</tr>')
     return (
-        f'<table id="ranking" class="sortable{compact(lines)}"><caption>Engines, ranked by WS</caption>'
+        f'<table id="ranking" class="sortable{compact(lines)}"><caption>Engines, ranked by score</caption>'
         f"<thead><tr>{''.join(heads)}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
     )
 
