@@ -87,6 +87,22 @@ def test_a_length_that_the_model_does_not_read_is_found_before_training(folder: 
     )
 
 
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("scratch:bert-2x100", "layers must be 1 or more and the width a multiple of 32"),
+        ("scratch:gpt-2x64", "no such architecture to make from scratch (known: bert, "),
+    ],
+)
+def test_a_new_model_that_cannot_be_made_is_found(folder: Path, spec: str, message: str) -> None:
+    (folder / "r.yaml").write_text(
+        RECIPE.replace("model: model", f"model: {spec}").replace("[export", "[finetune, export")
+    )
+    (problem,) = problems(folder)
+    assert problem.startswith(f"r.yaml:2:1: model: '{spec}': ")
+    assert message in problem
+
+
 def test_validate_loads_neither_torch_nor_transformers(folder: Path) -> None:
     code = (
         "import sys; from toolchain.cli import main\n"

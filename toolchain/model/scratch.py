@@ -30,6 +30,22 @@ ARCHITECTURES = {
 }
 
 
+def shape(spec: str) -> tuple[str, int, int]:
+    """Return the architecture, the number of layers and the width that a specification asks for.
+
+    Raises:
+        ModelError: An architecture that cannot be made here, or a width that does not divide into heads.
+    """
+    match = SCRATCH.fullmatch(spec)
+    architecture = match["architecture"] if match else ""
+    if match is None or architecture not in ARCHITECTURES:
+        raise ModelError(f"{spec!r}: no such architecture to make from scratch", f"known: {', '.join(ARCHITECTURES)}")
+    layers, hidden = int(match["layers"]), int(match["hidden"])
+    if layers < 1 or hidden < 32 or hidden % 32:
+        raise ModelError(f"{spec!r}: layers must be 1 or more and the width a multiple of 32", "for example 2x128")
+    return architecture, layers, hidden
+
+
 def create(spec: str, texts: Sequence[tuple[str, ...]], seed: int, out: Path) -> None:
     """Writes a new model folder.
 
@@ -42,14 +58,7 @@ def create(spec: str, texts: Sequence[tuple[str, ...]], seed: int, out: Path) ->
     Raises:
         ModelError: An architecture that cannot be made here, or a width that does not divide into heads.
     """
-    match = SCRATCH.fullmatch(spec)
-    architecture, layers, hidden = (
-        (match["architecture"], int(match["layers"]), int(match["hidden"])) if match else ("",) * 3
-    )
-    if architecture not in ARCHITECTURES:
-        raise ModelError(f"{spec!r}: no such architecture to make from scratch", f"known: {', '.join(ARCHITECTURES)}")
-    if not isinstance(layers, int) or not isinstance(hidden, int) or layers < 1 or hidden < 32 or hidden % 32:
-        raise ModelError(f"{spec!r}: layers must be 1 or more and the width a multiple of 32", "for example 2x128")
+    architecture, layers, hidden = shape(spec)
     torch, transformers = require("torch", "torch"), require("transformers", "torch")
     kind = ARCHITECTURES[architecture]
     tokenizer = train_tokenizer(kind, texts)

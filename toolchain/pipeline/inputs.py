@@ -13,7 +13,7 @@ from typing import Any
 
 from toolchain.core.data import Dataset
 from toolchain.core.errors import MissingPackageError, ToolchainError
-from toolchain.model import adopt, source
+from toolchain.model import adopt, scratch, source
 from toolchain.model.checkpoint import TOKENIZER_FILES
 from toolchain.pipeline import keys
 from toolchain.pipeline.document import Document, Problems
@@ -89,6 +89,8 @@ def _model(problems: Problems, spec: str, items: Sequence[Item], where: tuple[An
         return  # said with the packages
     try:
         resolved = source.resolve(spec, base)
+        if resolved.kind == "scratch":
+            scratch.shape(spec)
         if resolved.folder:
             _check_tokenizer(problems, resolved.folder, where)
         shape = source.shape(resolved)
@@ -143,7 +145,8 @@ def _missing_packages(document: Document, recipe: Recipe) -> list[str]:
     needed: dict[str, tuple[Any, ...]] = {}
     for (_, variant), items in recipe.variants.items():
         for item in items:
-            for name in item.technique.libraries:
+            apart = getattr(item.config, "exporter", "") == "optimum" and not item.config.python
+            for name in (*item.technique.libraries, *(["optimum-onnx"] if apart else [])):
                 needed.setdefault(name, ("variants", variant))
     for index, engine in enumerate(recipe.engines):
         for name in engine.technique.libraries:
