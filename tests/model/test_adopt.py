@@ -154,6 +154,7 @@ def test_a_graph_is_taken_in_as_a_folder_or_a_file(tmp_path: Path, form: str) ->
     found = _interface(tmp_path / "out")
     assert found["inputs"] == ["input_ids", "attention_mask", "token_type_ids"]
     assert (found["dialect"], metrics["dialect"], found["pair"]) == ("standard", "standard", False)
+    assert found["max_length"] == 64  # its positions
     assert (tmp_path / "out" / "model.onnx").is_file()
 
 
