@@ -10,6 +10,7 @@ import pytest
 from tests.builders import LABELS, context, engine_folder, sentences
 from toolchain.core.data import Dataset, Split
 from toolchain.core.errors import DataError, EngineError
+from toolchain.measure import timing
 from toolchain.measure.rounds import Setting, percentile, settled, spread
 from toolchain.measure.timing import Config, sample_sizes, settings_of, time_engines
 from toolchain.runtime.predictor import Predictor
@@ -141,6 +142,42 @@ def test_a_drift_that_engines_share_leaves_their_ratio_settled_and_noise_of_one_
     noisy = [a * b for a, b in zip(twice, [1, 1.2, 0.8, 1.1, 1.3, 0.9, 1], strict=True)]
     assert not settled([base, twice, noisy], 0.05)
     assert settled([base], 0.05), "one engine has no ratio"
+
+
+def engine_with(rounds_ms: list[float]) -> timing._Engine:
+    """An engine that was timed at batch 1, one call a round."""
+    slices = [{"calls_ms": [ms]} for ms in rounds_ms]
+    return timing._Engine("k", Path(), None, slices={LATENCY: slices})  # type: ignore[arg-type]
+
+
+LATENCY = Setting(1, "padded", False)
+
+
+@pytest.mark.parametrize(
+    ("rounds", "noise", "spent", "goes_on"),
+    [
+        (6, 0.0, 0.0, True),  # 7 rounds are the least
+        (7, 0.0, 0.0, False),
+        (7, 0.2, 0.0, True),
+        (7, 0.2, 20.0, False),  # the budget: 10 seconds for each of two engines
+        (20, 0.2, 19.9, True),
+        (21, 0.2, 19.9, False),  # three times the least
+    ],
+)
+def test_rounds_go_on_until_ratios_are_settled_or_the_budget_ends(
+    rounds: int, noise: float, spent: float, goes_on: bool
+) -> None:
+    noisy = [1 + noise * (-1) ** number for number in range(rounds)]
+    engines = [engine_with([2.0] * rounds), engine_with(noisy)]
+    left = timing._unfinished([LATENCY], engines, rounds, {LATENCY: spent}, Config())
+    assert left == ([LATENCY] if goes_on else [])
+
+
+def test_settings_without_a_ratio_end_with_half_of_the_rounds() -> None:
+    padded = Setting(32, "padded", False)
+    engines = [engine_with([1.0]), engine_with([1.0])]
+    ends = [not timing._unfinished([padded], engines, rounds, {padded: 0.0}, Config(rounds=9)) for rounds in (3, 4, 5)]
+    assert ends == [False, True, True]
 
 
 def test_spread_and_percentiles_are_those_of_the_textbook() -> None:
