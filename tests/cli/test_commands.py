@@ -302,6 +302,9 @@ def test_graphs_are_compared_on_stand_ins_where_nobody_named_the_data_and_that_i
     assert result.code == 0, result.stderr
     assert "note: no task was named: graphs were compared, and engines tuned, on the embedded reviews" in result.stderr
     assert json.loads((tmp_path / "cleaned" / "interface.json").read_text())["labels"] == ["refund", "praise"]
+    again = call("optimize", "model", "-t", "clean", "--json", cwd=tmp_path)
+    assert again.json[0]["made"] is False
+    assert again.stderr.count("note: no task was named") == 1
     manifest = json.loads((tmp_path / "cleaned" / "manifest.json").read_text())
     assert (manifest["task"], len(manifest["notes"])) == (None, 1)
 

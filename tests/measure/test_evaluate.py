@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.builders import LABELS, context, engine_folder, sentences
+from tests.builders import LABELS, MAX_LENGTH, context, engine_folder, sentences
 from toolchain.core.data import Dataset, Split
 from toolchain.core.errors import DataError, EngineError, ModelError
 from toolchain.measure.evaluate import Config, evaluate
@@ -48,15 +48,19 @@ def test_parameters_and_flops_come_from_the_engine_file(tmp_path: Path) -> None:
     assert (record["parameters"], record["flops_per_example"]) == (1234, 5.5e6)
 
 
-def test_labels_in_another_order_are_matched_by_name(tmp_path: Path) -> None:
+def test_labels_in_another_order_and_texts_that_are_cut_are_noted(tmp_path: Path) -> None:
     engine = engine_folder(tmp_path / "engine")
     data = sentences()
+    dev = Split([*data.dev.texts, ("the plot " * 40,)], [*data.dev.labels, 0])
+    data = dataclasses.replace(data, dev=dev)
     turned = dataclasses.replace(data, labels=tuple(reversed(LABELS)))
-    evaluate(engine, tmp_path, Config(), context(tmp_path, turned))
+    metrics = evaluate(engine, tmp_path, Config(), context(tmp_path, turned))
     record = json.loads((tmp_path / "evaluation.json").read_text())
     assert record["labels"]["dev"] == [1 - label for label in data.dev.labels]
     assert record["label_names"] == list(LABELS)
     assert "matched by name" in record["notes"][0]
+    assert record["notes"][1] == f"1 of {len(dev)} dev texts are longer than {MAX_LENGTH} tokens and are cut"
+    assert metrics["notes"] == record["notes"]
 
 
 @pytest.mark.parametrize("task", [("negative", "neutral", "positive"), ("bad", "good")])

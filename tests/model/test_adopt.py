@@ -184,6 +184,8 @@ def test_another_tokenizer_is_another_identity_wherever_it_lies(tmp_path: Path) 
 
 def test_an_engine_folder_is_copied_as_it_is(tmp_path: Path) -> None:
     source = engine_folder(tmp_path / "engine")
+    with pytest.raises(ModelError, match="is an engine, which is taken as it is"):
+        _adopt(source, tmp_path / "changed", max_length=16)
     assert _adopt(source, tmp_path / "out") == {}
     assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == {
         p.name: p.read_bytes() for p in source.iterdir() if p.is_file()

@@ -145,6 +145,11 @@ def apply(config: Config, out: Path, context: Context) -> Metrics:
     kind, local = kind_of(config.path), Path(config.path).expanduser()
     check_published(local.parent if local.is_file() else local)
     if kind == "engine":
+        if config.labels is not None or config.max_length is not None:
+            raise ModelError(
+                f"{config.path} is an engine, which is taken as it is; labels and max_length are for what is built",
+                "build it again from the graph, with those settings",
+            )
         for name in ("engine.json", "interface.json", "tokenizer.json"):
             checkpoint.read_json(local / name)
         for path in _files(config.path):
