@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 
 from tests.command import ROOT
 from toolchain.deliver.report.page.document import html
+from toolchain.deliver.report.scenarios import scenarios
 
 CHROMIUM = Path("/usr/bin/chromium")
 PHONE = {"width": 390, "height": 844}
@@ -24,11 +24,14 @@ Open = Callable[..., Any]
 def _report() -> dict[str, Any]:
     """A published report in which one engine has failed a gate."""
     report: dict[str, Any] = json.loads((ROOT / "artifacts/published/quickstart/report.json").read_text("utf-8"))
-    report = copy.deepcopy(report)
     line = next(line for line in report["lines"] if line["name"] == "dynamic-int8/onnxruntime")
     line["gates"] = [{"gate": "invariance", "passed": False, "evidence": "29 of 300 labels changed", "reason": ""}]
     line["marks"] = ["failed invariance"]
     line["barred"] = ["failed invariance"]
+    for index, each in enumerate(report["lines"]):
+        each["engine_key"] = f"{index:032x}"
+    report["made"] = {"command": "toolchain run recipes/quickstart.yaml"}
+    report["scenarios"] = scenarios(report["lines"])
     return report
 
 
@@ -96,7 +99,7 @@ def test_filters_leave_engines_out_of_table_and_figures(show: Open) -> None:
     page.fill("input[name=text]", "static")
     assert _names(page) == [name for name in everything if "static" in name]
     page.fill("input[name=text]", "")
-    page.check("input[name=sound]")
+    page.check("input[name=ships]")
     assert _names(page) == [name for name in everything if name != "dynamic-int8/onnxruntime"]
 
 
@@ -175,6 +178,20 @@ def test_headings_are_explained_without_a_pointer(show: Open) -> None:
     terms = page.locator("details.more dl").first.locator("dt").all_text_contents()
     assert meanings.is_visible()
     assert set(heads) - {"#", "engine"} == set(terms)
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_cards_name_the_folder_and_the_command_that_takes_the_engine(show: Open, size: dict[str, int]) -> None:
+    page = show(size)
+    report = _report()
+    for card, scenario in zip(page.locator(".card").all(), report["scenarios"], strict=True):
+        line = next(line for line in report["lines"] if line["name"] == scenario["name"])
+        text = card.locator(".take").inner_text()
+        assert f"engine/{line['engine_key']}" in text
+        command = f"toolchain build recipes/quickstart.yaml --variant {line['variant']} --engine {line['engine']}"
+        assert f"{command} -o engine" in text
+        box = card.bounding_box()
+        assert box["x"] + box["width"] <= size["width"]
 
 
 def test_a_page_without_scripts_has_its_table_and_no_controls(show: Open) -> None:

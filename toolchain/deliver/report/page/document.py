@@ -12,7 +12,7 @@ from typing import Any
 from toolchain import __version__
 from toolchain.deliver.report.figures import key, quantity, ratio, show
 from toolchain.deliver.report.page import lengths, planes, rows, sections, table
-from toolchain.deliver.report.page.lines import Line, number, settings_of, sound
+from toolchain.deliver.report.page.lines import Line, barred, number, settings_of
 from toolchain.deliver.report.page.style import read, sheet
 from toolchain.deliver.report.page.svg import Picture
 
@@ -215,7 +215,7 @@ def known(lines: Sequence[Line], settings: Sequence[str]) -> str:
             gain = number(line, f"speedup_{key(setting)}")
             tip += [f"{ratio(gain)} times faster at {setting}"] if gain is not None else []
         tip += line["marks"]
-        known = {"name": line["name"], "model": line["model"], "runtime": line["engine"], "sound": sound(line)}
+        known = {"name": line["name"], "model": line["model"], "runtime": line["engine"], "ships": not barred(line)}
         figures = {axis.name: number(line, axis.name) for axis in planes.limited(settings)}
         found.append({**known, "tip": " · ".join(tip), "figures": figures})
     return json.dumps(found, ensure_ascii=False).replace("<", "\\u003c")

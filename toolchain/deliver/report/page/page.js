@@ -96,7 +96,7 @@
     const kept = engines.map((engine) =>
       ["model", "runtime"].every((name) => !field(name) || !field(name).value || engine[name] === field(name).value) &&
       engine.name.toLowerCase().includes(field("text").value.trim().toLowerCase()) &&
-      (!field("sound").checked || engine.sound));
+      (!field("ships").checked || engine.ships));
     for (const element of [...marks, ...rows]) element.classList.toggle("off", !kept[of(element)]);
     const count = kept.filter(Boolean).length;
     form.querySelector("output").textContent = count === engines.length ? "" : count + " of " + engines.length + " engines";

@@ -51,7 +51,7 @@ def choices(report: Mapping[str, Any]) -> str:
         f'<article class="card"><h3>{escape(each["scenario"])}</h3>'
         f'<p class="choice">{_breakable(each["name"] or "nothing qualifies")}</p>'
         f"<ul>{''.join(f'<li>{escape(reason)}</li>' for reason in each['reasons'])}</ul>"
-        f"{_taken(report, each)}</article>"
+        f"{_taking(report, each['name'])}</article>"
         for each in _scenarios(report)
     )
     goals = "".join(
@@ -63,14 +63,17 @@ def choices(report: Mapping[str, Any]) -> str:
     return (f'<div class="cards">{cards}</div>' if cards else "") + told
 
 
-def _taken(report: Mapping[str, Any], choice: Mapping[str, Any]) -> str:
-    """The folder of a card's engine in the store, and the command that writes it out."""
-    line = next((line for line in report["lines"] if choice["name"] and line["name"] == choice["name"]), None)
-    if line is None or not choice.get("engine_key"):
+def _taking(report: Mapping[str, Any], name: str | None) -> str:
+    """Return where an engine lies and the command that writes it into a folder, as far as the report says."""
+    line = next((line for line in report["lines"] if line["name"] == name), None)
+    if line is None:
         return ""
+    key = line.get("engine_key")
+    folder = f"In the store: <samp>engine/{escape(str(key))}</samp>. " if key else ""
     command = take(str((report.get("made") or {}).get("command") or ""), line, report["lines"])
-    code = f"<pre><code>{escape(command)}</code></pre>" if command else ""
-    return f'<p class="quiet">in the store: engine/{escape(str(choice["engine_key"])[:12])}…</p>{code}'
+    words = " ".join(f"<span>{escape(word)}</span>" for word in command.split(" "))  # lines break between words alone
+    how = f"Take it into the folder <samp>engine</samp>:<pre><code>{words}</code></pre>" if command else ""
+    return f'<div class="take">{folder}{how}</div>' if folder or how else ""
 
 
 def chosen(report: Mapping[str, Any]) -> set[str]:
@@ -98,7 +101,7 @@ def filters(lines: Sequence[Line]) -> str:
     return (
         f'<form class="filters" role="search" aria-label="Filter engines">{"".join(parts)}'
         '<label>Name <input type="search" name="text" size="14"></label>'
-        '<label><input type="checkbox" name="sound"> passed the gates</label>'
+        '<label><input type="checkbox" name="ships"> may be shipped</label>'
         '<button type="reset">Reset</button><output aria-live="polite"></output></form>'
     )
 

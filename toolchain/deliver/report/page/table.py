@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from toolchain.deliver.report.figures import key, quantity, ratio, show
-from toolchain.deliver.report.page.lines import Line, failed, number, one_runtime
+from toolchain.deliver.report.page.lines import Line, barred, number, one_runtime
 
 #: How a verdict is shown: a sign, so that no colour is needed.
 SIGNS = {True: ("✓", "passed", "good"), False: ("✗", "failed", "bad"), None: ("–", "not run", "quiet")}
@@ -225,8 +225,10 @@ def _cell(line: Line, column: Column) -> str:
 
 def _marks(line: Line) -> str:
     marks = [*line["marks"], *(["not timed"] if line.get("error") else [])]
-    never = '<span class="never">do not ship</span>' if failed(line) else ""
+    reasons = [reason for reason in barred(line) if not any(mark in reason or reason in mark for mark in marks)]
+    never = '<span class="never">do not ship</span>' if barred(line) else ""
     shown = never + "".join(f'<span class="tag">{escape(mark)}</span>' for mark in marks)
+    shown += "".join(f'<small class="why">{escape(reason)}</small>' for reason in reasons)
     return f'<td class="marks" data-name="marks" data-value="{escape(", ".join(marks))}">{shown}</td>'
 
 
