@@ -168,6 +168,12 @@ def test_nothing_is_cut_off_on_a_phone_without_a_cue(show: Open) -> None:
     assert "linear-gradient" in page.locator("nav .wrap").evaluate("e => getComputedStyle(e).maskImage")
 
 
+def test_the_ranking_fits_a_desktop(show: Open) -> None:
+    page = show(DESKTOP)
+    region = page.locator(".scroll", has=page.locator("#ranking"))
+    assert region.evaluate("e => e.scrollWidth - e.clientWidth") == 0
+
+
 def test_headings_are_explained_without_a_pointer(show: Open) -> None:
     page = show(PHONE, has_touch=True)
     summary = page.get_by_text("What the columns mean")
