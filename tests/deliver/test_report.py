@@ -203,6 +203,8 @@ def test_an_engine_that_is_partly_fused_is_labelled_and_may_be_recommended(tmp_p
     told = [text for label, text in footnotes(found) if label == "partly fused"]
     assert told[0] == MARKS["partly fused"]
     assert told[1].endswith(": attention 0 of 2; no claim")
+    assert ("gate fusion", "3 label") in footnotes(found)
+    assert {gate["verdict"] for line in to_json(found)["lines"] for gate in line["gates"]} >= {"label"}
 
 
 def test_a_missing_fusion_that_is_claimed_bars_all_but_the_baseline(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from collections import Counter
 
 from toolchain.deliver.report.build import Report
 from toolchain.deliver.report.certainty import Winner
-from toolchain.deliver.report.figures import STATES, share_of_weights, show
+from toolchain.deliver.report.figures import LABEL, STATES, share_of_weights, show, state
 from toolchain.deliver.report.limits import rule
 from toolchain.measure.gates import GATES
 
@@ -148,9 +148,9 @@ def _gates(report: Report) -> list[tuple[str, str]]:
     rows = []
     for gate in GATES if report.lines else ():
         verdicts = [verdict for line in report.lines for verdict in line.gates if verdict.gate == gate]
-        states = Counter(STATES[verdict.passed] for verdict in verdicts)
+        states = Counter(map(state, verdicts))
         reasons = Counter(verdict.reason for verdict in verdicts if verdict.reason)
-        told = ", ".join(f"{states[state]} {state}" for state in STATES.values() if states[state])
+        told = ", ".join(f"{states[word]} {word}" for word in (*STATES.values(), LABEL) if states[word])
         why = "; ".join(f"{reason} ({count})" for reason, count in reasons.items())
         rows.append((gate, f"{told}: {why}" if why else told))
     return rows
