@@ -68,6 +68,16 @@ def test_the_interval_decides_unless_asked_otherwise_and_what_would_settle_it_is
     assert choose(found, Limits(size_mb=30, drop=3, confident=False)).chosen is not None
 
 
+def test_an_older_report_without_counts_names_no_number_of_examples(tmp_path: Path) -> None:
+    found = made(tmp_path)
+    for line in found["lines"]:
+        for name in ("examples_lost", "examples_won", "not_worse_low", "not_worse_high", "barred"):
+            del line[name]
+    said = " ".join(text(found, Limits(size_mb=30, drop=3)).split())
+    assert "at least -3.00 points is asked: cannot say; more examples would tell" in said
+    assert "would do" not in said
+
+
 def test_of_engines_that_are_as_fast_the_smaller_is_taken_and_a_gate_bars_always(tmp_path: Path) -> None:
     rows = three(tmp_path)
     rows.append(row(tmp_path, "wide", range(20), 90, timing([8] * 4, [120] * 4), techniques=["a"]))

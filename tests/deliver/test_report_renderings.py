@@ -81,6 +81,15 @@ def test_what_to_ship_stands_in_at_most_ten_lines_of_80_columns_below_the_table(
     assert "labels changed" not in verbose.file.getvalue()  # type: ignore[attr-defined]  # no such column at 80
 
 
+def test_where_nothing_may_be_shipped_that_is_said_with_the_reasons(tmp_path: Path) -> None:
+    found = report(three(tmp_path), limits=Limits(size_mb=1))
+    text = " ".join(shown(found, 80).split())
+    assert "ship nothing: no engine may be shipped" in text
+    assert "not too large (3); asked: at most 1 MB; at least 99 % of the best baseline's accuracy, as measured" in text
+    assert to_json(found)["recommendations"] == []
+    assert [each["name"] for each in to_json(found)["scenarios"]] == [None, None]
+
+
 def test_terminal_json_and_markdown_have_the_same_rows_in_one_order_with_the_same_marks(tmp_path: Path) -> None:
     elsewhere = {"techniques": ["int8"], "provider": "CUDAExecutionProvider"}
     rows = [*three(tmp_path), row(tmp_path, "gone", range(20), 1, timing([1] * 4, [999] * 4), **elsewhere)]

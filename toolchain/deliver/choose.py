@@ -13,6 +13,7 @@ from toolchain.deliver.report.line import FAILED
 from toolchain.deliver.report.page.lines import Line, failed, number, settings_of
 from toolchain.deliver.report.summary import time_figure
 from toolchain.deliver.report.take import take
+from toolchain.measure.noninferiority import MOST_NEEDED
 from toolchain.pipeline.limits import Limits
 
 #: How many engines are shown where none fits.
@@ -235,6 +236,8 @@ def _misses(candidate: Candidate) -> list[str]:
 
 def _settling(finding: Finding) -> str:
     """Return what would settle a limit that the data leave open."""
-    if finding.limit == "drop":
-        return f"; about {finding.needed:,} examples would do" if finding.needed else "; millions of examples would do"
-    return "; more examples would tell" if finding.limit == "accuracy" else "; more rounds would tell"
+    if finding.needed == MOST_NEEDED:
+        return f"; more than {MOST_NEEDED:,} examples would be needed"
+    if finding.needed:
+        return f"; about {finding.needed:,} examples would do"
+    return "; more examples would tell" if finding.limit in ("accuracy", "drop") else "; more rounds would tell"

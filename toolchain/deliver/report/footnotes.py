@@ -8,7 +8,7 @@ from collections import Counter
 from toolchain.deliver.report.build import Report
 from toolchain.deliver.report.certainty import Winner
 from toolchain.deliver.report.figures import LABEL, STATES, share_of_weights, show, state
-from toolchain.deliver.report.limits import rule
+from toolchain.deliver.report.limits import wanted
 from toolchain.measure.gates import GATES
 
 #: What each weight of the score is of.
@@ -59,7 +59,7 @@ def footnotes(report: Report) -> list[tuple[str, str]]:
     )
     found = [
         ("score", f"{formula}, at {report.speedup}; the baseline's bytes and time over the engine's own"),
-        ("to be shipped", f"asked of an engine: {rule(report.limits)}; and that no gate bars it"),
+        ("to be shipped", f"asked of an engine: {wanted(report.limits)}; and that no gate bars it"),
         ("accuracy", _accuracy(report)),
         *_not_worse(report),
         ("time", _timing(report)),

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from toolchain.deliver.report.figures import figures, key, quantity, show
 from toolchain.deliver.report.line import FAILED, Line
 from toolchain.measure.gates import binding
-from toolchain.measure.noninferiority import examples_needed
+from toolchain.measure.noninferiority import MOST_NEEDED, examples_needed
 from toolchain.pipeline.limits import Limits
 
 #: Share of the best baseline's accuracy that an engine must keep where no limit says otherwise.
@@ -53,7 +53,8 @@ class Finding:
         high: Upper end.
         state: Whether it holds.
         reading: What the value is of, where the name does not say.
-        needed: About how many examples would settle it; None where it is settled or not a matter of examples.
+        needed: About how many examples would settle it, ``MOST_NEEDED`` for any more than that; None where it is
+            settled, not a matter of examples, or not known.
     """
 
     limit: str
@@ -87,7 +88,7 @@ class Finding:
             return ""
         apart = abs(self.value - self.asked)
         text = show(apart, 2) if self.limit in ("drop", "accuracy") else number(self.limit, apart)
-        return f" by {text}{NAMES[self.limit][1]}"
+        return f" by {text}{' points' if self.limit == 'accuracy' else NAMES[self.limit][1]}"
 
     def __str__(self) -> str:
         name, unit, more = NAMES[self.limit]
@@ -129,6 +130,15 @@ def rule(limits: Limits) -> str:
     if not asked:
         return f"at least {100 * KEPT_ACCURACY:.0f} % of the best baseline's accuracy, as measured"
     return " and ".join(asked) + (", at the worse end of its 95 % interval" if limits.confident else ", as measured")
+
+
+def wanted(limits: Limits) -> str:
+    """Return in words what is asked of an engine besides the gates."""
+    asked = [f"at most {limits.size_mb:g} MB"] if limits.size_mb is not None else []
+    asked += [f"at most {limits.latency_ms:g} ms a text"] if limits.latency_ms is not None else []
+    asked += [f"at least {limits.per_s:g} texts/s"] if limits.per_s is not None else []
+    asked += [f"one of {', '.join(limits.engines)}"] if limits.engines else []
+    return "; ".join([*asked, rule(limits)])
 
 
 def findings(line: Mapping[str, Any], limits: Limits, floor: float | None, batches: Sequence[str]) -> list[Finding]:
@@ -192,7 +202,7 @@ def _drop(line: Mapping[str, Any], limits: Limits) -> Finding:
     if finding.state == "cannot say" and ends and asked:
         lost, won, examples = (int(line[name]) for name in ("examples_lost", "examples_won", "examples"))
         needed = examples_needed(lost, won, examples, -asked / 100, float(line["design_effect"]))
-        return replace(finding, needed=needed)
+        return replace(finding, needed=needed or MOST_NEEDED)
     return finding
 
 

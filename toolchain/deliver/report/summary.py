@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from toolchain.deliver.report.build import Report
 from toolchain.deliver.report.figures import key, quantity, ratio, show
 from toolchain.deliver.report.footnotes import tied_with
-from toolchain.deliver.report.limits import rule
+from toolchain.deliver.report.limits import wanted
 from toolchain.deliver.report.line import Line
 
 #: How many reasons are counted by name.
@@ -31,7 +31,7 @@ def summary(report: Report, command: str = "", page: str = "") -> list[tuple[str
     if chosen is not None:
         rows += [("ship", chosen.name), ("why", _why(report, chosen)), ("sure", _sure(report, chosen))]
     if barred:
-        rows.append(("not", f"{_counted(barred)}; asked: {rule(report.limits)}"))
+        rows.append(("not", f"{_counted(barred)}; asked: {wanted(report.limits)}"))
     more = _more(report)
     if page or more:
         rows.append(("page", page + (f" (and {more}: -v)" if more else "")))
