@@ -16,7 +16,12 @@ from toolchain.pipeline.settings import plain
 
 if TYPE_CHECKING:
     from toolchain.core.store import Artifact
+    from toolchain.pipeline.plan import Row
     from toolchain.pipeline.run import Outcome
+
+#: Examples of dev, and share of them, by which an engine may miss what training measured.
+FEW = 3
+POINT = 0.01
 
 
 def rank(outcome: Outcome, command: str = "") -> report.Report:
@@ -54,7 +59,7 @@ def rank(outcome: Outcome, command: str = "") -> report.Report:
                 techniques=row.techniques,
                 baseline=row.baseline,
                 provider=row.provider,
-                passes=_passes(outcome, row.build),
+                passes=[*_passes(outcome, row.build), *_trained(outcome, row)],
                 fusion=built.get("fusion"),
                 partly=built.get("partly_fused", ""),
                 settings=engine_settings(built),
@@ -142,6 +147,30 @@ def _passes(outcome: Outcome, build: str) -> list[Any]:
         if step.stage == "optimize" and "parity" in outcome.artifacts[step.id].metrics:
             found.append(outcome.artifacts[step.id].metrics["parity"])
     return found[::-1]
+
+
+def _trained(outcome: Outcome, row: Row) -> list[dict[str, Any]]:
+    """Return as a failed parity that an engine of the trained weights as they are misses training's dev accuracy.
+
+    Empty where it does not, or where the engine's weights are others: compressed, or changed by a graph pass.
+    """
+    steps, step, changed = outcome.plan.steps, outcome.plan.steps[row.build], False
+    while step.inputs and step.stage != "finetune":
+        step = steps[step.inputs[0]]
+        passed = step.stage == "optimize" and step.technique.module.AGREEMENT == 1
+        changed |= step.stage not in ("export", "finetune") and not passed
+    evaluated = outcome.artifacts[row.evaluate]
+    if changed or step.stage != "finetune" or step.id not in outcome.artifacts:
+        return []
+    training = outcome.artifacts[step.id]
+    if training.manifest["parts"].get("task") != evaluated.manifest["parts"].get("task"):
+        return []  # judged on other texts
+    dev = json.loads((evaluated.path / "evaluation.json").read_text("utf-8"))["splits"]["dev"]
+    expected = float(training.metrics["dev_accuracy"])
+    if abs(dev["correct"] - expected * dev["examples"]) <= max(FEW, POINT * dev["examples"]):
+        return []
+    evidence = f"dev accuracy {100 * expected:.2f} % in training, {100 * dev['accuracy']:.2f} % by the engine"
+    return [{"pass": "training", "passed": False, "evidence": evidence, "introduced_by": "the way from training to it"}]
 
 
 def _training(outcome: Outcome, build: str) -> dict[str, Any]:

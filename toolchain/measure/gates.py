@@ -116,7 +116,8 @@ def parity(passes: Sequence[Mapping[str, Any]], engine: Mapping[str, Any] | None
     """Gate 1: every pass kept the labels of the graph that the variant began as, and the engine those of its own graph.
 
     Args:
-        passes: What ``measure.parity.compare`` gave after each graph pass, in order, with ``pass`` and ``floor``.
+        passes: What ``measure.parity.compare`` gave after each graph pass, in order, with ``pass`` and ``floor``; or
+            ``evidence`` in place of its numbers.
         engine: What it gave for the engine against its graph; None where the engine was built from no graph.
     """
     told = [f"{found['pass']}: {compared(found)}" for found in passes]
@@ -137,6 +138,8 @@ def parity(passes: Sequence[Mapping[str, Any]], engine: Mapping[str, Any] | None
 
 def compared(found: Mapping[str, Any]) -> str:
     """The numbers of one comparison of logits, as a sentence."""
+    if "evidence" in found:
+        return str(found["evidence"])
     if found["passed"] is None:
         return f"not run: {str(found['reason']).splitlines()[0]}"
     numbers = f"{found['flips']} of {found['examples']} labels differ"
