@@ -61,7 +61,9 @@ def test_the_terminal_table_fits_its_width(tmp_path: Path, width: int) -> None:
 def test_what_to_ship_stands_in_at_most_ten_lines_of_80_columns_below_the_table(tmp_path: Path) -> None:
     name = "movement-pruned-50-static-int8-entropy"
     long = row(tmp_path, name, range(20), 30, timing([4] * 4, [200] * 4), techniques=["static_int8"])
-    found = report([*three(tmp_path), long], limits=Limits(), notes=["a note"], speedup="batch 32")
+    found = report(
+        [*three(tmp_path), long], limits=Limits(), notes=["a note"], not_applicable=[("a", "b")], speedup="batch 32"
+    )
     command = f"toolchain build recipes/quickstart.yaml --variant {name} --engine ort -o engine"
     console = Console(width=80, file=io.StringIO(), color_system=None)
     console.print(terminal(found, command=command, page="artifacts/reports/quickstart/report.html"))
@@ -70,7 +72,12 @@ def test_what_to_ship_stands_in_at_most_ten_lines_of_80_columns_below_the_table(
     assert len(below.splitlines()) <= 10
     assert max(map(len, text.splitlines())) <= 80
     assert " ".join(below.split()).startswith(f"{name}/ort why best score of the 2 that may be shipped: 30.0 MB (3.33 ")
-    for words in (command, "0.00 points of accuracy", "at most 0.5 points worse: cannot say", "(and 1 note: -v)"):
+    for words in (
+        command,
+        "0.00 points of accuracy",
+        "at most 0.5 points worse: cannot say",
+        "(-v: 1 not applicable, 1 note)",
+    ):
         assert words in " ".join(below.split())
     assert table.index("base/ort") < table.index("may not be shipped:") < table.index("zeros/ort")
     assert "accuracy too low" in table

@@ -34,7 +34,7 @@ def summary(report: Report, command: str = "", page: str = "") -> list[tuple[str
         rows.append(("not", f"{_counted(barred)}; asked: {wanted(report.limits)}"))
     more = _more(report)
     if page or more:
-        rows.append(("page", page + (f" (and {more}: -v)" if more else "")))
+        rows.append(("page", page + (f" (-v: {more})" if more else "")))
     if command and chosen is not None:
         rows.append(("take", command))
     return rows
