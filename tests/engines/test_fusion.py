@@ -195,6 +195,17 @@ def test_a_pair_that_rounds_attention_before_it_is_transposed_is_moved_behind_it
     assert difference(tmp_path / "pairs.onnx", tmp_path / "fused.onnx") < 0.02  # a number may round the other way
 
 
+def test_a_graph_of_nodes_without_names_fuses_and_loads(tmp_path: Path) -> None:
+    source = by_own_exporter("bert")[1] / "model.onnx"
+    model = onnx.load(source)
+    for node in model.graph.node:
+        node.ClearField("name")
+    onnx.save(model, tmp_path / "unnamed.onnx")
+    expected, found = fused(tmp_path / "unnamed.onnx", tmp_path / "fused.onnx")
+    assert expected == found == WHOLE
+    assert difference(source, tmp_path / "fused.onnx") < 2e-6
+
+
 def test_symmetric_products_become_integer_products(exported: Path, tmp_path: Path) -> None:
     static_int8.apply(exported, tmp_path, static_int8.Config(calibration="min_max"), context(tmp_path, sentences()))
     model = ir.load(tmp_path / "model.onnx")

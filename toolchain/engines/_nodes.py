@@ -63,7 +63,9 @@ def new_node(
     while given and given[-1] is None:
         given.pop()
     made = ir.convenience.convert_attributes(attributes)
-    return ir.Node(domain, operator, given, made, num_outputs=outputs, name=f"{origin.name or origin.op_type}.fused")
+    return ir.Node(
+        domain, operator, given, made, num_outputs=outputs, name=f"{origin.name or origin.outputs[0].name}.fused"
+    )
 
 
 def replace(graph: Any, old: Any, new: Any) -> None:
@@ -95,7 +97,7 @@ def move_pair(pair: tuple[Any, Any], made: Any) -> None:
     value, place = made.outputs[0], made
     for old in pair:
         node = ir.Node(
-            "", old.op_type, [value, *old.inputs[1:]], list(old.attributes.values()), name=f"{old.name}.moved"
+            "", old.op_type, [value, *old.inputs[1:]], list(old.attributes.values()), name=f"{made.name}.{old.op_type}"
         )
         node.outputs[0].type = old.outputs[0].type
         made.graph.insert_after(place, node)
