@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -22,7 +22,7 @@ def render(diagnosis: Mapping[str, Any], *, verbose: bool = True) -> RenderableT
         verbose: Show every extra; otherwise those that are installed.
     """
     parts: list[RenderableType] = []
-    sections = {
+    sections: dict[str, Callable[[Mapping[str, Any]], RenderableType]] = {
         "Machine": _machine,
         "Engines": _engines,
         "Packages": functools.partial(_packages, verbose=verbose),
