@@ -387,8 +387,7 @@ def _page(output: Path | None, stored: Path, keep: bool) -> str:
 
     if output or keep:
         return f"{output or stored}/{PAGE}"
-    kept = f"{stored}/{PAGE} is the last run's; " if (stored / PAGE).is_file() else ""
-    return f"{kept}-o FOLDER writes this one"
+    return f"{stored}/{PAGE} of the last run" if (stored / PAGE).is_file() else "-o FOLDER writes one"
 
 
 def _take(ranked: Report, store: Store) -> str:

@@ -65,7 +65,7 @@ def _why(report: Report, line: Line) -> str:
         figures.append("the baseline itself")
     elif line.difference is not None:
         figures.append(f"{show(100 * line.difference.estimate, 2, sign=True)} points of accuracy")
-    return f"{what}: {', '.join(figures)}"
+    return f"{what}: {', '.join(figures)}" + ("; size only: not for speed" if line.size_only else "")
 
 
 def _times(value: float | None, words: str, line: Line) -> str:
