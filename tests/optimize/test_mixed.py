@@ -20,7 +20,7 @@ from toolchain.optimize._groups import group_nodes
 from toolchain.optimize._search import Journal, OutOfTime, Trial, best, search
 
 GROUPS = ("embeddings", "layer 0 attention", "layer 0 ffn", "layer 1 attention", "layer 1 ffn", "classifier")
-QUICK = {"calibration": "min_max", "calibration_samples": 16, "samples": 8, "rounds": 3}
+QUICK = {"smooth": 0.0, "correct_biases": False, "calibration_samples": 16, "samples": 8, "rounds": 3}
 
 #: Whether each group of a made-up model breaks it as int8, and the time it then saves.
 Costs = dict[str, tuple[float, float]]
@@ -128,7 +128,8 @@ def test_a_planted_outlier_stays_in_float_and_the_accuracy_is_held(planted: Path
     assert trials[frozenset()]["accuracy"] < 1
     alone = {group: trials[frozenset(GROUPS) - {group}]["error"] for group in GROUPS}
     assert max(alone, key=alone.__getitem__) == "layer 1 ffn"
-    assert alone["layer 1 ffn"] > 5 * sorted(alone.values())[-2]
+    # Without VNNI the others lose some too: their products saturate.
+    assert alone["layer 1 ffn"] > 3 * sorted(alone.values())[-2]
     assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["journal.jsonl", "ranges.json"]
 
 
@@ -149,7 +150,21 @@ def test_a_model_of_other_labels_is_refused_before_any_trial(tmp_path: Path) -> 
 
 def test_ranges_are_chosen_as_by_static_int8() -> None:
     static, ours = static_int8.Config(), mixed.Config().static
-    assert replace(static, smooth=ours.smooth, correct_biases=ours.correct_biases) == ours
+    assert static == ours
+
+
+def test_with_every_group_int8_it_writes_what_static_int8_writes(tmp_path: Path) -> None:
+    source, given = exported("bert"), context(tmp_path, labelled(exported("bert")))
+    bench = mixed._Bench(source, mixed.Config(calibration_samples=16), given, "qdq")
+    bench.write(frozenset(bench.groups), tmp_path / "float.onnx")
+    bench.write(frozenset({"layer 0 ffn"}), tmp_path / "first.onnx")  # measured once, whatever is written first
+    bench.write(frozenset(), tmp_path / "all.onnx")
+    static_int8.apply(source, tmp_path, static_int8.Config(calibration_samples=16), given)
+    ours, theirs = (graph.load(tmp_path / name).graph for name in ("all.onnx", "model.onnx"))
+    tensors = [sorted(one.initializer, key=lambda tensor: tensor.name) for one in (ours, theirs)]
+    assert tensors[0] == tensors[1]
+    assert sum(".smoothing" in tensor.name for tensor in tensors[0]) > 0
+    assert list(ours.node) == list(theirs.node)
 
 
 @pytest.mark.parametrize(("quantization", "dialect"), [("static", "qdq"), ("dynamic", "ort")])

@@ -1,18 +1,20 @@
-"""Bias correction: what a quantized weight shifts in the mean of its product is taken out of the bias that follows.
+"""Bias correction: what quantization shifts in the mean of a product is taken out of the bias that follows.
 
-``b' = b + E[x]·(W − Ŵ)`` with ``Ŵ`` quantized and dequantized, and the mean over the tokens of calibration sentences
-(Nagel et al., Data-Free Quantization, arXiv 1906.04721, section 4.2, with means that are measured). It costs nothing
-when the graph runs. What activations lose is left alone: they are cut off at a few tokens, a bias moves all of them.
+``b' = b + E[x]·W − E[x̂]·Ŵ`` with ``x̂`` and ``Ŵ`` quantized and dequantized, and means over the tokens of calibration
+texts (Nagel et al., Data-Free Quantization, arXiv 1906.04721, section 4.2, with means that are measured). It costs
+nothing when the graph runs. ``x̂`` is rounded and not cut off at the ends of the range: what is cut off are a few
+tokens, and a bias moves all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from toolchain.core.errors import require
 from toolchain.core.log import progress
@@ -31,6 +33,7 @@ class _Product:
         add: The node that adds the bias.
         side: Which of its inputs the bias is.
         activation: The float value that is quantized.
+        step: The scale that it is quantized with.
         weight: The weight's name in the float graph.
         widened: The weight, quantized and dequantized, ``[in, out]``.
     """
@@ -38,56 +41,99 @@ class _Product:
     add: Any
     side: int
     activation: str
+    step: float
     weight: str
     widened: Any
 
 
-def correct_biases(
-    quantized: Any, reference: Any, path: Path, samples: Sequence[Mapping[str, Any]], context: Context
-) -> int:
-    """Corrects the biases of a Q/DQ graph in place.
+@dataclass(frozen=True)
+class Means:
+    """Mean of an activation over tokens.
+
+    Attributes:
+        exact: Before rounding, ``[channels]``.
+        rounded: After rounding to the steps of its range, ``[channels]``.
+    """
+
+    exact: NDArray[np.float64]
+    rounded: NDArray[np.float64]
+
+
+def input_means(
+    quantized: Any,
+    reference: Any,
+    path: Path,
+    samples: Sequence[Mapping[str, Any]],
+    context: Context,
+    known: Collection[str] = (),
+) -> dict[str, Means]:
+    """Measure the means of what the quantized products with a bias read.
+
+    Args:
+        quantized: The Q/DQ graph.
+        reference: The float graph that it was made of, in which activations have the same names.
+        path: What to call it in an error.
+        samples: Batches of inputs without padding.
+        context: Threads, and a folder for temporary files.
+        known: Activations to leave out.
+
+    Returns:
+        Means by activation.
+    """
+    outputs = {name for node in reference.graph.node for name in node.output}.difference(known)
+    steps = {item.activation: item.step for item in _products(quantized) if item.activation in outputs}
+    if not steps:
+        return {}
+    sums: dict[str, Any] = dict.fromkeys(steps, 0.0)
+    rounded: dict[str, Any] = dict.fromkeys(steps, 0.0)
+    rows = dict.fromkeys(steps, 0)
+    with (
+        _observed.every_value(reference, path, context, steps) as session,
+        progress("correcting", len(samples)) as bar,
+    ):
+        for batch in samples:
+            values = session.run(batch, steps)
+            for name, step in steps.items():
+                flat = values[name].reshape(-1, values[name].shape[-1])
+                sums[name] += flat.sum(axis=0, dtype=np.float64)
+                rounded[name] += np.rint(flat / np.float32(step)).sum(axis=0, dtype=np.float64) * step
+                rows[name] += len(flat)
+            bar.advance()
+    return {name: Means(sums[name] / rows[name], rounded[name] / rows[name]) for name in steps}
+
+
+def correct_biases(quantized: Any, reference: Any, means: Mapping[str, Means]) -> int:
+    """Correct the biases of a Q/DQ graph in place.
 
     Layers that share a bias (ALBERT) each get their own: their inputs differ.
 
     Args:
         quantized: The Q/DQ graph.
-        reference: The float graph that it was made of, in which weights and activations have the same names.
-        path: What to call it in an error.
-        samples: Batches of inputs without padding.
-        context: Threads, and a folder for temporary files.
+        reference: The float graph that it was made of, in which weights have the same names.
+        means: What :func:`input_means` measured.
 
     Returns:
         How many biases were corrected.
     """
     numpy_helper = require("onnx", "torch").numpy_helper
     weights = {tensor.name: tensor for tensor in reference.graph.initializer}
-    values = {name for node in reference.graph.node for name in node.output}
-    found = [item for item in _products(quantized) if item.weight in weights and item.activation in values]
-    if not found:
-        return 0
-    sums: dict[str, Any] = {item.activation: 0.0 for item in found}
-    rows = dict.fromkeys(sums, 0)
-    with _observed.every_value(reference, path, context) as session, progress("correcting", len(samples)) as bar:
-        for batch in samples:
-            seen = session.run(batch, sums)
-            for name in sums:
-                values = seen[name].reshape(-1, seen[name].shape[-1])
-                sums[name] += values.sum(axis=0, dtype=np.float64)
-                rows[name] += len(values)
-            bar.advance()
+    products = [item for item in _products(quantized) if item.weight in weights and item.activation in means]
     constants = {tensor.name: tensor for tensor in quantized.graph.initializer}
-    for index, item in enumerate(found):
-        lost = numpy_helper.to_array(weights[item.weight]) - item.widened
+    for index, item in enumerate(products):
+        mean = means[item.activation]
         bias = numpy_helper.to_array(constants[item.add.input[item.side]])
-        corrected = bias + sums[item.activation] / rows[item.activation] @ lost
+        lost = mean.exact @ numpy_helper.to_array(weights[item.weight]) - mean.rounded @ item.widened
         name = f"{item.add.input[item.side]}.corrected.{index}"
-        quantized.graph.initializer.append(numpy_helper.from_array(corrected.astype(bias.dtype), name))
+        quantized.graph.initializer.append(numpy_helper.from_array((bias + lost).astype(bias.dtype), name))
         item.add.input[item.side] = name
-    left = {name for node in quantized.graph.node for name in node.input}
-    kept = [tensor for tensor in quantized.graph.initializer if tensor.name in left]
-    del quantized.graph.initializer[:]
-    quantized.graph.initializer.extend(kept)
-    return len(found)
+    _drop_unread(quantized, {name for node in quantized.graph.node for name in node.input})
+    return len(products)
+
+
+def _drop_unread(model: Any, names: Collection[str]) -> None:
+    tensors = [tensor for tensor in model.graph.initializer if tensor.name in names]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(tensors)
 
 
 def _products(model: Any) -> Iterator[_Product]:
@@ -114,6 +160,7 @@ def _products(model: Any) -> Iterator[_Product]:
             add=users[0],
             side=side,
             activation=narrow.input[0],
+            step=float(numpy_helper.to_array(constants[narrow.input[1]])),
             weight=weight.input[0].removesuffix(_SUFFIX),
             widened=matrix * scale.astype(np.float64),  # symmetric, one scale or one for each column
         )

@@ -4,8 +4,6 @@ Groups are the embeddings, each layer's attention and FFN, and the classifier. E
 quantized, built and run on the engine: its dev accuracy, and its time beside the float engine's in the same rounds. The
 result is the fastest choice whose dev accuracy is at most ``max_drop`` points below the float graph's; where none is,
 the float graph itself. A search that is interrupted goes on where it was. Wu et al., arXiv 2004.09602, section 5.
-
-Unlike ``static_int8``, it neither smooths outliers nor corrects biases.
 """
 
 from __future__ import annotations
@@ -35,7 +33,7 @@ from toolchain.optimize import _half, _int8, dynamic_int8, static_int8
 from toolchain.optimize._groups import group_nodes
 from toolchain.optimize._search import Groups, Journal, OutOfTime, Trial, best, failure, search
 
-VERSION = 2
+VERSION = 3
 LIBRARIES = ("onnxruntime", "onnx")
 TAKES = ("standard",)
 AGREEMENT = 0.98
@@ -59,8 +57,7 @@ class Config(StageConfig):
 
     Attributes:
         engine: The engine that decides, with its default settings.
-        quantization: ``static``: as by static_int8, but it neither smooths outliers nor corrects biases; ``dynamic``:
-            as by dynamic_int8, which ONNX Runtime alone runs.
+        quantization: ``static``: as by static_int8; ``dynamic``: as by dynamic_int8, which ONNX Runtime alone runs.
         max_drop: Points of dev accuracy that may be lost.
         deadline: Seconds for all trials, those of an interrupted run included; then the best so far is taken.
         batch_size: Sentences at a time when time is measured; 1 is latency.
@@ -75,6 +72,8 @@ class Config(StageConfig):
         embeddings: Embedding tables may be int8 too.
         attention: With static: the two products inside attention may be int8 too, a group of their own in each layer.
         reduce_range: 7-bit weights, for CPUs whose int8 products saturate (AVX2 and AVX-512 without VNNI).
+        smooth: With static: how far outliers move from activations (0) into weights (1) before; 0 leaves them.
+        correct_biases: With static: take what quantization shifts in the mean of a product out of its bias.
         exclude: Nodes, or weights, that stay in floating point in every trial: names or shell patterns.
     """
 
@@ -86,7 +85,7 @@ class Config(StageConfig):
     samples: Annotated[int, Ge(1), Le(100_000)] = 64
     rounds: Annotated[int, Ge(3), Le(200)] = 7
     margin: Annotated[float, Ge(0), Le(1)] = 0.01
-    calibration: Literal["min_max", "percentile", "entropy"] = "percentile"
+    calibration: Literal["min_max", "percentile", "entropy"] = "min_max"
     calibration_samples: Annotated[int, Ge(1), Le(100_000)] = 256
     percentile: Annotated[float, Gt(50), Le(100)] = 99.999
     symmetric: bool = True
@@ -94,6 +93,8 @@ class Config(StageConfig):
     embeddings: bool = True
     attention: bool = False
     reduce_range: bool = False
+    smooth: Annotated[float, Ge(0), Le(1)] = 0.8
+    correct_biases: bool = True
     exclude: tuple[str, ...] = ()
 
     @property
@@ -106,6 +107,8 @@ class Config(StageConfig):
             symmetric=self.symmetric,
             per_channel=self.per_channel,
             reduce_range=self.reduce_range,
+            smooth=self.smooth,
+            correct_biases=self.correct_biases,
         )
 
 
@@ -209,18 +212,14 @@ class _Bench:
             graph.save(graph.load(self._source / "model.onnx"), target)
             return
         excluded = [*self._excluded, *(node for group in self.groups if group in floats for node in self.groups[group])]
-        with _int8.quantizer_errors(self._source / "model.onnx"), self._folder() as folder:
-            if self._config.quantization == "static":
-                prepared = folder / "prepared.onnx"
-                graph.save(self._model, prepared)
-                static_int8.quantize(prepared, self._ranges, target, self._config.static, excluded)
-            else:
-                copy = type(self._model)()
-                copy.CopyFrom(self._model)
-                settings = dynamic_int8.Config(
-                    per_channel=self._config.per_channel, reduce_range=self._config.reduce_range
-                )
-                dynamic_int8.quantize(copy, target, settings, excluded)
+        if self._config.quantization == "static":
+            self._static.write(target, excluded)
+            return
+        copy = type(self._model)()
+        copy.CopyFrom(self._model)
+        settings = dynamic_int8.Config(per_channel=self._config.per_channel, reduce_range=self._config.reduce_range)
+        with _int8.quantizer_errors(self._source / "model.onnx"):
+            dynamic_int8.quantize(copy, target, settings, excluded)
 
     def measure(self, floats: Groups) -> Trial:
         """Makes a trial."""
@@ -263,16 +262,12 @@ class _Bench:
         return session, self._logits(session), size_bytes
 
     @cached_property
-    def _ranges(self) -> Path:
-        """The activations' ranges, calibrated once for all trials, and kept for a run that goes on."""
-        kept = self._context.work / "ranges.json"
-        if not kept.is_file():
-            samples = static_int8.calibration_batches(self._source, self._config.calibration_samples, self._context)
-            with self._folder() as folder:
-                prepared = folder / "model.onnx"
-                graph.save(self._model, prepared)
-                static_int8.calibrate(prepared, folder, samples, self._config.static).replace(kept)
-        return kept
+    def _static(self) -> static_int8.Quantization:
+        """Static quantization; what it measures on training texts serves all trials, ranges a run that goes on too."""
+        context = self._context
+        return static_int8.Quantization(
+            self._source, self._model, self._excluded, self._config.static, context, context.work
+        )
 
     @cached_property
     def _dev(self) -> tuple[list[int], list[Mapping[str, Any]]]:

@@ -3,9 +3,11 @@
 ``x ≈ s·(q − z)``: ``s`` and ``z`` come from the values seen while the float graph reads calibration sentences;
 symmetric means ``z = 0``, which OpenVINO and TensorRT take too (dialect ``qdq``). Jacob et al., arXiv 1712.05877; the
 ways to choose a range are compared by Wu et al., arXiv 2004.09602: ``min_max`` keeps every value, ``percentile`` cuts
-the tails, and ``entropy`` minimizes the Kullback-Leibler divergence between the two distributions. Before, outliers of
-activations are smoothed into the weights (SmoothQuant, arXiv 2211.10438): a Mul before the products, a few percent of
-the engine's time. After, biases take up what rounding the weights shifts (arXiv 1906.04721, section 4.2).
+the tails, and ``entropy`` minimizes the Kullback-Leibler divergence between the two distributions. In an encoder the
+tails are not noise: a few channels are very large at one or two tokens of each text. The longer the texts, the smaller
+their share, until a percentile cuts them all off. So outliers of activations are smoothed into the weights before
+(SmoothQuant, arXiv 2211.10438): a Mul before the products, a few percent of the engine's time. After, biases take up
+what rounding shifts (arXiv 1906.04721, section 4.2).
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import random
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,10 +27,10 @@ from toolchain.core.log import progress
 from toolchain.core.stage import Context, Ge, Gt, Le, Metrics, StageConfig
 from toolchain.model import graph, onnx_file, tokens
 from toolchain.optimize import _half, _int8
-from toolchain.optimize._correction import correct_biases
-from toolchain.optimize._smoothing import smooth
+from toolchain.optimize._correction import Means, correct_biases, input_means
+from toolchain.optimize._smoothing import channel_maxima, smooth
 
-VERSION = 2
+VERSION = 3
 LIBRARIES = ("onnxruntime", "onnx")
 TAKES = ("standard",)
 AGREEMENT = 0.98
@@ -55,7 +58,7 @@ class Config(StageConfig):
         exclude: Nodes, or weights, that stay in floating point: names or shell patterns.
     """
 
-    calibration: Literal["min_max", "percentile", "entropy"] = "percentile"
+    calibration: Literal["min_max", "percentile", "entropy"] = "min_max"
     calibration_samples: Annotated[int, Ge(1), Le(100_000)] = 256
     percentile: Annotated[float, Gt(50), Le(100)] = 99.999
     symmetric: bool = True
@@ -89,18 +92,84 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     model = _int8.replace_gemm(_int8.load_float(path))
     parameters = graph.parameters(model)
     excluded = _int8.excluded_nodes(model, config.exclude, embeddings=config.embeddings, attention=config.attention)
-    samples = calibration_batches(source, config.calibration_samples, context)
-    with tempfile.TemporaryDirectory(dir=context.work) as folder, _int8.quantizer_errors(path):
-        prepared = Path(folder) / "model.onnx"
-        smoothed = smooth(model, path, samples, config.smooth, excluded, context) if config.smooth else 0
-        graph.save(model, prepared)
-        ranges = calibrate(prepared, Path(folder), samples, config)
-        quantize(prepared, ranges, out / "model.onnx", config, excluded)
-    made = graph.load(out / "model.onnx")
-    corrected = correct_biases(made, model, path, samples, context) if config.correct_biases else 0
-    graph.save(made, out / "model.onnx")
-    counted = {"parameters": parameters, "calibration_samples": sum(map(_rows, samples))}
-    return _int8.report(made) | counted | {"corrected_biases": corrected, "smoothed_inputs": smoothed}
+    with tempfile.TemporaryDirectory(dir=context.work) as folder:
+        quantization = Quantization(source, model, excluded, config, context, Path(folder))
+        counted = quantization.write(out / "model.onnx", excluded)
+    counted |= {"parameters": parameters, "calibration_samples": sum(map(_rows, quantization.samples))}
+    return _int8.report(graph.load(out / "model.onnx")) | counted
+
+
+class Quantization:
+    """One graph to be quantized once or, with other nodes left out, many times; calibration texts are read once.
+
+    Args:
+        source: Folder with the graph's tokenizer and interface.
+        model: The float graph, without Gemm, every node named; it is not changed.
+        excluded: Names of nodes that always stay in floating point.
+        config: Settings.
+        context: Gives the training texts.
+        folder: Where to keep the ranges; those that are there are taken.
+    """
+
+    def __init__(
+        self, source: Path, model: Any, excluded: Sequence[str], config: Config, context: Context, folder: Path
+    ) -> None:
+        self._source, self._path, self._model, self._excluded = source, source / "model.onnx", model, excluded
+        self._config, self._context, self._folder = config, context, folder
+        self._means: dict[str, Means] = {}
+
+    def write(self, target: Path, excluded: Sequence[str]) -> Metrics:
+        """Quantize.
+
+        Args:
+            target: The file to write.
+            excluded: Names of nodes that stay in floating point: those that always do, and others.
+
+        Returns:
+            corrected_biases, smoothed_inputs.
+        """
+        ranges = self._ranges
+        with tempfile.TemporaryDirectory(dir=self._context.work) as folder, _int8.quantizer_errors(self._path):
+            prepared, smoothed = self._smoothed(excluded)
+            graph.save(prepared, Path(folder) / "model.onnx")
+            quantize(Path(folder) / "model.onnx", ranges, target, self._config, excluded)
+        corrected = 0
+        if self._config.correct_biases:
+            quantized = graph.load(target)
+            self._means |= input_means(quantized, self._full, self._path, self.samples, self._context, self._means)
+            corrected = correct_biases(quantized, prepared, self._means)
+            graph.save(quantized, target)
+        return {"corrected_biases": corrected, "smoothed_inputs": smoothed}
+
+    @cached_property
+    def samples(self) -> list[dict[str, Any]]:
+        """The calibration texts in batches."""
+        return calibration_batches(self._source, self._config.calibration_samples, self._context)
+
+    @cached_property
+    def _maxima(self) -> dict[str, Any]:
+        return channel_maxima(self._model, self._path, self.samples, self._excluded, self._context)
+
+    @cached_property
+    def _full(self) -> Any:
+        """The float graph with every input smoothed that may be; ranges and means are measured on it alone."""
+        return self._smoothed(self._excluded)[0]
+
+    @cached_property
+    def _ranges(self) -> Path:
+        path = self._folder / "ranges.json"
+        if not path.is_file():
+            with tempfile.TemporaryDirectory(dir=self._context.work) as folder, _int8.quantizer_errors(self._path):
+                prepared = Path(folder) / "model.onnx"
+                graph.save(self._full, prepared)
+                calibrate(prepared, Path(folder), self.samples, self._config).replace(path)
+        return path
+
+    def _smoothed(self, excluded: Sequence[str]) -> tuple[Any, int]:
+        """Return the float graph with smoothed inputs, and how many there are."""
+        copy = type(self._model)()
+        copy.CopyFrom(self._model)
+        return copy, smooth(copy, self._maxima, self._config.smooth, excluded) if self._config.smooth else 0
 
 
 def quantize(prepared: Path, ranges: Path, target: Path, config: Config, excluded: Sequence[str]) -> None:
