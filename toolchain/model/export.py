@@ -9,6 +9,7 @@ weights that layers share (ALBERT) stand there once.
 
 from __future__ import annotations
 
+import functools
 import gc
 import inspect
 import tempfile
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from toolchain.core.errors import GateError, ModelError, require
 from toolchain.core.garbage import uncollected
 from toolchain.core.stage import Context, Ge, Gt, Le, Metrics, StageConfig
-from toolchain.model import checkpoint, graph, optimum, tokens, vocabulary
+from toolchain.model import blueprint, checkpoint, graph, optimum, tokens, vocabulary
 
 VERSION = 2
 LIBRARIES = ("torch", "transformers", "onnx", "onnxscript")
@@ -104,12 +105,12 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
         opset = max(opset, integer.least_opset(model))
     external = checkpoint.count_parameters(model) * 4 > graph.MAX_BYTES
 
-    def exported() -> Any:
+    def exported(*, anew: bool = False) -> Any:
         traced = wrapper
         if quantized:
             traced = logits_only(checkpoint.load_model(source, attention="eager"), names).eval()
             integer.lower(traced.model)
-        program = trace(traced, batches[0][1], names, opset, source)
+        program = trace(traced, batches[0][1], names, opset, source, anew=anew)
         if quantized:
             integer.finish(program.model)
         _store_transposed(program.model)
@@ -125,7 +126,7 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     if quantized:
         differences, rounding = _quantized_parity(path, wrapper, batches[1:], config.tolerance, context)
     else:
-        program = exported if config.exporter == "torch" else None
+        program = functools.partial(exported, anew=True) if config.exporter == "torch" else None
         differences = parity(path, wrapper, batches[1:], config.tolerance, context.threads, program)
     proto = graph.load(path, weights=False)
     checkpoint.copy_tokenizer(source, out)
@@ -303,22 +304,41 @@ def logits_only(model: Any, names: Sequence[str]) -> Any:
     return Logits()
 
 
-def trace(wrapper: Any, inputs: dict[str, Any], names: Sequence[str], opset: int, source: Path) -> Any:
-    """Return the exporter's program of a module, for batches and texts of any size; raise ModelError if it has none."""
+def trace(
+    wrapper: Any, inputs: dict[str, Any], names: Sequence[str], opset: int, source: Path, *, anew: bool = False
+) -> Any:
+    """Return the exporter's program of a module, for batches and texts of any size.
+
+    Args:
+        wrapper: The module.
+        inputs: One batch.
+        names: Names of the inputs.
+        opset: Version of ONNX.
+        source: The module's folder, for messages.
+        anew: Trace although a module of equal shape has been traced: the program then holds the PyTorch graph too.
+
+    Raises:
+        ModelError: It cannot be exported.
+    """
     torch = require("torch", "torch")
     axes = {0: "batch", 1: "tokens"}
+
+    def export() -> Any:
+        return torch.onnx.export(
+            wrapper,
+            tuple(inputs.values()),
+            dynamo=True,
+            input_names=list(names),
+            output_names=["logits"],
+            dynamic_shapes=(tuple(axes for _ in names),),
+            opset_version=opset,
+            optimize=False,
+            verbose=False,
+        )
+
     try:
         with checkpoint.quiet(), uncollected():  # millions of objects that stay: a quarter of the time
-            return torch.onnx.export(
-                wrapper,
-                tuple(inputs.values()),
-                dynamo=True,
-                input_names=list(names),
-                output_names=["logits"],
-                dynamic_shapes=(tuple(axes for _ in names),),
-                opset_version=opset,
-                verbose=False,
-            )
+            return blueprint.traced(wrapper, inputs, (tuple(names), opset), export, anew=anew)
     except Exception as error:  # the exporter wraps whatever the model's own code raised
         cause = inspect.cleandoc(str(error.__cause__ or error)).splitlines()[0]
         raise ModelError(

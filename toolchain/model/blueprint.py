@@ -1,0 +1,126 @@
+"""Traces modules of equal shape once: the graph of one, without its weights, takes the weights of the next.
+
+Tracing takes most of an export, and depends on what a module computes, not on its weights: variants of a recipe
+that are trained differently, or quantized in other ways, share a graph. Equal means equal in all that the tracer can
+see: classes, plain attributes, configuration, buffers, and shapes, types and sharing of weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from types import ModuleType
+from typing import Any
+
+from toolchain.core.errors import require
+
+#: How many graphs are held. They hold no weights.
+HELD = 4
+
+#: What a configuration tells that no computation reads.
+_NAMES = ("_name_or_path", "name_or_path", "id2label", "label2id", "transformers_version")
+
+#: Attributes of a module that are compared elsewhere, or are names.
+_ELSEWHERE = ("_parameters", "_buffers", "_modules", *_NAMES)
+
+_blueprints: OrderedDict[str, Any] = OrderedDict()
+
+
+def traced(
+    module: Any, inputs: Mapping[str, Any], settings: object, trace: Callable[[], Any], *, anew: bool = False
+) -> Any:
+    """Return the exporter's program of a module, optimized.
+
+    Args:
+        module: A PyTorch module.
+        inputs: What it is traced with, tensors by name.
+        settings: Whatever else decides the graph.
+        trace: Traces the module, and gives the exporter's program as it is before optimization.
+        anew: Call ``trace`` in any case.
+    """
+    onnx = require("torch.onnx", "torch")
+    key = _key(module, inputs, settings)
+    blueprint, captured = None if anew else _blueprints.get(key), None
+    if blueprint is None:
+        program = trace()
+        blueprint, captured = program.model, program.exported_program
+        if key:
+            _hold(key, blueprint, module.state_dict())
+    # A copy in any case: it numbers the names of new values from 0, so that the bytes are the same either way.
+    program = onnx.ONNXProgram(_weighted(blueprint, module.state_dict()), captured)
+    program.optimize()
+    return program
+
+
+def _hold(key: str, model: Any, weights: Mapping[str, Any]) -> None:
+    """Keep a graph, without its weights, and forget the oldest."""
+    blueprint = model.clone()
+    for name in weights.keys() & blueprint.graph.initializers.keys():
+        blueprint.graph.initializers[name].const_value = None
+    _blueprints.pop(key, None)
+    _blueprints[key] = blueprint
+    while len(_blueprints) > HELD:
+        _blueprints.popitem(last=False)
+
+
+def _weighted(blueprint: Any, weights: Mapping[str, Any]) -> Any:
+    """Return a copy of a graph that has these weights."""
+    adapters = require("onnx_ir.tensor_adapters", "torch")
+    model = blueprint.clone()
+    for name in weights.keys() & model.graph.initializers.keys():
+        model.graph.initializers[name].const_value = adapters.TorchTensor(weights[name].detach(), name=name)
+    return model
+
+
+def _key(module: Any, inputs: Mapping[str, Any], settings: object) -> str:
+    """Return a digest of all that decides the graph, or '' if something is there that cannot be compared."""
+    described = hashlib.sha256()
+    try:
+        for part in (*_parts(module), *((name, *_tensor(tensor)) for name, tensor in inputs.items()), settings):
+            described.update(repr(part).encode())
+    except (TypeError, RuntimeError):  # PyTorch's, of a buffer without bytes to read
+        return ""
+    return described.hexdigest()
+
+
+def _parts(module: Any) -> Iterator[object]:
+    first: dict[int, str] = {}
+    for name, weight in module.state_dict(keep_vars=True).items():
+        yield name, *_tensor(weight), first.setdefault(weight.data_ptr(), name)
+    for name, buffer in module.named_buffers():  # folded into the graph where they are constants
+        yield name, hashlib.sha256(buffer.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
+    for name, part in module.named_modules():
+        yield name, type(part).__module__, type(part).__qualname__
+        for attribute, value in vars(part).items():
+            if attribute not in _ELSEWHERE:
+                yield attribute, _plain(value)
+
+
+def _tensor(tensor: Any) -> tuple[object, ...]:
+    return tuple(tensor.shape), str(tensor.dtype)
+
+
+def _plain(value: Any) -> object:
+    """Return a value as text or numbers.
+
+    Raises:
+        TypeError: It is none of the kinds that are compared.
+    """
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(item) for item in (sorted(value) if isinstance(value, (set, frozenset)) else value)]
+    if isinstance(value, Mapping):
+        return [(str(name), _plain(item)) for name, item in value.items()]
+    if hasattr(value, "to_dict") and hasattr(value, "model_type"):
+        described = {name: item for name, item in value.to_dict().items() if name not in _NAMES}
+        return json.dumps(described, sort_keys=True, default=str)
+    owner = getattr(value, "__self__", None)
+    named = callable(value) and "<" not in getattr(value, "__qualname__", "<")  # no closure, which may hold anything
+    if named and (owner is None or isinstance(owner, (ModuleType, require("torch.nn", "torch").Module))):
+        return value.__module__, value.__qualname__
+    if type(value).__module__ == "torch" and type(value).__name__ in ("dtype", "device"):
+        return str(value)
+    raise TypeError(f"{type(value).__qualname__} is not compared")
