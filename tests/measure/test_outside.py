@@ -54,7 +54,7 @@ def test_another_head_is_found_in_the_logits(tmp_path: Path) -> None:
 
     source = Path(shutil.copytree(checkpoint_folder(), tmp_path / "m"))
     weights = load_file(source / "model.safetensors")
-    weights["classifier.bias"] = weights["classifier.bias"] + np.float32([0, 2e-2])
+    weights["classifier.bias"] = weights["classifier.bias"] + np.array([0, 2e-2], np.float32)
     save_file(weights, source / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(GateError, match=r"is answered otherwise than by transformers, in a batch of \d: logits \["):
         outside.check(source, onnx_folder(), TEXTS, 1)

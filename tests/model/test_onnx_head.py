@@ -67,8 +67,9 @@ def answers(path: Path) -> np.ndarray[Any, Any]:
 
 
 def _softmax(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    powers: np.ndarray[Any, Any] = np.exp(values)
-    return powers / powers.sum(axis=1, keepdims=True)
+    powers = np.exp(values)
+    found: np.ndarray[Any, Any] = powers / powers.sum(axis=1, keepdims=True)
+    return found
 
 
 @pytest.mark.parametrize("activation", ["Softmax", "LogSoftmax"])

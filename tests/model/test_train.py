@@ -279,7 +279,7 @@ def test_a_cpu_that_multiplies_bf16_trains_in_it(has: str, chosen: str, monkeypa
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {has: True})
-    assert train._precision("auto") == chosen
+    assert train._precision("auto", "bert") == chosen
 
 
 def test_fp16_without_a_gpu_is_an_error(tmp_path: Path) -> None:
