@@ -258,9 +258,14 @@ def test_batches_that_are_padded_to_a_known_shape_answer_alike(folders: Any, mon
     batches = [{name: values[:rows, :tokens] for name, values in whole.items()} for rows, tokens in cuts]
     expected = [engine.open_session(out, 1).run(batch) for batch in batches]
     monkeypatch.setattr(_openvino_shapes, "EXACT_SHAPES", 2)
-    session = engine.open_session(out, 1)
+    session: Any = engine.open_session(out, 1)
     target, shapes = session._shapes.target, []
-    monkeypatch.setattr(session._shapes, "target", lambda *shape: shapes.append(target(*shape)) or shapes[-1])
+
+    def recorded(*shape: int) -> Any:
+        shapes.append(target(*shape))
+        return shapes[-1]
+
+    monkeypatch.setattr(session._shapes, "target", recorded)
     for batch, logits in zip(batches, expected, strict=True):
         answer = session.run(batch)
         assert answer.shape == logits.shape

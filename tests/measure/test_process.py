@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,7 +56,12 @@ def test_memory_is_measured_on_batches_of_mixed_shapes(tmp_path: Path, monkeypat
     worker.sample(str(texts))
     session, shapes = worker._predictor.session, []
     run = session.run
-    monkeypatch.setattr(session, "run", lambda batch: shapes.append(batch["input_ids"].shape) or run(batch))
+
+    def recorded(batch: Any) -> Any:
+        shapes.append(batch["input_ids"].shape)
+        return run(batch)
+
+    monkeypatch.setattr(session, "run", recorded)
     assert worker.memory()["peak_memory_bytes"] > 10_000_000
     assert shapes == []
     monkeypatch.setattr(worker_module, "MIXED_SECONDS", 0.2)
