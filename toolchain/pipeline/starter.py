@@ -113,7 +113,10 @@ def _variants(model: Model) -> tuple[dict[str, str], dict[str, tuple[str, str]],
     variants["static-int8"] = items("static_int8")
     if importlib.util.find_spec("nncf"):
         variants["nncf-int8"] = items("nncf_static")
-    options = {"dynamic-int8": (items("dynamic_int8"), "smaller; its answers may depend on the rest of a batch")}
+    options = {
+        "static-int8-asymmetric": (items("{static_int8: {symmetric: false}}"), "with zero points; not for TensorRT"),
+        "dynamic-int8": (items("dynamic_int8"), "its answers may depend on the rest of a batch"),
+    }
     if importlib.util.find_spec("neural_compressor"):
         options["inc-int8"] = (items("inc_smoothquant"), "Intel Neural Compressor")
     return variants, options, ""
