@@ -150,7 +150,8 @@ def _stage(
     stage: str, targets: Sequence[str], items: Sequence[str], settings: dict[str, Any], engines: Sequence[str] = ()
 ) -> int:
     """Runs a plan up to a stage and shows what it has made."""
-    from toolchain.cli.recipes import finish, print_preview
+    from toolchain.cli.finishing import finish
+    from toolchain.cli.recipes import print_preview
     from toolchain.pipeline import plan, run
     from toolchain.pipeline.shipped import is_recipe
 
