@@ -12,7 +12,7 @@ import pytest
 from tests.builders import context, sentences
 from tests.shared import once
 from toolchain.core.errors import GateError, ModelError
-from toolchain.model import checkpoint, export, graph, scratch
+from toolchain.model import checkpoint, export, graph, scratch, tidy
 
 ARCHITECTURES = ("bert", "roberta", "albert", "distilbert", "electra", "deberta-v2")
 
@@ -98,7 +98,7 @@ def test_two_exports_are_equal_bytes(tmp_path: Path) -> None:
 def test_a_graph_that_differs_is_refused_and_the_first_node_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    strip = export._strip
+    strip = tidy.strip
 
     def plant(model: Any) -> None:
         """Changes a weight of the second layer's FFN behind the exporter's back."""
@@ -109,7 +109,7 @@ def test_a_graph_that_differs_is_refused_and_the_first_node_named(
         weight = products[10].inputs[1]
         weight.const_value = onnx_ir.tensor(weight.const_value.numpy() * np.float32(-20), name=weight.name)
 
-    monkeypatch.setattr(export, "_strip", plant)
+    monkeypatch.setattr(tidy, "strip", plant)
     with pytest.raises(
         GateError, match=r"differs from PyTorch by .* first diverging node: (linear_10|val_\d+) "
     ) as caught:

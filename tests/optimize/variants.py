@@ -14,7 +14,7 @@ import onnxruntime as ort
 
 from tests.builders import MAX_LENGTH, SENTENCES, checkpoint_folder, context
 from tests.shared import once
-from toolchain.model import export, graph, tokens
+from toolchain.model import export, graph, tidy, tokens
 
 FAMILIES = ("bert", "albert", "roberta")
 
@@ -40,8 +40,8 @@ def _export(architecture: str, folder: Path) -> None:
     wrapper = export.logits_only(model.eval(), names).eval()
     inputs = {name: torch.ones((2, 7), dtype=torch.int64) for name in names}
     program = export.trace(wrapper, inputs, names, export.Config().opset, source)
-    export._store_transposed(program.model)
-    export._strip(program.model)
+    tidy.store_transposed(program.model)
+    tidy.strip(program.model)
     program.save(str(folder / "model.onnx"))
 
 

@@ -12,7 +12,7 @@ from tests.model.test_export import made
 from tests.tiny import call, tiny
 from toolchain.core import child
 from toolchain.core.errors import GateError, ModelError
-from toolchain.model import export, graph, optimum
+from toolchain.model import export, graph, optimum, tidy
 from toolchain.runtime.predictor import Predictor
 
 ARCHITECTURES = ("bert", "roberta", "albert")
@@ -158,7 +158,7 @@ def test_a_recipe_names_the_exporter_and_the_versions_are_in_its_key(optimum_pyt
 def test_a_graph_of_optimums_that_differs_is_refused(
     optimum_python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    strip = export._strip
+    strip = tidy.strip
 
     def plant(model: Any) -> None:
         import onnx_ir
@@ -168,7 +168,7 @@ def test_a_graph_of_optimums_that_differs_is_refused(
         weight = products[-1].inputs[1]
         weight.const_value = onnx_ir.tensor(weight.const_value.numpy() * np.float32(-20), name=weight.name)
 
-    monkeypatch.setattr(export, "_strip", plant)
+    monkeypatch.setattr(tidy, "strip", plant)
     source = made(tmp_path)
     (tmp_path / "out").mkdir()
     config = export.Config(exporter="optimum", python=optimum_python)

@@ -1,49 +1,20 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.builders import classifier_folder, onnx_folder
-from toolchain.core.errors import RecipeError
+from tests.pipeline.loading import BASE, load, problems, settings
 from toolchain.core.stage import StageConfig
-from toolchain.pipeline import recipe as recipes
 from toolchain.pipeline.document import Document, Problems
-from toolchain.pipeline.keys import Task
-from toolchain.pipeline.recipe import Recipe
 from toolchain.pipeline.settings import plain, validate
-
-BASE = """\
-model: scratch:bert-1x32
-stages:
-  - finetune: {epochs: 2}
-variants:
-  base: [export]
-  int8: [export, dynamic_int8]
-"""
-
-
-def _load(tmp_path: Path, text: str, *sets: str, **sources: Any) -> Recipe:
-    (tmp_path / "r.yaml").write_text(text, encoding="utf-8")
-    return recipes.load(tmp_path / "r.yaml", sets, **sources)
-
-
-def _problems(tmp_path: Path, text: str, *sets: str, **sources: Any) -> list[str]:
-    with pytest.raises(RecipeError) as caught:
-        _load(tmp_path, text, *sets, **sources)
-    return str(caught.value).replace(f"{tmp_path}/", "").splitlines()
-
-
-def _config(recipe: Recipe, variant: str, technique: str, model: str = "model") -> Any:
-    return next(item.config for item in recipe.variants[model, variant] if item.label == technique)
 
 
 def test_what_is_not_written_has_its_default(tmp_path: Path) -> None:
-    found = _load(tmp_path, "model: scratch:bert-1x32\nvariants: {base: [export]}\n")
+    found = load(tmp_path, "model: scratch:bert-1x32\nvariants: {base: [export]}\n")
     assert (found.name, found.seeds, found.baseline) == ("r", (17,), ("base", "onnxruntime"))
     assert found.task.label == "reviews"
     assert [engine.label for engine in found.engines] == ["onnxruntime"]
@@ -59,9 +30,9 @@ def test_what_is_not_written_within_a_setting_has_that_settings_default(
 ) -> None:
     setting = f", finetune: {written}" if written else ""
     text = f"model: scratch:bert-2x64\nvariants: {{base: [finetune, {{distill: {{layers: 1{setting}}}}}, export]}}\n"
-    asked = _config(_load(tmp_path, text), "base", "distill").finetune
+    asked = settings(load(tmp_path, text), "base", "distill").finetune
     assert (asked.epochs, asked.learning_rate) == (epochs, rate)
-    told = _config(_load(tmp_path, text, "distill.finetune.precision=bf16"), "base", "distill").finetune
+    told = settings(load(tmp_path, text, "distill.finetune.precision=bf16"), "base", "distill").finetune
     assert (told.epochs, told.learning_rate, told.precision) == (epochs, rate, "bf16")
 
 
@@ -71,7 +42,7 @@ def test_a_models_own_settings_leave_the_rest_of_a_setting_as_the_variant_has_it
         "stages: [finetune]\n"
         "variants: {base: [{distill: {layers: 1, finetune: {learning_rate: 3e-4, epochs: 6}}}, export]}\n"
     )
-    own, others = (_config(_load(tmp_path, text), "base", "distill", model).finetune for model in "xy")
+    own, others = (settings(load(tmp_path, text), "base", "distill", model).finetune for model in "xy")
     assert [(each.epochs, each.learning_rate) for each in (own, others)] == [(1, 3e-4), (6, 3e-4)]
 
 
@@ -105,7 +76,7 @@ def test_defaults_hold_at_every_depth() -> None:
 
 
 def test_stages_stand_before_every_variant(tmp_path: Path) -> None:
-    found = _load(tmp_path, BASE)
+    found = load(tmp_path, BASE)
     labels = {name: [item.label for item in items] for (_, name), items in found.variants.items()}
     assert labels == {"base": ["finetune", "export"], "int8": ["finetune", "export", "dynamic_int8"]}
 
@@ -113,12 +84,12 @@ def test_stages_stand_before_every_variant(tmp_path: Path) -> None:
 def test_a_problem_stands_at_its_line_and_column(tmp_path: Path) -> None:
     text = BASE.replace("{epochs: 2}", "{epochs: 2, lerning_rate: 1}")
     assert text.splitlines()[2].index("lerning_rate") == 26  # columns are counted from 1
-    assert _problems(tmp_path, text)[0].startswith("r.yaml:3:27: stages[0] finetune: unknown setting 'lerning_rate'")
+    assert problems(tmp_path, text)[0].startswith("r.yaml:3:27: stages[0] finetune: unknown setting 'lerning_rate'")
 
 
 def test_a_setting_within_a_setting_is_named_whole_with_its_neighbours(tmp_path: Path) -> None:
     text = BASE.replace("[export]", "[{magnitude_prune: {finetune: {epochz: 1}}}, export]", 1)
-    found = _problems(tmp_path, text)[0]
+    found = problems(tmp_path, text)[0]
     assert "magnitude_prune: unknown setting 'finetune.epochz'" in found
     assert "did you mean 'epochs'?" in found
 
@@ -136,7 +107,7 @@ def test_a_technique_is_judged_by_the_shape_that_those_before_it_leave(
 ) -> None:
     items = f"{{magnitude_prune: {{{first}}}}}, {{magnitude_prune: {{{second}}}}}"
     text = f"model: scratch:bert-2x64\nvariants: {{base: [finetune, {items}, export]}}\n"
-    assert says in _problems(tmp_path, text)[0]
+    assert says in problems(tmp_path, text)[0]
 
 
 @pytest.mark.parametrize(
@@ -152,14 +123,14 @@ def test_a_setting_of_several_kinds_is_judged_by_the_kind_that_was_meant(
     tmp_path: Path, settings: str, says: str
 ) -> None:
     text = f"model: scratch:bert-2x64\nvariants: {{base: [finetune, {{distill: {{{settings}}}}}, export]}}\n"
-    assert [says in problem for problem in _problems(tmp_path, text)] == [True]
+    assert [says in problem for problem in problems(tmp_path, text)] == [True]
 
 
 def test_a_student_has_the_layers_that_it_keeps(tmp_path: Path) -> None:
     cut = "{distill: {layers: 1}}, {magnitude_prune: {sparsity: [0.5]}}"
-    _load(tmp_path, f"model: scratch:bert-2x64\nvariants: {{base: [finetune, {cut}, export]}}\n")
+    load(tmp_path, f"model: scratch:bert-2x64\nvariants: {{base: [finetune, {cut}, export]}}\n")
     text = f"model: scratch:bert-2x64\nvariants: {{base: [finetune, {cut.replace('0.5', '0.5, 0.5')}, export]}}\n"
-    assert "sparsity: 2 parts, and the model has 1 layers" in _problems(tmp_path, text)[0]
+    assert "sparsity: 2 parts, and the model has 1 layers" in problems(tmp_path, text)[0]
 
 
 @pytest.mark.parametrize(
@@ -179,7 +150,7 @@ def test_a_student_has_the_layers_that_it_keeps(tmp_path: Path) -> None:
 )
 def test_what_is_quantized_in_training_stays_so(tmp_path: Path, items: str, says: str) -> None:
     text = f"model: scratch:bert-2x64\nvariants: {{base: [finetune, {items}]}}\n"
-    assert says in _problems(tmp_path, text)[0]
+    assert says in problems(tmp_path, text)[0]
 
 
 @pytest.mark.parametrize(
@@ -193,7 +164,7 @@ def test_what_is_quantized_in_training_stays_so(tmp_path: Path, items: str, says
 )
 def test_ranks_are_held_against_the_models_shape(tmp_path: Path, settings: str, says: str) -> None:
     text = f"model: scratch:bert-2x64\nvariants: {{base: [finetune, {{low_rank: {{{settings}}}}}, export]}}\n"
-    assert says in _problems(tmp_path, text)[0]
+    assert says in problems(tmp_path, text)[0]
 
 
 @pytest.mark.parametrize(
@@ -216,14 +187,14 @@ def test_what_is_adopted_is_held_against_its_config_too(
     (tmp_path / "GRAPH").symlink_to(onnx_folder())
     text = f"variants: {{base: [{{adopt: {{path: {path}}}}}, {items}, export]}}"
     if says is None:
-        _load(tmp_path, text)
+        load(tmp_path, text)
     else:
-        assert [line for line in _problems(tmp_path, text) if says in line]
+        assert [line for line in problems(tmp_path, text) if says in line]
 
 
 def test_all_problems_come_at_once_in_the_order_of_the_document(tmp_path: Path) -> None:
     text = BASE.replace("epochs: 2", "epochs: 0").replace("dynamic_int8]", "dynamc_int8]") + "seed: 1\nseeds: [a]\n"
-    count, *lines = _problems(tmp_path, text)
+    count, *lines = problems(tmp_path, text)
     assert count == "4 problems"
     assert sorted(line.split(" ")[0] for line in lines) == [
         "r.yaml:3:16:",
@@ -247,75 +218,78 @@ def test_all_problems_come_at_once_in_the_order_of_the_document(tmp_path: Path) 
     ],
 )
 def test_yaml_is_1_2(tmp_path: Path, written: str, expected: str) -> None:
-    lines = _problems(tmp_path, BASE.replace("epochs: 2", f"precision: {written}"))
+    lines = problems(tmp_path, BASE.replace("epochs: 2", f"precision: {written}"))
     assert f"precision: {expected} is not" in lines[0]
 
 
 def test_numbers_are_what_they_look_like(tmp_path: Path) -> None:
-    found = _load(tmp_path, BASE.replace("epochs: 2", "learning_rate: 1e-4, epochs: 0x10, weight_decay: 0"))
-    config = _config(found, "base", "finetune")
+    found = load(tmp_path, BASE.replace("epochs: 2", "learning_rate: 1e-4, epochs: 0x10, weight_decay: 0"))
+    config = settings(found, "base", "finetune")
     assert (config.learning_rate, config.epochs, config.weight_decay) == (0.0001, 16, 0.0)
 
 
 def test_a_duplicate_key_is_an_error(tmp_path: Path) -> None:
-    lines = _problems(tmp_path, BASE + "  int8: [export]\n")
+    lines = problems(tmp_path, BASE + "  int8: [export]\n")
     assert lines[0].startswith('r.yaml:7:3: found duplicate key "int8"')
 
 
 class TestSet:
     def test_a_path_from_the_top(self, tmp_path: Path) -> None:
-        found = _load(tmp_path, BASE, "benchmark.threads=2", "seeds=[1, 2]", "report.weights.speedup=0.5", "name=other")
+        found = load(tmp_path, BASE, "benchmark.threads=2", "seeds=[1, 2]", "report.weights.speedup=0.5", "name=other")
         assert (found.benchmark.threads, found.seeds, found.report.weights.speedup) == (2, (1, 2), 0.5)
         assert found.name == "other"
 
     def test_a_technique_wherever_it_stands(self, tmp_path: Path) -> None:
         text = BASE + "  other: [{export: {opset: 20}}, dynamic_int8]\n"
-        found = _load(tmp_path, text, "export.opset=19", "dynamic_int8.per_channel=false")
-        assert [_config(found, name, "export").opset for name in ("base", "int8", "other")] == [19, 19, 19]
-        assert [_config(found, name, "dynamic_int8").per_channel for name in ("int8", "other")] == [False, False]
+        found = load(tmp_path, text, "export.opset=19", "dynamic_int8.per_channel=false")
+        assert [settings(found, name, "export").opset for name in ("base", "int8", "other")] == [19, 19, 19]
+        assert [settings(found, name, "dynamic_int8").per_channel for name in ("int8", "other")] == [False, False]
 
     def test_an_item_by_its_place_or_its_name(self, tmp_path: Path) -> None:
-        found = _load(tmp_path, BASE, "variants.int8.dynamic_int8.embeddings=false", "stages.0.finetune.epochs=5")
-        assert _config(found, "int8", "dynamic_int8").embeddings is False
-        assert _config(found, "int8", "finetune").epochs == 5
-        replaced = _load(tmp_path, BASE, "variants.int8.1=static_int8")
+        found = load(tmp_path, BASE, "variants.int8.dynamic_int8.embeddings=false", "stages.0.finetune.epochs=5")
+        assert settings(found, "int8", "dynamic_int8").embeddings is False
+        assert settings(found, "int8", "finetune").epochs == 5
+        replaced = load(tmp_path, BASE, "variants.int8.1=static_int8")
         assert [item.label for item in replaced.variants["model", "int8"]] == ["finetune", "export", "static_int8"]
 
     def test_a_task_gets_settings(self, tmp_path: Path) -> None:
-        assert _load(tmp_path, BASE, "task.reviews.train_size=32").task.config.train_size == 32
-        assert _load(tmp_path, BASE, "reviews.train_size=32", "task=reviews").task.config.train_size == 3000
-        assert _load(tmp_path, BASE + "task: reviews\n", "reviews.train_size=32").task.config.train_size == 32
+        assert load(tmp_path, BASE, "task.reviews.train_size=32").task.config.train_size == 32
+        assert load(tmp_path, BASE, "reviews.train_size=32", "task=reviews").task.config.train_size == 3000
+        assert load(tmp_path, BASE + "task: reviews\n", "reviews.train_size=32").task.config.train_size == 32
 
     def test_an_engine_gets_settings(self, tmp_path: Path) -> None:
-        found = _load(tmp_path, BASE + "engines: [onnxruntime]\n", "onnxruntime.offline=false")
+        found = load(tmp_path, BASE + "engines: [onnxruntime]\n", "onnxruntime.offline=false")
         assert found.engines[0].config.offline is False
 
     def test_a_bad_value_names_the_option_that_gave_it(self, tmp_path: Path) -> None:
-        assert _problems(tmp_path, BASE, "finetune.epochs=0") == [
+        assert problems(tmp_path, BASE, "finetune.epochs=0") == [
             "--set finetune.epochs=0: stages[0] finetune: epochs: 0 is below 1"
         ]
 
     def test_a_path_that_leads_nowhere_is_an_error(self, tmp_path: Path) -> None:
-        assert "'epoch' is no key" in _problems(tmp_path, BASE, "epoch=1")[0]
-        assert "unknown key 'deeper'" in _problems(tmp_path, BASE, "model.deeper=1")[0]
+        assert "'epoch' is no key" in problems(tmp_path, BASE, "epoch=1")[0]
+        assert "unknown key 'deeper'" in problems(tmp_path, BASE, "model.deeper=1")[0]
 
 
 class TestSources:
     def test_model_takes_the_place_of_the_only_one(self, tmp_path: Path) -> None:
-        assert _load(tmp_path, BASE, models=["a/b"]).models == {"model": "a/b"}
+        assert load(tmp_path, BASE, models=["a/b"]).models == {"model": "a/b"}
 
     def test_model_names_one_of_several_and_keeps_its_settings(self, tmp_path: Path) -> None:
         several = "models: {a: x/y, b: {source: x/z, finetune: {epochs: 7}}}"
-        found = _load(tmp_path, BASE.replace("model: scratch:bert-1x32", several), models=["b=./local"])
+        found = load(tmp_path, BASE.replace("model: scratch:bert-1x32", several), models=["b=./local"])
         assert found.models == {"a": "x/y", "b": "./local"}
-        assert (_config(found, "base", "finetune", "a").epochs, _config(found, "base", "finetune", "b").epochs) == (
+        assert (
+            settings(found, "base", "finetune", "a").epochs,
+            settings(found, "base", "finetune", "b").epochs,
+        ) == (
             2,
             7,
         )
 
     def test_data_is_the_folder_of_the_task(self, tmp_path: Path) -> None:
         (tmp_path / "data").mkdir()
-        found = _load(tmp_path, BASE + "task: {sst2: {drop_overlaps: false}}\n", data=str(tmp_path / "data"))
+        found = load(tmp_path, BASE + "task: {sst2: {drop_overlaps: false}}\n", data=str(tmp_path / "data"))
         assert found.task.config.folder == str(tmp_path / "data")
         assert found.task.config.drop_overlaps is False
 
@@ -323,13 +297,13 @@ class TestSources:
         (tmp_path / "data").mkdir()
         (tmp_path / "data" / "a.csv").write_text("x")
         text = BASE + "task: {files: {train: somewhere/a.csv}, text: review}\n"
-        found = _load(tmp_path, text, data=str(tmp_path / "data"))
+        found = load(tmp_path, text, data=str(tmp_path / "data"))
         assert found.task.config.files == {"train": str(tmp_path / "data" / "a.csv")}
-        assert "missing" in _problems(tmp_path, text.replace("a.csv", "b.csv"), data=str(tmp_path / "data"))[0]
+        assert "missing" in problems(tmp_path, text.replace("a.csv", "b.csv"), data=str(tmp_path / "data"))[0]
 
     def test_paths_may_be_relative_to_the_recipe(self, tmp_path: Path) -> None:
         (tmp_path / "a.csv").write_text("x")
-        found = _load(tmp_path, BASE + "task: {files: {train: a.csv}}\n")
+        found = load(tmp_path, BASE + "task: {files: {train: a.csv}}\n")
         assert found.task.config.files == {"train": str(tmp_path / "a.csv")}
 
     @pytest.mark.parametrize("value", ["", "null", "[]", "{}", "5", "[a, b]"])
@@ -337,10 +311,10 @@ class TestSources:
         text = (
             f"models: {value}\ntask: {value}\nvariants: {value}\nstages: {value}\nengines: {value}\nbaseline: {value}\n"
         )
-        assert _problems(tmp_path, text + f"report: {value}\nbenchmark: {value}\n")
+        assert problems(tmp_path, text + f"report: {value}\nbenchmark: {value}\n")
         for name in ("task", "models"):
             bad = BASE.replace("model:", "models: {a: x/y} #") if name == "task" else BASE.partition("\n")[2]
-            assert _problems(tmp_path, f"{name}: {value}\n{bad}", models=["c=x/y"], data=str(tmp_path))
+            assert problems(tmp_path, f"{name}: {value}\n{bad}", models=["c=x/y"], data=str(tmp_path))
 
 
 class TestModels:
@@ -349,14 +323,17 @@ class TestModels:
     )
 
     def test_settings_of_its_own_are_laid_over_the_variants(self, tmp_path: Path) -> None:
-        found = _load(tmp_path, self.TWO.replace("{epochs: 2}", "{epochs: 2, learning_rate: 1e-3}"))
-        assert plain(_config(found, "int8", "finetune", "b")) | {"epochs": 2} == plain(
-            _config(found, "int8", "finetune", "a")
+        found = load(tmp_path, self.TWO.replace("{epochs: 2}", "{epochs: 2, learning_rate: 1e-3}"))
+        assert plain(settings(found, "int8", "finetune", "b")) | {"epochs": 2} == plain(
+            settings(found, "int8", "finetune", "a")
         )
-        assert (_config(found, "base", "export", "a").opset, _config(found, "base", "export", "b").opset) == (20, 19)
+        assert (settings(found, "base", "export", "a").opset, settings(found, "base", "export", "b").opset) == (
+            20,
+            19,
+        )
 
     def test_a_bad_setting_stands_at_the_model(self, tmp_path: Path) -> None:
-        lines = _problems(tmp_path, self.TWO.replace("opset: 19", "opset: 9"))
+        lines = problems(tmp_path, self.TWO.replace("opset: 19", "opset: 9"))
         assert lines == ["r.yaml:3:52: models.b export: opset: 9 is below 18"]
 
 
@@ -374,7 +351,7 @@ class TestOrder:
         ],
     )
     def test_one_direction_and_no_way_back(self, tmp_path: Path, items: str, message: str) -> None:
-        lines = _problems(tmp_path, f"model: x/y\nvariants: {{v: {items}}}\n")
+        lines = problems(tmp_path, f"model: x/y\nvariants: {{v: {items}}}\n")
         assert len(lines) == 1
         assert lines[0].startswith("r.yaml:2:12: variants.v: ")
         assert message in lines[0]
@@ -385,84 +362,13 @@ class TestEngines:
         text = (
             BASE + "engines: [onnxruntime, {onnxruntime: {as: no-arena, arena: false}}]\nbaseline: {engine: no-arena}\n"
         )
-        found = _load(tmp_path, text)
+        found = load(tmp_path, text)
         assert [(e.label, e.technique.name, e.config.arena) for e in found.engines] == [
             ("onnxruntime", "onnxruntime", None), ("no-arena", "onnxruntime", False),
         ]  # fmt: skip
         assert found.baseline == ("base", "no-arena")
 
     def test_the_baseline_is_the_first_of_each_unless_named(self, tmp_path: Path) -> None:
-        assert _load(tmp_path, BASE + "engines: [pytorch, onnxruntime]\n").baseline == ("base", "pytorch")
-        assert _load(tmp_path, BASE + "baseline: {variant: int8}\n").baseline == ("int8", "onnxruntime")
-        assert "did you mean 'int8'?" in _problems(tmp_path, BASE + "baseline: {variant: int}\n")[0]
-
-
-def test_a_model_that_the_stages_adopt_needs_no_key_of_its_own(tmp_path: Path) -> None:
-    made = _load(tmp_path, "stages: [{adopt: {path: mine}}]\nvariants: {base: [export]}\n")
-    assert [item.stage for item in made.variants["", "base"]] == ["adopt", "export"]
-
-
-@pytest.mark.parametrize(
-    ("text", "sets"),
-    [
-        ("model: {source: m, adopt: {max_length: 96, labels: {bad: negative, good: positive}}}\n", ()),
-        ("models: {model: {source: m, adopt: {max_length: 96, labels: {bad: negative, good: positive}}}}\n", ()),
-        ("model: m\n", ("adopt.max_length=96", "adopt.labels={bad: negative, good: positive}")),
-        ("model: m\n", ("adopt.max_length=96", "adopt.labels.bad=negative", "adopt.labels.good=positive")),
-        ("models: {model: m}\n", ("adopt.max_length=96", "adopt.labels={bad: negative, good: positive}")),
-    ],
-)
-def test_a_model_that_is_taken_as_it_is_has_settings(tmp_path: Path, text: str, sets: tuple[str, ...]) -> None:
-    shutil.copytree(classifier_folder(), tmp_path / "m")
-    found = _load(tmp_path, f"{text}variants: {{base: [export]}}\n", *sets)
-    config = _config(found, "base", "adopt")
-    assert (config.path, config.max_length) == (str(tmp_path / "m"), 96)
-    assert config.labels == {"bad": "negative", "good": "positive"}
-
-
-def test_settings_of_a_model_that_is_fine_tuned_and_not_taken_are_refused(tmp_path: Path) -> None:
-    text = BASE.replace("model: scratch:bert-1x32", "model: {source: scratch:bert-1x32, adopt: {max_length: 96}}")
-    assert _problems(tmp_path, text) == [
-        "r.yaml:1:1: models.model.adopt: no variant uses it (take it out, or name it in a variant)"
-    ]
-
-
-def test_the_order_of_set_and_data_does_not_matter(tmp_path: Path) -> None:
-    (tmp_path / "sst").mkdir()
-    found = _load(tmp_path, f"task: reviews\n{BASE}", "task=sst2", data=str(tmp_path / "sst"))
-    assert (found.task.label, found.task.config.folder) == ("sst2", str(tmp_path / "sst"))
-
-
-def test_a_linked_file_keeps_the_name_that_was_written(tmp_path: Path) -> None:
-    (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / "3f9a").write_text("sentence,label\na,0\nb,1\n")
-    (tmp_path / "train.csv").symlink_to("cache/3f9a")
-    found = _load(tmp_path, f"task: {{files: {{train: train.csv}}}}\n{BASE}")
-    assert found.task.config.files == {"train": str(tmp_path / "train.csv")}
-
-
-@pytest.mark.parametrize(
-    "task",
-    [
-        "{files: {train: train.csv}, text: [sentence, other], label: y, labels: [b, a]}",
-        "reviews",
-        "{reviews: {train_size: 8}}",
-        "{sst2: {folder: data}}",
-        "{glue: {dataset: org/name, text: [a, b]}}",
-    ],
-)
-def test_the_task_that_a_manifest_keeps_is_one_that_a_recipe_takes(
-    tmp_path: Path, task: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "train.csv").write_text("sentence,other,y\nx,z,a\ny,z,b\n")
-    (tmp_path / "data").mkdir()
-    for name in ("train.tsv", "dev.tsv"):
-        (tmp_path / "data" / name).write_text("sentence\tlabel\nfine\t1\n")
-    named = Task(_load(tmp_path, f"task: {task}\n{BASE}"))
-    assert named.record is not None
-    kept = json.loads(json.dumps(named.record))
-    monkeypatch.chdir("/")
-    again = Task(
-        recipes.parse(Document({"task": kept["settings"], "model": "x/y", "variants": {"a": ["export"]}}, None))
-    )
-    assert again.identity == kept["identity"] == named.identity
+        assert load(tmp_path, BASE + "engines: [pytorch, onnxruntime]\n").baseline == ("base", "pytorch")
+        assert load(tmp_path, BASE + "baseline: {variant: int8}\n").baseline == ("int8", "onnxruntime")
+        assert "did you mean 'int8'?" in problems(tmp_path, BASE + "baseline: {variant: int}\n")[0]

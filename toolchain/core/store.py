@@ -13,7 +13,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
@@ -22,7 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from toolchain.core import host
+from toolchain.core import disk, host
 from toolchain.core.errors import StoreError
 from toolchain.core.log import logger
 
@@ -77,7 +76,7 @@ class Artifact:
 
     def problems(self) -> list[str]:
         """What differs between the files on disk and the manifest; empty when nothing does."""
-        extra = {name for name in _files(self.path) if name != MANIFEST} - set(self.manifest["files"])
+        extra = {name for name in disk.files(self.path) if name != MANIFEST} - set(self.manifest["files"])
         return self.changes() + [f"{self.path / name}: not in the manifest" for name in sorted(extra)]
 
     def changes(self) -> list[str]:
@@ -213,7 +212,7 @@ class Store:
         with self.errors():
             partial.mkdir(parents=True, exist_ok=True)
             host.provide_temporary(partial)
-            _git_ignore(self.root)
+            disk.git_ignore(self.root)
             lock = FileLock(partial / f"{key}.lock")
             said = False
             while not lock.is_locked:
@@ -258,13 +257,13 @@ class Store:
             manifest: Everything but key, kind and files.
         """
         with self.errors():
-            names = _files(claim.out)
+            names = disk.files(claim.out)
             files = {n: {"sha256": digest(claim.out / n), "bytes": (claim.out / n).stat().st_size} for n in names}
             full = {"key": claim.key, "kind": claim.kind, "files": files, **manifest}
             for name in names:
-                _sync(claim.out / name)
+                disk.sync(claim.out / name)
             (claim.out / MANIFEST).write_text(json.dumps(full, indent=2, sort_keys=True) + "\n", "utf-8")
-            _sync(claim.out / MANIFEST)
+            disk.sync(claim.out / MANIFEST)
             final = self.root / claim.kind / claim.key
             final.parent.mkdir(parents=True, exist_ok=True)
             if final.exists():
@@ -287,9 +286,9 @@ class Store:
         for path in (self.root / ".partial").glob("*"):
             key, _, ending = path.name.partition(".")
             if ending == "removed":
-                _remove(path)
+                disk.remove(path)
             elif key in published:
-                _clear(self.root / ".partial" / key, self.root / ".partial" / f"{key}.lock")
+                disk.clear(self.root / ".partial" / key, self.root / ".partial" / f"{key}.lock")
         with suppress(OSError):
             (self.root / ".partial").rmdir()
 
@@ -321,13 +320,13 @@ class Store:
                 with nullcontext() if unused else FileLock(lock, timeout=0):
                     freed += sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
                     if not dry_run:
-                        _remove(folder)
+                        disk.remove(folder)
             except Timeout:
                 continue
         if not dry_run:
             for path in (self.root / ".partial").glob("*.lock"):
                 if not (self.root / ".partial" / path.stem).exists():
-                    _clear(path.with_suffix(""), path)
+                    disk.clear(path.with_suffix(""), path)
             self.sweep()
         return gone, freed
 
@@ -387,35 +386,3 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if outside := next((n for n in manifest["files"] if Path(n).is_absolute() or ".." in Path(n).parts), None):
         raise StoreError(f"{path} names {outside!r}; allowed are files inside of its folder", hint)
     return manifest
-
-
-def _files(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def _git_ignore(root: Path) -> None:
-    """Keeps a store that a user puts into a repository out of its history; ours is ignored already."""
-    ignore = root / ".gitignore"
-    if not ignore.exists() and not (root / "published").exists():
-        ignore.write_text("*\n", "utf-8")
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _clear(folder: Path, lock: Path) -> None:
-    """Removes a partial folder and its lock, unless a process holds it."""
-    from filelock import FileLock, Timeout
-
-    with suppress(Timeout, OSError), FileLock(lock, timeout=0):
-        _remove(folder)
-        lock.unlink(missing_ok=True)
