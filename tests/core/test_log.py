@@ -13,7 +13,8 @@ from toolchain.core import log
 
 @pytest.fixture
 def wait(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Moves the clock of the progress."""
+    """Moves the clock of the progress; records reach the root logger once, whatever a command has set up before."""
+    monkeypatch.setattr(log.logger, "propagate", True)
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
 
@@ -27,7 +28,6 @@ def test_the_estimate_leaves_out_the_first_step_and_follows_the_rate(
     wait: Callable[[float], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="toolchain")
-    log.logger.propagate = True
     with log.progress("training", 100) as bar:
         wait(60)  # the first step sets up what all need
         bar.advance()
@@ -47,7 +47,6 @@ def test_more_work_than_was_expected_leaves_nothing(
     wait: Callable[[float], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="toolchain")
-    log.logger.propagate = True
     with log.progress("time", 3) as bar:
         for _ in range(5):
             wait(5)

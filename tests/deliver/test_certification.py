@@ -31,7 +31,7 @@ def outcome(folder: Path, model: str, variants: Mapping[str, object], split: str
 def checkpoint(folder: Path, parts: dict[str, object] | None) -> str:
     """A model folder; with the manifest of a store's checkpoint where it came out of one."""
     folder.mkdir()
-    (folder / "config.json").write_text('{"model_type": "bert"}')
+    (folder / "config.json").write_text('{"model_type": "bert", "architectures": ["BertForSequenceClassification"]}')
     (folder / "model.safetensors").write_bytes(b"")
     (folder / "tokenizer.json").write_text("{}")
     if parts is not None:
