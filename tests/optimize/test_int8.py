@@ -9,7 +9,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from tests.builders import context, onnx_folder, sentences
+from tests.builders import context, exact_options, onnx_folder, sentences
 from toolchain.core.errors import ModelError, RecipeError
 from toolchain.model import graph
 from toolchain.optimize import _int8, dynamic_int8, static_int8
@@ -26,7 +26,7 @@ def quantized(folder: Path, technique: Any, architecture: str = "bert", **settin
 
 
 def logits(model: Any) -> Any:
-    session = ort.InferenceSession(model if isinstance(model, str) else model.SerializeToString())
+    session = ort.InferenceSession(model if isinstance(model, str) else model.SerializeToString(), exact_options())
     ids = np.random.default_rng(0).integers(4, 60, (4, 12))
     values = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
     return session.run(None, {item.name: values[item.name] for item in session.get_inputs()})[0]
