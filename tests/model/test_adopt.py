@@ -13,7 +13,7 @@ from tests.tiny import tiny
 from toolchain.core.data import Split
 from toolchain.core.errors import ModelError
 from toolchain.core.stage import Context
-from toolchain.model import adopt, checkpoint, scratch
+from toolchain.model import adopt, checkpoint, scratch, vocabulary
 from toolchain.model.encoded import encode
 from toolchain.model.train import TrainConfig, train
 
@@ -229,3 +229,12 @@ def test_weights_stored_in_fp16_are_trained_in_fp32(tmp_path: Path) -> None:
     saved = load_file(tmp_path / "out" / "model.safetensors")
     assert {value.dtype for value in saved.values()} == {torch.float32}
     assert all(value.isfinite().all() for value in saved.values())
+
+
+def test_a_token_that_only_the_tokenizers_class_knows_is_not_added(tmp_path: Path) -> None:
+    source = checkpoint_folder()  # BertTokenizer adds [MASK], which neither the file nor the embeddings have
+    rows = checkpoint.read_json(source / "config.json")["vocab_size"]
+    tokenizer = checkpoint.load_tokenizer(source)
+    assert (len(tokenizer), tokenizer.mask_token) == (rows, None)
+    tokenizer.save_pretrained(tmp_path)
+    assert vocabulary.largest_token(tmp_path / "tokenizer.json") == rows - 1

@@ -200,6 +200,8 @@ def load_tokenizer(folder: Path) -> Any:
     try:
         with quiet():
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, use_fast=True)
+            if absent := _added_by_class(tokenizer, folder):
+                tokenizer = transformers.AutoTokenizer.from_pretrained(folder, use_fast=True, **absent)
     except Exception as error:  # tokenizer files fail in as many ways as there are formats
         raise ModelError(
             f"{folder}: the tokenizer cannot be loaded: {first_line(error)}", "copy or download it again"
@@ -209,6 +211,18 @@ def load_tokenizer(folder: Path) -> Any:
     if tokenizer.pad_token_id is None:
         raise ModelError(f"{folder}: the tokenizer has no padding token", "set pad_token in tokenizer_config.json")
     return tokenizer
+
+
+def _added_by_class(tokenizer: Any, folder: Path) -> dict[str, None]:
+    """Return the setting that leaves ``[MASK]`` out where the tokenizer's class adds it to ``tokenizer.json``.
+
+    A classifier reads texts without it, and its model has no embedding for it.
+    """
+    file = folder / "tokenizer.json"
+    if not file.is_file() or tokenizer.mask_token is None:
+        return {}
+    own = require("tokenizers", "torch").Tokenizer.from_file(str(file))
+    return {} if own.token_to_id(tokenizer.mask_token) is not None else {"mask_token": None}
 
 
 def save(model: Any, tokenizer: Any, out: Path, *, max_length: int, labels: Sequence[str], pair: bool) -> None:
