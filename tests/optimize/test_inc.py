@@ -13,7 +13,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from tests.builders import LABELS, SENTENCES, context, exact_options, onnx_folder
+from tests.builders import LABELS, SENTENCES, context, onnx_folder
 from tests.command import toolchain
 from tests.optimize.inc import DATA, made
 from toolchain.core.data import Dataset, Split
@@ -47,8 +47,7 @@ def difference(architecture: str, folder: Path) -> float:
     """The largest |Δlogit| on sentences like those that it was calibrated on; the range is 1.5."""
     batches, _ = _inc._dev_batches(onnx_folder(architecture), DATA.dev.texts)
     one, other = (
-        ort.InferenceSession(str(source / "model.onnx"), exact_options())
-        for source in (onnx_folder(architecture), folder / "out")
+        ort.InferenceSession(str(source / "model.onnx")) for source in (onnx_folder(architecture), folder / "out")
     )
     return max(float(np.abs(one.run(None, batch)[0] - other.run(None, batch)[0]).max()) for batch in batches)
 
