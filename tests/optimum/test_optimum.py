@@ -102,12 +102,12 @@ def test_labels_and_length_come_from_their_config(optimum_python: str, tmp_path:
     config |= {"id2label": {"0": "no", "1": "yes"}, "label2id": {"no": 0, "yes": 1}}
     (source / "config.json").write_text(json.dumps(config))
     theirs = their_export(optimum_python, source, tmp_path / "theirs")
-    done = call("build", str(theirs), "--task", TASK, "--store", "store", "-o", "engine", cwd=tmp_path)
+    done = call("build", str(theirs), "--store", "store", "-o", "engine", cwd=tmp_path)
     assert done.code == 0, done.stderr
     interface = json.loads((tmp_path / "engine/interface.json").read_text())
     assert interface["labels"] == ["no", "yes"]
     # RoBERTa counts positions from pad_id + 1.
-    assert interface["max_length"] == min(128, config["max_position_embeddings"] - config["pad_token_id"] - 1)
+    assert interface["max_length"] == config["max_position_embeddings"] - config["pad_token_id"] - 1
 
 
 def test_what_optimum_optimized_is_taken_in_as_onnx_runtimes_own(optimum_python: str, tmp_path: Path) -> None:
