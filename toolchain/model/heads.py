@@ -165,7 +165,7 @@ def refusal(folder: Path, name: str = "") -> tuple[str, str] | None:
     Raises:
         ModelError: ``config.json`` is missing or damaged.
     """
-    head, unserved, name = read(folder), _unserved(folder, name), name or str(folder)
+    head, unserved, name = read(folder), start_refusal(folder, name), name or str(folder)
     if head.kind == CLASSIFIER or unserved:
         return unserved
     if not head.kind:
@@ -216,7 +216,17 @@ def start_refusal(folder: Path, name: str = "") -> tuple[str, str] | None:
     Raises:
         ModelError: ``config.json`` is missing or damaged.
     """
-    return _unserved(folder, name)
+    config, name = read_json(folder / "config.json"), name or str(folder)
+    family = str(config.get("model_type", ""))
+    if family in _DECODERS or config.get("is_encoder_decoder") is True:
+        return (
+            f"{name} is of an encoder-decoder family ({family}); served are encoders, such as bert, roberta, "
+            f"deberta-v2, modernbert",
+            "take an encoder; a decoder's answer depends on what it has written before",
+        )
+    if family in UNSERVED:
+        return f"{name} is of the family {family}, which is not served: {UNSERVED[family]}", "take another encoder"
+    return None
 
 
 def new_head_reason(folder: Path, labels: Sequence[str]) -> str:
@@ -233,20 +243,6 @@ def new_head_reason(folder: Path, labels: Sequence[str]) -> str:
         return f"its head is for {head.kind or 'something that config.json does not name'}"
     own = _interface_labels(folder) or head.labels
     return "" if own == tuple(labels) else f"it has other labels ({', '.join(own[:8])})"
-
-
-def _unserved(folder: Path, name: str) -> tuple[str, str] | None:
-    config, name = read_json(folder / "config.json"), name or str(folder)
-    family = str(config.get("model_type", ""))
-    if family in _DECODERS or config.get("is_encoder_decoder") is True:
-        return (
-            f"{name} is of an encoder-decoder family ({family}); served are encoders, such as bert, roberta, "
-            f"deberta-v2, modernbert",
-            "take an encoder; a decoder's answer depends on what it has written before",
-        )
-    if family in UNSERVED:
-        return f"{name} is of the family {family}, which is not served: {UNSERVED[family]}", "take another encoder"
-    return None
 
 
 def _of_weights(folder: Path, config: Mapping[str, Any]) -> Head:
