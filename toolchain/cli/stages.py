@@ -107,15 +107,15 @@ def optimize_command(target: str, technique: str | None, **settings: Any) -> int
     return _stage("optimize", [target], _needed("optimize", target, technique), settings)
 
 
+def _engine_option(text: str) -> Callable[[options.F], options.F]:
+    """Return what adds ``--engine``, with its help."""
+    return click.option("-e", "--engine", "engines", multiple=True, shell_complete=completing.engine, help=text)
+
+
 @click.command("build")
 @click.argument("target", shell_complete=completing.recipe)
-@click.option(
-    "-e",
-    "--engine",
-    "engines",
-    multiple=True,
-    shell_complete=completing.engine,
-    help="Engine of a direct run [default: onnxruntime]; of a recipe, only this one: its name, or VARIANT/ENGINE.",
+@_engine_option(
+    "Engine of a direct run [default: onnxruntime]; of a recipe, only this one: its name, or VARIANT/ENGINE."
 )
 @shared
 def build_command(target: str, engines: tuple[str, ...], **settings: Any) -> int:
@@ -129,14 +129,7 @@ def build_command(target: str, engines: tuple[str, ...], **settings: Any) -> int
 
 @click.command("benchmark")
 @click.argument("targets", nargs=-1, required=True, shell_complete=completing.recipe)
-@click.option(
-    "-e",
-    "--engine",
-    "engines",
-    multiple=True,
-    shell_complete=completing.engine,
-    help="Engine of a direct run. [default: onnxruntime]",
-)
+@_engine_option("Engine of a direct run. [default: onnxruntime]")
 @shared
 def benchmark_command(targets: tuple[str, ...], engines: tuple[str, ...], **settings: Any) -> int:
     """Measure accuracy, size and speed of engines, and rank them.
