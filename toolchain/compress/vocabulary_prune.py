@@ -102,7 +102,7 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     record = vocabulary.read(tokenizer.backend_tokenizer, str(source))
     kept = _choose(model, record, texts, config, str(source))
     ids = vocabulary.token_ids(record)
-    pruned = _reload(tokenizer, vocabulary.keep(record, [*kept, *_rowless(model, ids)]))
+    pruned = _reload(tokenizer, vocabulary.keep(record, kept))
 
     unseen = _Unseen.of(model, tokenizer, pruned, data.dev, int(interface["max_length"]))
     unseen.judge(model, "before")
@@ -170,18 +170,12 @@ def _table(model: Any) -> Any:
     return getattr(embeddings, "first", embeddings)
 
 
-def _rowless(model: Any, ids: Mapping[str, int]) -> list[str]:
-    """Tokens that the tokenizer adds by itself, such as a mask, where the table ends before them."""
-    return [token for token, index in ids.items() if index >= _table(model).num_embeddings]
-
-
 def _choose(model: Any, record: Mapping[str, Any], texts: Sequence[str], config: Config, where: str) -> set[str]:
-    """The tokens that stay, among those with a row."""
-    rowless = set(_rowless(model, vocabulary.token_ids(record)))
-    ids = {token: index for token, index in vocabulary.token_ids(record).items() if token not in rowless}
+    """The tokens that stay."""
+    ids = vocabulary.token_ids(record)
     counts, origins = vocabulary.count(record, texts), vocabulary.origins(record)
     named = _named(model)
-    always = (vocabulary.always(record) - rowless) | {token for token, index in ids.items() if index in named}
+    always = vocabulary.always(record) | {token for token, index in ids.items() if index in named}
     kept = {part for token in always for part in origins(token)}
     if config.tokens is None:
         return kept.union(*(origins(token) for token in ids if counts[token] >= config.min_count))
