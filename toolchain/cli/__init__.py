@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import importlib
-import io
-import json
 import os
 import signal
 import sys
 from types import FrameType
-from typing import Any
 
 import click
 
 from toolchain import __version__
+from toolchain.cli import ending
 from toolchain.core import host
 from toolchain.core.docstrings import docstring
-from toolchain.core.errors import ToolchainError
 
 #: Command → module that defines it as ``command`` or under its own name; nothing is imported before it is needed.
 COMMANDS = {
@@ -86,38 +83,26 @@ def cli() -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Entry point: errors become one message and an exit code; with ``--json`` they stand as JSON on stdout too.
+    """Entry point: whatever is raised becomes one message and an exit code; with ``--json`` as JSON on stdout too.
 
     Exit codes: 0 done, 1 an error that the message explains, 2 usage, 3 finished but a bound was missed or nothing
     sound is left, 130 stopped.
     """
-    as_json = "--json" in (sys.argv[1:] if argv is None else argv)
-    _prepare_environment()
-    signal.signal(signal.SIGTERM, _stop)
+    words = sys.argv[1:] if argv is None else argv
     try:
-        result = cli.main(args=argv, prog_name="toolchain", standalone_mode=False)
-    except click.exceptions.Abort:
-        _fail("stopped: what is finished stays, the same command goes on from here", 130)
-    except KeyboardInterrupt:
-        _fail("stopped: what is finished stays, the same command goes on from here", 130)
-    except click.ClickException as error:
-        error.show()
-        _echo_json(as_json, error.format_message(), "", error.exit_code)
-        sys.exit(error.exit_code)
-    except ToolchainError as error:
-        _echo_json(as_json, error.message, error.hint, error.exit_code)
-        _fail(f"error: {error}", error.exit_code)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+        _prepare()
+        signal.signal(signal.SIGTERM, _stop)
+        ending.check_words(words)
+        result = cli.main(args=list(words), prog_name="toolchain", standalone_mode=False)
+        ending.flush()
+    except BaseException as error:  # native libraries raise what is no Exception
+        sys.exit(ending.answer(error, "--json" in words))
     sys.exit(result if isinstance(result, int) else 0)
 
 
-def _prepare_environment() -> None:
-    """Set what libraries read when they are imported, and make every character printable; what the user set stays."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # in latin-1 or ASCII a "±" would end a run that has done its work
-            stream.reconfigure(errors="replace")
+def _prepare() -> None:
+    """Make the outputs usable, and set what libraries read when they are imported; what the user set stays."""
+    ending.prepare_streams()
     host.provide_user()
     for name, value in {
         "TOKENIZERS_PARALLELISM": "false",  # forking workers after its threads have started would warn, and may hang
@@ -129,14 +114,3 @@ def _prepare_environment() -> None:
 
 def _stop(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
-
-
-def _echo_json(wanted: bool, message: str, hint: str, code: int) -> None:
-    """Print an error as JSON where a program asked for JSON."""
-    if wanted:
-        click.echo(json.dumps({"error": {"message": message, "hint": hint, "exit_code": code}}, ensure_ascii=False))
-
-
-def _fail(message: str, code: int) -> Any:
-    click.echo(message, err=True)
-    sys.exit(code)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from toolchain.cli import completing
-from toolchain.core import log
+from toolchain.core import disk, log
 from toolchain.core.errors import ToolchainError
 
 if TYPE_CHECKING:
@@ -191,8 +191,7 @@ def print_rich(*renderables: Any) -> None:
 
     console = Console(soft_wrap=False)
     if not console.is_terminal:
-        columns = os.environ.get("COLUMNS", "")
-        console = Console(width=int(columns) if columns.isdigit() and int(columns) else PIPED_WIDTH)
+        console = Console(width=int(os.environ.get("COLUMNS", PIPED_WIDTH)))
     for renderable in renderables:
         console.print(renderable)
 
@@ -212,4 +211,5 @@ def store_named(store: Store) -> str:
 def _store(value: str) -> Store:
     from toolchain.core.store import Store
 
-    return Store(Path(value).expanduser())
+    disk.check_text(value, "--store")
+    return Store(disk.expand(value))

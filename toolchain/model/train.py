@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from toolchain.core import limits
 from toolchain.core.errors import ModelError, require
 from toolchain.core.interrupt import held_back
 from toolchain.core.log import logger, progress
@@ -390,5 +390,10 @@ class _State:
 
 
 def processes() -> tuple[int, int]:
-    """(rank, number of processes) as a launcher set them; (0, 1) without one."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    """Return the rank and the number of processes as a launcher set them; (0, 1) without one.
+
+    Raises:
+        ToolchainError: RANK or WORLD_SIZE is no number, or the rank is none of that many.
+    """
+    count = limits.whole_number("WORLD_SIZE", 1, least=1, most=1_000_000)
+    return limits.whole_number("RANK", 0, most=count - 1), count

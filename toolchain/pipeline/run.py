@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import logging
-import os
 import subprocess
 import tempfile
 import time
-import traceback
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from toolchain.core import failure, limits
 from toolchain.core.errors import StoreError, ToolchainError
 from toolchain.core.log import logger
 from toolchain.core.processors import physical_cores
@@ -118,20 +117,16 @@ def execute(plan: Plan, store: Store, *, force: Collection[str] = (), judge: key
                 outcome.made += [step.id] if made else []
         except StoreError:
             raise
-        except ToolchainError as error:
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:  # native libraries raise what is no Exception, and some end the program
             explained = store.explains(error)
             if explained:
                 raise explained from error
-            outcome.failed[step.id] = f"{_spoken(step)}: {error}"
-            outcome.codes.add(error.exit_code)
-            logger.info("    failed: %s", error.message.splitlines()[0])  # whoever shows the outcome says it in full
-        except Exception as error:
-            explained = store.explains(error)
-            if explained:
-                raise explained from error
-            logger.error("    failed with a bug of ours:\n%s", traceback.format_exc())
-            outcome.failed[step.id] = f"{_spoken(step)}: {type(error).__name__}: {error}"
-            outcome.codes.add(1)
+            understood = failure.explain(error)
+            outcome.failed[step.id] = f"{_spoken(step)}: {understood}"
+            outcome.codes.add(understood.exit_code)
+            logger.info("    failed: %s", understood.message.splitlines()[0])  # the end of the run says it in full
     if not rank:
         store.sweep()
     outcome.seconds = time.monotonic() - started
@@ -211,8 +206,7 @@ def _threads(plan: Plan, step: Step | None = None) -> int:
     """
     cores = max(1, physical_cores() // processes()[1])
     if step is not None and step.stage in ("finetune", "compress") and not keys.is_tuned(step):
-        bound = os.environ.get("OMP_NUM_THREADS", "")
-        return min(cores, int(bound)) if bound.isdigit() and int(bound) else cores
+        return min(cores, limits.whole_number("OMP_NUM_THREADS", 0, first=True) or cores)
     return plan.recipe.benchmark.threads or cores
 
 
