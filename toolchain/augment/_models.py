@@ -10,7 +10,7 @@ from typing import Any, Literal
 from toolchain.augment._examples import AugmentConfig
 from toolchain.core.errors import ModelError, first_line, require
 from toolchain.core.stage import Context
-from toolchain.model import checkpoint
+from toolchain.model import checkpoint, pretrained
 from toolchain.model import source as model_source
 
 Head = Literal["MaskedLM", "Seq2SeqLM", "CausalLM"]
@@ -72,7 +72,7 @@ def load(spec: str, head: Head, context: Context) -> tuple[Any, Any]:
     Raises:
         ModelError: There is no such model, or it has no such head.
     """
-    torch, transformers = require("torch", "torch"), require("transformers", "torch")
+    torch = require("torch", "torch")
     torch.set_num_threads(context.threads)
     if refusal := unfit([spec], head):
         raise ModelError(*refusal)
@@ -83,10 +83,8 @@ def load(spec: str, head: Head, context: Context) -> tuple[Any, Any]:
         require("sentencepiece", "translate")
     try:
         with checkpoint.quiet():
-            model, info = getattr(transformers, f"AutoModelFor{head}").from_pretrained(
-                folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
-            )
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+            model, info = pretrained.model(folder, head, dtype=torch.float32)
+            tokenizer = pretrained.tokenizer(folder, slow=pretrained.SLOW)
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, ImportError) as error:
         raise ModelError(
             f"{spec} cannot be loaded as a {_CALLED[head]}: {first_line(error).partition(' Model type ')[0]}",

@@ -23,6 +23,7 @@ def main(request: Path, answer: Path) -> None:
     main_export(
         asked["source"], asked["out"], task="text-classification", opset=asked["opset"], device="cpu", framework="pt",
         library_name="transformers", do_validation=False, local_files_only=True,
+        trust_remote_code=False,
     )  # fmt: skip
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
     answer.write_text(json.dumps({"versions": versions}), encoding="utf-8")

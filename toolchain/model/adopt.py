@@ -15,6 +15,7 @@ from toolchain.core.session import INPUTS
 from toolchain.core.stage import Context, Ge, Kind, Metrics, MinLen, StageConfig
 from toolchain.core.store import MANIFEST, Artifact, digest
 from toolchain.model import checkpoint, graph, heads, onnx_file, onnx_head, source, vocabulary
+from toolchain.model import folder as model_folder
 from toolchain.model.labels import adopted_labels
 
 VERSION = 5
@@ -91,7 +92,7 @@ def identity(config: Config) -> dict[str, Any]:
         ModelError: Nothing usable is there.
     """
     beside = Path(config.tokenizer).expanduser() if config.tokenizer else None
-    extra = [path for path in source.model_files(beside) if path.suffix != ".safetensors"] if beside else []
+    extra = [path for path in model_folder.model_files(beside) if path.suffix != ".safetensors"] if beside else []
     local = Path(config.path).expanduser()
     root = local.parent if local.is_file() else local
     given = {"max_length": config.max_length, "labels": config.labels}
@@ -113,11 +114,13 @@ def _files(held: str) -> list[Path]:
     if kind == "onnx":
         model = graph_file(local)
         folders = {model.parent, local if local.is_dir() else model.parent}
-        found = [path for folder in folders for path in source.model_files(folder) if path.suffix != ".safetensors"]
+        found = [
+            path for folder in folders for path in model_folder.model_files(folder) if path.suffix != ".safetensors"
+        ]
         data = (model.parent / name for name in onnx_file.inspect(model).external)
         return sorted({model, *found, *data})
     folder = source.resolve(held).folder
-    return source.model_files(folder) if folder else []
+    return model_folder.model_files(folder) if folder else []
 
 
 def check_published(folder: Path) -> None:

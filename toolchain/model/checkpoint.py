@@ -18,8 +18,9 @@ from typing import Any
 from toolchain.core.errors import ModelError, first_line, require
 from toolchain.core.log import logger
 from toolchain.core.session import INPUTS
-from toolchain.model import shapes
-from toolchain.model.source import POSITIONS, check_folder, first_position
+from toolchain.model import pretrained, shapes
+from toolchain.model.folder import check_folder
+from toolchain.model.source import POSITIONS, first_position
 
 #: Name in ``config.json`` of what is quantized in training: :mod:`toolchain.model.quantized`.
 QUANTIZERS = "toolchain_quantizers"
@@ -56,7 +57,6 @@ def load_model(folder: Path, attention: str = "sdpa") -> Any:
     Raises:
         ModelError: The folder is no classifier, or its weights do not fit its config.
     """
-    check_folder(folder)
     model, missing, unfit = _load(folder)
     if unfit:
         raise _unfit(folder, unfit)
@@ -136,15 +136,15 @@ def _unfit(folder: Path, weights: dict[str, str]) -> ModelError:
 def _load(folder: Path, **settings: Any) -> tuple[Any, set[str], dict[str, str]]:
     """The model, the weights that the file lacks, and those of another shape with both shapes."""
     torch, transformers = require("torch", "torch"), require("transformers", "torch")
+    check_folder(folder)
     config = read_json(folder / "config.json")
     try:
         with quiet():
             if shapes.KEY in config or QUANTIZERS in config:
                 return _load_own(folder, config, settings)
-            model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
-                folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True,
-                ignore_mismatched_sizes=True, **settings,
-            )  # fmt: skip
+            model, info = pretrained.model(
+                folder, "SequenceClassification", dtype=torch.float32, ignore_mismatched_sizes=True, **settings
+            )
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
         known = f"architecture {config.get('model_type', 'unknown')!r}"
         raise ModelError(
@@ -168,8 +168,10 @@ def _load(folder: Path, **settings: Any) -> tuple[Any, set[str], dict[str, str]]
 def _load_own(folder: Path, found: dict[str, Any], settings: dict[str, Any]) -> tuple[Any, set[str], dict[str, str]]:
     """As :func:`_load`, for a model whose modules have shapes of their own, or are quantized."""
     torch, transformers = require("torch", "torch"), require("transformers", "torch")
-    config = transformers.AutoConfig.from_pretrained(folder, **settings)
-    model = transformers.AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    config = pretrained.config(folder, **settings)
+    model = transformers.AutoModelForSequenceClassification.from_config(
+        config, dtype=torch.float32, trust_remote_code=False
+    )
     shapes.restore(model, found.get(shapes.KEY, {}), str(folder))
     if QUANTIZERS in found:
         from toolchain.model import quantized
@@ -192,16 +194,17 @@ def load_tokenizer(folder: Path) -> Any:
     Raises:
         ModelError: There is none in the folder, or it has no fast version.
     """
-    transformers = require("transformers", "torch")
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise ModelError(
             f"{folder} holds no tokenizer", "it needs tokenizer.json, as the tokenizer's save_pretrained() writes"
         )
     try:
         with quiet():
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, use_fast=True)
+            tokenizer = pretrained.tokenizer(folder)
             if absent := _added_by_class(tokenizer, folder):
-                tokenizer = transformers.AutoTokenizer.from_pretrained(folder, use_fast=True, **absent)
+                tokenizer = pretrained.tokenizer(folder, **absent)
+    except ModelError:
+        raise
     except Exception as error:  # tokenizer files fail in as many ways as there are formats
         raise ModelError(
             f"{folder}: the tokenizer cannot be loaded: {first_line(error)}", "copy or download it again"

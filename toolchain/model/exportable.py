@@ -14,7 +14,7 @@ import numpy as np
 
 from toolchain.core.errors import MissingPackageError, ModelError, ToolchainError, first_line, require
 from toolchain.core.log import logger
-from toolchain.model import checkpoint, export
+from toolchain.model import checkpoint, export, pretrained
 
 #: Families whose exports were compared with PyTorch: by tests, or by ``benchmarks/heads.py``.
 KNOWN = (
@@ -66,9 +66,11 @@ def _differences(folder: Path, tokenizer: Any, threads: int, work: Path) -> list
     """Return the largest |Δlogit| between PyTorch and ONNX Runtime at each shape."""
     torch, transformers = require("torch", "torch"), require("transformers", "torch")
     with checkpoint.quiet():
-        config = transformers.AutoConfig.from_pretrained(folder)
+        config = pretrained.config(folder)
         config.num_hidden_layers = 1
-        model = transformers.AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+        model = transformers.AutoModelForSequenceClassification.from_config(
+            config, dtype=torch.float32, trust_remote_code=False
+        )
         model.set_attn_implementation("eager")
     names = checkpoint.model_inputs(model, tokenizer)
     wrapper = export.logits_only(model.eval(), names).eval()

@@ -23,9 +23,7 @@ from typing import Any, Literal
 from toolchain.core.errors import ModelError, first_line, require
 from toolchain.core.log import logger
 from toolchain.core.store import digest
-
-#: What a model folder may hold that decides the result; nothing else is read.
-PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.spm")
+from toolchain.model.folder import PATTERNS, check_folder, model_files
 
 #: Model types whose positions begin behind the index of the padding token.
 LATE = (
@@ -51,7 +49,6 @@ _SUFFIXES = (".bin", ".ckpt", ".csv", ".gz", ".h5", ".json", ".onnx", ".pt", ".p
              ".xml", ".yaml", ".yml", ".zip")  # fmt: skip
 
 SCRATCH = re.compile(r"scratch:(?P<architecture>[a-z0-9_-]+?)-(?P<layers>\d+)x(?P<hidden>\d+)")
-_SHARD = re.compile(r"(?P<stem>[\w.]+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
 _HUB = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?|[\w.-]+(@[\w./-]+)?")
 
 
@@ -235,81 +232,6 @@ def fetch(source: Source) -> Path:
         ) from error
     check_folder(folder)
     return folder
-
-
-def check_folder(folder: Path) -> None:
-    """Refuses a folder that cannot be a model's, before anything loads it.
-
-    Raises:
-        ModelError: With what is missing and what to do.
-    """
-    if not folder.is_dir():
-        raise ModelError(f"{folder} is not a folder", "a model is a folder with config.json and model.safetensors")
-    _refuse_adapter(folder)
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} holds no config.json", "a model folder is what save_pretrained() writes")
-    if any(folder.glob("*.safetensors")):
-        _check_shards(folder)
-        return
-    if any(folder.glob("pytorch_model*.bin")):
-        raise ModelError(
-            f"{folder} holds its weights as a pickle (pytorch_model.bin), which can run code and is never loaded",
-            "convert it once where you trust it, with transformers: from_pretrained(FOLDER).save_pretrained(FOLDER)",
-        )
-    raise ModelError(f"{folder} holds no *.safetensors file", "a model folder is what save_pretrained() writes")
-
-
-def _refuse_adapter(folder: Path) -> None:
-    """Refuse a folder of peft, which holds what was added to another model, such as LoRA, and not the model."""
-    if not (folder / "adapter_config.json").is_file():
-        return
-    adapter = _json(folder / "adapter_config.json")
-    kind, base = adapter.get("peft_type", "an unknown type"), adapter.get("base_model_name_or_path", "another model")
-    merge = (
-        "from peft import AutoPeftModelForSequenceClassification as Model; from transformers import AutoTokenizer; "
-        f"Model.from_pretrained({str(folder)!r}).merge_and_unload().save_pretrained('merged'); "
-        f"AutoTokenizer.from_pretrained({base!r}).save_pretrained('merged')"
-    )
-    raise ModelError(
-        f"{folder} holds an adapter ({kind}) of {base}, not a whole model (adapter_config.json)",
-        f'merge it where peft is installed, and give the folder merged: python -c "{merge}"',
-    )
-
-
-def _check_shards(folder: Path) -> None:
-    """Refuse a folder that lacks files which its index of weights, or the names of the others, count."""
-    index = folder / "model.safetensors.index.json"
-    present = {path.name for path in folder.glob("*.safetensors") if path.is_file()}
-    wanted = set()
-    if index.is_file():
-        files = _json(index).get("weight_map")
-        if not isinstance(files, dict) or not files:
-            raise ModelError(f"{index} has no weight_map", "copy or download it again")
-        wanted = {str(name) for name in files.values()}
-    elif "model.safetensors" not in present:
-        for name in present:
-            if match := _SHARD.fullmatch(name):
-                count = int(match["count"])
-                wanted |= {f"{match['stem']}-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)}
-    if missing := sorted(wanted - present):
-        raise ModelError(
-            f"{folder} lacks {len(missing)} of {len(wanted)} files of weights: {', '.join(missing[:4])}",
-            "copy or download them; they belong beside the others",
-        )
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} is not valid JSON: {error}", "copy or download it again") from error
-    return value if isinstance(value, dict) else {}
-
-
-def model_files(folder: Path) -> list[Path]:
-    """The files of a model folder that decide the result, sorted by name."""
-    found = {path for pattern in PATTERNS for path in folder.glob(pattern) if path.is_file()}
-    return sorted(found - {folder / "manifest.json"})
 
 
 def _package_folder(spec: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -81,6 +82,14 @@ def _cut(name: str, size: int) -> Callable[[Path], object]:
 
 def _written(name: str, text: str) -> Callable[[Path], object]:
     return lambda folder: (folder / name).write_text(text)
+
+
+def _linked(name: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).symlink_to("/etc/passwd")
+
+
+def _pipe(name: str) -> Callable[[Path], object]:
+    return lambda folder: os.mkfifo(folder / name)
 
 
 def _config(**changes: Any) -> Callable[[Path], None]:
@@ -178,6 +187,20 @@ CASES = [
     _model("a model folder without config.json", _without("config.json"), "config.json", "save_pretrained"),
     _model("a model folder without weights", _without("model.safetensors"), "safetensors", "save_pretrained"),
     _model("weights as a pickle", _pickle_only, "pickle", "save_pretrained"),
+    _model("a model that brings code", _config(auto_map={"AutoConfig": "evil.C"}), "auto_map", "never done"),
+    _model("a model that names a kernel", _config(attn_implementation="org/kernel"), "'org/kernel'", "eager, sdpa"),
+    _model("weights for another package", _config(quantization_config={"quant_method": "gptq"}), "another package"),
+    _model(
+        "an index that names other files",
+        both(
+            _plain,
+            _written("model.safetensors.index.json", '{"weight_map": {"classifier.bias": "../outside/x.safetensors"}}'),
+        ),
+        "../outside/x.safetensors",
+        "own folder",
+    ),
+    _model("a link in a model folder", both(_plain, _linked("vocab.txt")), "vocab.txt is a symbolic link", "copy"),
+    _model("a named pipe in a model folder", both(_plain, _pipe("vocab.txt")), "vocab.txt is a named pipe"),
     _model("weights cut short", both(_plain, _cut("model.safetensors", 9000)), "damaged", "download"),
     _model(
         "config.json that is no JSON",

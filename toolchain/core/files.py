@@ -1,0 +1,119 @@
+"""Look at the files of a folder from outside before anything opens them.
+
+Rules, in the order in which they are checked:
+
+1. A name is plain: it stays inside the folder.
+2. A link is followed only where the hub's cache has one: from ``snapshots/REVISION/`` to the ``blobs/`` beside it.
+3. A file is a regular one. To open a named pipe waits for ever, and a device has no end.
+4. Its size is bounded, and so is the number of files.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from toolchain.core.errors import ModelError, ToolchainError
+
+#: Most bytes of one file, and most files of one folder: what is larger is no model and no data set of texts.
+MAX_BYTES = 64 * 2**30
+MAX_FILES = 10_000
+
+#: What a file is that is not a regular one.
+_KINDS = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
+
+
+def is_plain(name: object) -> bool:
+    """Return whether a name that a file gives for another one stays inside the folder, whatever the system."""
+    if not isinstance(name, str) or not name or name.startswith("/") or "\\" in name or "\0" in name:
+        return False
+    return ".." not in PurePosixPath(name).parts and bool(PurePosixPath(name).parts) and not PureWindowsPath(name).drive
+
+
+def check_file(folder: Path, name: str, error: type[ToolchainError] = ModelError) -> Path:
+    """Return the path of a file in a folder that may be opened.
+
+    Args:
+        folder: The folder that the user named; it may be a link.
+        name: The file's name, with ``/`` between the folders inside.
+        error: What is raised.
+
+    Raises:
+        ToolchainError: The name leads outside, a part of it is a link, or it is no regular file; a missing one too.
+    """
+    path = folder / name
+    if not is_plain(name):
+        raise error(f"{folder} names the file {name!r}; allowed are files inside of the folder", _REPLACE)
+    place = folder
+    for part in PurePosixPath(name).parts:
+        place /= part
+        try:
+            status = place.lstat()
+            if stat.S_ISLNK(status.st_mode):
+                _check_link(place, error)
+                status = place.stat()
+        except OSError as problem:
+            raise error(f"{place} cannot be read: {problem.strerror}", "copy or download it again") from problem
+        if place != path and not stat.S_ISDIR(status.st_mode):
+            raise error(f"{place} is not a folder, and {path} should be in it", "copy or download it again")
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
+        raise error(f"{path} is {kind}; allowed are regular files", _REPLACE)
+    if status.st_size > MAX_BYTES:
+        raise error(f"{path} has {status.st_size:,} bytes; allowed are at most {MAX_BYTES:,}")
+    return path
+
+
+_REPLACE = "put the file itself there, or remove it"
+
+
+def _check_link(link: Path, error: type[ToolchainError]) -> None:
+    """Refuse a link that the hub's cache does not have.
+
+    Raises:
+        ToolchainError: It leads elsewhere than from a snapshot to a blob of the same model.
+    """
+    place = link.parent.resolve() / link.name
+    snapshots = next((folder for folder in place.parents if folder.name == "snapshots"), None)
+    if snapshots is None or link.resolve().parent != snapshots.parent / "blobs":
+        raise error(
+            f"{link} is a symbolic link to {link.readlink()}; allowed are regular files, and the hub cache's own links",
+            "copy the file in its place: cp --remove-destination FILE LINK; or give the folder that holds it",
+        )
+
+
+def safe_folder(folder: Path, patterns: Sequence[str], error: type[ToolchainError] = ModelError) -> list[Path]:
+    """Return the files of a folder that may be opened and whose names fit, sorted; none where it is missing.
+
+    Args:
+        folder: A folder from outside.
+        patterns: Names, or patterns of names such as ``*.json``.
+        error: What is raised.
+
+    Raises:
+        ToolchainError: A file with such a name is a link, or no regular file; or the folder cannot be listed.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(
+                entry.name
+                for entry in entries
+                if any(fnmatch.fnmatchcase(entry.name, pattern) for pattern in patterns)
+                and not entry.is_dir(follow_symlinks=False)
+            )
+    except FileNotFoundError:
+        names = []
+    except OSError as problem:
+        raise error(f"{folder} cannot be read: {problem.strerror}") from problem
+    if len(names) > MAX_FILES:
+        raise error(f"{folder} holds {len(names):,} files; allowed are at most {MAX_FILES:,}", "remove what is not its")
+    return [check_file(folder, name, error) for name in names]
