@@ -116,13 +116,17 @@ def test_verify_compares_every_byte(tmp_path: Path) -> None:
     tiny().copy(tmp_path)
     result = call("verify", "--store", "store", cwd=tmp_path)
     assert (result.code, result.stdout.partition(",")[0]) == (0, "8 artifacts")
-    assert result.stdout.endswith("all as published\n")
+    root = re.search(r"all as published\nroot ([0-9a-f]{64})\n$", result.stdout)
+    assert root is not None
+    assert call("verify", "--root", root[1], "--store", "store", cwd=tmp_path).code == 0
+    other = call("verify", "--root", "0" * 64, "--store", "store", cwd=tmp_path)
+    assert (other.code, f"the root digest is {root[1]}, and not 000" in other.stderr) == (1, True)
     key = tiny().artifact("timing").key
     (tmp_path / "store" / "timing" / key / "timing.json").write_text("{}")
     assert call("verify", key, "--store", "store", cwd=tmp_path).code == 1
     found = call("verify", "--store", "store", "--json", cwd=tmp_path)
     assert found.code == 1
-    assert [len(problems) for problems in found.json.values() if problems] == [1]
+    assert [len(problems) for problems in found.json["problems"].values()] == [1]
 
 
 def test_gc_of_everything_says_first_and_then_does(tmp_path: Path) -> None:

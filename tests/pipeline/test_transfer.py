@@ -8,6 +8,7 @@ import pytest
 
 from tests.tiny import Result, call, tiny
 from toolchain.core.errors import StoreError
+from toolchain.core.manifest import sealed
 from toolchain.core.store import Store, key_of
 from toolchain.pipeline import keys, transfer
 
@@ -27,7 +28,7 @@ def elsewhere(tmp_path: Path) -> Path:
         manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
         manifest["parts"]["libraries"]["torch"] = "2.0.0"
         manifest["key"] = key_of(manifest["parts"])
-        (folder / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+        (folder / "manifest.json").write_text(json.dumps(sealed(manifest)), "utf-8")
         folder.rename(folder.with_name(manifest["key"]))
     return store
 
@@ -88,12 +89,15 @@ def test_parents_that_were_taken_too_are_found_and_others_are_named(tmp_path: Pa
     student = shutil.copytree(source, tmp_path / "student")
     manifest = json.loads((student / "manifest.json").read_text("utf-8"))
     manifest["parents"] = [source.name, "f" * 32]
+    manifest["started"] = "2999-01-01T00:00:00Z"
     manifest["parts"]["config"] = {"another": 1}
     manifest["key"] = key_of(manifest["parts"])
-    (student / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    (student / "manifest.json").write_text(json.dumps(sealed(manifest)), "utf-8")
     student.rename(source.with_name(manifest["key"]))
     _import(tmp_path, elsewhere)
     taken = {a.manifest["taken_from"]["key"]: a for a in Store(tmp_path / "store").artifacts()}
     told = call("explain", taken[manifest["key"]].key, "--store", "store", "--json", cwd=tmp_path).json
     assert [item["key"] for item in told["lineage"]] == [taken[source.name].key, taken[manifest["key"]].key]
     assert told["absent"] == ["f" * 32]
+    assert list(taken[manifest["key"]].manifest["parent_digests"]) == [taken[source.name].key]
+    assert call("verify", "--store", "store", cwd=tmp_path).code == 0

@@ -80,6 +80,8 @@ def choose_command(
     _check(report, limits)
     choice = choose.choose(report, limits, options.store_named(store))
     engine = store.find("engine", choice.chosen.engine_key) if choice.chosen else None
+    if engine:
+        store.check(engine)
     folder = str(engine.path) if engine else ""
     if as_json:
         options.echo_json(choose.to_json(choice, folder))
@@ -105,6 +107,7 @@ def _report(
 
     made = plan.make(recipes.load(target, sets, models, data))
     outcome, _ = run.preview(made, store)
+    outcome.refuse_damaged(options.again(store=True))
     if made.time not in outcome.artifacts:
         raise ToolchainError(f"{target} has not been run on this machine", f"run it first: {options.again(store=True)}")
     return reports.to_json(ranking.rank(outcome, options.again()))

@@ -20,27 +20,38 @@ if TYPE_CHECKING:
 
 @click.command("verify")
 @click.argument("references", nargs=-1)
+@click.option("--root", metavar="DIGEST", help="The root digest that the store must have, as this command printed it.")
 @options.store_option
 @options.json_option
 @options.verbosity
-def verify_command(references: tuple[str, ...], store: Store, as_json: bool) -> int:
-    """Compare artifacts with the SHA-256 of their manifests, every byte.
+def verify_command(references: tuple[str, ...], root: str | None, store: Store, as_json: bool) -> int:
+    """Compare artifacts with their manifests, every byte, and manifests with their keys and with each other.
 
-    REFERENCES are keys or folders; without any, everything in the store.
+    REFERENCES are keys or folders; without any, everything in the store: then one root digest is printed. Keep it
+    elsewhere, and give it as --root: it shows whatever was added, removed or changed since. Exit code 1 where something
+    is not as it was published.
     """
-    damaged: list[str] = []
-    chosen = [store.resolve(reference) for reference in references] or list(store.artifacts(damaged))
-    problems = {str(artifact.path): artifact.problems() for artifact in chosen}
+    from toolchain.core.verify import verify
+
+    if root is not None and references:
+        raise click.UsageError("--root is the digest of the whole store: name no artifacts")
+    found = verify(store, [store.resolve(reference) for reference in references] if references else None)
+    wrong = [line for lines in found.problems.values() for line in lines]
+    if root is not None and root != found.root:
+        wrong.append(f"the root digest is {found.root}, and not {root}: something was added, removed or changed since")
     if as_json:
-        options.echo_json(problems | ({"unreadable": damaged} if damaged else {}))
-    else:
-        for line in [*damaged, *(line for found in problems.values() for line in found)]:
-            click.echo(line, err=True)
-        bad = len(damaged) + sum(bool(found) for found in problems.values())
-        size = sum(artifact.size_bytes for artifact in chosen)
-        count = len(chosen) + len(damaged)
-        click.echo(f"{count} artifacts, {size / 1e6:,.1f} MB: {f'{bad} damaged' if bad else 'all as published'}")
-    return 1 if damaged or any(problems.values()) else 0
+        options.echo_json({"problems": found.problems, "notes": found.notes, "root": found.root or None})
+        return 1 if wrong else 0
+    for line in wrong:
+        click.echo(line, err=True)
+    for line in found.notes:
+        click.echo(f"note: {line}", err=True)
+    bad = len(found.problems)
+    state = f"{bad} not as published" if bad else "all as published" if not wrong else "the root differs"
+    click.echo(f"{len(found.artifacts)} artifacts, {found.size_bytes / 1e6:,.1f} MB: {state}")
+    if found.root:
+        click.echo(f"root {found.root}")
+    return 1 if wrong else 0
 
 
 @click.command("import")
@@ -70,26 +81,28 @@ def import_command(source: Path, store: Store, as_json: bool) -> int:
 @click.command("gc")
 @click.argument("recipes", type=options.RECIPE, nargs=-1, shell_complete=completing.recipe)
 @options.recipe_options
-@options.store_option
+@options.free_store_option
 @click.option("--all", "everything", is_flag=True, help="Remove every artifact.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
+@click.option("--wait", is_flag=True, help="Wait until no other command uses the store. [default: stop]")
 @options.json_option
 @options.verbosity
 def gc_command(
     recipes: tuple[Path, ...], sets: tuple[str, ...], models: tuple[str, ...], data: str | None, store: Store,
-    everything: bool, yes: bool, dry_run: bool, as_json: bool,
+    everything: bool, yes: bool, dry_run: bool, wait: bool, as_json: bool,
 ) -> int:  # fmt: skip
     """Keep what the named RECIPES need, and remove everything else from the store.
 
     What is kept and what would be removed is listed with its size, and nothing is removed before you agree. What
-    interrupted runs left goes too.
+    interrupted runs left goes too. What is damaged is named and stays: exit code 1. While another command uses the
+    store, nothing is removed.
     """
     if bool(recipes) == everything:
         raise click.UsageError("name the recipes whose artifacts stay, or --all to remove everything")
     keep = _needed(recipes, sets, models, data, store)
-    kept = [artifact for artifact in store.artifacts([]) if artifact.key in keep]
-    gone, freed = store.gc(keep, dry_run=True)
+    kept, damaged = [artifact for artifact in store.artifacts([]) if artifact.key in keep], list[str]()
+    gone, freed = store.gc(keep, dry_run=True, damaged=damaged)
     removes = dry_run or yes or not freed
     if not as_json:
         click.echo("\n".join(_gc_lines(kept, gone, freed, recipes)))
@@ -98,13 +111,15 @@ def gc_command(
         said = "nothing is removed" if sys.stdin.isatty() and not as_json else "nothing is removed without a yes"
         raise ToolchainError(said, f"the same command with --yes removes {freed / 1e6:,.1f} MB; --dry-run only lists")
     if not dry_run:
-        gone, freed = store.gc(keep)
+        gone, freed = store.gc(keep, wait=wait, damaged=[])
     if as_json:
         options.echo_json({"removed": [artifact.key for artifact in gone], "bytes": freed, "kept": len(kept)})
     elif freed:
         verb = "would remove" if dry_run else "removed"
         click.echo(f"{verb} {_count(gone)}, {freed / 1e6:,.1f} MB; {len(kept)} kept")
-    return 0
+    for message in damaged:
+        click.echo(f"damaged, and left: {message}", err=True)
+    return 1 if damaged else 0
 
 
 def _needed(
@@ -116,7 +131,7 @@ def _needed(
 
     keep: set[str] = set()
     for path in recipes:
-        outcome, _ = run.preview(plan.make(loader.load(path, sets, models, data)), store)
+        outcome, _ = run.preview(plan.make(loader.load(path, sets, models, data)), store, compare=False)
         keep |= {artifact.key for artifact in outcome.artifacts.values()}
     # Times of some of the engines that stay, by run --variant: minutes of measuring, and a few kilobytes.
     timings = (artifact for artifact in store.artifacts([]) if artifact.kind == "timing")

@@ -176,4 +176,5 @@ def _checkpoint(record: Mapping[str, Any], store: Store) -> str:
             f"the store {store.root} does not have the checkpoint {str(record['checkpoint'])[:12]} that was measured",
             "name the store with --store FOLDER, or the checkpoint with --model FOLDER",
         )
+    store.check(found)
     return str(found.path.resolve())

@@ -38,12 +38,12 @@ def list_command(what: str | None, store: Store, as_json: bool) -> int:
     lists = {name: list(_rows(name, store, damaged)) for name in chosen}
     if as_json:
         options.echo_json(lists | ({"damaged": damaged} if damaged else {}))
-        return 0
+        return 1 if damaged else 0
     for name, rows in lists.items():
         _print(name, rows, store)
     for message in damaged:
         click.echo(f"damaged: {message}", err=True)
-    return 0
+    return 1 if damaged else 0
 
 
 @click.command("show")
@@ -71,6 +71,7 @@ def show_command(name: str, store: Store, as_json: bool) -> int:
             f"{name!r} is no technique, engine, task, recipe or artifact", registry.suggest(name, known)
         )
     artifact = store.resolve(name)
+    store.check(artifact)
     if as_json:
         options.echo_json(artifact.manifest)
     else:

@@ -49,11 +49,20 @@ def verbosity(function: F) -> F:
 
 
 def store_option(function: F) -> F:
-    """Adds ``--store``."""
+    """Adds ``--store``: the store is held until the command ends, so that no ``gc`` removes what it uses."""
+    return _store_option(_held_store)(function)
+
+
+def free_store_option(function: F) -> F:
+    """Adds ``--store`` of a command that takes the store for itself alone."""
+    return _store_option(lambda ctx, param, value: _store(value))(function)
+
+
+def _store_option(callback: Callable[[click.Context, click.Parameter, str], Store]) -> Callable[[F], F]:
     return click.option(
         "--store", "store", envvar="TOOLCHAIN_STORE", default="artifacts", show_default=True, show_envvar=True,
-        callback=lambda ctx, param, value: _store(value), help="Folder of the artifacts.",
-    )(function)  # fmt: skip
+        callback=callback, help="Folder of the artifacts.",
+    )  # fmt: skip
 
 
 def json_option(function: F) -> F:
@@ -206,6 +215,13 @@ def store_named(store: Store) -> str:
     context = click.get_current_context()
     named = context.get_parameter_source("store") is click.core.ParameterSource.COMMANDLINE
     return str(store.root) if named else ""
+
+
+def _held_store(ctx: click.Context, param: click.Parameter, value: str) -> Store:
+    store = _store(value)
+    if not ctx.resilient_parsing:  # completion only looks
+        ctx.with_resource(store.used())
+    return store
 
 
 def _store(value: str) -> Store:

@@ -151,6 +151,7 @@ def report_command(
     made = plan.make(recipes.load(recipe, sets, models, data), only=variants)
     checks.need_rules(made, check)
     outcome, status = run.preview(made, store)
+    outcome.refuse_damaged(options.again(store=True))
     missing = [made.steps[step].label for step, found in status.items() if found != "hit"]
     if made.time not in outcome.artifacts:
         some = any(row.evaluate in outcome.artifacts for row in made.rows)
@@ -223,6 +224,7 @@ def explain_command(
     from toolchain.cli.listing import describe
 
     artifact = store.resolve(target)
+    store.check(artifact)
     lineage, absent = explain.lineage(artifact, store)
     engines = explain.of_artifact(artifact, store)
     if as_json:
@@ -243,6 +245,7 @@ def _explain_recipe(made: Plan, store: Store, as_json: bool) -> int:
     from toolchain.pipeline import run
 
     outcome, status = run.preview(made, store)
+    outcome.refuse_damaged(options.again(store=True))
     evaluated = any(row.evaluate in outcome.artifacts for row in made.rows)
     engines = explain.of_report(report.to_json(ranking.rank(outcome))) if evaluated else []
     show_preview(made, store, outcome, status, as_json, {"engines": explain.to_json(engines)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from collections import Counter
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from toolchain.cli import completing, direct, options
-from toolchain.core.errors import ToolchainError
+from toolchain.core.errors import DamagedError, ToolchainError
 from toolchain.core.log import logger
 
 if TYPE_CHECKING:
@@ -252,6 +253,8 @@ def delivered(artifact: Artifact, label: str, made: bool, where: Path | None) ->
     if where:
         with options.output_errors(where):
             shutil.copytree(artifact.path, where, dirs_exist_ok=True)
+        if changed := dataclasses.replace(artifact, path=where).changes():
+            raise DamagedError("; ".join(changed), f"it was copied from {artifact.path}: run 'toolchain verify'")
     return {
         "label": label, "kind": artifact.kind, "key": artifact.key, "path": str(where or artifact.path), "made": made,
         "metrics": artifact.metrics,

@@ -15,14 +15,71 @@ from toolchain.core.errors import ToolchainError
 
 
 def files(folder: Path) -> list[str]:
-    """Return the files of a folder, by their paths in it, sorted."""
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    """Return everything in a folder but its folders, by the paths in it, sorted; links are not followed."""
+    found = []
+    for where, folders, names in os.walk(folder):
+        links = [name for name in folders if (Path(where) / name).is_symlink()]
+        found += [str((Path(where) / name).relative_to(folder)) for name in [*names, *links]]
+    return sorted(found)
+
+
+def regular(path: Path) -> os.stat_result | None:
+    """Return the facts of a regular file that is no link, or None."""
+    try:
+        facts = path.lstat()
+    except (OSError, ValueError):
+        return None
+    return facts if stat.S_ISREG(facts.st_mode) else None
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether a path is a folder, and no link to one."""
+    try:
+        return stat.S_ISDIR(path.lstat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def read_own(path: Path, most_bytes: int) -> bytes:
+    """Return the bytes of a file of a store, which has no links; what is no regular file is refused at once.
+
+    Raises:
+        FileNotFoundError: There is nothing.
+        OSError: It cannot be read.
+        ValueError: It is a link, no regular file, or too large.
+    """
+    if path.is_symlink():
+        raise ValueError(f"{path.name} is a link, and not a regular file")
+    try:
+        return read_bounded(path, most_bytes)
+    except ToolchainError as error:
+        raise ValueError(error.message) from error
+
+
+def size(folder: Path) -> int:
+    """Return the bytes of all files of a folder; links are not followed."""
+    return sum(facts.st_size for name in files(folder) if (facts := regular(folder / name)))
 
 
 def sync(path: Path) -> None:
     """Wait until a file is on the disk."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def sync_folder(path: Path) -> None:
+    """Wait until the names in a folder are on the disk, where its file system can tell."""
+    with suppress(OSError):
+        sync(path)
+
+
+def sync_folders(path: Path) -> None:
+    """Do that for a folder and all below it."""
+    for where, _, _ in os.walk(path, topdown=False):
+        sync_folder(Path(where))
 
 
 def git_ignore(root: Path) -> None:
@@ -33,8 +90,8 @@ def git_ignore(root: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder, if it is there."""
-    if path.is_dir():
+    """Remove a file, a link or a folder, if it is there; links are not followed."""
+    if is_folder(path):
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)

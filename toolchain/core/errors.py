@@ -41,6 +41,18 @@ class StoreError(ToolchainError):
     """The artifact store cannot be read or written, or what it holds is damaged."""
 
 
+class DamagedError(StoreError):
+    """An artifact, or a report, is not what was published."""
+
+
+class LostProcessError(ToolchainError):
+    """A process that did the work was killed, ran out of memory, or took too long.
+
+    That says nothing of what it worked on, so that it is no result: nothing is published, and the next run tries again.
+    It is no ``EngineError``: whoever records those as results does not record this one.
+    """
+
+
 class EngineError(ToolchainError):
     """A runtime cannot build or run what it was given."""
 

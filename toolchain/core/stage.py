@@ -96,6 +96,9 @@ class Context:
     labeller: Path | None = None
 
 
+#: The key of the metrics under which a technique reports what a second run does not reproduce: times, trials, hosts.
+OBSERVED = "observed"
+
 #: What a technique reports of its work, kept in the manifest: plain JSON values. ``notes``, a list of sentences that a
 #: reader of the report must know, stand in the manifest beside them.
 Metrics = dict[str, Any]

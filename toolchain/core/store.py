@@ -6,91 +6,33 @@ Layout::
     artifacts/.partial/<key>/out             what is being written
     artifacts/.partial/<key>/work            what survives a kill, to resume from
     artifacts/.partial/<key>.lock            held by the process that works on the key
+    artifacts/.lock                          held by every command that uses the store, and alone by gc
+    artifacts/.checked.json                  which files were compared with their digests
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolchain.core import disk, host
-from toolchain.core.errors import StoreError
+from toolchain.core import disk, host, lock, manifest
+from toolchain.core.artifact import Artifact, digest
+from toolchain.core.checked import Checked
+from toolchain.core.disk_errors import HINTS, explain
+from toolchain.core.errors import DamagedError, StoreError
 from toolchain.core.log import logger
+from toolchain.core.manifest import KEY_DIGITS, KINDS, MANIFEST, key_of
 
-MANIFEST = "manifest.json"
-KINDS = ("data", "checkpoint", "onnx", "engine", "evaluation", "timing", "sensitivity", "answers")
-_HEX = 32
+__all__ = ["KINDS", "MANIFEST", "Artifact", "Claim", "Store", "digest", "key_of"]
 
-
-def key_of(parts: Mapping[str, Any]) -> str:
-    """The key of a step: SHA-256 of the canonical JSON of everything that decides its result."""
-    canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:_HEX]
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """A published artifact.
-
-    Attributes:
-        path: Its folder.
-        manifest: What it is made of, from, by and where.
-    """
-
-    path: Path
-    manifest: dict[str, Any] = field(compare=False)
-
-    @property
-    def key(self) -> str:
-        """The key it is stored under."""
-        return str(self.manifest["key"])
-
-    @property
-    def kind(self) -> str:
-        """data, checkpoint, onnx, engine, evaluation, timing, sensitivity or answers."""
-        return str(self.manifest["kind"])
-
-    @property
-    def metrics(self) -> dict[str, Any]:
-        """What the technique reported of its work."""
-        return dict(self.manifest["metrics"])
-
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 over names and digests of its files: equal content, equal digest."""
-        files = {name: entry["sha256"] for name, entry in self.manifest["files"].items()}
-        return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of its files, the manifest aside."""
-        return sum(int(entry["bytes"]) for entry in self.manifest["files"].values())
-
-    def problems(self) -> list[str]:
-        """What differs between the files on disk and the manifest; empty when nothing does."""
-        extra = {name for name in disk.files(self.path) if name != MANIFEST} - set(self.manifest["files"])
-        return self.changes() + [f"{self.path / name}: not in the manifest" for name in sorted(extra)]
-
-    def changes(self) -> list[str]:
-        """Which of the manifest's files are missing or differ from it."""
-        found = []
-        for name, entry in self.manifest["files"].items():
-            path = self.path / name
-            if not path.is_file():
-                found.append(f"{path}: missing")
-            elif path.stat().st_size != entry["bytes"]:
-                found.append(f"{path}: {path.stat().st_size} bytes, the manifest says {entry['bytes']}")
-            elif digest(path) != entry["sha256"]:
-                found.append(f"{path}: its content has changed (SHA-256 differs from the manifest)")
-        return found
+_KEY = re.compile(rf"[0-9a-f]{{{KEY_DIGITS}}}")
 
 
 @dataclass(frozen=True)
@@ -119,38 +61,70 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._checked: set[Path] = set()
+        self._compared: set[Path] = set()
+        self._checked = Checked(root)
+        self._users = 0
+
+    @contextmanager
+    def used(self, *, make: bool = False) -> Iterator[None]:
+        """Hold the store beside others until the end of the block, so that no ``gc`` removes what is in use.
+
+        Args:
+            make: Make the folder where there is none; else there is nothing to hold.
+
+        Raises:
+            StoreError: The folder cannot be made.
+        """
+        if make:
+            with self.errors():
+                self.root.mkdir(parents=True, exist_ok=True)
+        there = make or any(disk.is_folder(self.root / name) for name in (*KINDS, ".partial"))
+        with nullcontext() if self._users or not there else lock.held(self.root):
+            self._users += there
+            try:
+                yield
+            finally:
+                self._users -= there
 
     def find(self, kind: str, key: str) -> Artifact | None:
         """The artifact with this key, or None.
 
         Raises:
-            StoreError: Its manifest is damaged.
+            DamagedError: Its manifest is damaged, a file is missing, or a link stands where none may be.
+            StoreError: It cannot be read.
         """
         folder = self.root / kind / key
+        for path in (folder.parent, folder):
+            if path.is_symlink():
+                raise DamagedError(f"{path} is a link, and the store has none", f"remove it: rm {path}")
         try:
-            manifest = _read_manifest(folder)
+            record = manifest.read(folder, kind, key)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise self._explain(error) from error
-        missing = next((name for name in manifest["files"] if not (folder / name).is_file()), None)
-        if missing is not None:
-            raise StoreError(f"{folder / missing} is missing", f"remove the folder and run again: rm -r {folder}")
-        return Artifact(folder, manifest)
+            raise explain(self.root, error) from error
+        found = Artifact(folder, record)
+        for name in record["files"]:
+            if found.facts(name) is None:
+                path = folder / name
+                wrong = "is no regular file" if path.is_symlink() or path.exists() else "is missing"
+                raise DamagedError(f"{path} {wrong}", f"remove the folder and run again: rm -r {folder}")
+        return found
 
     def check(self, artifact: Artifact) -> None:
-        """Compares every byte with the manifest, once per process: nothing is built on a damaged artifact.
+        """Compare every byte with the manifest, unless these very files were compared before.
 
         Raises:
-            StoreError: Something differs.
+            DamagedError: Something differs.
         """
-        if artifact.path in self._checked:
+        if artifact.path in self._compared:
             return
-        problems = artifact.problems()
+        own = artifact.path.parent.parent == self.root
+        problems = artifact.changes(self._checked if own else None) + artifact.strangers()
+        self._checked.save()
         if problems:
-            raise StoreError("; ".join(problems), f"remove it and run again: rm -r {artifact.path}")
-        self._checked.add(artifact.path)
+            raise DamagedError("; ".join(problems), f"remove it and run again: rm -r {artifact.path}")
+        self._compared.add(artifact.path)
 
     def artifacts(self, damaged: list[str] | None = None) -> Iterator[Artifact]:
         """Every published artifact, by kind and key.
@@ -181,7 +155,7 @@ class Store:
         """
         path = Path(reference)
         if (path / MANIFEST).is_file():
-            return Artifact(path, _read_manifest(path))
+            return Artifact(path, manifest.read(path))
         found = [a for a in self.artifacts() if a.key.startswith(reference)] if reference else []
         if len(found) == 1:
             return found[0]
@@ -249,39 +223,97 @@ class Store:
                     (partial / f"{key}.lock").unlink()
             lock.release()
 
-    def publish(self, claim: Claim, manifest: Mapping[str, Any]) -> Artifact:
+    def publish(self, claim: Claim, facts: Mapping[str, Any]) -> Artifact:
         """Makes what was written under a claim an artifact, in one step.
 
         Args:
             claim: The claim.
-            manifest: Everything but key, kind and files.
+            facts: Everything of the manifest but key, kind, files and seal.
         """
+        final = self.root / claim.kind / claim.key
+        if final.parent.is_symlink():
+            raise StoreError(f"{final.parent} is a link, and the store has none", f"remove it: rm {final.parent}")
         with self.errors():
             names = disk.files(claim.out)
-            files = {n: {"sha256": digest(claim.out / n), "bytes": (claim.out / n).stat().st_size} for n in names}
-            full = {"key": claim.key, "kind": claim.kind, "files": files, **manifest}
+            if other := next((name for name in names if not disk.regular(claim.out / name)), None):
+                raise StoreError(f"{claim.out / other} is no regular file, and cannot be published", "report it")
+            before = {name: (claim.out / name).lstat() for name in names}
+            digests = {name: digest(claim.out / name) for name in names}
+            files = {name: {"sha256": digests[name], "bytes": before[name].st_size} for name in names}
+            replaced = self._replaced(final)
+            whole = manifest.sealed(
+                {"key": claim.key, "kind": claim.kind, "files": files, "replaced": replaced, **facts}
+            )
+            if replaced and replaced[0] == manifest.statement(whole):  # made again, and the same
+                whole = manifest.sealed({**whole, "replaced": replaced[1:]})
             for name in names:
                 disk.sync(claim.out / name)
-            (claim.out / MANIFEST).write_text(json.dumps(full, indent=2, sort_keys=True) + "\n", "utf-8")
+            (claim.out / MANIFEST).write_text(json.dumps(whole, indent=2, sort_keys=True) + "\n", "utf-8")
             disk.sync(claim.out / MANIFEST)
-            final = self.root / claim.kind / claim.key
+            disk.sync_folders(claim.out)
             final.parent.mkdir(parents=True, exist_ok=True)
-            if final.exists():
-                self.remove(Artifact(final, full))
+            disk.sync_folder(self.root)
+            self._bury(final)
             claim.out.replace(final)
-        return Artifact(final, full)
+            disk.sync_folder(final.parent)
+            disk.remove(self._grave(claim.key))
+        self._compared.discard(final)
+        artifact = Artifact(final, whole)
+        for name in names:
+            if after := artifact.facts(name):
+                self._checked.note(f"{claim.kind}/{claim.key}/{name}", before[name], after, digests[name])
+        self._checked.save()
+        return artifact
+
+    def _replaced(self, final: Path) -> list[str]:
+        """Return the statements of the artifacts that a new one takes the place of, the last one first."""
+        try:
+            old = manifest.read(final)
+        except (OSError, StoreError):
+            return []
+        return [manifest.statement(old), *old.get("replaced", [])]
 
     def remove(self, artifact: Artifact) -> None:
-        """Removes an artifact: out of sight in one step, then from disk."""
+        """Removes an artifact: out of sight in one step, then from disk.
+
+        Raises:
+            StoreError: It does not lie in this store, or cannot be removed.
+        """
         with self.errors():
-            grave = self.root / ".partial" / f"{artifact.key}.removed"
-            grave.parent.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(grave, ignore_errors=True)
-            artifact.path.replace(grave)
-            shutil.rmtree(grave)
+            self._bury(self.root / artifact.kind / artifact.key)
+            disk.remove(self._grave(artifact.key))
+
+    def _bury(self, folder: Path) -> None:
+        """Move an artifact's folder out of sight, if there is one; what does not lie in this store is refused.
+
+        Raises:
+            StoreError: It does not lie in this store.
+        """
+        if not folder.is_symlink() and not folder.exists():
+            return
+        inside = folder.parent.parent == self.root and folder.parent.name in KINDS and _KEY.fullmatch(folder.name)
+        if not inside or folder.parent.resolve() != self.root.resolve() / folder.parent.name:
+            raise StoreError(f"{folder} does not lie in the store {self.root}, and is not removed")
+        grave = self._grave(folder.name)
+        disk.remove(grave)
+        folder.replace(grave)
+
+    def _grave(self, key: str) -> Path:
+        """Return where an artifact lies while it is removed.
+
+        Raises:
+            StoreError: The folder for that is a link.
+        """
+        partial = self.root / ".partial"
+        if partial.is_symlink():
+            raise StoreError(f"{partial} is a link, and the store has none", f"remove it: rm {partial}")
+        partial.mkdir(parents=True, exist_ok=True)
+        return partial / f"{key}.removed"
 
     def sweep(self) -> None:
         """Removes what interrupted runs left behind of artifacts that are published by now, and nobody works on."""
+        if (self.root / ".partial").is_symlink():
+            return
         published = {a.name for kind in KINDS for a in (self.root / kind).glob("*") if (a / MANIFEST).is_file()}
         for path in (self.root / ".partial").glob("*"):
             key, _, ending = path.name.partition(".")
@@ -292,40 +324,55 @@ class Store:
         with suppress(OSError):
             (self.root / ".partial").rmdir()
 
-    def gc(self, keep: Iterable[str], *, dry_run: bool = False) -> tuple[list[Artifact], int]:
+    def gc(
+        self, keep: Iterable[str], *, dry_run: bool = False, wait: bool = False, damaged: list[str] | None = None
+    ) -> tuple[list[Artifact], int]:
         """Removes every artifact that is not kept, and the leftovers that no process works on.
 
         Args:
             keep: Keys to keep.
             dry_run: Only say what would go.
+            wait: Wait until nobody else uses the store; nothing is removed before.
+            damaged: Gets the message of each artifact that cannot be read, and stays; without it, it is raised.
 
         Returns:
             The artifacts, and the bytes that they and the leftovers take.
+
+        Raises:
+            StoreError: A run uses the store, or an artifact cannot be read or removed.
         """
+        if dry_run or not self.root.is_dir():
+            return self._gc(set(keep), dry_run, damaged)
+        with self.errors(), lock.held(self.root, exclusive=True, wait=wait):
+            return self._gc(set(keep), dry_run, damaged)
+
+    def _gc(self, keep: set[str], dry_run: bool, damaged: list[str] | None) -> tuple[list[Artifact], int]:
         from filelock import FileLock, Timeout
 
-        kept = set(keep)
-        gone = [artifact for artifact in self.artifacts() if artifact.key not in kept]
+        gone = [artifact for artifact in self.artifacts(damaged) if artifact.key not in keep]
         freed = sum(artifact.size_bytes for artifact in gone)
+        partial = self.root / ".partial"
+        if partial.is_symlink():
+            raise StoreError(f"{partial} is a link, and the store has none", f"remove it: rm {partial}")
         if not dry_run:
             for artifact in gone:
                 self.remove(artifact)
-        for folder in sorted((self.root / ".partial").glob("*")):
+        for folder in sorted(partial.glob("*")):
             key = folder.name.partition(".")[0]
-            if not folder.is_dir():
+            if not disk.is_folder(folder):
                 continue
-            lock = self.root / ".partial" / f"{key}.lock"
-            unused = dry_run and not lock.exists()  # to try a lock makes its file, and a dry run makes none
+            lock_file = partial / f"{key}.lock"
+            unused = dry_run and not lock_file.exists()  # to try a lock makes its file, and a dry run makes none
             try:
-                with nullcontext() if unused else FileLock(lock, timeout=0):
-                    freed += sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+                with nullcontext() if unused else FileLock(lock_file, timeout=0):
+                    freed += disk.size(folder)
                     if not dry_run:
                         disk.remove(folder)
             except Timeout:
                 continue
         if not dry_run:
-            for path in (self.root / ".partial").glob("*.lock"):
-                if not (self.root / ".partial" / path.stem).exists():
+            for path in partial.glob("*.lock"):
+                if not (partial / path.stem).exists():
                     disk.clear(path.with_suffix(""), path)
             self.sweep()
         return gone, freed
@@ -336,53 +383,13 @@ class Store:
         try:
             yield
         except OSError as error:
-            raise self._explain(error) from error
+            raise explain(self.root, error) from error
 
     def explains(self, error: BaseException) -> StoreError | None:
         """The store's explanation of an error that a library raised, when the disk is its cause; else None."""
-        if isinstance(error, OSError) and error.errno in _DISK:
-            return self._explain(error)
+        if isinstance(error, OSError) and error.errno in HINTS:
+            return explain(self.root, error)
         here = next(path for path in (self.root, *self.root.parents) if path.exists())
         if "No space left" in str(error) or shutil.disk_usage(here).free < 65536:
-            return self._explain(OSError(errno.ENOSPC, "No space left on device", str(self.root)))
+            return explain(self.root, OSError(errno.ENOSPC, "No space left on device", str(self.root)))
         return None
-
-    def _explain(self, error: OSError) -> StoreError:
-        where = error.filename or self.root
-        hint = _DISK.get(error.errno or 0, "choose another folder with --store FOLDER")
-        return StoreError(f"the store {self.root} cannot be used: {error.strerror or error} ({where})", hint)
-
-
-_DISK = {
-    errno.ENOSPC: "the disk is full: free some space, 'toolchain gc RECIPE', or choose another with --store FOLDER",
-    errno.EDQUOT: "your disk quota is used up: 'toolchain gc RECIPE', or choose another folder with --store FOLDER",
-    errno.EROFS: "the file system is read-only: choose another folder with --store FOLDER",
-    errno.EACCES: "no permission to write there: choose another folder with --store FOLDER",
-    errno.EPERM: "no permission to write there: choose another folder with --store FOLDER",
-}
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a published artifact.
-
-    Raises:
-        StoreError: It is not what ``publish`` wrote.
-    """
-    path = folder / MANIFEST
-    hint = f"remove the folder and run again: rm -r {folder}"
-    try:
-        manifest: Any = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise StoreError(f"{path} is damaged: {error}", hint) from error
-    needed = {"key": str, "kind": str, "files": dict, "metrics": dict, "parts": dict, "parents": list}
-    if not isinstance(manifest, dict) or not all(isinstance(manifest.get(n), kind) for n, kind in needed.items()):
-        raise StoreError(f"{path} is damaged: it needs {', '.join(needed)}", hint)
-    if outside := next((n for n in manifest["files"] if Path(n).is_absolute() or ".." in Path(n).parts), None):
-        raise StoreError(f"{path} names {outside!r}; allowed are files inside of its folder", hint)
-    return manifest

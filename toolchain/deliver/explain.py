@@ -159,6 +159,7 @@ def _listed(settings: Mapping[str, Any]) -> str:
 
 
 def _engine(artifact: Artifact, store: Store) -> Explained:
+    store.check(artifact)
     built = _engine_file(artifact)
     evaluation = _evaluation(artifact, store)
     options = built.get("options", {})
@@ -181,6 +182,7 @@ def _evaluation(engine: Artifact, store: Store) -> dict[str, Any]:
     if not found:
         return {}
     last = max(found, key=lambda each: str(each.manifest["started"]))
+    store.check(last)
     return evaluate.read(last.path)
 
 

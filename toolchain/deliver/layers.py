@@ -40,6 +40,7 @@ def read(reference: str, store: Store) -> tuple[dict[str, Any], Artifact | None]
                 f"{reference!r} is of kind {artifact.kind}, and not a sensitivity",
                 "'toolchain sensitivity CHECKPOINT' makes one; 'toolchain list artifacts' shows what is there",
             )
+        store.check(artifact)
         path = artifact.path / SENSITIVITY_FILE
     try:
         found = json.loads(path.read_text("utf-8"))

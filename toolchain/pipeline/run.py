@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from toolchain.core import failure, limits
-from toolchain.core.errors import StoreError, ToolchainError
+from toolchain.core.errors import DamagedError, StoreError, ToolchainError
 from toolchain.core.log import logger
 from toolchain.core.processors import physical_cores
 from toolchain.core.stage import Context
@@ -39,6 +39,7 @@ class Outcome:
         artifacts: By step id.
         made: Ids of the steps that were run now.
         failed: Step id → why it, or what it needs, failed.
+        damaged: Step id → what is wrong with its artifact, where nothing makes it again.
         codes: Exit codes of the errors.
         task: The task, data loaded if anything needed it.
         rank: Of this process in its launch; only the first one, 0, has something to show.
@@ -50,6 +51,7 @@ class Outcome:
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     made: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    damaged: dict[str, str] = field(default_factory=dict)
     codes: set[int] = field(default_factory=set)
     rank: int = 0
     seconds: float = 0.0
@@ -58,6 +60,18 @@ class Outcome:
     def hits(self) -> int:
         """How many steps were in the store already."""
         return len(self.artifacts) - len(self.made)
+
+    def refuse_damaged(self, again: str) -> None:
+        """Refuse to print figures of artifacts that are not what was published.
+
+        Args:
+            again: What makes them again.
+
+        Raises:
+            DamagedError: One is damaged.
+        """
+        if self.damaged:
+            raise DamagedError("; ".join(self.damaged.values()), f"make it again: {again}")
 
     @property
     def exit_code(self) -> int:
@@ -81,6 +95,11 @@ def execute(plan: Plan, store: Store, *, force: Collection[str] = (), judge: key
         StoreError: The store cannot be used: nothing more can be done.
         KeyboardInterrupt: Ctrl-C; what was published stays, training state is kept.
     """
+    with store.used(make=True):
+        return _execute(plan, store, force, judge)
+
+
+def _execute(plan: Plan, store: Store, force: Collection[str], judge: keys.Task | None) -> Outcome:
     started = time.monotonic()
     rank = processes()[0]
     outcome = Outcome(plan, keys.Task(plan.recipe), rank=rank)
@@ -134,23 +153,31 @@ def execute(plan: Plan, store: Store, *, force: Collection[str] = (), judge: key
 
 
 def preview(
-    plan: Plan, store: Store, force: Collection[str] = (), judge: keys.Task | None = None
+    plan: Plan, store: Store, force: Collection[str] = (), judge: keys.Task | None = None, *, compare: bool = True
 ) -> tuple[Outcome, dict[str, str]]:
     """What a run would find and do, without doing it; its arguments are those of :func:`execute`.
+
+    Args:
+        plan: The plan.
+        store: Where artifacts are looked up.
+        force: Stages that would be done again.
+        judge: The task to evaluate engines on.
+        compare: Whether files are compared with their digests; a damaged artifact then is noted, and would be made
+            again. Without, a damaged manifest is an error.
 
     Returns:
         An outcome with the hits, and for every step ``hit``, ``run``, or ``run (after its inputs)``. Where engines are
         missing, because they failed or have not been run, the timing of the others is among the hits all the same.
     """
     outcome = Outcome(plan, keys.Task(plan.recipe))
-    return outcome, _look(outcome, store, force, judge)
+    return outcome, _look(outcome, store, force, judge, compare)
 
 
 def _left(outcome: Outcome, store: Store, force: Collection[str], judge: keys.Task | None) -> set[str]:
     """Return the ids of the steps that are to run, and say how many are not; all, where the keys are not known yet."""
     steps = outcome.plan.steps
     try:
-        status = _look(Outcome(outcome.plan, outcome.task), store, force, judge)
+        status = _look(Outcome(outcome.plan, outcome.task), store, force, judge, True)
     except StoreError:
         raise
     except Exception:  # the step itself meets it again, and says what is wrong
@@ -161,7 +188,9 @@ def _left(outcome: Outcome, store: Store, force: Collection[str], judge: keys.Ta
     return {step for step, found in status.items() if found != "hit"}
 
 
-def _look(outcome: Outcome, store: Store, force: Collection[str], judge: keys.Task | None) -> dict[str, str]:
+def _look(
+    outcome: Outcome, store: Store, force: Collection[str], judge: keys.Task | None, compare: bool
+) -> dict[str, str]:
     """Return the status of every step of an outcome's plan, and put the hits into the outcome."""
     plan, status = outcome.plan, dict[str, str]()
     for step in plan.steps.values():
@@ -173,12 +202,27 @@ def _look(outcome: Outcome, store: Store, force: Collection[str], judge: keys.Ta
             status[step.id] = "run (after its inputs)"
             continue
         task = judge if judge and step.stage == "evaluate" else outcome.task
-        found = store.find(step.kind, key_of(keys.parts(step, inputs, task, plan.recipe, _threads(plan, step))))
+        key = key_of(keys.parts(step, inputs, task, plan.recipe, _threads(plan, step)))
+        found, damage = _look_up(store, step, key) if compare else (store.find(step.kind, key), "")
+        if damage:
+            outcome.damaged[step.id] = f"{_spoken(step)}: {damage}"
         known = "run (forced)" if found and step.stage in force else "hit" if found else "run"
+        known = "run (damaged)" if damage else known
         status[step.id] = known if complete else "run (after its inputs)"
         if found:
             outcome.artifacts[step.id] = found
     return status
+
+
+def _look_up(store: Store, step: Step, key: str) -> tuple[Artifact | None, str]:
+    """Return a step's artifact where it is what was published, else None; and what is wrong with it."""
+    try:
+        found = store.find(step.kind, key)
+        if found is not None:
+            store.check(found)
+    except DamagedError as error:
+        return None, error.message
+    return found, ""
 
 
 def _fresh(plan: Plan, store: Store, task: keys.Task) -> set[str]:
@@ -218,7 +262,9 @@ def _one(
     _fetch(step, plan)
     parts = keys.parts(step, inputs, task, plan.recipe, threads)
     key = key_of(parts)
-    found = store.find(step.kind, key)
+    found, damage = _look_up(store, step, key)
+    if damage:
+        logger.warning("%s is damaged, and is made again: %s", _spoken(step), damage)
     if found and not force:
         if keys.changed_source(step, found):
             logger.warning(
@@ -226,13 +272,11 @@ def _one(
                 step.stage, step.label, step.technique.name, step.stage,
             )  # fmt: skip
         logger.debug("%s %s  hit %s", step.stage, step.label, key[:12])
-        if step.kind in ("evaluation", "timing"):
-            store.check(found)
         return found, False
     for artifact in inputs:
         store.check(artifact)
     logger.info("%s", title)
-    with store.claim(step.kind, key, again=force) as claim:
+    with store.claim(step.kind, key, again=force or bool(damage)) as claim:
         if claim is None:
             again = store.find(step.kind, key)
             if again is None:
@@ -281,7 +325,7 @@ def _assist(step: Step, inputs: list[Artifact], store: Store, task: keys.Task, p
     """What a process of a launch does besides the first: its share of the training, and waiting for the rest."""
     threads = _threads(plan, step)
     key = key_of(keys.parts(step, inputs, task, plan.recipe, threads))
-    found = store.find(step.kind, key)
+    found, _ = _look_up(store, step, key)
     if (force or found is None) and step.stage in ("finetune", "compress"):
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "out").mkdir()
@@ -294,7 +338,7 @@ def _assist(step: Step, inputs: list[Artifact], store: Store, task: keys.Task, p
         if time.monotonic() > deadline:
             raise StoreError(f"the first process has not published {step.label} within {WAIT_S} s")
         time.sleep(0.2)
-        found = store.find(step.kind, key)
+        found, _ = _look_up(store, step, key)
     return found
 
 

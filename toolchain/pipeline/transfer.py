@@ -19,6 +19,9 @@ from toolchain.pipeline import keys
 #: What takes long to make and is the same everywhere: augmented texts, weights, and a teacher's answers.
 KINDS = ("data", "checkpoint", "answers")
 
+#: What of a manifest belongs to the store that it lies in.
+_OWN = {"format", "key", "kind", "files", "seal", "replaced", "parent_digests"}
+
 
 def take(source: Path, store: Store) -> Iterator[tuple[Artifact, bool]]:
     """Copies what was trained in another store into this one.
@@ -44,7 +47,8 @@ def take(source: Path, store: Store) -> Iterator[tuple[Artifact, bool]]:
         )
     parts = {artifact.key: _parts(artifact) for artifact in trained}
     here = {key: key_of(own) for key, own in parts.items()}
-    for artifact in trained:
+    # Whatever is learned from comes first, so that what learned from it can record its digest.
+    for artifact in sorted(trained, key=lambda each: str(each.manifest.get("started", ""))):
         other.check(artifact)
         yield _take(artifact, store, parts[artifact.key], here)
 
@@ -87,8 +91,10 @@ def _take(artifact: Artifact, store: Store, parts: Mapping[str, Any], here: Mapp
             target = claim.out / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(artifact.path / name, target)
-        kept = {name: value for name, value in artifact.manifest.items() if name not in ("key", "kind", "files")}
+        kept = {name: value for name, value in artifact.manifest.items() if name not in _OWN}
         kept["parents"] = [here.get(parent, parent) for parent in artifact.manifest["parents"]]
+        there = {parent: found for parent in kept["parents"] for kind in KINDS if (found := store.find(kind, parent))}
+        kept["parent_digests"] = {parent: found.statement for parent, found in there.items()}
         origin = {"key": artifact.key, "libraries": artifact.manifest["parts"].get("libraries", {})}
         return store.publish(
             claim, {**kept, "parts": parts, "taken_from": artifact.manifest.get("taken_from", origin)}

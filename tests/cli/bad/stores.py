@@ -9,7 +9,8 @@ from pathlib import Path
 from tests.cli.bad.case import Case, Prepare, both, files, nothing
 from tests.tiny import Tiny, tiny
 
-RUN = ("run", "tiny.yaml", "--store", "store", "-q")
+REPORT = ("report", "tiny.yaml", "--store", "store", "-q")
+RUN = "toolchain run tiny.yaml"
 TASK = ("--task", "{reviews: {train_size: 32, dev_size: 16, test_size: 24}}", "-q")
 
 
@@ -52,25 +53,34 @@ CASES = [
         ),
         ("store a.txt", "--store FOLDER"),
     ),
-    Case("a manifest cut short", RUN, _written("manifest.json", '{"files": {'), ("manifest.json is damaged", "rm -r")),
-    Case("a manifest of another kind", RUN, _written("manifest.json", "[1, 2]"), ("manifest.json is damaged", "rm -r")),
+    Case("a manifest cut short", REPORT, _written("manifest.json", '{"files": {'), ("manifest.json is damaged", RUN)),
+    Case("a manifest of another kind", REPORT, _written("manifest.json", "[1, 2]"), ("manifest.json is damaged", RUN)),
     Case(
         "a file that is gone from an artifact",
-        RUN,
+        REPORT,
         _store(lambda store, _: (_of(store, "onnx") / "model.onnx").unlink()),
-        ("model.onnx is missing", "rm -r"),
+        ("model.onnx is missing", RUN),
     ),
     Case(
         "an artifact with a flipped byte as input",
-        RUN,
+        REPORT,
         _store(_flipped_input),
-        ("model.safetensors", "changed", "rm -r"),
+        ("model.safetensors", "changed", RUN),
     ),
     Case(
         "a measurement with a flipped byte",
-        RUN,
+        REPORT,
         _store(lambda store, _: _flip(_of(store, "evaluation") / "probabilities_test.npy")),
-        ("probabilities_test.npy", "changed", "rm -r"),
+        ("probabilities_test.npy", "changed", RUN),
+    ),
+    *(
+        Case(
+            f"{' '.join(command)} with a flipped byte",
+            (*command, "--store", "store"),
+            _store(lambda store, _: _flip(_of(store, "timing") / "timing.json")),
+            ("timing.json", "changed", RUN),
+        )
+        for command in (("choose", "tiny.yaml", "--latency-ms", "50"), ("explain", "tiny.yaml"))
     ),
     Case(
         "verify finds a flipped byte",

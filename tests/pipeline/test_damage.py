@@ -1,0 +1,65 @@
+"""What is delivered, recommended or printed is what was published: a run makes damaged artifacts again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import call, made, tiny
+from toolchain.core.store import Artifact, Store
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(("kind", "name"), [("engine", "model.onnx"), ("evaluation", "evaluation.json")])
+def test_a_run_makes_a_damaged_artifact_again_and_says_so(tmp_path: Path, kind: str, name: str) -> None:
+    store = tiny().copy(tmp_path)
+    damaged = next(a for a in Store(store).artifacts() if a.kind == kind)
+    _flip(damaged.path / name)
+    result = call("run", "tiny.yaml", "--store", "store", cwd=tmp_path)
+    assert result.code == 0, result.stderr
+    assert f"{name}: its content has changed" in result.stderr
+    assert "is damaged, and is made again" in result.stderr
+    assert 1 <= made(result) <= 3  # an engine that is tuned to other settings is measured again
+    again = Store(store).find(kind, damaged.key)
+    assert again is not None
+    assert again.problems() == []
+
+
+def test_a_damaged_artifact_is_not_delivered(tmp_path: Path) -> None:
+    store = tiny().copy(tmp_path)
+    engine = next(a for a in Store(store).artifacts() if a.kind == "engine")
+    _flip(engine.path / "tokenizer.json")
+    shown = [
+        call(*command, "--store", "store", cwd=tmp_path)
+        for command in (("show", engine.key), ("explain", engine.key), ("report", "tiny.yaml"))
+    ]
+    assert [(result.code, "its content has changed" in result.stderr, result.stdout) for result in shown] == [
+        (1, True, "")
+    ] * 3
+    variant = "base" if "base" in engine.manifest["label"] else "dynamic-int8"
+    command = ("build", "tiny.yaml", "--variant", variant, "-e", "onnxruntime", "-o", "out", "--store", "store")
+    built = call(*command, cwd=tmp_path)
+    assert (built.code, "is damaged, and is made again" in built.stderr) == (0, True)
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text("utf-8"))
+    assert Artifact(tmp_path / "out", manifest).problems() == []
+
+
+def test_a_hit_reads_no_file_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = tiny().copy(tmp_path)
+    (store / ".checked.json").unlink()
+    read: list[Path] = []
+    from toolchain.core import artifact
+
+    real = artifact.digest
+    monkeypatch.setattr(artifact, "digest", lambda path: read.append(path) or real(path))  # type: ignore[func-returns-value]
+    for expected in (True, False):
+        read.clear()
+        assert made(call("run", "tiny.yaml", "--store", "store", cwd=tmp_path)) == 0
+        assert bool(read) is expected
