@@ -14,7 +14,7 @@ from tests.command import ROOT
 from tests.measure.test_process import wait_until_gone
 from toolchain.core import child
 from toolchain.core.child import ChildError
-from toolchain.core.errors import RecipeError
+from toolchain.core.errors import EngineError, LostProcessError, RecipeError
 
 
 def run(tmp_path: Path, code: str, python: str = "", **request: object) -> dict[str, object]:
@@ -59,7 +59,7 @@ def test_modules_beside_the_script_do_not_shadow_those_of_its_environment(tmp_pa
         ),
         ("sys.exit(0)", "SystemExit", "the work: SystemExit: 0"),
         ("os._exit(3)", "", "the work: ended with code 3 and no answer"),
-        ("os.kill(os.getpid(), 9)", "", "the work: was ended by SIGKILL"),
+        ("os.kill(os.getpid(), 11)", "", "the work: was ended by SIGSEGV"),
         ("pass", "", "the work: ended with code 0 and no answer"),
     ],
 )
@@ -69,6 +69,17 @@ def test_whatever_ends_it_is_an_error_that_says_so(tmp_path: Path, code: str, ki
     assert caught.value.kind == kind
     assert caught.value.message.startswith(message)
     assert "its last words" in caught.value.log
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [("os.kill(os.getpid(), 9)", "the work: was ended by SIGKILL"), ("raise MemoryError", "the work: memory ran out")],
+)
+def test_what_ends_it_from_outside_is_no_result(tmp_path: Path, code: str, message: str) -> None:
+    with pytest.raises(LostProcessError, match=message) as caught:
+        run(tmp_path, code)
+    assert not isinstance(caught.value, EngineError)
+    assert "run it again" in caught.value.hint
 
 
 def test_an_exit_after_the_answer_is_no_error(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_a_manifest_that_is_a_pipe_a_link_or_a_folder_is_refused_at_once(tmp_pat
     ]  # fmt: skip
     for make in makers:
         make()
-        with pytest.raises(DamagedError, match=r"not a (regular )?file|Is a directory"):
+        with pytest.raises(DamagedError, match=r"not a (regular )?file"):
             store.find("onnx", KEY)
         path.rmdir() if path.is_dir() else path.unlink()
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.builders import SENTENCES, engine_folder
-from toolchain.core.errors import EngineError
+from toolchain.core.errors import EngineError, LostProcessError
 from toolchain.measure import worker as worker_module
 from toolchain.measure.process import WorkerProcess
 
@@ -73,8 +73,9 @@ def test_memory_is_measured_on_batches_of_mixed_shapes(tmp_path: Path, monkeypat
 def test_a_worker_that_is_killed_is_reported_with_its_signal(tmp_path: Path) -> None:
     with WorkerProcess("fp32", 1) as worker:
         os.kill(worker._process.pid, signal.SIGKILL)
-        with pytest.raises(EngineError, match="fp32: its process was ended by SIGKILL") as caught:
+        with pytest.raises(LostProcessError, match="fp32: its process was ended by SIGKILL") as caught:
             worker.call("memory")
+    assert not caught.value.crashed
     assert "memory" in caught.value.hint
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.builders import LABELS, context, engine_folder, sentences
 from toolchain.core.data import Dataset, Split
-from toolchain.core.errors import DataError, EngineError
+from toolchain.core.errors import DataError, EngineError, LostProcessError
 from toolchain.measure import timing
 from toolchain.measure.rounds import Setting, percentile, settled, spread
 from toolchain.measure.timing import Config, sample_sizes, settings_of, time_engines
@@ -92,6 +92,23 @@ def test_an_engine_that_fails_is_named_and_the_others_go_on(tmp_path: Path) -> N
     assert list(metrics["failed"]) == ["bad"]
     assert "broken" in record["bad"]["error"]
     assert len(record["good"]["settings"]["latency"]["engine"]["rounds_ms"]) == 3, "alone, there is nothing to settle"
+
+
+def test_no_timing_with_a_dead_engine_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that the kernel killed for memory was published as an engine that cannot be timed, and stayed so."""
+    measure = timing._measure
+
+    def killed(engine: timing._Engine, *arguments: Any) -> None:
+        if engine.key == "bad":
+            engine.process._process.kill()
+        measure(engine, *arguments)
+
+    monkeypatch.setattr(timing, "_measure", killed)
+    folder = engine_folder(tmp_path / "engine")
+    with pytest.raises(LostProcessError, match="was ended by SIGKILL") as caught:
+        time_engines({"good": folder, "bad": folder}, tmp_path, QUICK, context(tmp_path))
+    assert "nothing is published: run it again" in caught.value.hint
+    assert not (tmp_path / "timing.json").exists()
 
 
 def test_a_set_that_fails_whole_is_an_error(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from tests.builders import LABELS, SENTENCES, context, onnx_folder
 from tests.optimize.inc import DATA, made
 from toolchain.core.data import Dataset, Split
-from toolchain.core.errors import MissingPackageError, ModelError, RecipeError, ToolchainError
+from toolchain.core.errors import LostProcessError, MissingPackageError, ModelError, RecipeError, ToolchainError
 from toolchain.optimize import (
     _inc,
     inc_auto,
@@ -34,13 +34,12 @@ def plant(monkeypatch: pytest.MonkeyPatch, folder: Path, code: str) -> None:
     [
         ("time.sleep(600)", "was ended after 3 s; the best graph until then is kept"),
         ("sys.exit(0)", "SystemExit: 0; the best graph until then is kept"),
-        ("os.kill(os.getpid(), 9)", "was ended by SIGKILL; the best graph until then is kept"),
         (
             "json.dump({'ended_by': 'TypeError()'}, open(sys.argv[2], 'w'))",
             "the search ended in an error, TypeError(); the best graph is kept",
         ),
     ],
-    ids=["hangs", "exits", "killed", "errs"],
+    ids=["hangs", "exits", "errs"],
 )
 def test_a_search_that_is_cut_off_keeps_the_best_graph_until_then_and_says_why(
     ending: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -60,6 +59,16 @@ with open(asked["tuning"]["best"] + "/best.json", "w") as file:
     _, metrics = made(inc_auto, "bert", tmp_path / "here", minutes=0.05, calibration_samples=8)
     assert (metrics["accuracy_dev"], metrics["target_reached"], metrics["trials"]) == (0.5, False, 3)
     assert said in caplog.text
+
+
+def test_a_search_that_is_killed_gives_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = """
+open(asked["tuning"]["best"] + "/best.json", "w").write("{}")
+os.kill(os.getpid(), 9)
+"""
+    plant(monkeypatch, tmp_path, code)
+    with pytest.raises(LostProcessError, match="was ended by SIGKILL"):
+        made(inc_auto, "bert", tmp_path, calibration_samples=8)
 
 
 def dynamic(folder: Path) -> tuple[Path, Any]:

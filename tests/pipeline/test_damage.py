@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.tiny import call, made, tiny
 from toolchain.core.store import Artifact, Store
+from toolchain.measure import timing
 
 
 def _flip(path: Path) -> None:
@@ -49,6 +52,26 @@ def test_a_damaged_artifact_is_not_delivered(tmp_path: Path) -> None:
     assert (built.code, "is damaged, and is made again" in built.stderr) == (0, True)
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text("utf-8"))
     assert Artifact(tmp_path / "out", manifest).problems() == []
+
+
+def test_a_worker_that_is_killed_while_it_times_leaves_no_timing_and_the_next_run_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tiny().copy(tmp_path)
+    shutil.rmtree(store / "timing")
+    measure = timing._measure
+
+    def killed(engine: timing._Engine, *arguments: Any) -> None:
+        engine.process._process.kill()
+        measure(engine, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(timing, "_measure", killed)
+        result = call("run", "tiny.yaml", "--store", "store", cwd=tmp_path)
+    assert (result.code, "was ended by SIGKILL" in result.stderr) == (1, True)
+    assert not list((store / "timing").glob("*"))
+    again = call("run", "tiny.yaml", "--store", "store", cwd=tmp_path)
+    assert (again.code, made(again)) == (0, 1)
 
 
 def test_a_hit_reads_no_file_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from toolchain.core.errors import EngineError, RecipeError
+from toolchain.core.errors import TRY_AGAIN, EngineError, LostProcessError, RecipeError, from_outside
 
 #: How much of what a failed script printed an error repeats.
 TAIL_LINES = 8
@@ -97,7 +97,8 @@ def run(
 
     Raises:
         RecipeError: There is no such interpreter.
-        ChildError: It raised, exited, crashed, was killed, took too long, or left no answer.
+        ChildError: It raised, exited, crashed, took too long, or left no answer.
+        LostProcessError: It was killed, or memory ran out.
     """
     interpreter = resolve(python)
     counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), str(threads))
@@ -119,11 +120,16 @@ def run(
         try:
             answer = json.loads(answered.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            ended, hint = f"ended with code {code} and no answer", ""
-            if code < 0:
-                ended = f"was ended by {signal.Signals(-code).name}"
-                hint = "the machine may have run out of memory" if -code == signal.SIGKILL else ""
-            raise ChildError(what, "", ended, tail, hint) from error
+            if from_outside(code):
+                memory = "the machine may have run out of memory; " if -code == signal.SIGKILL else ""
+                raise LostProcessError(
+                    f"{what}: was ended by {signal.Signals(-code).name}\n{tail}".rstrip(), f"{memory}{TRY_AGAIN}"
+                ) from error
+            ended = f"ended with code {code} and no answer"
+            ended = f"was ended by {signal.Signals(-code).name}" if code < 0 else ended
+            raise ChildError(what, "", ended, tail) from error
+    if answer.get("error") == "MemoryError":
+        raise LostProcessError(f"{what}: memory ran out\n{tail}".rstrip(), TRY_AGAIN)
     if code or "error" in answer:
         raise ChildError(what, str(answer.get("error", "")), str(answer.get("said", f"ended with code {code}")), tail)
     return dict(answer)

@@ -49,7 +49,9 @@ def read_own(path: Path, most_bytes: int) -> bytes:
         ValueError: It is a link, no regular file, or too large.
     """
     if path.is_symlink():
-        raise ValueError(f"{path.name} is a link, and not a regular file")
+        raise ValueError("it is a link, not a regular file")
+    if path.is_dir():
+        raise ValueError("it is a folder, not a file")
     try:
         return read_bounded(path, most_bytes)
     except ToolchainError as error:

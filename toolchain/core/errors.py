@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import re
+import signal
 from types import ModuleType
 
 
@@ -50,7 +52,16 @@ class LostProcessError(ToolchainError):
 
     That says nothing of what it worked on, so that it is no result: nothing is published, and the next run tries again.
     It is no ``EngineError``: whoever records those as results does not record this one.
+
+    Args:
+        message: What is wrong.
+        hint: What to do next.
+        crashed: Whether it ended by a fault of its own, as it may do every time.
     """
+
+    def __init__(self, message: str, hint: str = "", *, crashed: bool = False) -> None:
+        super().__init__(message, hint)
+        self.crashed = crashed
 
 
 class EngineError(ToolchainError):
@@ -65,6 +76,40 @@ class GateError(ToolchainError):
 
 class MissingPackageError(ToolchainError):
     """An optional package is needed and not installed."""
+
+
+#: Signals that come from outside: somebody, or the kernel that runs out of memory, ends the process.
+_FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGXCPU}
+
+#: What libraries say when an allocation fails.
+_NO_MEMORY = re.compile(
+    r"\bbad[_ ]alloc|failed to allocate memory|cannot allocate memory|\bout of memory\b|OUT_OF_MEMORY|\bMemoryError\b",
+    re.IGNORECASE,
+)
+
+TRY_AGAIN = "nothing is published: run it again"
+
+
+def from_outside(code: int) -> bool:
+    """Return whether a process with this exit code, negative for a signal, was ended from outside."""
+    return -code in _FROM_OUTSIDE
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether an allocation failed: now, and perhaps not the next time."""
+    return isinstance(error, MemoryError) or bool(_NO_MEMORY.search(str(error)))
+
+
+def refuse_lost(error: BaseException) -> None:
+    """Refuse to record a failure as a result where it says nothing of what was worked on.
+
+    Raises:
+        LostProcessError: It is one, or memory ran out.
+    """
+    if isinstance(error, LostProcessError):
+        raise error
+    if out_of_memory(error):
+        raise LostProcessError(f"memory ran out: {first_line(error)}", TRY_AGAIN) from error
 
 
 def require(module: str, extra: str) -> ModuleType:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from toolchain.core.errors import EngineError
+from toolchain.core.errors import EngineError, refuse_lost
 from toolchain.core.log import progress
 from toolchain.core.session import INPUTS
 from toolchain.core.stage import Context
@@ -89,7 +89,8 @@ def _openable(out: Path, plan: Plan, any_kernel: bool, threads: int) -> Plan:
     for trial in tries if plan.lengths else ():
         try:
             open_plan(out, trial, threads)
-        except EngineError:
+        except EngineError as error:
+            refuse_lost(error)
             continue
         return trial
     return replace(plan, lengths=())
@@ -185,6 +186,7 @@ def _single(out: Path, plan: Plan, threads: int, singles: Sequence[Any], budget:
     try:
         session = open_plan(out, plan, threads)
     except EngineError as error:
+        refuse_lost(error)
         # OpenVINO compiles some graphs with dynamic shapes only, such as ALBERT's with zero points and plain attention.
         return {"failed": error.message}
     return {"ms": _seconds(session, singles, budget) / len(singles) * 1e3}

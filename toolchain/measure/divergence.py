@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolchain.core.errors import ToolchainError, require
+from toolchain.core.errors import ToolchainError, refuse_lost, require
 from toolchain.engines._artifact import place
 from toolchain.measure.parity import MODEL_FILE, Graph, GraphSession, Texts
 from toolchain.model import graph, onnx_file
@@ -46,7 +46,8 @@ def first_diverging(
         text = _worst(reference, candidate, texts, threads)
         with tempfile.TemporaryDirectory(prefix="divergence-", dir=scratch) as folder:
             return _first(reference, candidate, text, _bound(floor), threads, Path(folder))
-    except ToolchainError:  # what cannot be run says so elsewhere; here it only leaves the node unnamed
+    except ToolchainError as error:  # what cannot be run says so elsewhere; here it only leaves the node unnamed
+        refuse_lost(error)
         return None
 
 

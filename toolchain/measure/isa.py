@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from toolchain.core.errors import ToolchainError
+from toolchain.core.errors import LostProcessError, ToolchainError
 from toolchain.core.stage import Context
 from toolchain.engines._artifact import EngineFile
 from toolchain.measure import parity
@@ -124,7 +124,11 @@ def _run(
         with WorkerProcess(f"{engine.name} without VNNI", context.threads, environment, prefix) as narrow:
             narrow.call("open", folder=str(engine.resolve()), threads=context.threads)
             narrow.call("logits", lambda done: None, out=str(paths[1]), **shared)
-    except ToolchainError as error:  # an emulator's failure is no failure of the engine
+    except LostProcessError as error:
+        if not error.crashed:
+            raise
+        return {"passed": None, "reason": error.message}  # an emulator's crash is no failure of the engine
+    except ToolchainError as error:
         return {"passed": None, "reason": error.message}
     expected, found = map(np.load, paths)
     return parity.judge(expected, found, FLOOR)

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from toolchain.core import errors
-from toolchain.core.errors import EngineError, ToolchainError
+from toolchain.core.errors import TRY_AGAIN, EngineError, LostProcessError, ToolchainError, from_outside
 from toolchain.core.registry import PACKAGE
 
 #: A worker that says nothing for so long hangs; its longest silence is loading, or compiling, a large engine.
@@ -76,7 +76,8 @@ class WorkerProcess:
             **arguments: The command's arguments, JSON values.
 
         Raises:
-            ToolchainError: What the worker raised, as the same class; an ``EngineError`` where it crashed or hangs.
+            ToolchainError: What the worker raised, as the same class.
+            LostProcessError: It was killed, crashed, hangs, or ran out of memory.
         """
         assert self._process.stdin is not None
         try:
@@ -125,7 +126,9 @@ class WorkerProcess:
         while b"\n" not in self._pending:
             ready, _, _ = select.select([stdout], [], [], max(deadline - time.monotonic(), 0))
             if not ready:
-                raise EngineError(f"{self._name}: no answer to {do!r} for {PATIENCE_S:.0f} s\n{self._tail()}")
+                raise LostProcessError(
+                    f"{self._name}: no answer to {do!r} for {PATIENCE_S:.0f} s\n{self._tail()}".rstrip(), TRY_AGAIN
+                )
             received = os.read(stdout, 1 << 20)
             if not received:
                 raise self._died(do)
@@ -139,15 +142,18 @@ class WorkerProcess:
             return kind(f"{self._name}: {error['message']}", error["hint"])
         return EngineError(f"{self._name}: {do!r} failed: {error['message']}\n{self._tail()}".rstrip())
 
-    def _died(self, do: str) -> EngineError:
+    def _died(self, do: str) -> LostProcessError:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(GRACE_S)
         code = self._process.returncode
-        how, hint = f"ended with code {code}", ""
+        how, hint = f"ended with code {code}", f"{TRY_AGAIN}; where it ends so every time, leave it out"
         if code is not None and code < 0:
             how = f"was ended by {signal.Signals(-code).name}"
-            hint = "the machine may have run out of memory" if -code == signal.SIGKILL else ""
-        return EngineError(f"{self._name}: its process {how} while it did {do!r}\n{self._tail()}".rstrip(), hint)
+            hint = f"the machine may have run out of memory; {TRY_AGAIN}" if -code == signal.SIGKILL else hint
+        return LostProcessError(
+            f"{self._name}: its process {how} while it did {do!r}\n{self._tail()}".rstrip(), hint,
+            crashed=code is not None and not from_outside(code),
+        )  # fmt: skip
 
     def _tail(self) -> str:
         self._stderr.seek(max(self._stderr.seek(0, os.SEEK_END) - TAIL_BYTES, 0))

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from toolchain.core.errors import DataError, EngineError, ToolchainError
+from toolchain.core.errors import DataError, EngineError, ToolchainError, refuse_lost
 from toolchain.core.log import logger, progress
 from toolchain.core.processors import physical_cores
 from toolchain.core.stage import Context, Ge, Gt, Le, Metrics, MinLen, StageConfig
@@ -121,6 +121,7 @@ def time_engines(engines: Mapping[str, Path], out: Path, config: Config, context
     Raises:
         DataError: The task has no test texts.
         EngineError: Every engine failed. One that fails beside others gets ``{"error": …}`` in ``timing.json``.
+        LostProcessError: The process of one was killed, crashed, hangs, or ran out of memory: that is no result.
     """
     started = time.monotonic()
     test = context.dataset().test
@@ -225,10 +226,15 @@ def sample_sizes(speeds: Sequence[Mapping[int, float]], config: Config, availabl
 
 @contextlib.contextmanager
 def _failing_alone(engine: _Engine) -> Iterator[None]:
-    """Lets the other engines go on where one fails."""
+    """Lets the other engines go on where one fails; a process that was lost says nothing of its engine, and ends all.
+
+    Raises:
+        LostProcessError: Its process was killed, crashed, hangs, or ran out of memory.
+    """
     try:
         yield
     except ToolchainError as error:
+        refuse_lost(error)
         engine.error = str(error)
         engine.process.close(at_once=True)
         logger.warning("    %s cannot be timed: %s", engine.folder.name, error.message)

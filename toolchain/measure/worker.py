@@ -39,7 +39,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from toolchain.core.errors import EngineError, MissingPackageError, ToolchainError
+from toolchain.core.errors import EngineError, MissingPackageError, ToolchainError, out_of_memory, refuse_lost
 from toolchain.core.garbage import uncollected
 from toolchain.core.session import TEXT_INPUT
 from toolchain.measure.energy import EnergyMeter
@@ -164,6 +164,7 @@ class Worker:
             opened = self._graphs[graph]
             rows = [opened.logits(examples[start : start + batch_size], pad_to) for start in starts]
         except (EngineError, MissingPackageError) as error:
+            refuse_lost(error)
             return {"reason": error.message}
         np.save(out, np.concatenate(rows))
         return {"examples": len(examples), "half": opened.half}
@@ -194,6 +195,7 @@ class Worker:
         try:
             return count(Path(graph), _read_texts(texts), 1, Path(scratch))
         except (EngineError, MissingPackageError) as error:
+            refuse_lost(error)
             return {"reason": error.message}
 
     def placement(self, scratch: str) -> Reply:
@@ -346,10 +348,12 @@ def main() -> None:
         try:
             reply = getattr(worker, command.pop("do"))(**command)
         except ToolchainError as error:
-            reply = {"error": {"type": type(error).__name__, "message": error.message, "hint": error.hint}}
+            kind = "LostProcessError" if out_of_memory(error) else type(error).__name__
+            reply = {"error": {"type": kind, "message": error.message, "hint": error.hint}}
         except Exception as error:  # whatever it is, the parent has to hear of it
             traceback.print_exc()
-            reply = {"error": {"type": "", "message": f"{type(error).__name__}: {error}", "hint": ""}}
+            kind = "LostProcessError" if out_of_memory(error) else ""
+            reply = {"error": {"type": kind, "message": f"{type(error).__name__}: {error}", "hint": ""}}
         _send(answers, reply)
 
 

@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 
 from toolchain.core import registry
-from toolchain.core.errors import EngineError, ModelError, RecipeError
+from toolchain.core.errors import EngineError, ModelError, RecipeError, refuse_lost
 from toolchain.core.log import logger, progress
 from toolchain.core.session import ConcurrentSession, Session
 from toolchain.core.stage import Context, Ge, Gt, Le, Metrics, StageConfig
@@ -232,6 +232,7 @@ class _Bench:
                     session, size_bytes = self._built(floats, folder)
                     logits = self._logits(session)
                 except (EngineError, ModelError) as caught:
+                    refuse_lost(caught)
                     return failure(floats, time.monotonic() - started, caught)
                 ratio = self._ratio(session, reference)
         error = float(np.sqrt(np.square(logits - base).mean() / np.square(base).mean()))

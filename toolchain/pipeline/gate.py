@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from toolchain.core.errors import EngineError, GateError, MissingPackageError
+from toolchain.core.errors import EngineError, GateError, MissingPackageError, refuse_lost
 from toolchain.core.stage import Context
 from toolchain.core.store import Artifact, Store
 from toolchain.measure import divergence, engine_parity, gates, outside, parity
@@ -102,6 +102,7 @@ def check_pass(step: Step, parent: Artifact, out: Path, context: Context, store:
     except MissingPackageError as error:
         return {**against, "passed": None, "reason": error.message}
     except EngineError as error:
+        refuse_lost(error)
         _check_valid(name, parent.path, error, texts, context)
         return {**against, "passed": None, "reason": error.message}
     if not found["passed"]:
@@ -134,6 +135,7 @@ def _check_exact(name: str, before: Path, out: Path, texts: parity.Texts, contex
     try:
         found = parity.compare(before, out, 1.0, texts, context.threads)
     except (EngineError, MissingPackageError) as error:
+        refuse_lost(error)
         if not _runs(before, texts, context):  # ONNX Runtime may lack a kernel that the variant's engine has
             return {"passed": None, "reason": error.message}
         raise GateError(
