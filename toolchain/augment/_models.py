@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from toolchain.augment._examples import AugmentConfig
-from toolchain.core.errors import ModelError, first_line, require
+from toolchain.core.errors import ModelError, ToolchainError, first_line, require
 from toolchain.core.stage import Context
 from toolchain.model import checkpoint, pretrained
 from toolchain.model import source as model_source
+from toolchain.model.config import read_config
 
 Head = Literal["MaskedLM", "Seq2SeqLM", "CausalLM"]
 
@@ -55,7 +56,7 @@ def unfit(sources: Sequence[str], head: Head) -> tuple[str, str] | None:
 
 
 def _of_another_kind(spec: str, folder: Path, head: Head) -> tuple[str, str] | None:
-    saved = checkpoint.read_json(folder / "config.json").get("architectures") or ()
+    saved = read_config(folder).get("architectures") or ()
     if saved and not any(name.endswith(_SAVED_AS[head]) for name in saved):
         return f"{spec} is no {_CALLED[head]}: it is a {', '.join(saved)}", "name a model of that kind"
     return None
@@ -85,7 +86,9 @@ def load(spec: str, head: Head, context: Context) -> tuple[Any, Any]:
         with checkpoint.quiet():
             model, info = pretrained.model(folder, head, dtype=torch.float32)
             tokenizer = pretrained.tokenizer(folder, slow=pretrained.SLOW)
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, ImportError) as error:
+    except (ToolchainError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # of transformers, torch and safetensors, which share no class
         raise ModelError(
             f"{spec} cannot be loaded as a {_CALLED[head]}: {first_line(error).partition(' Model type ')[0]}",
             "name a model of that kind that this version of transformers knows",

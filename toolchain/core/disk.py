@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import stat
 from contextlib import suppress
@@ -12,6 +13,9 @@ from typing import BinaryIO
 
 from toolchain.core import limits
 from toolchain.core.errors import ToolchainError
+
+#: A path in the home folder of a user.
+_HOME = re.compile(r"~[\w.-]*(/|\Z)")
 
 
 def files(folder: Path) -> list[str]:
@@ -171,7 +175,7 @@ def check_text(text: str, where: str) -> None:
             f"{where}: character {error.start + 1} is no text: bytes that are not UTF-8, or half of a character",
             "write it as UTF-8, or rename the file",
         ) from error
-    if text.startswith("~"):
+    if _HOME.match(text):
         expand(text)
 
 

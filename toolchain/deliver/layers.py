@@ -11,6 +11,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from toolchain.core import disk
 from toolchain.core.errors import StoreError, ToolchainError
 from toolchain.core.store import Artifact, Store
 from toolchain.measure.sensitivity import SENSITIVITY_FILE, TECHNIQUES
@@ -43,7 +44,7 @@ def read(reference: str, store: Store) -> tuple[dict[str, Any], Artifact | None]
         store.check(artifact)
         path = artifact.path / SENSITIVITY_FILE
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = json.loads(disk.read_bounded(path))
     except FileNotFoundError as error:
         raise ToolchainError(
             f"{path} is missing", "give what 'toolchain sensitivity' has written: a folder, a key, or the file"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from toolchain.core import documents
 from toolchain.core.errors import EngineError, ModelError, StoreError
 from toolchain.core.store import MANIFEST
 
@@ -57,13 +58,10 @@ def read_engine(folder: Path) -> EngineFile:
         EngineError: The file is missing or damaged, or names a file that is missing or outside of the folder.
     """
     path = folder / ENGINE_FILE
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        engine, files, options = record["engine"], record["files"], record["options"]
-    except FileNotFoundError as error:
-        raise EngineError(f"{path} is missing", "an engine folder is what 'toolchain build' writes") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise EngineError(f"{path} cannot be read: {error}", "build the engine again") from error
+    record = documents.read_object(
+        path, EngineError, "build the engine again", "an engine folder is what 'toolchain build' writes"
+    )
+    engine, files, options = (record.get(name) for name in ("engine", "files", "options"))
     if not (isinstance(engine, str) and isinstance(options, dict) and isinstance(files, list) and files):
         raise EngineError(f"{path} needs 'engine' (text), 'files' (a list) and 'options'", "build the engine again")
     for name in files:

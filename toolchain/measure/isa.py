@@ -7,7 +7,6 @@ results of the engine's graph overflow on real text (``saturation``).
 
 from __future__ import annotations
 
-import json
 import platform
 import shutil
 import tempfile
@@ -16,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from toolchain.core.errors import LostProcessError, ToolchainError
+from toolchain.core import documents
+from toolchain.core.errors import EngineError, LostProcessError, ToolchainError
 from toolchain.core.stage import Context
 from toolchain.engines._artifact import EngineFile
 from toolchain.measure import parity
@@ -143,4 +143,4 @@ def _counted(worker: WorkerProcess, source: Path, file: Path, context: Context) 
 def is_float(source: Path) -> bool:
     """Whether a graph folder says that it holds no int8 products."""
     path = source / "interface.json"
-    return path.is_file() and json.loads(path.read_text("utf-8")).get("dialect", "") == FLOAT_DIALECT
+    return path.is_file() and documents.read_object(path, EngineError).get("dialect", "") == FLOAT_DIALECT

@@ -15,15 +15,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from toolchain.core.errors import ModelError, first_line, require
+from toolchain.core import documents
+from toolchain.core.errors import ModelError, ToolchainError, first_line, require
 from toolchain.core.log import logger
 from toolchain.core.session import INPUTS
+from toolchain.core.vendor import vendor
 from toolchain.model import pretrained, shapes
+from toolchain.model.config import read_config
 from toolchain.model.folder import check_folder
 from toolchain.model.source import POSITIONS, first_position
 
 #: Name in ``config.json`` of what is quantized in training: :mod:`toolchain.model.quantized`.
 QUANTIZERS = "toolchain_quantizers"
+
+_AGAIN = "copy or download it again"
 
 #: Settings of ``config.json`` that describe the head that a model had before.
 _HEAD_SETTINGS = {"function_to_apply", "sentence_transformers", "finetuning_task", "task_specific_params"}
@@ -76,7 +81,7 @@ def refuse_quantized(folder: Path) -> None:
     Raises:
         ModelError: It was.
     """
-    if QUANTIZERS in read_json(folder / "config.json"):
+    if QUANTIZERS in read_config(folder):
         raise ModelError(
             f"{folder} is quantized in training already, and its layers stay as they are",
             "use the checkpoint that it was made from, and quantize last",
@@ -137,7 +142,7 @@ def _load(folder: Path, **settings: Any) -> tuple[Any, set[str], dict[str, str]]
     """The model, the weights that the file lacks, and those of another shape with both shapes."""
     torch, transformers = require("torch", "torch"), require("transformers", "torch")
     check_folder(folder)
-    config = read_json(folder / "config.json")
+    config = read_config(folder)
     try:
         with quiet():
             if shapes.KEY in config or QUANTIZERS in config:
@@ -145,18 +150,16 @@ def _load(folder: Path, **settings: Any) -> tuple[Any, set[str], dict[str, str]]
             model, info = pretrained.model(
                 folder, "SequenceClassification", dtype=torch.float32, ignore_mismatched_sizes=True, **settings
             )
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+    except (ToolchainError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # of transformers, torch and safetensors, which share no class
+        if type(error).__name__ == "SafetensorError":
+            raise ModelError(f"{folder}: the weights are damaged: {first_line(error)}", _AGAIN) from error
         known = f"architecture {config.get('model_type', 'unknown')!r}"
         raise ModelError(
             f"{folder} ({known}) cannot be loaded as a text classifier: "
             f"{first_line(error).partition(' Model type ')[0]}",
             f"this is transformers {transformers.__version__}: 'pip install -U transformers' knows newer architectures",
-        ) from error
-    except Exception as error:  # safetensors has an exception of its own, outside these
-        if type(error).__name__ != "SafetensorError":
-            raise
-        raise ModelError(
-            f"{folder}: the weights are damaged: {first_line(error)}", "copy or download it again"
         ) from error
     unfit = {
         str(name): f"is {list(found)} in the file and {list(wanted)} by config.json"
@@ -198,17 +201,10 @@ def load_tokenizer(folder: Path) -> Any:
         raise ModelError(
             f"{folder} holds no tokenizer", "it needs tokenizer.json, as the tokenizer's save_pretrained() writes"
         )
-    try:
-        with quiet():
-            tokenizer = pretrained.tokenizer(folder)
-            if absent := _added_by_class(tokenizer, folder):
-                tokenizer = pretrained.tokenizer(folder, **absent)
-    except ModelError:
-        raise
-    except Exception as error:  # tokenizer files fail in as many ways as there are formats
-        raise ModelError(
-            f"{folder}: the tokenizer cannot be loaded: {first_line(error)}", "copy or download it again"
-        ) from error
+    with vendor("the tokenizer cannot be loaded", folder, ModelError, _AGAIN), quiet():
+        tokenizer = pretrained.tokenizer(folder)
+        if absent := _added_by_class(tokenizer, folder):
+            tokenizer = pretrained.tokenizer(folder, **absent)
     if not tokenizer.is_fast:
         raise ModelError(f"{folder}: {type(tokenizer).__name__} has no fast version (tokenizer.json)")
     if tokenizer.pad_token_id is None:
@@ -347,15 +343,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         ModelError: The file is missing or is no JSON object.
     """
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise ModelError(f"{path} is missing") from error
-    except (ValueError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path} is not valid JSON: {error}", "copy or make it again") from error
-    if not isinstance(value, dict):
-        raise ModelError(f"{path} holds {type(value).__name__}, not a JSON object")
-    return value
+    return documents.read_object(path, ModelError, "copy or make it again")
 
 
 def write_json(path: Path, value: Any) -> None:

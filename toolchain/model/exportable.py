@@ -15,6 +15,7 @@ import numpy as np
 from toolchain.core.errors import MissingPackageError, ModelError, ToolchainError, first_line, require
 from toolchain.core.log import logger
 from toolchain.model import checkpoint, export, pretrained
+from toolchain.model.config import read_config
 
 #: Families whose exports were compared with PyTorch: by tests, or by ``benchmarks/heads.py``.
 KNOWN = (
@@ -41,7 +42,7 @@ def check(folder: Path, tokenizer: Any, threads: int, work: Path) -> None:
     Raises:
         ModelError: It cannot be exported, or the graph answers something else.
     """
-    family = str(checkpoint.read_json(folder / "config.json").get("model_type"))
+    family = str(read_config(folder).get("model_type"))
     if family in KNOWN:
         return
     logger.info("    %s: trying whether the family %s can be exported, before it is trained", folder.name, family)

@@ -11,8 +11,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from toolchain.core import documents
 from toolchain.core.errors import ModelError
 from toolchain.core.files import check_file, is_plain, safe_folder
+from toolchain.model.config import check_weights, read_config
 
 #: What a model folder may hold that decides the result; nothing else is read.
 PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.spm")
@@ -54,8 +56,10 @@ def check_folder(folder: Path) -> None:
     if "config.json" not in names:
         raise ModelError(f"{folder} holds no config.json", "a model folder is what save_pretrained() writes")
     check_settings(folder)
+    config = read_config(folder)
     if any(name.endswith(".safetensors") for name in names):
         _check_shards(folder, names)
+        check_weights(folder, config)
         return
     if any(folder.glob("pytorch_model*.bin")):
         raise ModelError(
@@ -175,13 +179,9 @@ def _check_shards(folder: Path, present: set[str]) -> None:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Return the JSON object of a file that was looked at; an empty one of another JSON value.
+    """Return the JSON object of a file that was looked at.
 
     Raises:
-        ModelError: The file is not JSON.
+        ModelError: The file holds something else.
     """
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path} is not valid JSON: {error}", "copy or make it again") from error
-    return value if isinstance(value, dict) else {}
+    return documents.read_object(path, ModelError, "copy or make it again")

@@ -13,7 +13,6 @@ Encoder-decoder families, and families that PyTorch cannot export, are refused b
 
 from __future__ import annotations
 
-import json
 import re
 import struct
 from collections.abc import Mapping, Sequence
@@ -21,8 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from toolchain.core import disk, documents
 from toolchain.core.errors import ModelError
 from toolchain.model.checkpoint import read_json
+from toolchain.model.config import read_config
+
+_AGAIN = "copy or download it again"
 
 #: The head that is served.
 CLASSIFIER = "single-label classification"
@@ -104,7 +107,7 @@ def read(folder: Path) -> Head:
     Raises:
         ModelError: ``config.json`` is missing or damaged.
     """
-    config = read_json(folder / "config.json")
+    config = read_config(folder)
     given = config.get("architectures") or []
     names = [str(name) for name in given] if isinstance(given, list) else [str(given)]
     if not names:
@@ -216,7 +219,7 @@ def start_refusal(folder: Path, name: str = "") -> tuple[str, str] | None:
     Raises:
         ModelError: ``config.json`` is missing or damaged.
     """
-    config, name = read_json(folder / "config.json"), name or str(folder)
+    config, name = read_config(folder), name or str(folder)
     family = str(config.get("model_type", ""))
     if family in _DECODERS or config.get("is_encoder_decoder") is True:
         return (
@@ -267,13 +270,16 @@ def _weight_names(folder: Path) -> list[str]:
     names: list[str] = []
     for path in sorted(folder.glob("*.safetensors")):
         try:
-            with path.open("rb") as file:
+            with disk.open_regular(path) as file:
                 (length,) = struct.unpack("<Q", file.read(8))
                 if length > _HEADER_BYTES:
                     raise ValueError(f"a header of {length} bytes")
-                names += json.loads(file.read(length))
+                header = documents.parse_json(file.read(length), f"the header of {path}", ModelError, _AGAIN)
         except (OSError, ValueError, struct.error) as error:
-            raise ModelError(f"{path}: the weights are damaged: {error}", "copy or download it again") from error
+            raise ModelError(f"{path}: the weights are damaged: {error}", _AGAIN) from error
+        if not isinstance(header, dict):
+            raise ModelError(f"{path}: the weights are damaged: the header is no object", _AGAIN)
+        names += header
     return names
 
 
@@ -286,8 +292,8 @@ def _activation(config: Mapping[str, Any]) -> str:
 def _pooling(folder: Path) -> str:
     """Return the type of a sentence-transformers folder's pooling module, or ''."""
     try:
-        modules = json.loads((folder / "modules.json").read_text("utf-8"))
-    except (OSError, ValueError):
+        modules = documents.read_json(folder / "modules.json", ModelError)
+    except ModelError:
         return ""
     types = [str(m.get("type", "")) for m in modules if isinstance(m, dict)] if isinstance(modules, list) else []
     return next((name for name in types if "pooling" in name.lower()), "")

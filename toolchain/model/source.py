@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from typing import Any, Literal
 from toolchain.core.errors import ModelError, first_line, require
 from toolchain.core.log import logger
 from toolchain.core.store import digest
+from toolchain.model.config import read_config
 from toolchain.model.folder import PATTERNS, check_folder, model_files
 
 #: Model types whose positions begin behind the index of the padding token.
@@ -189,10 +189,10 @@ def shape(source: Source) -> Shape | None:
     if source.folder is None:
         return None
     try:
-        config = json.loads((source.folder / "config.json").read_text("utf-8"))
+        config = read_config(source.folder)
         layers = int(config["num_hidden_layers"])
         shared = int(config.get("num_hidden_groups", 0)) * int(config.get("inner_group_num", 1))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ModelError, ValueError, KeyError, TypeError):
         return None  # what is wrong with it is said when it is loaded
     return Shape(layers, shared or layers, int(config.get("hidden_size", 0)), longest=longest(config))
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from io import StringIO
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from toolchain.core import disk, documents
 from toolchain.core.errors import RecipeError
+from toolchain.core.failure import name_of
 from toolchain.core.registry import suggest
 from toolchain.pipeline import shipped
 
-#: A recipe with more values than this is no recipe, or one whose aliases multiply.
-MAX_VALUES = 100_000
+#: After so many problems no more are looked for.
+MANY = 100
 
 
 @dataclass
@@ -60,7 +60,7 @@ class Problems:
     """Problems of one document, gathered so that all come at once."""
 
     document: Document
-    found: list[str] = field(default_factory=list)
+    found: dict[str, None] = field(default_factory=dict)
 
     def add(self, path: tuple[Any, ...], message: str, hint: str = "") -> None:
         """Notes a problem.
@@ -76,8 +76,9 @@ class Problems:
         spoken += "" if not spoken else " " if subject in path else ": "
         text = f"{self.document.place(path)}: {spoken}{message}"
         text = f"{text} ({hint})" if hint else text
-        if text not in self.found:
-            self.found.append(text)
+        self.found[text] = None
+        if len(self.found) == MANY:
+            self.raise_if_any()
 
     def raise_if_any(self) -> None:
         """Raises one error with every problem.
@@ -86,7 +87,8 @@ class Problems:
             RecipeError: When there are any.
         """
         if self.found:
-            count = f"{len(self.found)} problems\n" if len(self.found) > 1 else ""
+            many = " or more" if len(self.found) == MANY else ""
+            count = f"{len(self.found)} problems{many}\n" if len(self.found) > 1 else ""
             raise RecipeError(count + "\n".join(self.found))
 
 
@@ -96,52 +98,23 @@ def read(path: Path) -> Document:
     Raises:
         RecipeError: The file is missing, unreadable, no YAML, or no mapping.
     """
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import MarkedYAMLError, YAMLError
-
     path = shipped.locate(path)
     try:
-        text = path.read_text("utf-8")
+        text = disk.read_bounded(path, name="recipe_bytes").decode("utf-8")
     except OSError as error:
         names = [*map(str, Path().glob("*.yaml")), *(file.stem for file in shipped.recipes())]
         close = difflib.get_close_matches(str(path), names, n=1)
         meant = f"did you mean {close[0]!r}? " if close else ""
         raise RecipeError(
-            f"{path}: {error.strerror}", f"{meant}'toolchain list recipes' shows those at hand"
+            f"{name_of(path)}: {error.strerror}", f"{meant}'toolchain list recipes' shows those at hand"
         ) from error
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path} is not UTF-8 text (byte {error.start})", "save it as UTF-8") from error
-    try:
-        value = YAML(typ="rt", pure=True).load(text)
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
-        lines = text.splitlines()
-        source = f"\n  {lines[mark.line]}" if mark and mark.line < len(lines) else ""
-        raise RecipeError(f"{place}: {(error.problem or 'not valid YAML').splitlines()[0]}{source}") from error
-    except (YAMLError, ValueError) as error:
-        raise RecipeError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from error
+    value = documents.parse_yaml(text, str(path), RecipeError, positions=True)
     if not isinstance(value, Mapping):
         kind = "a list" if isinstance(value, list) else "an empty file" if value is None else repr(value)
         raise RecipeError(f"{path}: a recipe is a mapping, not {kind}", "see recipes/README.md")
-    if sum(1 for _ in islice(_values(value), MAX_VALUES)) == MAX_VALUES:
-        raise RecipeError(
-            f"{path}: holds {MAX_VALUES:,} values or more, those that aliases repeat included",
-            "an alias (*name) may not stand inside what it names",
-        )
     return Document(value, path)  # type: ignore[arg-type]
-
-
-def _values(value: Any) -> Iterator[Any]:
-    """Every value of a document as often as it would be read: an alias of itself is endless."""
-    pending = [value]
-    while pending:
-        current = pending.pop()
-        yield current
-        if isinstance(current, Mapping):
-            pending += current.values()
-        elif isinstance(current, list):
-            pending += current
 
 
 def override(document: Document, text: str) -> None:
@@ -178,13 +151,7 @@ def parse_value(text: str) -> Any:
     Raises:
         RecipeError: It is no YAML.
     """
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
-    try:
-        return YAML(typ="safe", pure=True).load(StringIO(text))
-    except (YAMLError, ValueError) as error:
-        raise RecipeError(f"{text!r} is no YAML value: {str(error).splitlines()[0]}", "quote it") from error
+    return documents.parse_yaml(text, repr(name_of(text)), RecipeError, positions=False)
 
 
 def _assign(document: Document, parts: tuple[Any, ...], value: Any, text: str) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from toolchain.core import documents
 from toolchain.core.errors import ModelError
 from toolchain.model.tokens import SIDES
 
@@ -46,16 +46,9 @@ def read_interface(folder: Path) -> Interface:
         ModelError: The file is missing or damaged, or a value is not valid.
     """
     path = folder / INTERFACE_FILE
-    try:
-        record: Any = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ModelError(
-            f"{path} is missing", "it is written by 'toolchain finetune', and carried on by all"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read: {error}") from error
-    if not isinstance(record, dict):
-        raise ModelError(f"{path} holds no object")
+    record = documents.read_object(
+        path, ModelError, "copy it again", "it is written by 'toolchain finetune', and carried on by all"
+    )
     labels = record.get("labels")
     if not isinstance(labels, list) or not labels or not all(isinstance(label, str) for label in labels):
         raise ModelError(f"{path}: labels is {labels!r}; allowed is a list of names")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import codecs
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolchain.core.errors import DataError, require
+from toolchain.core import documents
+from toolchain.core.errors import DataError
+from toolchain.tasks import _parquet_file
 from toolchain.tasks._examples import MANY_CLASSES, label_text
 from toolchain.tasks._reading import FORMATS, check_file, decode
 
@@ -210,10 +211,7 @@ def _jsonl(path: Path, text: str) -> dict[str, list[Any]]:
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}:{number}: not JSON: {error}", "one JSON object per line is expected") from error
+        row = documents.parse_json(line, f"{path}:{number}", DataError, "one JSON object per line is expected")
         if not isinstance(row, dict):
             raise DataError(f"{path}:{number}: not a JSON object", "one JSON object per line is expected")
         rows.append(row)
@@ -222,12 +220,12 @@ def _jsonl(path: Path, text: str) -> dict[str, list[Any]]:
 
 
 def _parquet(path: Path) -> dict[str, list[Any]]:
-    require("pyarrow", "parquet")
-    parquet = require("pyarrow.parquet", "parquet")
-    try:
-        batch = next(parquet.ParquetFile(path).iter_batches(batch_size=ROWS))
-    except StopIteration as error:
-        raise DataError(f"{path}: has no rows") from error
-    except Exception as error:  # pyarrow's errors share no base class but Exception
-        raise DataError(f"{path}: not a readable Parquet file: {str(error).splitlines()[0]}") from error
-    return {name: column.to_pylist() for name, column in zip(batch.schema.names, batch.columns, strict=True)}
+    columns: dict[str, list[Any]] = {}
+    for piece in _parquet_file.pieces(path, None):
+        for name, values in piece.items():
+            columns.setdefault(name, []).extend(values)
+        if len(next(iter(columns.values()), ())) >= ROWS:
+            break
+    if not columns:
+        raise DataError(f"{path}: has no rows")
+    return columns

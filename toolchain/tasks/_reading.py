@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from toolchain.core.errors import DataError, require
+from toolchain.core import disk, documents, limits
+from toolchain.core.errors import DataError
 from toolchain.core.registry import suggest
+from toolchain.tasks import _parquet_file
 
 #: Extensions that are read, and how.
 FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".pq": "parquet"}
@@ -133,13 +135,15 @@ def check_file(path: Path) -> None:
             "convert the file, or rename it if only its name is wrong",
         )
     try:
-        empty = path.stat().st_size == 0
-        with path.open("rb"):
-            pass
+        size = path.stat().st_size
+        disk.open_regular(path).close()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    if empty:
+    if not size:
         raise DataError(f"{path}: is empty (0 bytes)")
+    if size > limits.limit("data_bytes"):
+        raise DataError(f"{path}: has {size:,} bytes; at most {limits.limit('data_bytes'):,} are read",
+                        limits.way_out("data_bytes"))  # fmt: skip
 
 
 def file_digest(path: Path) -> str:
@@ -149,7 +153,7 @@ def file_digest(path: Path) -> str:
         DataError: It cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with disk.open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
@@ -171,7 +175,7 @@ def decode(path: Path, encoding: str = "utf-8") -> str:
     Raises:
         DataError: It is of another encoding, empty, or holds NUL bytes; with the line.
     """
-    data = path.read_bytes()
+    data = disk.read_bounded(path, name="data_bytes")
     try:
         name = codecs.lookup(encoding).name
         text = data.decode("utf-8-sig" if name == "utf-8" else encoding)
@@ -207,11 +211,14 @@ def _delimited_rows(path: Path, text: str, kind: str, delimiter: str | None) -> 
         reader = csv.reader(lines, delimiter=delimiter or ",", strict=True)
     else:
         reader = csv.reader(lines, delimiter=delimiter or "\t", quoting=csv.QUOTE_NONE, strict=True)
-    begins = 1
+    begins, count, most = 1, 0, limits.limit("rows")
     limit = csv.field_size_limit(max(len(text), 1))
     try:
         for row in reader:
             if row:
+                count += 1
+                if count > most:
+                    _parquet_file.check_rows(path, count)
                 yield begins, row
             begins = reader.line_num + 1
     except csv.Error as error:
@@ -273,16 +280,18 @@ def _read_jsonl(path: Path, text: str, needed: Sequence[str]) -> Table:
     errors = RowErrors(str(path))
     columns: dict[str, list[Any]] = {name: [] for name in needed}
     places: list[str] = []
+    most = limits.limit("rows")
     # Not splitlines: JSON strings may hold U+2028 and other characters that it takes for line ends.
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         place = f"{path}:{number}"
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            what = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
-            errors.add(place, f"not JSON: {what}")
+            row = documents.parse_json(line, "not JSON", DataError, halves=True)
+        except DataError as error:
+            cause = error.__cause__
+            known = isinstance(cause, json.JSONDecodeError)
+            errors.add(place, f"not JSON: {cause.msg} at column {cause.colno}" if known else error.message)
             continue
         if not isinstance(row, dict):
             errors.add(place, f"an object with {', '.join(needed)} is expected; this is {_json_kind(row)}")
@@ -292,6 +301,8 @@ def _read_jsonl(path: Path, text: str, needed: Sequence[str]) -> Table:
             errors.add(place, f"no {missing[0]!r}; {suggest(missing[0], list(row))}")
             continue
         places.append(place)
+        if len(places) > most:
+            _parquet_file.check_rows(path, len(places))
         for name in needed:
             columns[name].append(row[name])
     if len(errors.messages) > 1 and text.lstrip().startswith("[") and not places:
@@ -301,28 +312,25 @@ def _read_jsonl(path: Path, text: str, needed: Sequence[str]) -> Table:
 
 
 def _read_parquet(path: Path, needed: Sequence[str]) -> Table:
-    pyarrow = require("pyarrow", "parquet")
-    parquet = require("pyarrow.parquet", "parquet")
-    try:
-        schema = parquet.read_schema(path)
-        present = list(schema.names)
-        missing = [name for name in needed if name not in present]
-        if missing:
-            raise missing_columns(str(path), missing, present)
-        read = parquet.ParquetFile(path).read(columns=list(needed))
-        columns = {name: read.column(name).to_pylist() for name in needed}
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise DataError(f"{path}: not a readable Parquet file: {str(error).splitlines()[0]}") from error
-    places = [f"{path}: row {number}" for number in range(1, read.num_rows + 1)]
-    return Table(str(path), columns, places, _class_names(schema.metadata or {}))
+    present, metadata = _parquet_file.names(path)
+    missing = [name for name in needed if name not in present]
+    if missing:
+        raise missing_columns(str(path), missing, present)
+    columns: dict[str, list[Any]] = {name: [] for name in needed}
+    for piece in _parquet_file.pieces(path, needed):
+        for name in needed:
+            columns[name] += piece[name]
+    places = [f"{path}: row {number}" for number in range(1, len(columns[needed[0]]) + 1)]
+    return Table(str(path), columns, places, _class_names(metadata))
 
 
 def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, tuple[str, ...]]:
     """Class names that the ``datasets`` library left in a Parquet or Arrow schema."""
     try:
-        features = json.loads(metadata[b"huggingface"])["info"]["features"]
+        record = documents.parse_json(metadata[b"huggingface"], "the schema", DataError)
+        features = record["info"]["features"]
         return {n: tuple(map(str, f["names"])) for n, f in features.items() if isinstance(f, dict) and "names" in f}
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (DataError, KeyError, TypeError, ValueError, AttributeError):
         return {}
 
 
