@@ -2,9 +2,12 @@
 
     python benchmarks/kills.py --kills 100 --json kills.json
 
-Each kill starts from an empty store. After the run that follows: the files are those of a run that was never killed,
-nothing but the step that was interrupted was done twice, and nothing is left of the interruption: no partial folder, no
-process.
+Each kill starts from an empty store. After the run that follows: the files, and what manifests state of them, are those
+of a run that was never killed; nothing but the step that was interrupted was done twice; ``verify`` finds the store as
+published; and nothing is left of the interruption: no partial folder, no process.
+
+Options of an engine that are tuned are decided by measured times, so that another run may decide otherwise. Tuning is
+off here, unless ``--set onnxruntime.tune=true`` turns it on.
 """
 
 from __future__ import annotations
@@ -24,22 +27,29 @@ from pathlib import Path
 from typing import Any
 
 from toolchain.core.store import Store
+from toolchain.core.verify import verify
+
+Digests = dict[str, tuple[str, str]]
 
 #: Kinds whose files are the same whenever and wherever on this machine they are made; timings are not.
 REPEATABLE = ("checkpoint", "onnx", "engine", "evaluation")
-FAST = ("benchmark.seconds=0.02", "benchmark.rounds=3", "benchmark.sample=16")
+FAST = ("benchmark.seconds=0.02", "benchmark.rounds=3", "benchmark.sample=16", "onnxruntime.tune=false")
 
 
 def command(recipe: Path, store: Path) -> list[str]:
     """The run that is killed."""
-    sets = [part for setting in FAST for part in ("--set", setting)]
+    sets = [part for setting in (*FAST, *MORE) for part in ("--set", setting)]
     return [sys.executable, "-m", "toolchain", "run", str(recipe), "--store", str(store), "--threads", "1", *sets]
 
 
-def digests(store: Path) -> dict[str, str]:
-    """Content digests of the artifacts that are repeatable, by kind and key."""
+#: Settings of the command line, after those.
+MORE: list[str] = []
+
+
+def digests(store: Path) -> dict[str, tuple[str, str]]:
+    """Digests of the files and of the statements of the artifacts that are repeatable, by kind and key."""
     found = Store(store).artifacts()
-    return {f"{a.kind}/{a.key}": a.digest for a in found if a.kind in REPEATABLE}
+    return {f"{a.kind}/{a.key}": (a.digest, a.statement) for a in found if a.kind in REPEATABLE}
 
 
 def published(store: Path) -> set[str]:
@@ -77,7 +87,7 @@ def run(recipe: Path, store: Path, kill_after_s: float | None = None) -> tuple[i
     return process.returncode, time.monotonic() - started
 
 
-def one(recipe: Path, folder: Path, expected: dict[str, str], total: int, after_s: float) -> dict[str, Any]:
+def one(recipe: Path, folder: Path, expected: Digests, total: int, after_s: float) -> dict[str, Any]:
     """One kill and the run that follows it."""
     store = folder / "killed"
     shutil.rmtree(store, ignore_errors=True)
@@ -93,10 +103,12 @@ def one(recipe: Path, folder: Path, expected: dict[str, str], total: int, after_
         "killed_after_s": round(after_s, 2), "killed": code == -signal.SIGKILL, "published_before": len(before),
         "interrupted": len(partial), "completed": code_after == 0, "seconds_after": round(seconds, 1),
         "resumed_at": max((a.metrics.get("resumed_at", 0) for a in checkpoints), default=0),
-        "same_digests": found == expected, "kept": before <= after, "total": len(after) == total,
+        "same_digests": found == expected, "differ": [name for name in expected if found.get(name) != expected[name]],
+        "kept": before <= after, "total": len(after) == total, "verified": not verify(Store(store)).problems,
         "leftovers": leftovers(store),
     }  # fmt: skip
-    result["ok"] = all(result[k] for k in ("completed", "same_digests", "kept", "total")) and not result["leftovers"]
+    needed = ("completed", "same_digests", "kept", "total", "verified")
+    result["ok"] = all(result[name] for name in needed) and not result["leftovers"]
     return result
 
 
@@ -106,9 +118,11 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--recipe", type=Path, default=Path("recipes/smoke.yaml"))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--set", action="append", default=[], dest="sets", help="another setting of the run")
     parser.add_argument("--json", type=Path, help="write every kill's record here")
     arguments = parser.parse_args()
     rng = random.Random(arguments.seed)
+    MORE.extend(arguments.sets)
     with tempfile.TemporaryDirectory(prefix="kills-") as name:
         folder = Path(name)
         code, length = run(arguments.recipe, folder / "reference")

@@ -11,6 +11,7 @@ import pytest
 
 from tests.tiny import call, made, tiny
 from toolchain.core.store import Artifact, Store
+from toolchain.core.verify import verify
 from toolchain.measure import timing
 
 
@@ -72,6 +73,23 @@ def test_a_worker_that_is_killed_while_it_times_leaves_no_timing_and_the_next_ru
     assert not list((store / "timing").glob("*"))
     again = call("run", "tiny.yaml", "--store", "store", cwd=tmp_path)
     assert (again.code, made(again)) == (0, 1)
+
+
+def test_what_is_built_again_is_the_same_and_leaves_no_second_artifact(tmp_path: Path) -> None:
+    """Milliseconds of tuning stood in ``engine.json``: another digest each time, and all measurements once more."""
+    store = tiny().copy(tmp_path)
+    command = ("build", "tiny.yaml", "--variant", "base", "--store", "store", "--set", "onnxruntime.tune=false")
+    statements = []
+    for more in ((), ("--force", "build")):
+        assert call(*command, *more, cwd=tmp_path).code == 0
+        artifacts = list(Store(store).artifacts())
+        statements.append({artifact.key: (artifact.digest, artifact.statement) for artifact in artifacts})
+        assert verify(Store(store)).problems == {}
+    assert statements[0] == statements[1]
+    assert len(statements[0]) == 9
+    tuned = next(artifact for artifact in artifacts if artifact.metrics.get("tuning"))
+    assert "tuning" not in tuned.manifest["metrics"]
+    assert '"ms"' not in (tuned.path / "engine.json").read_text("utf-8")
 
 
 def test_a_hit_reads_no_file_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,8 +96,12 @@ class Context:
     labeller: Path | None = None
 
 
-#: The key of the metrics under which a technique reports what a second run does not reproduce: times, trials, hosts.
-OBSERVED = "observed"
+#: Metrics that a second run does not reproduce: times, what was tried by time, where a training went on. They stand in
+#: a manifest beside what it states of the result.
+OBSERVED = frozenset({
+    "asked", "build_s", "gate_seconds", "others_cpus", "refit_s", "resumed_at", "search_s", "speedup", "time",
+    "time_table", "trials", "tries", "tuning", "wall_s",
+})  # fmt: skip
 
 #: What a technique reports of its work, kept in the manifest: plain JSON values. ``notes``, a list of sentences that a
 #: reader of the report must know, stand in the manifest beside them.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -207,7 +208,10 @@ def affordable(session: OpenvinoSession, batches: Sequence[Any], budget: float) 
 
 
 def _call_tokens(session: OpenvinoSession, budget: float) -> int:
-    """What a call costs beside its tokens, in tokens: ``time = a + b·tokens`` at two shapes in turn gives ``a / b``."""
+    """What a call costs beside its tokens, in tokens: ``time = a + b·tokens`` at two shapes in turn gives ``a / b``.
+
+    It is a power of two: half or twice the true cost loses a percent, and so another run mostly decides the same.
+    """
     batches = [
         {name: np.full(shape, name != "token_type_ids", dtype=np.int64) for name in INPUTS} for shape in CALL_SHAPES
     ]
@@ -216,7 +220,9 @@ def _call_tokens(session: OpenvinoSession, budget: float) -> int:
     few, many = (rows * tokens for rows, tokens in CALL_SHAPES)
     slope = (times[1] - times[0]) / (many - few)
     # Times that do not grow with the tokens are noise: then nothing is known, and the default stands.
-    return Plan.call_tokens if slope <= 0 else int(min(max(times[0] / slope - few, 1), NEVER_SPLIT))
+    if slope <= 0:
+        return Plan.call_tokens
+    return int(2 ** round(math.log2(min(max(times[0] / slope - few, 1), NEVER_SPLIT))))
 
 
 def _time_each(session: OpenvinoSession, batches: Sequence[Any], times: list[float]) -> None:

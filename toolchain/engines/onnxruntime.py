@@ -39,7 +39,7 @@ from toolchain.engines._processor import processor
 from toolchain.engines._samples import encode_dev
 from toolchain.model import checkpoint
 
-VERSION = 6
+VERSION = 7
 LIBRARIES = ("onnxruntime",)
 ACCEPTS = ("standard", "qdq", "qdq-asymmetric", "ort")
 
@@ -167,7 +167,6 @@ def build(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     asked = config.optimization in ("all", "extended") and form is None
     fusion = counts(session.operators, source / MODEL_FILE, forms) if asked else {}
     extra = _fusion_claim.record(fusion, source)
-    extra |= {"tuning": tuning} if tuning else {}
     told: dict[str, Any] = {}
     if form is not None:
         files = (*files, *(path.name for path in tensorrt.kept(out)))

@@ -27,7 +27,7 @@ from toolchain.engines._openvino_session import DEVICE, Plan, open_plan
 from toolchain.engines._openvino_tune import tuned
 from toolchain.engines._processor import processor
 
-VERSION = 4
+VERSION = 5
 LIBRARIES = ("openvino",)
 ACCEPTS = ("standard", "qdq", "qdq-asymmetric")
 
@@ -119,9 +119,15 @@ def build(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     session = open_plan(out, plan, context.threads)
     told = describe(session.executed(), expected, plan)
     batching = Batching(call=plan.call_tokens).record()
-    extra = _fusion_claim.record(told["fusion"], source) | {"precision": told["precision"], "tuning": tuning}
+    extra = _fusion_claim.record(told["fusion"], source) | {"precision": told["precision"]}
     write_engine(out, "openvino", files, asdict(plan), extra | {BATCHING_KEY: batching})
-    return {"bytes": size_bytes, "source_bytes": found.bytes, "placement": session.placement(), **extra}
+    return {
+        "bytes": size_bytes,
+        "source_bytes": found.bytes,
+        "placement": session.placement(),
+        **extra,
+        "tuning": tuning,
+    }
 
 
 def open_session(folder: Path, threads: int) -> Session:

@@ -13,7 +13,7 @@ from typing import Any
 from toolchain.augment import _models
 from toolchain.core import registry
 from toolchain.core.data import Dataset
-from toolchain.core.stage import OBSERVED as OBSERVED_METRICS
+from toolchain.core.stage import OBSERVED
 from toolchain.core.store import Artifact
 from toolchain.measure import outside, parity
 from toolchain.measure.machine import machine
@@ -192,6 +192,6 @@ def manifest(
         "source_digest": technique.source_digest,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(clock.began)),
         "duration_s": round(clock.seconds(), 3),
-        "metrics": {name: value for name, value in metrics.items() if name != OBSERVED_METRICS},
-        "observed": dict(metrics.get(OBSERVED_METRICS, {})),
+        "metrics": {name: value for name, value in metrics.items() if name not in OBSERVED},
+        "observed": {name: value for name, value in metrics.items() if name in OBSERVED},
     }
