@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from toolchain.core import files
 from toolchain.core.errors import DataError, ModelError
 from toolchain.core.files import check_file, is_plain, safe_folder
 
@@ -107,9 +106,9 @@ def test_what_is_no_regular_file_is_named_and_not_opened(tmp_path: Path) -> None
 def test_sizes_and_numbers_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a.json", "b.json"):
         (tmp_path / name).write_text("{}")
-    monkeypatch.setattr(files, "MAX_BYTES", 1)
+    monkeypatch.setenv("TOOLCHAIN_LIMIT_FILE_BYTES", "1")
     with pytest.raises(ModelError, match=r"a\.json has 2 bytes; allowed are at most 1"):
         safe_folder(tmp_path, ("*.json",))
-    monkeypatch.setattr(files, "MAX_FILES", 1)
+    monkeypatch.setenv("TOOLCHAIN_LIMIT_FOLDER_FILES", "1")
     with pytest.raises(ModelError, match="holds 2 files; allowed are at most 1"):
         safe_folder(tmp_path, ("*.json",))

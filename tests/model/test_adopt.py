@@ -13,7 +13,7 @@ from tests.tiny import tiny
 from toolchain.core.data import Split
 from toolchain.core.errors import ModelError
 from toolchain.core.stage import Context
-from toolchain.model import adopt, checkpoint, scratch, vocabulary
+from toolchain.model import adopt, checkpoint, labels, scratch, vocabulary
 from toolchain.model.encoded import encode
 from toolchain.model.train import TrainConfig, train
 
@@ -79,9 +79,9 @@ def test_other_labels_are_refused_unless_they_are_mapped(tmp_path: Path) -> None
 
 def test_label_names_that_contradict_each_other_are_refused() -> None:
     names = {"id2label": {"0": "no", "1": "yes"}}
-    assert adopt.label_names(names | {"label2id": {"LABEL_0": 0, "LABEL_1": 1}}, Path("m")) == ["no", "yes"]
+    assert labels.label_names(names | {"label2id": {"LABEL_0": 0, "LABEL_1": 1}}, Path("m")) == ["no", "yes"]
     with pytest.raises(ModelError, match=r"m: config\.json calls label 0 'no' in id2label, and 'no' is 1 in label2id"):
-        adopt.label_names(names | {"label2id": {"no": 1, "yes": 0}}, Path("m"))
+        labels.label_names(names | {"label2id": {"no": 1, "yes": 0}}, Path("m"))
 
 
 def test_labels_in_another_case_are_taken_and_noted(tmp_path: Path) -> None:

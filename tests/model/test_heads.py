@@ -149,11 +149,11 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     for name in (names[0], names[2]):
         (tmp_path / name).touch()
     with pytest.raises(ModelError, match=rf"lacks 1 of 3 files of weights: {names[1]}"):
-        source.check_folder(tmp_path)
+        check_folder(tmp_path)
     weight_map = {"a": names[0], "b": names[1], "c": "other.safetensors"}
     write_json(tmp_path / "model.safetensors.index.json", {"weight_map": weight_map})
     with pytest.raises(ModelError, match=rf"lacks 2 of 3 files of weights: {names[1]}, other\.safetensors"):
-        source.check_folder(tmp_path)
+        check_folder(tmp_path)
 
 
 def test_weights_are_taken_before_an_onnx_file_that_is_not_named(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,45 @@ def test_single_saved_split_is_refused(tmp_path: Path) -> None:
     datasets.Dataset.from_dict(rows("alice", 4)).save_to_disk(str(tmp_path / "one"))
     with pytest.raises(DataError, match="holds one split"):
         load(dataset=str(tmp_path / "one"), **PAIRS)
+
+
+@pytest.mark.parametrize("name", ["../../other/data.arrow", "/data.arrow", "data.bin", 5, {"path": "x"}])
+def test_a_saved_split_names_arrow_files_of_its_own_alone(tmp_path: Path, name: object) -> None:
+    folder = Path(save(tmp_path / "mrpc"))
+    shutil.copytree(folder / "train", tmp_path / "other")
+    state = json.loads((folder / "train" / "state.json").read_text())
+    (folder / "train" / "state.json").write_text(json.dumps(state | {"_data_files": [{"filename": name}]}))
+    with pytest.raises(DataError, match=r"train/state\.json names the file .*allowed are \.arrow files inside"):
+        load(dataset=str(folder), **PAIRS)
+
+
+def test_splits_are_folders_inside(tmp_path: Path) -> None:
+    folder = Path(save(tmp_path / "mrpc"))
+    (folder / "train").rename(tmp_path / "train")
+    (folder / "dataset_dict.json").write_text(json.dumps({"splits": ["../train", "validation", "test"]}))
+    with pytest.raises(DataError, match=r"names the split '\.\./train'; allowed are folders inside"):
+        load(dataset=str(folder), **PAIRS)
+    (folder / "dataset_dict.json").write_text(json.dumps({"splits": ["train", "validation", "test"]}))
+    (folder / "train").symlink_to(tmp_path / "train")
+    for read in (load, lambda **settings: glue.identity(glue.Config(**settings))):
+        with pytest.raises(DataError, match="mrpc/train is a symbolic link"):
+            read(dataset=str(folder), **PAIRS)
+
+
+@pytest.mark.parametrize("inside", ["", "mrpc", "data"])
+def test_parquet_behind_a_link_is_not_read(tmp_path: Path, inside: str) -> None:
+    write_parquet(tmp_path / "outside" / "train.parquet", rows("alice", 4))
+    folder = tmp_path / "folder"
+    write_parquet(folder / inside / "validation.parquet", rows("bob", 4))
+    (folder / inside / "train.parquet").symlink_to(tmp_path / "outside" / "train.parquet")
+    for read in (load, lambda **settings: glue.identity(glue.Config(**settings))):
+        with pytest.raises(DataError, match=r"train\.parquet is a symbolic link"):
+            read(dataset=str(folder), subset="mrpc", **PAIRS)
+    if inside:
+        shutil.rmtree(folder / inside)
+        (folder / inside).symlink_to(tmp_path / "outside")
+        with pytest.raises(DataError, match=r"leads to .*; allowed are folders inside"):
+            load(dataset=str(folder), subset="mrpc", **PAIRS)
 
 
 def test_damaged_folder_is_an_error(tmp_path: Path) -> None:

@@ -114,3 +114,11 @@ def test_without_network_hub_tasks_fail_fast_with_a_hint(tmp_path: Path) -> None
         assert "--data FOLDER" in first
         assert second.startswith("True nyu-mll/glue: the hub cannot be reached and the cache does not hold it")
         assert "Retrying" not in done.stderr
+
+
+def test_files_behind_links_are_not_read(tmp_path: Path) -> None:
+    config = write(tmp_path, train="a fine film\t1\na bad one\t0\n", dev="dull\t0\n")
+    (tmp_path / "test.tsv").symlink_to(tmp_path / "dev.tsv")
+    for read in (sst2.load, sst2.identity):
+        with pytest.raises(DataError, match=r"test\.tsv is a symbolic link"):
+            read(config)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from toolchain.cli import checks, options
 from toolchain.core.errors import GateError, ToolchainError
+from toolchain.core.files import check_output
 from toolchain.core.log import logger
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def finish(
     if keep:
         with store.errors():
             stored.mkdir(parents=True, exist_ok=True)
+            check_output(stored, "the report's folder")
             report.write(ranked, stored)
             for name in judging.FILES:
                 (stored / name).unlink(missing_ok=True)  # of another run

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +10,10 @@ import click
 
 from toolchain.cli import completing, options, stages
 from toolchain.cli.direct import recipe_of
-from toolchain.core.errors import ToolchainError
+from toolchain.core.errors import DamagedError, ToolchainError
+from toolchain.core.files import copy_files
 from toolchain.core.log import logger
+from toolchain.core.manifest import MANIFEST
 
 if TYPE_CHECKING:
     from toolchain.core.store import Store
@@ -57,7 +58,7 @@ def sensitivity_command(target: str, **settings: Any) -> int:
         return outcome.exit_code
     if output:
         with options.output_errors(output):
-            shutil.copytree(artifact.path, output, dirs_exist_ok=True)
+            copy_files(artifact.path, [*artifact.manifest["files"], MANIFEST], output, DamagedError)
     from toolchain.deliver import layers
 
     record, _ = layers.read(str(artifact.path), store)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from toolchain.cli import completing
-from toolchain.core import disk, log
+from toolchain.core import disk, files, log
 from toolchain.core.errors import ToolchainError
 
 if TYPE_CHECKING:
@@ -154,9 +154,10 @@ def output_errors(path: Path, option: str = "-o") -> Iterator[None]:
     """Turns the system's errors about a path that an option names into ones that say so.
 
     Raises:
-        ToolchainError: It cannot be written.
+        ToolchainError: It cannot be written, or would be written through a link.
     """
     try:
+        files.check_output(path, option)
         yield
     except OSError as error:
         raise ToolchainError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from toolchain.cli import completing, direct, options
+from toolchain.core import files
 from toolchain.core.errors import DamagedError, ToolchainError
 from toolchain.core.log import logger
+from toolchain.core.manifest import MANIFEST
 
 if TYPE_CHECKING:
     from toolchain.core.store import Artifact, Store
@@ -205,6 +206,7 @@ def check_output(output: Path) -> None:
     Raises:
         ToolchainError: It cannot.
     """
+    files.check_output(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ToolchainError(f"-o {output}: it exists and is not an empty folder", "choose another, or remove it")
     above = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
@@ -252,7 +254,7 @@ def delivered(artifact: Artifact, label: str, made: bool, where: Path | None) ->
     """
     if where:
         with options.output_errors(where):
-            shutil.copytree(artifact.path, where, dirs_exist_ok=True)
+            files.copy_files(artifact.path, [*artifact.manifest["files"], MANIFEST], where, DamagedError)
         if changed := dataclasses.replace(artifact, path=where).changes():
             raise DamagedError("; ".join(changed), f"it was copied from {artifact.path}: run 'toolchain verify'")
     return {

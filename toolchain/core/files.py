@@ -5,22 +5,20 @@ Rules, in the order in which they are checked:
 1. A name is plain: it stays inside the folder.
 2. A link is followed only where the hub's cache has one: from ``snapshots/REVISION/`` to the ``blobs/`` beside it.
 3. A file is a regular one. To open a named pipe waits for ever, and a device has no end.
-4. Its size is bounded, and so is the number of files.
+4. Its size is bounded, and so is the number of files (:mod:`toolchain.core.limits`).
 """
 
 from __future__ import annotations
 
 import fnmatch
 import os
+import shutil
 import stat
-from collections.abc import Sequence
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
 
 from toolchain.core.errors import ModelError, ToolchainError
-
-#: Most bytes of one file, and most files of one folder: what is larger is no model and no data set of texts.
-MAX_BYTES = 64 * 2**30
-MAX_FILES = 10_000
+from toolchain.core.limits import limit, way_out
 
 #: What a file is that is not a regular one.
 _KINDS = {
@@ -34,9 +32,10 @@ _KINDS = {
 
 def is_plain(name: object) -> bool:
     """Return whether a name that a file gives for another one stays inside the folder, whatever the system."""
-    if not isinstance(name, str) or not name or name.startswith("/") or "\\" in name or "\0" in name:
+    if not isinstance(name, str) or name.startswith("/") or any(letter in name for letter in "\\:\0"):
         return False
-    return ".." not in PurePosixPath(name).parts and bool(PurePosixPath(name).parts) and not PureWindowsPath(name).drive
+    parts = PurePosixPath(name).parts
+    return bool(parts) and ".." not in parts
 
 
 def check_file(folder: Path, name: str, error: type[ToolchainError] = ModelError) -> Path:
@@ -68,8 +67,8 @@ def check_file(folder: Path, name: str, error: type[ToolchainError] = ModelError
     if not stat.S_ISREG(status.st_mode):
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
         raise error(f"{path} is {kind}; allowed are regular files", _REPLACE)
-    if status.st_size > MAX_BYTES:
-        raise error(f"{path} has {status.st_size:,} bytes; allowed are at most {MAX_BYTES:,}")
+    if status.st_size > (most := limit("file_bytes")):
+        raise error(f"{path} has {status.st_size:,} bytes; allowed are at most {most:,}", way_out("file_bytes"))
     return path
 
 
@@ -114,6 +113,45 @@ def safe_folder(folder: Path, patterns: Sequence[str], error: type[ToolchainErro
         names = []
     except OSError as problem:
         raise error(f"{folder} cannot be read: {problem.strerror}") from problem
-    if len(names) > MAX_FILES:
-        raise error(f"{folder} holds {len(names):,} files; allowed are at most {MAX_FILES:,}", "remove what is not its")
+    if len(names) > (most := limit("folder_files")):
+        raise error(f"{folder} holds {len(names):,} files; allowed are at most {most:,}", way_out("folder_files"))
     return [check_file(folder, name, error) for name in names]
+
+
+def copy_files(folder: Path, names: Iterable[str], out: Path, error: type[ToolchainError] = ModelError) -> None:
+    """Copy named files of a folder into another one, and nothing else of it.
+
+    Args:
+        folder: A folder from outside.
+        names: Names of files in it.
+        out: Where to; folders inside are made.
+        error: What is raised.
+
+    Raises:
+        ToolchainError: A file is missing, a link, or no regular file.
+    """
+    for name in names:
+        target = out / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(check_file(folder, name, error), target)
+
+
+def check_output(path: Path, option: str = "-o") -> None:
+    """Refuse to write through a link: a file or folder that is one, or a folder with files that are.
+
+    Args:
+        path: Where a command writes to; it may be missing.
+        option: The option that named it.
+
+    Raises:
+        ToolchainError: It is a link, or a file in it is a link or no regular file.
+    """
+    odd = [path] if path.is_symlink() else []
+    if path.is_dir() and not odd:
+        with os.scandir(path) as entries:
+            odd = sorted(Path(e.path) for e in entries if not (e.is_file(follow_symlinks=False) or e.is_dir()))
+    if odd:
+        what = f"a link to {odd[0].readlink()}" if odd[0].is_symlink() else "no regular file"
+        raise ToolchainError(
+            f"{option} {path}: {odd[0]} is {what}; nothing is written through it", "remove it, or choose another place"
+        )

@@ -35,6 +35,8 @@ LIMITS = {
     "nesting": Limit(64, "levels of lists and mappings inside each other"),
     "json_bytes": Limit(64 * _MIB, "bytes of a JSON file"),
     "tokenizer_bytes": Limit(256 * _MIB, "bytes of tokenizer.json"),
+    "file_bytes": Limit(65_536 * _MIB, "bytes of one file of a model, a graph, an engine or a data set"),
+    "folder_files": Limit(10_000, "files of one folder"),
     "data_bytes": Limit(1024 * _MIB, "bytes of one data file, unpacked"),
     "rows": Limit(1_000_000, "rows of one data file"),
     "layers": Limit(512, "layers of a model"),

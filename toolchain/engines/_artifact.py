@@ -8,11 +8,12 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from toolchain.core import documents
 from toolchain.core.errors import EngineError, ModelError, StoreError
+from toolchain.core.files import check_file, is_plain, safe_folder
 from toolchain.core.store import MANIFEST
 
 ENGINE_FILE = "engine.json"
@@ -58,6 +59,7 @@ def read_engine(folder: Path) -> EngineFile:
         EngineError: The file is missing or damaged, or names a file that is missing or outside of the folder.
     """
     path = folder / ENGINE_FILE
+    safe_folder(folder, ("*.json",), EngineError)
     record = documents.read_object(
         path, EngineError, "build the engine again", "an engine folder is what 'toolchain build' writes"
     )
@@ -65,10 +67,11 @@ def read_engine(folder: Path) -> EngineFile:
     if not (isinstance(engine, str) and isinstance(options, dict) and isinstance(files, list) and files):
         raise EngineError(f"{path} needs 'engine' (text), 'files' (a list) and 'options'", "build the engine again")
     for name in files:
-        if not isinstance(name, str) or not _is_inside(name):
+        if not is_plain(name):
             raise EngineError(f"{path} names the file {name!r}; allowed are files inside of its folder")
-        if not (folder / name).is_file():
+        if not os.path.lexists(folder / name):
             raise EngineError(f"{folder / name} is missing, and {path} names it", "build the engine again")
+        check_file(folder, name, EngineError)
     extra = {key: value for key, value in record.items() if key not in ("engine", "files", "options")}
     return EngineFile(engine, tuple(files), options, extra)
 
@@ -122,8 +125,3 @@ def need_space(folder: Path, size_bytes: int) -> None:
             f"No space left on device: {folder} has {free} bytes free, and {size_bytes} are needed",
             "free some space, 'toolchain gc RECIPE', or choose another folder with --store FOLDER",
         )
-
-
-def _is_inside(name: str) -> bool:
-    parts = PurePosixPath(name).parts
-    return bool(parts) and not name.startswith("/") and ".." not in parts and "\\" not in name and ":" not in name

@@ -11,12 +11,14 @@ from typing import Annotated, Any
 
 from toolchain.core.data import Dataset
 from toolchain.core.errors import ModelError
+from toolchain.core.files import check_file, copy_files, is_plain, safe_folder
 from toolchain.core.session import INPUTS
 from toolchain.core.stage import Context, Ge, Kind, Metrics, MinLen, StageConfig
 from toolchain.core.store import MANIFEST, Artifact, digest
 from toolchain.model import checkpoint, graph, heads, onnx_file, onnx_head, source, vocabulary
 from toolchain.model import folder as model_folder
-from toolchain.model.labels import adopted_labels
+from toolchain.model.labels import adopted_labels, label_names
+from toolchain.model.tokens import TOKENIZER_FILE
 
 VERSION = 5
 LIBRARIES = ("transformers",)
@@ -64,6 +66,8 @@ def refusal(path: str) -> tuple[str, str] | None:
     """
     kind, local = kind_of(path), Path(path).expanduser()
     folder = source.resolve(path).folder if kind == "checkpoint" else local if local.is_dir() else local.parent
+    if folder is not None and kind != "checkpoint":
+        safe_folder(folder, (*model_folder.PATTERNS, "*.onnx"))
     if folder is None or not (folder / "config.json").is_file():
         return None  # a hub model that is not here yet, or a graph, which is looked at itself
     return heads.refusal(folder, path)
@@ -91,8 +95,8 @@ def identity(config: Config) -> dict[str, Any]:
     Raises:
         ModelError: Nothing usable is there.
     """
-    beside = Path(config.tokenizer).expanduser() if config.tokenizer else None
-    extra = [path for path in model_folder.model_files(beside) if path.suffix != ".safetensors"] if beside else []
+    beside = Path(config.tokenizer).expanduser() if config.tokenizer else _tokenizer_above(config)
+    extra = _settings_files(beside) if beside else []
     local = Path(config.path).expanduser()
     root = local.parent if local.is_file() else local
     given = {"max_length": config.max_length, "labels": config.labels}
@@ -103,6 +107,15 @@ def identity(config: Config) -> dict[str, Any]:
     }
 
 
+def _tokenizer_above(config: Config) -> Path | None:
+    """Return the folder above an ONNX file's own that has its tokenizer; None where it lies in the ones looked at."""
+    local = Path(config.path).expanduser()
+    if kind_of(config.path) != "onnx" or not local.is_file():
+        return None
+    where = local.parent.parent
+    return where if not (local.parent / TOKENIZER_FILE).is_file() and (where / TOKENIZER_FILE).is_file() else None
+
+
 def _name(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
 
@@ -110,17 +123,22 @@ def _name(path: Path, root: Path) -> str:
 def _files(held: str) -> list[Path]:
     kind, local = kind_of(held), Path(held).expanduser()
     if kind == "engine":
-        return sorted(path for path in local.iterdir() if path.is_file() and path.name != MANIFEST)
+        named = checkpoint.read_json(local / "engine.json").get("files")
+        own = [check_file(local, name) for name in named] if isinstance(named, list) else []
+        return sorted({*own, *(path for path in safe_folder(local, ("*.json",)) if path.name != MANIFEST)})
     if kind == "onnx":
         model = graph_file(local)
         folders = {model.parent, local if local.is_dir() else model.parent}
-        found = [
-            path for folder in folders for path in model_folder.model_files(folder) if path.suffix != ".safetensors"
-        ]
+        found = [path for folder in folders for path in _settings_files(folder)]
         data = (model.parent / name for name in onnx_file.inspect(model).external)
         return sorted({model, *found, *data})
     folder = source.resolve(held).folder
     return model_folder.model_files(folder) if folder else []
+
+
+def _settings_files(folder: Path) -> list[Path]:
+    """Return the files of a folder that go with a graph: what a model folder has besides weights."""
+    return [path for path in model_folder.model_files(folder) if path.suffix != ".safetensors"]
 
 
 def check_published(folder: Path) -> None:
@@ -134,6 +152,8 @@ def check_published(folder: Path) -> None:
     manifest = checkpoint.read_json(folder / MANIFEST)
     if not {"key", "kind", "files"} <= set(manifest):
         return
+    if outside := next((name for name in manifest["files"] if not is_plain(name)), None):
+        raise ModelError(f"{folder / MANIFEST} names {outside!r}; allowed are files inside of its folder")
     changed = Artifact(folder, manifest).changes()
     if changed:
         raise ModelError("; ".join(changed), f"copy it again, or, if the change is meant, remove {folder / MANIFEST}")
@@ -153,10 +173,9 @@ def apply(config: Config, out: Path, context: Context) -> Metrics:
                 f"{config.path} is an engine, which is taken as it is; labels and max_length are for what is built",
                 "build it again from the graph, with those settings",
             )
-        for name in ("engine.json", "interface.json", "tokenizer.json"):
+        for name in ("engine.json", "interface.json", TOKENIZER_FILE):
             checkpoint.read_json(local / name)
-        for path in _files(config.path):
-            shutil.copyfile(path, out / path.name)
+        copy_files(local, [_name(path, local) for path in _files(config.path)], out)
         return {}
     if kind == "onnx":
         return _adopt_onnx(config, out, context)
@@ -312,6 +331,8 @@ def described(path: str) -> Path | None:
     else:
         folders = [local, local / "onnx"] if local.is_dir() else [local.parent]
     names = ("interface.json", "config.json")
+    for folder in folders:
+        safe_folder(folder, names)
     return next((folder for name in names for folder in folders if (folder / name).is_file()), None)
 
 
@@ -332,26 +353,6 @@ def own_labels(folder: Path) -> list[str]:
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         raise ModelError(f"{interface}: labels are {labels!r}; allowed is a list of names")
     return labels
-
-
-def label_names(config: Mapping[str, Any], where: Path) -> list[str]:
-    """Return the names that a model's ``config.json`` gives its labels; none where it gives none.
-
-    Raises:
-        ModelError: ``id2label`` does not name the labels 0, 1, 2, …, or ``label2id`` contradicts it.
-    """
-    given = {str(key): str(name) for key, name in dict(config.get("id2label") or {}).items()}
-    if set(given) != {str(index) for index in range(len(given))}:
-        raise ModelError(f"{where}: id2label of config.json is {given!r}; allowed are the names of 0, 1, 2, …")
-    numbers = config.get("label2id")
-    for index, name in given.items():
-        other = numbers.get(name, index) if isinstance(numbers, Mapping) else index
-        if str(other) != index:
-            raise ModelError(
-                f"{where}: config.json calls label {index} {name!r} in id2label, and {name!r} is {other} in label2id",
-                "correct the one that is wrong",
-            )
-    return [given[str(index)] for index in range(len(given))]
 
 
 def graph_file(local: Path) -> Path:
@@ -387,7 +388,7 @@ def _tokenizer_folder(config: Config, path: Path, local: Path) -> Path:
             yield path.parent.parent
 
     for folder in candidates():
-        if (folder / "tokenizer.json").is_file():
+        if (folder / TOKENIZER_FILE).is_file():
             return folder
     where = config.tokenizer or str(path.parent)
     raise ModelError(f"no tokenizer.json in {where}", "name the folder that holds it: --tokenizer FOLDER")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from typing import Any
 
 from toolchain.core import documents
 from toolchain.core.errors import ModelError, ToolchainError, first_line, require
+from toolchain.core.files import copy_files, safe_folder
 from toolchain.core.log import logger
 from toolchain.core.session import INPUTS
 from toolchain.core.vendor import vendor
@@ -47,7 +47,6 @@ TOKENIZER_FILES = (
     "merges.txt",
     "spiece.model",
     "sentencepiece.bpe.model",
-    "chat_template.jinja",
 )
 
 
@@ -212,7 +211,7 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def _added_by_class(tokenizer: Any, folder: Path) -> dict[str, None]:
+def _added_by_class(tokenizer: Any, folder: Path) -> dict[str, Any]:
     """Return the setting that leaves ``[MASK]`` out where the tokenizer's class adds it to ``tokenizer.json``.
 
     A classifier reads texts without it, and its model has no embedding for it.
@@ -325,9 +324,7 @@ def model_inputs(model: Any, tokenizer: Any) -> tuple[str, ...]:
 
 def copy_tokenizer(source: Path, out: Path) -> None:
     """Copies tokenizer files and config from one artifact folder to the next."""
-    for name in (*TOKENIZER_FILES, "config.json"):
-        if (source / name).is_file():
-            shutil.copyfile(source / name, out / name)
+    copy_files(source, [path.name for path in safe_folder(source, (*TOKENIZER_FILES, "config.json"))], out)
 
 
 def count_parameters(model: Any) -> int:

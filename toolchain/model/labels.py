@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from toolchain.core import registry
 from toolchain.core.data import Dataset
@@ -136,3 +137,23 @@ def adopted_labels(
     for position, name in zip(index, data.labels, strict=True):
         labels[position] = name
     return labels, notes
+
+
+def label_names(config: Mapping[str, Any], where: Path) -> list[str]:
+    """Return the names that a model's ``config.json`` gives its labels; none where it gives none.
+
+    Raises:
+        ModelError: ``id2label`` does not name the labels 0, 1, 2, …, or ``label2id`` contradicts it.
+    """
+    given = {str(key): str(name) for key, name in dict(config.get("id2label") or {}).items()}
+    if set(given) != {str(index) for index in range(len(given))}:
+        raise ModelError(f"{where}: id2label of config.json is {given!r}; allowed are the names of 0, 1, 2, …")
+    numbers = config.get("label2id")
+    for index, name in given.items():
+        other = numbers.get(name, index) if isinstance(numbers, Mapping) else index
+        if str(other) != index:
+            raise ModelError(
+                f"{where}: config.json calls label {index} {name!r} in id2label, and {name!r} is {other} in label2id",
+                "correct the one that is wrong",
+            )
+    return [given[str(index)] for index in range(len(given))]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 from toolchain.core.errors import ModelError, require
+from toolchain.core.files import check_file, is_plain
 
 #: An encoder has a few thousand nodes; a file with more than this is no encoder.
 MAX_NODES = 200_000
@@ -50,7 +52,7 @@ def inspect(path: Path) -> OnnxFile:
     onnx = require("onnx", "torch")
     if not path.is_file():
         raise ModelError(f"{path} is missing", "an onnx folder is what 'toolchain export' writes")
-    size = path.stat().st_size
+    size = check_file(path.parent, path.name).stat().st_size
     if size > MAX_GRAPH_BYTES:
         raise ModelError(f"{path} has {size} bytes; at most {MAX_GRAPH_BYTES}", "keep its weights as external data")
     try:
@@ -92,12 +94,6 @@ def unlinked(path: Path, work: Path) -> Iterator[Path]:
         yield Path(folder) / path.name
 
 
-def _in_hub_cache(link: Path) -> bool:
-    """Return whether a link of a snapshot in the hub's cache leads to the blobs of the same model."""
-    snapshots = next((folder for folder in link.absolute().parents if folder.name == "snapshots"), None)
-    return snapshots is not None and link.resolve().is_relative_to((snapshots.parent / "blobs").resolve())
-
-
 def _function_graphs(function: Any) -> Iterator[Any]:
     yield function
     for node in function.node:
@@ -131,17 +127,12 @@ def _confined(path: Path, tensor: Any) -> str:
     """The external file of a tensor, or an error where it is not a plain file in the model's folder or below."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = str(entries.get("location", ""))
-    parts = PurePosixPath(location).parts
     what = f"{path} keeps the data of {tensor.name!r} in {location!r}"
-    if not parts or location.startswith("/") or PureWindowsPath(location).drive or "\\" in location or ".." in parts:
+    if not is_plain(location):
         raise ModelError(f"{what}; allowed are files in its own folder")
-    place = path.parent
-    for part in parts:
-        place /= part
-        if place.is_symlink() and not _in_hub_cache(place):
-            raise ModelError(f"{what}, which is a symbolic link; allowed are plain files in its own folder")
-    if not place.is_file():
+    if not os.path.lexists(path.parent / location):
         raise ModelError(f"{what}, which is missing", "copy the model together with its external data")
+    place = check_file(path.parent, location)
     try:
         offset, length = int(entries.get("offset", 0)), int(entries.get("length", 0))
     except ValueError as error:

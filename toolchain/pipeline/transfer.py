@@ -7,12 +7,12 @@ there; its content is checked against it byte by byte.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from toolchain.core.errors import StoreError
+from toolchain.core.files import copy_files
 from toolchain.core.store import Artifact, Store, key_of
 from toolchain.pipeline import keys
 
@@ -87,10 +87,7 @@ def _take(artifact: Artifact, store: Store, parts: Mapping[str, Any], here: Mapp
     with store.claim(artifact.kind, key) as claim:
         if claim is None:
             raise StoreError(f"another process makes {artifact.kind} {key[:12]}", "run again when it has ended")
-        for name in artifact.manifest["files"]:
-            target = claim.out / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(artifact.path / name, target)
+        copy_files(artifact.path, artifact.manifest["files"], claim.out, StoreError)
         kept = {name: value for name, value in artifact.manifest.items() if name not in _OWN}
         kept["parents"] = [here.get(parent, parent) for parent in artifact.manifest["parents"]]
         there = {parent: found for parent in kept["parents"] for kind in KINDS if (found := store.find(kind, parent))}

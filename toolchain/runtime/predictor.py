@@ -18,6 +18,7 @@ import numpy as np
 
 from toolchain.core import registry
 from toolchain.core.errors import DataError, EngineError, ModelError
+from toolchain.core.files import safe_folder
 from toolchain.core.processors import physical_cores
 from toolchain.core.session import INPUTS, TEXT_INPUT, ConcurrentSession, Session
 from toolchain.engines._artifact import ENGINE_FILE, read_engine
@@ -92,6 +93,7 @@ class Predictor:
                 f"{folder}: {problem}", "give an engine folder, such as 'toolchain build -o FOLDER' writes"
             )
         self.folder = folder
+        safe_folder(folder, ("*.json",))
         self.interface = read_interface(folder)
         self.labels = self.interface.labels
         heads.check_deployed(folder, self.labels)

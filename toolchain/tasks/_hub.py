@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,9 +10,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from toolchain.core import disk
 from toolchain.core.errors import DataError, MissingPackageError, require
+from toolchain.core.files import check_file, is_plain, safe_folder
 from toolchain.core.registry import suggest
 from toolchain.tasks._reading import Table, file_digest, missing_columns, read_table
+
+#: What ``save_to_disk`` writes of a data set with splits.
+DICT_FILE = "dataset_dict.json"
+
+_SAVE_AGAIN = "save it again with save_to_disk, or give Parquet files"
 
 #: How long the hub may take to say that it is there, in seconds.
 PROBE_S = 5.0
@@ -80,7 +88,8 @@ def folder_tables(
         DataError: The folder holds neither, or not the splits or columns.
     """
     base = data_folder(folder, subset)
-    if (base / "dataset_dict.json").exists():
+    if (base / DICT_FILE).exists():
+        _check_saved(base)
         datasets = require("datasets", "torch")
         try:
             loaded = datasets.load_from_disk(str(base))
@@ -90,7 +99,7 @@ def folder_tables(
     if (base / "state.json").exists():
         raise DataError(f"{base}: holds one split; a DatasetDict with splits is expected", "save the whole DatasetDict")
     shards: dict[str, list[Path]] = {}
-    for path in sorted(base.glob("*.parquet")):
+    for path in safe_folder(base, ("*.parquet",), DataError):
         match = re.fullmatch(r"(.+?)(-\d+-of-\d+)?", path.stem)
         shards.setdefault(match[1] if match else path.stem, []).append(path)
     if not shards:
@@ -112,20 +121,54 @@ def data_folder(folder: Path, subset: str | None) -> Path:
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder", "a hub id looks like owner/name")
-    if subset and (folder / subset).is_dir():
-        return folder / subset
     nested = folder / "data"
-    return nested if nested.is_dir() and not any(folder.glob("*.parquet")) else folder
+    base = nested if nested.is_dir() and not any(folder.glob("*.parquet")) else folder
+    if subset and is_plain(subset) and (folder / subset).is_dir():
+        base = folder / subset
+    if base != folder and base.resolve() != folder.resolve() / base.relative_to(folder):
+        raise DataError(f"{base} leads to {base.resolve()}; allowed are folders inside", "name the folder itself")
+    return base
+
+
+def _check_saved(base: Path) -> None:
+    """Refuse a data set of ``save_to_disk`` whose files name others than its own.
+
+    Raises:
+        DataError: A name leads outside, or a file is missing, a link, or no regular file.
+    """
+    for split in _listed(base, DICT_FILE, "splits"):
+        if not is_plain(split):
+            raise DataError(f"{base / DICT_FILE} names the split {split!r}; allowed are folders inside", _SAVE_AGAIN)
+        check_file(base, f"{split}/dataset_info.json", DataError)
+        for entry in _listed(base, f"{split}/state.json", "_data_files"):
+            name = entry.get("filename") if isinstance(entry, Mapping) else entry
+            if not is_plain(name) or not str(name).endswith(".arrow"):
+                raise DataError(
+                    f"{base / split}/state.json names the file {name!r}; allowed are .arrow files inside of its folder",
+                    _SAVE_AGAIN,
+                )
+            check_file(base, f"{split}/{name}", DataError)
+
+
+def _listed(base: Path, name: str, key: str) -> list[Any]:
+    """Return the list that a JSON file of a saved data set holds under a key."""
+    path = check_file(base, name, DataError)
+    try:
+        value = json.loads(path.read_text("utf-8"))[key]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(f"{path}: cannot be read: {type(error).__name__}: {error}", _SAVE_AGAIN) from error
+    if not isinstance(value, list):
+        raise DataError(f"{path}: {key} is {value!r}; allowed is a list", _SAVE_AGAIN)
+    return value
 
 
 def folder_digests(folder: Path) -> dict[str, str]:
     """SHA-256 of every file in a data folder, by its path there.
 
     Raises:
-        DataError: A file cannot be read.
+        DataError: A file cannot be read, or is a link that leads outside, or no regular file.
     """
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): file_digest(path) for path in files}
+    return {Path(name).as_posix(): file_digest(check_file(folder, name, DataError)) for name in disk.files(folder)}
 
 
 def unlabelled(table: Table, label: str) -> bool:

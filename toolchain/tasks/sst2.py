@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from toolchain.core.data import Dataset, Split
 from toolchain.core.errors import DataError
+from toolchain.core.files import safe_folder
 from toolchain.core.stage import Ge, StageConfig
 from toolchain.tasks import _certification
 from toolchain.tasks._examples import Columns, examples
@@ -96,6 +97,7 @@ def _folder(name: str) -> Path:
     if not folder.is_dir():
         kind = "a file; its folder is expected" if folder.exists() else "no such folder"
         raise DataError(f"{folder}: {kind}", "it holds train.tsv, dev.tsv and, if there is one, test.tsv")
+    safe_folder(folder, ("train.tsv", "dev.tsv", "test.tsv"), DataError)
     return folder
 
 

@@ -1,0 +1,73 @@
+"""Engine folders from strangers: nothing outside of them is opened, and only what is named is taken."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.builders import context, engine_folder
+from tests.shared import once
+from toolchain.core.errors import ToolchainError
+from toolchain.deliver.health import examine
+from toolchain.model import adopt
+from toolchain.pipeline.items import engine_in
+from toolchain.runtime.predictor import Predictor
+
+
+@pytest.fixture
+def stranger(tmp_path: Path) -> Path:
+    folder = Path(shutil.copytree(once("engine", engine_folder), tmp_path / "stranger"))
+    (folder / "manifest.json").unlink(missing_ok=True)
+    (tmp_path / "secret").write_text("{}")
+    return folder
+
+
+def _take(folder: Path) -> None:
+    (folder.parent / "out").mkdir(exist_ok=True)
+    adopt.apply(adopt.Config(path=str(folder)), folder.parent / "out", context(folder.parent / "work"))
+
+
+DOORS: list[Callable[[Path], object]] = [
+    Predictor, examine, lambda folder: engine_in(str(folder)), _take, lambda f: adopt.refusal(str(f)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("door", DOORS, ids=["predictor", "doctor", "recipe", "adopt", "refusal"])
+@pytest.mark.parametrize("name", ["tokenizer.json", "interface.json", "engine.json", "config.json", "model.onnx"])
+def test_a_link_is_refused_at_every_door(stranger: Path, name: str, door: Callable[[Path], object]) -> None:
+    (stranger / name).unlink(missing_ok=True)
+    (stranger / name).symlink_to(stranger.parent / "secret")
+    with pytest.raises(ToolchainError, match=f"{name} is a symbolic link to"):
+        door(stranger)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "engine.json", "model.onnx"])
+def test_a_named_pipe_is_refused_and_not_waited_for(stranger: Path, name: str) -> None:
+    (stranger / name).unlink()
+    os.mkfifo(stranger / name)
+    with pytest.raises(ToolchainError, match=f"{name} is a named pipe"):
+        Predictor(stranger)
+
+
+def test_only_what_is_named_is_copied(stranger: Path) -> None:
+    (stranger / "notes.txt").symlink_to("/etc/passwd")
+    (stranger / "evil.so").write_bytes(b"code")
+    os.mkfifo(stranger / "pipe")
+    _take(stranger)
+    taken = {path.name for path in (stranger.parent / "out").iterdir()}
+    named = set(json.loads((stranger / "engine.json").read_text())["files"])
+    assert taken == named | {path.name for path in stranger.glob("*.json")}
+    assert {"engine.json", "tokenizer.json", "interface.json", "model.onnx"} <= taken
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/../../secret", 5])
+def test_a_manifest_s_names_stay_inside(stranger: Path, name: object) -> None:
+    manifest = {"key": "k", "kind": "engine", "files": {str(name): {"bytes": 2, "sha256": "x"}}}
+    (stranger / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ToolchainError, match=r"allowed are files inside|missing"):
+        adopt.check_published(stranger)
