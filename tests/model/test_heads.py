@@ -13,6 +13,7 @@ from toolchain.core.errors import ModelError, RecipeError
 from toolchain.deliver import health
 from toolchain.model import adopt, checkpoint, finetune, heads, source
 from toolchain.model.checkpoint import read_json, write_json
+from toolchain.model.folder import check_folder
 from toolchain.pipeline import recipe
 from toolchain.runtime.predictor import Predictor
 
