@@ -182,6 +182,6 @@ def read_object(path: Path) -> dict[str, Any]:
     """Return the JSON object of a file that was looked at.
 
     Raises:
-        ModelError: The file holds something else.
+        ModelError: The file holds none, or is beyond a limit.
     """
     return documents.read_object(path, ModelError, "copy or make it again")

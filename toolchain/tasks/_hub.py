@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from toolchain.core import disk
+from toolchain.core import disk, documents
 from toolchain.core.errors import DataError, MissingPackageError, require
 from toolchain.core.files import check_file, is_plain, safe_folder
 from toolchain.core.registry import suggest
@@ -153,10 +152,7 @@ def _check_saved(base: Path) -> None:
 def _listed(base: Path, name: str, key: str) -> list[Any]:
     """Return the list that a JSON file of a saved data set holds under a key."""
     path = check_file(base, name, DataError)
-    try:
-        value = json.loads(path.read_text("utf-8"))[key]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DataError(f"{path}: cannot be read: {type(error).__name__}: {error}", _SAVE_AGAIN) from error
+    value = documents.read_object(path, DataError, _SAVE_AGAIN).get(key)
     if not isinstance(value, list):
         raise DataError(f"{path}: {key} is {value!r}; allowed is a list", _SAVE_AGAIN)
     return value
