@@ -33,10 +33,12 @@ def test_gc_removes_nothing_while_a_run_uses_the_store_and_says_who_does(tmp_pat
         store.gc([])  # a run beside it takes nothing from its lock
     assert "--wait" in caught.value.hint
     assert artifact.path.is_dir()
+    later = _publish(store, "1" * 32)
     ends.set()
-    gone, _ = store.gc([], wait=True)
+    gone, _ = store.gc([], only=[artifact.key], wait=True)
     process.join()
     assert [each.key for each in gone] == [artifact.key]
+    assert later.path.is_dir(), "nobody agreed to that"
 
 
 def test_a_killed_run_holds_nothing(tmp_path: Path) -> None:

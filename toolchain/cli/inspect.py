@@ -111,7 +111,7 @@ def gc_command(
         said = "nothing is removed" if sys.stdin.isatty() and not as_json else "nothing is removed without a yes"
         raise ToolchainError(said, f"the same command with --yes removes {freed / 1e6:,.1f} MB; --dry-run only lists")
     if not dry_run:
-        gone, freed = store.gc(keep, wait=wait, damaged=[])
+        gone, freed = store.gc(keep, only=[artifact.key for artifact in gone], wait=wait, damaged=[])
     if as_json:
         options.echo_json({"removed": [artifact.key for artifact in gone], "bytes": freed, "kept": len(kept)})
     elif freed:

@@ -36,8 +36,21 @@ def _known(kind: str) -> str:
 
 
 Kind = Annotated[str, AfterValidator(_known)]
-Key = Annotated[str, Field(pattern=rf"^[0-9a-f]{{{KEY_DIGITS}}}$")]
-Digest = Annotated[str, Field(pattern=rf"^[0-9a-f]{{{DIGEST_DIGITS}}}$")]
+
+
+def _hexadecimal(digits: int) -> AfterValidator:
+    """Return a check that a text has so many hexadecimal digits, and nothing else."""
+
+    def check(text: str) -> str:
+        if len(text) != digits or not set(text) <= set("0123456789abcdef"):
+            raise ValueError(f"allowed are {digits} hexadecimal digits")
+        return text
+
+    return AfterValidator(check)
+
+
+Key = Annotated[str, _hexadecimal(KEY_DIGITS)]
+Digest = Annotated[str, _hexadecimal(DIGEST_DIGITS)]
 Name = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_relative)]
 
 

@@ -325,12 +325,14 @@ class Store:
             (self.root / ".partial").rmdir()
 
     def gc(
-        self, keep: Iterable[str], *, dry_run: bool = False, wait: bool = False, damaged: list[str] | None = None
-    ) -> tuple[list[Artifact], int]:
+        self, keep: Iterable[str], *, only: Iterable[str] | None = None, dry_run: bool = False, wait: bool = False,
+        damaged: list[str] | None = None,
+    ) -> tuple[list[Artifact], int]:  # fmt: skip
         """Removes every artifact that is not kept, and the leftovers that no process works on.
 
         Args:
             keep: Keys to keep.
+            only: Keys that may go; None is all. What is published while others are waited for is not among them.
             dry_run: Only say what would go.
             wait: Wait until nobody else uses the store; nothing is removed before.
             damaged: Gets the message of each artifact that cannot be read, and stays; without it, it is raised.
@@ -341,41 +343,12 @@ class Store:
         Raises:
             StoreError: A run uses the store, or an artifact cannot be read or removed.
         """
+        from toolchain.core.collect import collect
+
         if dry_run or not self.root.is_dir():
-            return self._gc(set(keep), dry_run, damaged)
+            return collect(self, set(keep), only, dry_run, damaged)
         with self.errors(), lock.held(self.root, exclusive=True, wait=wait):
-            return self._gc(set(keep), dry_run, damaged)
-
-    def _gc(self, keep: set[str], dry_run: bool, damaged: list[str] | None) -> tuple[list[Artifact], int]:
-        from filelock import FileLock, Timeout
-
-        gone = [artifact for artifact in self.artifacts(damaged) if artifact.key not in keep]
-        freed = sum(artifact.size_bytes for artifact in gone)
-        partial = self.root / ".partial"
-        if partial.is_symlink():
-            raise StoreError(f"{partial} is a link, and the store has none", f"remove it: rm {partial}")
-        if not dry_run:
-            for artifact in gone:
-                self.remove(artifact)
-        for folder in sorted(partial.glob("*")):
-            key = folder.name.partition(".")[0]
-            if not disk.is_folder(folder):
-                continue
-            lock_file = partial / f"{key}.lock"
-            unused = dry_run and not lock_file.exists()  # to try a lock makes its file, and a dry run makes none
-            try:
-                with nullcontext() if unused else FileLock(lock_file, timeout=0):
-                    freed += disk.size(folder)
-                    if not dry_run:
-                        disk.remove(folder)
-            except Timeout:
-                continue
-        if not dry_run:
-            for path in partial.glob("*.lock"):
-                if not (partial / path.stem).exists():
-                    disk.clear(path.with_suffix(""), path)
-            self.sweep()
-        return gone, freed
+            return collect(self, set(keep), only, dry_run, damaged)
 
     @contextmanager
     def errors(self) -> Iterator[None]:
