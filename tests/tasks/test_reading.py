@@ -172,7 +172,7 @@ def test_parquet_errors_name_the_file_and_the_row(tmp_path: Path) -> None:
     missing = error_of(files={"train": str(path)}, label="target")
     assert missing.message == f"{path}: no column 'target'; columns present: 'sentence', 'label'"
     path.write_bytes(path.read_bytes()[:-20])
-    assert error_of(files={"train": str(path)}).message.startswith(f"{path}: not a readable Parquet file: ")
+    assert error_of(files={"train": str(path)}).message.startswith(f"{path} is not a readable Parquet file: ")
     pq.write_table(pa.table({"sentence": pa.array([], pa.string()), "label": pa.array([], pa.int64())}), path)
     assert error_of(files={"train": str(path)}).message == f"{path}: has no rows"
 

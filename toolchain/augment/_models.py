@@ -10,7 +10,7 @@ from typing import Any, Literal
 from toolchain.augment._examples import AugmentConfig
 from toolchain.core.errors import ModelError, ToolchainError, first_line, require
 from toolchain.core.stage import Context
-from toolchain.model import checkpoint, pretrained
+from toolchain.model import checkpoint, door, pretrained
 from toolchain.model import source as model_source
 from toolchain.model.config import read_config
 
@@ -82,6 +82,7 @@ def load(spec: str, head: Head, context: Context) -> tuple[Any, Any]:
         raise ModelError(*refusal)
     if (folder / "source.spm").is_file():
         require("sentencepiece", "translate")
+    door.admit(folder)
     try:
         with checkpoint.quiet():
             model, info = pretrained.model(folder, head, dtype=torch.float32)

@@ -106,6 +106,7 @@ def _prepare() -> None:
     host.provide_user()
     for name, value in {
         "TOKENIZERS_PARALLELISM": "false",  # forking workers after its threads have started would warn, and may hang
+        "RUST_BACKTRACE": "0",  # a panic becomes one sentence
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     }.items():

@@ -111,7 +111,7 @@ def run(
             process = subprocess.Popen(
                 [interpreter, "-I", "-c", _START, str(os.getpid()), str(script), str(asked), str(answered)],
                 stdin=subprocess.DEVNULL, stdout=printed, stderr=subprocess.STDOUT, cwd=folder,
-                env={**os.environ, **counts, "TOKENIZERS_PARALLELISM": "false"},
+                env={**os.environ, **counts, "TOKENIZERS_PARALLELISM": "false", "RUST_BACKTRACE": "0"},
             )  # fmt: skip
             code = _wait(process, watch, limit_s)
         tail = _tail(log) + (f"\n    all that it printed: {keep_log}" if keep_log else "")

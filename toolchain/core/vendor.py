@@ -14,7 +14,7 @@ def vendor(what: str, of: object, error: type[ToolchainError], hint: str = "") -
     """Turn whatever a library throws inside the block into one error of ours.
 
     Args:
-        what: What the library was doing, for the message: ``the tokenizer cannot be read``.
+        what: What is wrong, as the message says it after the file: ``cannot be used as a tokenizer``.
         of: The file or folder that it was given.
         error: The class of the error.
         hint: What to do about it.
@@ -28,8 +28,7 @@ def vendor(what: str, of: object, error: type[ToolchainError], hint: str = "") -
     except (ToolchainError, KeyboardInterrupt, GeneratorExit):
         raise
     except MemoryError as caught:
-        raise error(f"{name_of(of)}: {what}: out of memory", "use a machine with more memory, or a smaller file") from (
-            caught
-        )
+        hint = "use a machine with more memory, or a smaller file"
+        raise error(f"{name_of(of)} {what}: out of memory", hint) from caught
     except BaseException as caught:
-        raise error(f"{name_of(of)}: {what}: {summary(caught)}", hint) from caught
+        raise error(f"{name_of(of)} {what}: {summary(caught)}", hint) from caught

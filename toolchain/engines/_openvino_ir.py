@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 import re
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolchain.core.errors import EngineError, first_line, require
+from toolchain.core import child, limits
+from toolchain.core.errors import EngineError, require
 from toolchain.core.session import INPUTS
 from toolchain.model import graph
 
@@ -18,6 +21,8 @@ WEIGHTS_FILE = "model.bin"
 
 #: Kinds of node that are recognized by name in the executed graph.
 NAMED = ("Softmax", "Gelu", "MVN")
+
+_SCRIPT = Path(__file__).parent / "_openvino_convert_child.py"
 
 #: Operators that move values and change none: a product after one of them still reads quantized values.
 _MOVES = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Gather", "GatherND", "Slice", "Split", "Identity")
@@ -97,21 +102,24 @@ def convert(source: Path, out: Path, *, compress: bool) -> None:
         EngineError: OpenVINO lacks an operator, or the inputs are none that a session knows.
     """
     ov = require("openvino", "openvino")
-    # What its own converter does after reading; read_model alone sends no telemetry and tries no other format.
-    transformations = require("openvino._offline_transformations", "openvino")
-    try:
-        model = core().read_model(source)
-        transformations.apply_moc_transformations(model, False)
-        check_inputs(model, source)
-        _name(model)
-        ov.save_model(model, out / GRAPH_FILE, compress_to_fp16=compress)
-    except EngineError:
-        raise
-    except Exception as error:  # OpenVINO's errors share no public base class
-        raise EngineError(
-            f"OpenVINO {ov.__version__} cannot convert {source}: {reason(error)}",
-            "a graph of dialect standard or qdq, from this package's export, is one that it takes",
-        ) from error
+    request = {
+        "source": str(source.resolve()), "graph": str((out / GRAPH_FILE).resolve()), "compress": compress,
+        "known": INPUTS, "named": NAMED,
+    }  # fmt: skip
+    hint = "a graph of dialect standard or qdq, from this package's export, is one that it takes"
+    seconds = limits.limit("convert_seconds")
+    with tempfile.TemporaryDirectory(prefix="toolchain-convert-") as work:
+        try:
+            answer = child.run(
+                _SCRIPT, request, python="", work=Path(work), threads=1, what="OpenVINO", limit_s=seconds
+            )
+        except child.ChildError as error:
+            if "was ended after" in error.said:
+                hint = limits.way_out("convert_seconds")
+            raise EngineError(
+                f"OpenVINO {ov.__version__} cannot convert {source}: {reason(error.said)}", hint
+            ) from error
+    _check_types(answer["inputs"], source)
 
 
 def check_inputs(model: Any, path: Path) -> None:
@@ -120,27 +128,19 @@ def check_inputs(model: Any, path: Path) -> None:
     Raises:
         EngineError: An input has another name or type.
     """
-    types = {item.get_any_name(): item.get_element_type().get_type_name() for item in model.inputs}
+    _check_types({item.get_any_name(): item.get_element_type().get_type_name() for item in model.inputs}, path)
+
+
+def _check_types(types: Mapping[str, str], path: Path) -> None:
     unknown = [name for name, kind in types.items() if name not in INPUTS or kind not in ("i64", "i32")]
     if unknown or "input_ids" not in types:
         listed = ", ".join(f"{name}: {kind}" for name, kind in types.items())
         raise EngineError(f"{path} has the inputs {listed}; known are {', '.join(INPUTS)} as i64 or i32")
 
 
-def reason(error: BaseException) -> str:
-    """The line of an OpenVINO error that says why: its first ones only name source files."""
-    lines = [line.strip(" -\t") for line in str(error).splitlines()]
+def reason(text: str) -> str:
+    """Return the line of an OpenVINO error that says why: its first ones only name source files."""
+    lines = [line.strip(" -\t") for line in text.splitlines()]
     told = [line for line in lines if line and not re.match(r"(Exception from|Check '|FrontEnd API|Summary:)", line)]
     named = [line for line in told if line.startswith(("No conversion rule", "Conversion is failed", "NotFound"))]
-    return (*named, *told, first_line(error))[0]
-
-
-def _name(model: Any) -> None:
-    """Names nodes after their place where OpenVINO counted them through the process, or where we look for them.
-
-    The executed graph tells what was fused by the names of what it was fused from.
-    """
-    for index, node in enumerate(model.get_ordered_ops()):
-        kind = node.get_type_name()
-        if kind in NAMED or re.fullmatch(r"[A-Z][A-Za-z0-9]*_\d+", node.get_friendly_name()):
-            node.set_friendly_name(f"{kind}.{index}")
+    return (*named, *told, text.strip() or "it gives no reason")[0]

@@ -103,7 +103,7 @@ class OpenvinoSession:
             model = core.read_model(self._path)
         except Exception as error:  # OpenVINO's errors share no public base class
             raise EngineError(
-                f"OpenVINO {ov.__version__} cannot load {self._path}: {ir.reason(error)}", "build the engine again"
+                f"OpenVINO {ov.__version__} cannot load {self._path}: {ir.reason(str(error))}", "build the engine again"
             ) from error
         ir.check_inputs(model, self._path)
         types = {item.get_any_name(): item.get_element_type().to_dtype() for item in model.inputs}
@@ -138,7 +138,7 @@ class OpenvinoSession:
                 self._compiled, self._queue = self._batches(core, core.read_model(self._path))
                 shapes = ", ".join(str(tuple(batch["input_ids"].shape)) for batch in batches[:4])
                 raise EngineError(
-                    f"OpenVINO failed on {self._path} with a batch of {shapes}: {ir.reason(error)}",
+                    f"OpenVINO failed on {self._path} with a batch of {shapes}: {ir.reason(str(error))}",
                     "a text may be longer than the model's positions: see max_length in interface.json",
                 ) from error
 
@@ -233,7 +233,7 @@ class OpenvinoSession:
             found = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         except Exception as error:  # OpenVINO's errors share no public base class
             raise EngineError(
-                f"OpenVINO cannot compile {self._path} for this CPU: {ir.reason(error)}",
+                f"OpenVINO cannot compile {self._path} for this CPU: {ir.reason(str(error))}",
                 f"set attention: {'plain' if attention == 'fused' else 'fused'}, or static_lengths: 0",
             ) from error
         if found != plan.precision:

@@ -15,7 +15,7 @@ from toolchain.core.files import check_file, copy_files, is_plain, safe_folder
 from toolchain.core.session import INPUTS
 from toolchain.core.stage import Context, Ge, Kind, Metrics, MinLen, StageConfig
 from toolchain.core.store import MANIFEST, Artifact, digest
-from toolchain.model import checkpoint, graph, heads, onnx_file, onnx_head, source, vocabulary
+from toolchain.model import checkpoint, door, graph, heads, onnx_file, onnx_head, source, vocabulary
 from toolchain.model import folder as model_folder
 from toolchain.model.labels import adopted_labels, label_names
 from toolchain.model.tokens import TOKENIZER_FILE
@@ -173,6 +173,7 @@ def apply(config: Config, out: Path, context: Context) -> Metrics:
                 f"{config.path} is an engine, which is taken as it is; labels and max_length are for what is built",
                 "build it again from the graph, with those settings",
             )
+        door.admit(local)
         for name in ("engine.json", "interface.json", TOKENIZER_FILE):
             checkpoint.read_json(local / name)
         copy_files(local, [_name(path, local) for path in _files(config.path)], out)
@@ -190,10 +191,11 @@ def _adopt_checkpoint(config: Config, out: Path, context: Context) -> Metrics:
         )
     folder = source.fetch(source.resolve(config.path))
     heads.check(folder)
+    where = Path(config.tokenizer).expanduser() if config.tokenizer else folder
+    door.admit(where)
     own, data = own_labels(folder), context.dataset()
     labels, notes = adopted_labels(own, data, config.labels, folder)
     model = checkpoint.load_model(folder)
-    where = Path(config.tokenizer).expanduser() if config.tokenizer else folder
     tokenizer = checkpoint.load_tokenizer(where)
     vocabulary.check(model, tokenizer, where)
     if len(own) != model.config.num_labels:
@@ -247,6 +249,7 @@ def _adopt_onnx(config: Config, out: Path, context: Context) -> Metrics:
     if unfit := refusal(config.path):
         raise ModelError(*unfit)
     with onnx_file.unlinked(path, context.work) as plain:
+        door.admit(_tokenizer_folder(config, path, local), plain)
         return _adopt_graph(config, out, context, path, plain)
 
 

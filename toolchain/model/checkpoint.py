@@ -200,7 +200,7 @@ def load_tokenizer(folder: Path) -> Any:
         raise ModelError(
             f"{folder} holds no tokenizer", "it needs tokenizer.json, as the tokenizer's save_pretrained() writes"
         )
-    with vendor("the tokenizer cannot be loaded", folder, ModelError, _AGAIN), quiet():
+    with vendor("the tokenizer cannot be loaded", f"{folder}:", ModelError, _AGAIN), quiet():
         tokenizer = pretrained.tokenizer(folder)
         if absent := _added_by_class(tokenizer, folder):
             tokenizer = pretrained.tokenizer(folder, **absent)

@@ -9,7 +9,7 @@ from typing import Any
 
 from toolchain.core.errors import ModelError
 from toolchain.core.stage import Context, Metrics
-from toolchain.model import checkpoint, exportable, heads, scratch, vocabulary, zeros
+from toolchain.model import checkpoint, door, exportable, heads, scratch, vocabulary, zeros
 from toolchain.model.encoded import encode
 from toolchain.model.train import Hooks, TrainConfig, train
 
@@ -46,6 +46,7 @@ def apply(source: Path | str, out: Path, config: Config, context: Context) -> Me
         with tempfile.TemporaryDirectory() as folder:
             scratch.create(source, data.train.texts, context.seed, Path(folder))
             return _finetune(Path(folder), out, config, context)
+    door.admit(source)
     return _finetune(source, out, config, context)
 
 

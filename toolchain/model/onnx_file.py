@@ -14,6 +14,7 @@ from typing import Any
 
 from toolchain.core.errors import ModelError, require
 from toolchain.core.files import check_file, is_plain
+from toolchain.core.vendor import vendor
 
 #: An encoder has a few thousand nodes; a file with more than this is no encoder.
 MAX_NODES = 200_000
@@ -55,10 +56,8 @@ def inspect(path: Path) -> OnnxFile:
     size = check_file(path.parent, path.name).stat().st_size
     if size > MAX_GRAPH_BYTES:
         raise ModelError(f"{path} has {size} bytes; at most {MAX_GRAPH_BYTES}", "keep its weights as external data")
-    try:
+    with vendor("is no ONNX file, or a damaged one", path, ModelError, "export it again"):
         model = onnx.load(str(path), load_external_data=False)
-    except Exception as error:  # protobuf's decode error is no public class
-        raise ModelError(f"{path} is no ONNX file, or a damaged one: {error}") from error
     if not model.graph.node or not model.graph.output:
         raise ModelError(f"{path} holds no graph", "it may be cut short; export it again")
     graphs = [*_graphs(model.graph), *itertools.chain.from_iterable(_function_graphs(f) for f in model.functions)]

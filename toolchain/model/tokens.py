@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from toolchain.core import disk
 from toolchain.core.errors import ModelError
+from toolchain.core.vendor import vendor
 from toolchain.model import checkpoint
 
 if TYPE_CHECKING:
@@ -56,11 +58,11 @@ def load_tokenizer(path: Path, max_length: int) -> Any:
     from tokenizers import Tokenizer
 
     try:
-        tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        text = disk.read_bounded(path, name="tokenizer_bytes")
     except FileNotFoundError as error:
         raise ModelError(f"{path} is missing", "the model's own fast tokenizer goes with it") from error
-    except Exception as error:  # tokenizers raises plain Exception
-        raise ModelError(f"{path} cannot be used as a tokenizer: {error}") from error
+    with vendor("cannot be used as a tokenizer", path, ModelError, "copy it again"):
+        tokenizer = Tokenizer.from_str(text.decode("utf-8"))
     special = tokenizer.num_special_tokens_to_add(False)
     if max_length <= special:
         raise ModelError(
@@ -88,7 +90,9 @@ def tokenize(
         chunk = [
             text[0] if isinstance(text, tuple) and len(text) == 1 else text for text in texts[start : start + CHUNK]
         ]
-        for encoding in tokenizer.encode_batch_fast(chunk):
+        with vendor("cannot read these texts", "the tokenizer", ModelError, "copy its tokenizer.json again"):
+            encodings = tokenizer.encode_batch_fast(chunk)
+        for encoding in encodings:
             ids, type_ids = encoding.ids, encoding.type_ids
             if len(ids) <= max_length:
                 rows.append(Tokens(ids, type_ids))

@@ -8,7 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from toolchain.core.errors import ModelError, first_line, require
+from toolchain.core.errors import ModelError, require
+from toolchain.core.vendor import vendor
 
 
 def check(model: Any, tokenizer: Any, folder: Path) -> None:
@@ -56,7 +57,5 @@ def largest_token(path: Path) -> int:
         ModelError: The file is missing or damaged.
     """
     tokenizers = require("tokenizers", "torch")
-    try:
+    with vendor("cannot be used as a tokenizer", path, ModelError, "copy it again"):
         return int(max(tokenizers.Tokenizer.from_file(str(path)).get_vocab().values(), default=0))
-    except Exception as error:  # tokenizers raises plain Exception
-        raise ModelError(f"{path} cannot be used as a tokenizer: {first_line(error)}") from error

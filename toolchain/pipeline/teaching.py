@@ -12,7 +12,8 @@ from pathlib import Path
 from toolchain.augment._models import unfit
 from toolchain.core.errors import DataError, ModelError, require
 from toolchain.core.log import logger
-from toolchain.model import adopt, source
+from toolchain.core.vendor import vendor
+from toolchain.model import adopt, door, source
 from toolchain.model.checkpoint import load_tokenizer
 from toolchain.model.labels import match_labels
 from toolchain.pipeline.keys import Task
@@ -108,7 +109,9 @@ def _tokenizer(step: Step, plan: Plan) -> Path | None:
 
 
 def _tokens(folder: Path, texts: Sequence[tuple[str, ...]]) -> list[list[str]]:
-    tokenizer = require("tokenizers", "torch").Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return [tokenizer.encode(*text).tokens for text in texts]
+    door.admit(folder)
+    with vendor("cannot be used as a tokenizer", folder / "tokenizer.json", ModelError, "copy it again"):
+        tokenizer = require("tokenizers", "torch").Tokenizer.from_file(str(folder / "tokenizer.json"))
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        return [tokenizer.encode(*text).tokens for text in texts]

@@ -13,7 +13,7 @@ from toolchain.core.vendor import vendor
 #: Rows that are unpacked at a time.
 PIECE = 4096
 
-_WHAT = "not a readable Parquet file"
+_WHAT = "is not a readable Parquet file"
 
 
 def names(path: Path) -> tuple[list[str], Mapping[bytes, bytes]]:
