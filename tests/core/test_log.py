@@ -53,3 +53,18 @@ def test_more_work_than_was_expected_leaves_nothing(
             bar.advance()
     assert "about 0 s left" not in caplog.records[0].getMessage()
     assert len(caplog.records) == 1
+
+
+def test_work_that_turns_out_to_be_needed_is_added_to_the_whole(
+    wait: Callable[[float], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="toolchain")
+    with log.progress("time", 3) as bar:
+        wait(60)
+        bar.advance(3)
+        bar.expect(2)
+        wait(60)
+        bar.advance(2)
+    first, second = (record.getMessage() for record in caplog.records)
+    assert "time: 3 of 3" in first
+    assert "time: 5 of 5" in second

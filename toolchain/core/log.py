@@ -37,6 +37,10 @@ class Progress(Protocol):
         """Adds work done, and shows a short note such as the current loss."""
         ...
 
+    def expect(self, count: float) -> None:
+        """Adds work that turned out to be needed as well."""
+        ...
+
 
 class _LineProgress:
     """A log line now and then, for logs and CI."""
@@ -58,6 +62,9 @@ class _LineProgress:
         left = self._left_s()
         rest = "" if left is None else f", about {left:.0f} s left"
         logger.info("    %s: %.0f of %.0f%s  %s", self.label, self.done, self.total, rest, note)
+
+    def expect(self, count: float) -> None:
+        self.total += count
 
     def _left_s(self) -> float | None:
         """Return the seconds that are left at the rate of the last half minute; None until that rate is known."""
@@ -89,5 +96,8 @@ def progress(label: str, total: float) -> Iterator[Progress]:
         class _BarProgress:
             def advance(self, count: float = 1, note: str = "") -> None:
                 bars.update(bar, advance=count, note=note)
+
+            def expect(self, count: float) -> None:
+                bars.update(bar, total=(bars.tasks[0].total or 0) + count)
 
         yield _BarProgress()

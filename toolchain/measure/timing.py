@@ -148,6 +148,7 @@ def time_engines(engines: Mapping[str, Path], out: Path, config: Config, context
         spent = dict.fromkeys(settings, 0.0)
         left = settings
         while left:
+            bar.expect(len(running) * sum(len(order) >= _rounds(setting, config) for setting in left))
             order.append(random_order.sample(range(len(running)), len(running)))
             for visit in _visits(left):
                 for engine in (running[index] for index in order[-1]):
