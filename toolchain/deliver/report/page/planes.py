@@ -132,7 +132,7 @@ def dimensions(settings: Sequence[str]) -> list[Dimension]:
     return [
         Dimension("size_mb", "size, MB", more=False),
         Dimension("accuracy_percent", "accuracy, %", more=True, logarithmic=False),
-        *(Dimension(f"speedup_{key(setting)}", f"faster at {setting.split()[1]}", more=True) for setting in settings),
+        *(Dimension(f"speedup_{key(setting)}", f"× at {setting}", more=True) for setting in settings),
     ]
 
 
