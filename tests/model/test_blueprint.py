@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from onnxruntime import InferenceSession
 
 from tests.builders import context, sentences
 from toolchain.model import blueprint, checkpoint, export, scratch
@@ -83,3 +84,31 @@ def test_what_cannot_be_compared_is_always_traced() -> None:
     hooked = Scaled()
     hooked.one.register_forward_hook(lambda *_: None)
     assert key(hooked) == ""
+
+
+class Shifted(torch.nn.Module):  # type: ignore[misc]
+    def __init__(self, shift: float) -> None:
+        super().__init__()
+        self.register_buffer("shift", torch.full((4,), shift))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.shift
+
+
+def test_saved_buffers_come_with_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scales of quantization-aware training are such buffers."""
+    monkeypatch.setattr(blueprint, "_blueprints", type(blueprint._blueprints)())
+    x = torch.zeros(1, 4)
+    traces = []
+
+    def answer(module: torch.nn.Module) -> Any:
+        def trace() -> Any:
+            traces.append(module)
+            return torch.onnx.export(module, (x,), dynamo=True, input_names=["x"], optimize=False, verbose=False)
+
+        blueprint.traced(module, {"x": x}, 20, trace).save(tmp_path / "model.onnx")
+        return InferenceSession(tmp_path / "model.onnx").run(None, {"x": x.numpy()})[0]
+
+    assert answer(Shifted(1.0)).tolist() == [[1.0] * 4]
+    assert answer(Shifted(2.0)).tolist() == [[2.0] * 4]
+    assert len(traces) == 1

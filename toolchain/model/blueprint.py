@@ -87,9 +87,12 @@ def _key(module: Any, inputs: Mapping[str, Any], settings: object) -> str:
 
 def _parts(module: Any) -> Iterator[object]:
     first: dict[int, str] = {}
-    for name, weight in module.state_dict(keep_vars=True).items():
+    saved = module.state_dict(keep_vars=True)
+    for name, weight in saved.items():
         yield name, *_tensor(weight), first.setdefault(weight.data_ptr(), name)
-    for name, buffer in module.named_buffers():  # folded into the graph where they are constants
+    for name, buffer in module.named_buffers():
+        if name in saved:
+            continue  # an input of the graph, as weights are; others are constants of it
         yield name, hashlib.sha256(buffer.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
     for name, part in module.named_modules():
         yield name, type(part).__module__, type(part).__qualname__
