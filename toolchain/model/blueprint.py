@@ -17,7 +17,7 @@ from typing import Any
 from toolchain.core.errors import require
 
 #: How many graphs are held. They hold no weights.
-HELD = 4
+HELD = 16
 
 #: What a configuration tells that no computation reads.
 _NAMES = ("_name_or_path", "name_or_path", "id2label", "label2id", "transformers_version")
