@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -48,16 +50,9 @@ except BaseException as error:
     raise
 """
 
-_VERSIONS = """
-import importlib.metadata, json, platform, sys
-found = {"python": platform.python_version()}
-for name in sys.argv[1:]:
-    try:
-        found[name] = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        found[name] = "missing"
-print(json.dumps(found))
-"""
+#: Where an environment, or an installation of Python, has its packages.
+_PACKAGES = ("lib*/python3*/site-packages", "lib*/python3*/dist-packages", "local/lib/python3*/dist-packages",
+             "Lib/site-packages")  # fmt: skip
 
 
 class ChildError(EngineError):
@@ -160,7 +155,7 @@ def resolve(python: str) -> str:
     """
     if not python:
         return sys.executable
-    found = shutil.which(str(Path(python).expanduser()))
+    found = shutil.which(Path(python).expanduser().absolute() if "/" in python else python)
     if found is None:
         raise RecipeError(
             f"python: {python} is no program that can be run", "name the interpreter of an environment: ENV/bin/python"
@@ -170,22 +165,50 @@ def resolve(python: str) -> str:
 
 @cache
 def versions(python: str, distributions: Sequence[str]) -> dict[str, str]:
-    """Versions of distributions in another environment, and of its Python; what is not there is ``missing``.
+    """Return the versions of distributions in another environment, and of its Python; what is not there is ``missing``.
+
+    They are read from the folders of the environment: whoever only looks at a recipe starts no program that it names.
 
     Args:
         python: The interpreter, as in ``run``.
         distributions: Their names, a tuple.
 
     Raises:
-        RecipeError: There is no such interpreter, or it is no Python.
+        RecipeError: There is no such interpreter, or it is not an environment's.
     """
-    done = subprocess.run(
-        [resolve(python), "-I", "-c", _VERSIONS, *distributions], capture_output=True, text=True, check=False
-    )
-    try:
-        return dict(json.loads(done.stdout))
-    except ValueError as error:
-        raise RecipeError(f"python: {python} is no Python interpreter: {done.stderr.strip()[-200:]}") from error
+    interpreter = Path(resolve(python))
+    if interpreter == Path(sys.executable):
+        version, folders = platform.python_version(), sys.path
+    else:
+        version, folders = _environment(interpreter, python)
+    known = {name: list(metadata.distributions(name=name, path=folders)) for name in distributions}
+    return {"python": version} | {name: each[0].version if each else "missing" for name, each in known.items()}
+
+
+def _environment(interpreter: Path, python: str) -> tuple[str, list[str]]:
+    """Return the version of an environment's Python, and the folders that hold its distributions.
+
+    Raises:
+        RecipeError: The file is not the interpreter of an environment or an installation.
+    """
+    prefix, version, prefixes = interpreter.parent.parent, "", []
+    if (prefix / "pyvenv.cfg").is_file():
+        lines = (prefix / "pyvenv.cfg").read_text("utf-8", "replace").splitlines()
+        settings = {key.strip().lower(): value.strip() for key, _, value in (line.partition("=") for line in lines)}
+        version = ".".join((settings.get("version") or settings.get("version_info", "")).split(".")[:3])
+        prefixes = [prefix]
+        if settings.get("include-system-site-packages", "").lower() == "true":
+            prefixes.append(Path(settings.get("home", "")).parent)
+    elif (interpreter.resolve().parent.parent / "lib").is_dir():
+        prefixes = [interpreter.resolve().parent.parent]
+    folders = [folder for each in prefixes for pattern in _PACKAGES for folder in sorted(each.glob(pattern))]
+    if not interpreter.name.startswith(("python", "pypy")) or not folders:
+        raise RecipeError(
+            f"python: {python} is no Python interpreter of an environment: it is not called python, or its folder has "
+            "no packages; it is not started to be asked",
+            "make one: python3 -m venv ENV, and name ENV/bin/python",
+        )
+    return version or folders[0].parent.name.removeprefix("python"), [str(folder) for folder in folders]
 
 
 def _tail(log: Path) -> str:

