@@ -14,6 +14,7 @@ from tests.deliver.test_report import PICTURES
 from tests.tiny import call, made, tiny
 from toolchain.cli import COMMANDS
 from toolchain.core import registry
+from toolchain.core.manifest import sealed
 from toolchain.core.store import Store
 
 TASK = "{reviews: {train_size: 32, dev_size: 16, test_size: 24}}"
@@ -292,7 +293,7 @@ def test_a_target_remembers_the_task_that_it_was_made_for(tmp_path: Path) -> Non
     path = tmp_path / "model" / "manifest.json"
     manifest = json.loads(path.read_text())
     manifest["task"]["identity"]["version"] += 1
-    path.write_text(json.dumps(manifest))
+    path.write_text(json.dumps(sealed(manifest)))
     result = call("optimize", "model", "-t", "static_int8", "--dry-run", cwd=tmp_path)
     assert (result.code, "the data that model was made for have changed since" in result.stderr) == (1, True)
 

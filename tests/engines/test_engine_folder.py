@@ -18,6 +18,9 @@ from toolchain.model import adopt
 from toolchain.pipeline.items import engine_in
 from toolchain.runtime.predictor import Predictor
 
+#: What the manifest of every artifact has.
+BARE = {"key": "0" * 32, "kind": "engine", "files": {}, "parts": {}, "parents": [], "metrics": {}}
+
 
 @pytest.fixture
 def stranger(tmp_path: Path) -> Path:
@@ -67,7 +70,7 @@ def test_only_what_is_named_is_copied(stranger: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/../../secret", 5])
 def test_a_manifest_s_names_stay_inside(stranger: Path, name: object) -> None:
-    manifest = {"key": "k", "kind": "engine", "files": {str(name): {"bytes": 2, "sha256": "x"}}}
+    manifest = BARE | {"files": {str(name): {"bytes": 2, "sha256": "0" * 64}}}
     (stranger / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ToolchainError, match=r"allowed are files inside|missing"):
         adopt.check_published(stranger)

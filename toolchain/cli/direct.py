@@ -107,8 +107,7 @@ def _recorded(targets: Sequence[str]) -> Any:
     Raises:
         RecipeError: They were made for several, or its data have changed since.
     """
-    from toolchain.core.store import MANIFEST
-    from toolchain.model.checkpoint import read_json
+    from toolchain.core.artifact import copied
     from toolchain.pipeline import document
     from toolchain.pipeline import recipe as recipes
     from toolchain.pipeline.keys import Task
@@ -116,8 +115,8 @@ def _recorded(targets: Sequence[str]) -> Any:
     records: dict[str, Any] = {}
     for target in targets:
         path = Path(target).expanduser()
-        manifest = (path.parent if path.is_file() else path) / MANIFEST
-        if manifest.is_file() and (record := read_json(manifest).get("task")):
+        artifact = copied(path.parent if path.is_file() else path)
+        if artifact and (record := artifact.manifest.get("task")):
             records[target] = record
     if not records:
         return None

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolchain.core import disk, manifest
+from toolchain.core.errors import DamagedError
 from toolchain.core.manifest import MANIFEST
 
 if TYPE_CHECKING:
@@ -98,6 +99,22 @@ class Artifact:
         if not all(disk.is_folder(self.path / folder) for folder in above):
             return None
         return disk.regular(self.path / name)
+
+
+def copied(folder: Path) -> Artifact | None:
+    """Return the artifact that a folder from anywhere is, or None where it has no manifest of ours.
+
+    Raises:
+        DamagedError: It has one that is damaged.
+    """
+    if disk.regular(folder / MANIFEST) is None:
+        return None
+    try:
+        return Artifact(folder, manifest.read(folder))
+    except DamagedError:
+        if manifest.is_foreign(folder):
+            return None
+        raise
 
 
 def digest(path: Path) -> str:

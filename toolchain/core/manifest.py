@@ -72,6 +72,15 @@ def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return whole
 
 
+def is_foreign(folder: Path) -> bool:
+    """Return whether a folder's ``manifest.json`` is another tool's: an object without what each of ours has."""
+    try:
+        found: Any = json.loads(disk.read_own(folder / MANIFEST, MOST_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and not {"key", "kind", "files"} <= set(found)
+
+
 def read(folder: Path, kind: str = "", key: str = "") -> dict[str, Any]:
     """Read and check the manifest of an artifact.
 

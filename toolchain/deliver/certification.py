@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from toolchain.core.artifact import copied
 from toolchain.core.errors import ToolchainError
-from toolchain.core.store import MANIFEST
 from toolchain.model import source
 
 if TYPE_CHECKING:
@@ -62,7 +61,5 @@ def _manifest(spec: str, base: Path | None) -> dict[str, Any]:
         folder = source.resolve(spec, base).folder
     except ToolchainError:  # an ONNX file, which has no manifest
         folder = None
-    if folder is None or not (folder / MANIFEST).is_file():
-        return {}
-    found: dict[str, Any] = json.loads((folder / MANIFEST).read_text("utf-8"))
-    return found
+    artifact = copied(folder) if folder else None
+    return artifact.manifest if artifact else {}

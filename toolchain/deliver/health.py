@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from toolchain.core import registry
+from toolchain.core.artifact import copied
 from toolchain.core.errors import EngineError, ModelError
-from toolchain.core.store import MANIFEST, Store
 from toolchain.deliver.doctor import diagnose
 from toolchain.engines._artifact import EngineFile, read_engine
 from toolchain.engines._onnxruntime_tensorrt import check_plans
@@ -73,9 +73,9 @@ def _compare(folder: Path, found: EngineFile, opened: bool) -> None:
         checked_plan(folder, found)
     if "plans" in found.extra:
         check_plans(folder, found)
-    if not (folder / MANIFEST).is_file():
+    artifact = copied(folder)
+    if artifact is None:
         return
-    artifact = Store(folder.parent).resolve(str(folder))
     sizes = {name: int(entry["bytes"]) for name, entry in artifact.manifest["files"].items()}
     changed = artifact.changes() if opened else [
         f"{folder / name}: missing, or not of the {size:,} bytes that it was built with"

@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+from toolchain.core.artifact import copied
 from toolchain.core.errors import DataError, EngineError, ToolchainError, refuse_lost
 from toolchain.core.log import logger, progress
 from toolchain.core.processors import physical_cores
@@ -101,8 +102,8 @@ class _Engine:
     @functools.cached_property
     def label(self) -> str:
         """What a person calls the engine: as its manifest has it, or its folder's name."""
-        manifest = self.folder / "manifest.json"
-        return str(json.loads(manifest.read_text("utf-8"))["label"]) if manifest.is_file() else self.folder.name
+        artifact = copied(self.folder)
+        return str(artifact.manifest.get("label") or self.folder.name) if artifact else self.folder.name
 
 
 def time_engines(engines: Mapping[str, Path], out: Path, config: Config, context: Context) -> Metrics:

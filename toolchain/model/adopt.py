@@ -9,12 +9,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any
 
+from toolchain.core.artifact import copied, digest
 from toolchain.core.data import Dataset
-from toolchain.core.errors import ModelError
-from toolchain.core.files import check_file, copy_files, is_plain, safe_folder
+from toolchain.core.errors import DamagedError, ModelError
+from toolchain.core.files import check_file, copy_files, safe_folder
+from toolchain.core.manifest import MANIFEST
 from toolchain.core.session import INPUTS
 from toolchain.core.stage import Context, Ge, Kind, Metrics, MinLen, StageConfig
-from toolchain.core.store import MANIFEST, Artifact, digest
 from toolchain.model import checkpoint, door, graph, heads, onnx_file, onnx_head, source, vocabulary
 from toolchain.model import folder as model_folder
 from toolchain.model.labels import adopted_labels, label_names
@@ -147,14 +148,11 @@ def check_published(folder: Path) -> None:
     Raises:
         ModelError: A file is missing or differs from the manifest.
     """
-    if not (folder / MANIFEST).is_file():
-        return
-    manifest = checkpoint.read_json(folder / MANIFEST)
-    if not {"key", "kind", "files"} <= set(manifest):
-        return
-    if outside := next((name for name in manifest["files"] if not is_plain(name)), None):
-        raise ModelError(f"{folder / MANIFEST} names {outside!r}; allowed are files inside of its folder")
-    changed = Artifact(folder, manifest).changes()
+    try:
+        artifact = copied(folder)
+        changed = artifact.changes() if artifact else []
+    except DamagedError as error:
+        changed = [error.message]
     if changed:
         raise ModelError("; ".join(changed), f"copy it again, or, if the change is meant, remove {folder / MANIFEST}")
 
