@@ -12,8 +12,10 @@ import pytest
 
 from tests.builders import context, engine_folder
 from tests.shared import once
+from tests.tiny import call, tiny
 from toolchain.core.errors import ToolchainError
-from toolchain.deliver.health import examine
+from toolchain.deliver.health import examine, trust_note
+from toolchain.engines._artifact import EngineFile
 from toolchain.model import adopt
 from toolchain.pipeline.items import engine_in
 from toolchain.runtime.predictor import Predictor
@@ -74,3 +76,30 @@ def test_a_manifest_s_names_stay_inside(stranger: Path, name: object) -> None:
     (stranger / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ToolchainError, match=r"allowed are files inside|missing"):
         adopt.check_published(stranger)
+
+
+def test_a_digest_from_elsewhere_decides(tmp_path: Path) -> None:
+    tiny().copy(tmp_path)
+    argv = ("build", "tiny.yaml", "--store", "store", "--variant", "base", "--engine", "onnxruntime", "-o", "out")
+    done = call(*argv, "--json", cwd=tmp_path)
+    digest, out = done.json[0]["digest"], tmp_path / "out"
+    assert Predictor(out, digest=digest.upper()).labels == ("negative", "positive")
+    assert examine(out, digest=digest)["note"] is None
+    shown = call("doctor", "--engine", "out", "--digest", digest, cwd=tmp_path)
+    assert shown.code == 0
+    for spoil in (
+        lambda: (out / "more.bin").touch(),
+        lambda: ((out / "more.bin").unlink(), (out / "history.json").write_text("{}")),
+    ):
+        spoil()
+        with pytest.raises(ToolchainError, match=f"out is not the engine that was named: .*{digest} was expected"):
+            Predictor(out, digest=digest)
+        assert call("doctor", "--engine", "out", "--digest", digest, cwd=tmp_path).code == 1
+    assert call("doctor", "--digest", digest, cwd=tmp_path).code == 2
+
+
+def test_it_is_said_that_a_plan_is_trusted() -> None:
+    plan = EngineFile("tensorrt", ("model.plan",), {}, {})
+    assert "native code, which is trusted" in str(trust_note(plan))
+    assert "native code, which is trusted" in str(trust_note(EngineFile("onnxruntime", ("m",), {}, {"plans": {}})))
+    assert trust_note(EngineFile("onnxruntime", ("model.onnx",), {}, {})) is None

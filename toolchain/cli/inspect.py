@@ -166,16 +166,19 @@ def _count(artifacts: Sequence[Artifact]) -> str:
     help="Say only whether this engine can run here: exit code 1 and the reason where it cannot.",
 )
 @click.option("--open", "opened", is_flag=True, help="With --engine: open it too, and let it answer a sentence.")
+@click.option(
+    "--digest", metavar="DIGEST", help="With --engine: the digest that its content must have, as its builder knows it."
+)
 @options.json_option
 @options.verbosity
-def doctor_command(store: Store, engine: Path | None, opened: bool, as_json: bool) -> int:  # fmt: skip
+def doctor_command(store: Store, engine: Path | None, opened: bool, digest: str | None, as_json: bool) -> int:
     """Say what this machine can build and run, what is missing, and the command that adds it."""
     from toolchain.deliver import doctor
 
-    if opened and engine is None:
-        raise click.UsageError("--open opens the engine that --engine names")
+    if (opened or digest) and engine is None:
+        raise click.UsageError(f"{'--open' if opened else '--digest'} is for the engine that --engine names")
     if engine is not None:
-        return _examine(engine, opened, as_json)
+        return _examine(engine, opened, digest, as_json)
     diagnosis = doctor.diagnose(store.root)
     if as_json:
         options.echo_json(diagnosis)
@@ -184,17 +187,19 @@ def doctor_command(store: Store, engine: Path | None, opened: bool, as_json: boo
     return 1 if diagnosis["problems"] else 0
 
 
-def _examine(folder: Path, opened: bool, as_json: bool) -> int:
+def _examine(folder: Path, opened: bool, digest: str | None, as_json: bool) -> int:
     """Says that an engine can run here; that it cannot is an error."""
     from toolchain.deliver import health
 
-    found = health.examine(folder, opened=opened)
+    found = health.examine(folder, opened=opened, digest=digest)
     if as_json:
         options.echo_json(found)
     else:
         named = f"{found['engine']} ({found['provider']})" if found["provider"] else found["engine"]
         answered = f", and answers {health.QUESTION!r} with {found['label']!r}" if opened else ""
         click.echo(f"{folder}: {named} can run here{answered}")
+        if found["note"]:
+            click.echo(f"note: {found['note']}", err=True)
     return 0
 
 

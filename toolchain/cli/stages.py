@@ -257,8 +257,10 @@ def delivered(artifact: Artifact, label: str, made: bool, where: Path | None) ->
             files.copy_files(artifact.path, [*artifact.manifest["files"], MANIFEST], where, DamagedError)
         if changed := dataclasses.replace(artifact, path=where).changes():
             raise DamagedError("; ".join(changed), f"it was copied from {artifact.path}: run 'toolchain verify'")
+        logger.info("%s: digest %s", where, artifact.digest)
     return {
-        "label": label, "kind": artifact.kind, "key": artifact.key, "path": str(where or artifact.path), "made": made,
+        "label": label, "kind": artifact.kind, "key": artifact.key, "digest": artifact.digest,
+        "path": str(where or artifact.path), "made": made,
         "metrics": artifact.metrics,
     }  # fmt: skip
 

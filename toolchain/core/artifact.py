@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,11 @@ from toolchain.core.manifest import MANIFEST
 
 if TYPE_CHECKING:
     from toolchain.core.checked import Checked
+
+
+def digest_of(files: Mapping[str, str]) -> str:
+    """Return the SHA-256 over names and digests of files: of two folders of equal content it is equal."""
+    return hashlib.sha256(json.dumps(dict(files), sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -48,8 +54,7 @@ class Artifact:
     @cached_property
     def digest(self) -> str:
         """SHA-256 over names and digests of its files: equal content, equal digest."""
-        files = {name: entry["sha256"] for name, entry in self.manifest["files"].items()}
-        return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+        return digest_of({name: entry["sha256"] for name, entry in self.manifest["files"].items()})
 
     @cached_property
     def statement(self) -> str:

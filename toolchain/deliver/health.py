@@ -9,7 +9,7 @@ from toolchain.core import registry
 from toolchain.core.artifact import copied
 from toolchain.core.errors import EngineError, ModelError
 from toolchain.deliver.doctor import diagnose
-from toolchain.engines._artifact import EngineFile, read_engine
+from toolchain.engines._artifact import EngineFile, check_digest, read_engine
 from toolchain.engines._onnxruntime_tensorrt import check_plans
 from toolchain.engines._tensorrt_session import checked_plan
 from toolchain.model import heads
@@ -20,7 +20,7 @@ from toolchain.runtime.interface import read_interface
 QUESTION = "Is anybody there?"
 
 
-def examine(folder: Path, *, opened: bool = False) -> dict[str, Any]:
+def examine(folder: Path, *, opened: bool = False, digest: str | None = None) -> dict[str, Any]:
     """Looks at an engine folder, and at what its engine needs of this machine.
 
     Files are compared with the manifest that the store keeps beside them: their sizes, and their digests too where the
@@ -29,15 +29,19 @@ def examine(folder: Path, *, opened: bool = False) -> dict[str, Any]:
     Args:
         folder: The engine folder.
         opened: Open it too, and let it answer a sentence.
+        digest: The digest of its content that is known from elsewhere; without it the folder is trusted.
 
     Returns:
-        ``engine``, ``provider``, ``folder``, ``opened``, and the ``label`` that it answered, or None.
+        ``engine``, ``provider``, ``folder``, ``opened``, the ``label`` that it answered, or None, and a ``note`` on
+        what is trusted, or None.
 
     Raises:
         EngineError: The engine is missing or damaged, or cannot run here; the message says why.
         ModelError: What is known of its model is missing or damaged, or it is no single-label classifier.
     """
     found = read_engine(folder)
+    if digest is not None:
+        check_digest(folder, digest)
     interface = read_interface(folder)
     heads.check_deployed(folder, interface.labels)
     if not (folder / TOKENIZER_FILE).is_file():
@@ -60,7 +64,18 @@ def examine(folder: Path, *, opened: bool = False) -> dict[str, Any]:
         label = Predictor(folder).predict([text])[0].label
     return {
         "engine": found.engine, "provider": provider, "folder": str(folder), "opened": opened, "label": label,
+        "note": trust_note(found) if digest is None else None,
     }  # fmt: skip
+
+
+def trust_note(engine: EngineFile) -> str | None:
+    """Return what is trusted of an engine that is opened without a digest from elsewhere; None if nothing is."""
+    if engine.engine != "tensorrt" and "plans" not in engine.extra:
+        return None
+    return (
+        "its plan is native code, which is trusted: the digest beside it shows damage, not who made it; "
+        "--digest DIGEST, as whoever built it knows it, shows that"
+    )
 
 
 def _compare(folder: Path, found: EngineFile, opened: bool) -> None:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from toolchain.core import documents
+from toolchain.core import disk, documents
+from toolchain.core.artifact import digest, digest_of
 from toolchain.core.errors import EngineError, ModelError, StoreError
 from toolchain.core.files import check_file, is_plain, safe_folder
 from toolchain.core.store import MANIFEST
@@ -74,6 +75,26 @@ def read_engine(folder: Path) -> EngineFile:
         check_file(folder, name, EngineError)
     extra = {key: value for key, value in record.items() if key not in ("engine", "files", "options")}
     return EngineFile(engine, tuple(files), options, extra)
+
+
+def check_digest(folder: Path, expected: str) -> None:
+    """Refuse an engine folder whose content is not the one that is known from elsewhere.
+
+    Args:
+        folder: The engine folder.
+        expected: SHA-256 of its content, as ``toolchain build -o`` says it and ``build --json`` holds it.
+
+    Raises:
+        EngineError: The folder has another digest, a link, or a file that is no regular one.
+    """
+    names = [name for name in disk.files(folder) if name != MANIFEST]
+    content = digest_of({name: digest(check_file(folder, name, EngineError)) for name in names})
+    if content != expected.strip().lower():
+        raise EngineError(
+            f"{folder} is not the engine that was named: its digest is {content}, and {expected} was expected; "
+            "nothing of it was loaded",
+            "copy the folder again from where it was built, whole and without other files",
+        )
 
 
 def stored_digest(folder: Path, name: str) -> str | None:

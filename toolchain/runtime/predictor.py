@@ -21,7 +21,7 @@ from toolchain.core.errors import DataError, EngineError, ModelError
 from toolchain.core.files import safe_folder
 from toolchain.core.processors import physical_cores
 from toolchain.core.session import INPUTS, TEXT_INPUT, ConcurrentSession, Session
-from toolchain.engines._artifact import ENGINE_FILE, read_engine
+from toolchain.engines._artifact import ENGINE_FILE, check_digest, read_engine
 from toolchain.engines._batching import plan_batches, read_batching
 from toolchain.model import heads
 from toolchain.model.tokens import TOKENIZER_FILE, Tokens, load_tokenizer, pad, tokenize
@@ -72,6 +72,8 @@ class Predictor:
         folder: An engine folder: ``engine.json``, ``interface.json``, ``tokenizer.json`` and the engine's own files.
         threads: Threads that compute one batch; 0 is every physical core that affinity and CPU quota allow.
         session: The folder's engine, where it is open already.
+        digest: SHA-256 of the folder's content, as whoever built it tells; nothing is loaded where it differs. Without
+            it the folder is trusted: a plan of TensorRT is native code.
 
     Attributes:
         interface: What is known of the model.
@@ -85,7 +87,9 @@ class Predictor:
         EngineError: The engine is missing or damaged, or cannot run here.
     """
 
-    def __init__(self, folder: Path | str, threads: int = 0, session: Session | None = None) -> None:
+    def __init__(
+        self, folder: Path | str, threads: int = 0, session: Session | None = None, *, digest: str | None = None
+    ) -> None:
         folder = Path(folder).expanduser()
         if not folder.is_dir():
             problem = "is a file; an engine is a folder" if folder.exists() else "no such folder"
@@ -94,6 +98,8 @@ class Predictor:
             )
         self.folder = folder
         safe_folder(folder, ("*.json",))
+        if digest is not None:
+            check_digest(folder, digest)
         self.interface = read_interface(folder)
         self.labels = self.interface.labels
         heads.check_deployed(folder, self.labels)
