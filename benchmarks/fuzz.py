@@ -168,19 +168,28 @@ def run(root: Path, good: Path, seed: int, shares: dict[str, int], jobs: int) ->
         files.append(own / "cases.jsonl")
         child = os.fork()
         if child == 0:
-            with files[-1].open("w", encoding="utf-8") as file:
-                for place, (reader, numbers) in enumerate(batches[job::jobs]):
-                    for case in _batch(own, good, seed, reader, list(numbers)):
-                        file.write(json.dumps(case) + "\n")
-                    if place % 20 == 0:
-                        print(f"job {job}: {place} of {len(batches[job::jobs])} batches", file=sys.stderr, flush=True)
+            try:
+                _job(own, good, seed, batches[job::jobs], files[-1])
+            except BaseException:
+                sys.excepthook(*sys.exc_info())
+                os._exit(1)
             os._exit(0)
         children.append(child)
-    for child in children:
-        os.waitpid(child, 0)
+    if any([os.waitpid(child, 0)[1] for child in children]):
+        sys.exit("the fuzzer itself has failed")
     for path in files:
         for line in path.read_text("utf-8").splitlines():
             yield json.loads(line)
+
+
+def _job(root: Path, good: Path, seed: int, batches: Sequence[tuple[str, range]], output: Path) -> None:
+    """Run batches one after the other, and write down every case as soon as it is done."""
+    with output.open("w", encoding="utf-8", buffering=1) as file:
+        for place, (reader, numbers) in enumerate(batches):
+            for case in _batch(root, good, seed, reader, list(numbers)):
+                file.write(json.dumps(case) + "\n")
+            if place % 20 == 0:
+                print(f"{root.name}: {place} of {len(batches)} batches", file=sys.stderr, flush=True)
 
 
 def _batch(root: Path, good: Path, seed: int, reader: str, numbers: list[int]) -> Iterator[dict[str, Any]]:
@@ -202,8 +211,12 @@ def _child(
     child = os.fork()
     if child == 0:
         os.close(read)
-        os.setpgid(0, 0)
-        _work(root, good, seed, reader, numbers, write)
+        try:  # nothing of a child may reach the code that removes the folder of the cases
+            os.setpgid(0, 0)
+            _work(root, good, seed, reader, numbers, write)
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+            os._exit(1)
         os._exit(0)
     os.close(write)
     done: list[dict[str, Any]] = []
@@ -247,7 +260,9 @@ class _Limit:
         self.child, self.started, self.before_s = child, time.monotonic(), _cpu_s(child)
 
     def passed(self) -> tuple[str, str] | None:
-        """Return what to count when the time is up."""
+        """Return what to count when the time is up; a process that somebody stopped has all the time that it needs."""
+        if _state(self.child) == "T":
+            self.started, self.before_s = time.monotonic(), _cpu_s(self.child)
         seconds, computed_s = time.monotonic() - self.started, _cpu_s(self.child) - self.before_s
         if computed_s > LIMIT_S:
             return ("hang", f"computes for longer than {LIMIT_S:.0f} s")
@@ -280,8 +295,15 @@ def _address_space() -> int:
 
 
 def _cpu_s(process: int) -> float:
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    return sum(map(int, _status(process)[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
+def _state(process: int) -> str:
+    return _status(process)[0]
+
+
+def _status(process: int) -> list[str]:
+    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
 
 
 def _one(root: Path, good: Path, seed: int, reader: str, number: int) -> int:

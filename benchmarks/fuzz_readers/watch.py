@@ -118,7 +118,11 @@ class Watch:
         folder.mkdir(parents=True)
         os.chdir(folder)
         modules = set(sys.modules)
-        case.argv = READERS[case.reader](random.Random(f"{seed}/{case.reader}/{case.number}"), self.good)
+        try:
+            case.argv = READERS[case.reader](random.Random(f"{seed}/{case.reader}/{case.number}"), self.good)
+        except RecursionError:
+            case.message = "not made: nested too deeply to be changed again"
+            return case
         self.seen.clear()
         failure = None
         with Captured(self.root / "stdout", self.root / "stderr") as captured:
