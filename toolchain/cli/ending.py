@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from toolchain.core import disk, failure
+from toolchain.core import disk, failure, foreign
 from toolchain.core.errors import ToolchainError
 
 STOPPED = "stopped: what is finished stays, the same command goes on from here"
@@ -98,7 +98,7 @@ def answer(error: BaseException, as_json: bool) -> int:
         return _leave(1)
     if isinstance(error, click.ClickException):
         message, hint, code = failure.shorten(error.format_message()), "", error.exit_code
-        error.message = failure.shorten(error.message)
+        error.message = foreign.shown(failure.shorten(error.message))
         with contextlib.suppress(OSError, ValueError):
             error.show()
     else:
@@ -108,7 +108,7 @@ def answer(error: BaseException, as_json: bool) -> int:
     if as_json:
         value: dict[str, Any] = {"error": {"message": message, "hint": hint, "exit_code": code}}
         with contextlib.suppress(OSError, ValueError):
-            click.echo(json.dumps(value, ensure_ascii=False))
+            click.echo(foreign.json_text(json.dumps(value, ensure_ascii=False)))
     return _leave(code)
 
 
@@ -120,7 +120,7 @@ def _ended_by_pipe(error: BaseException) -> bool:
 def _say(message: str) -> None:
     """Print to stderr; where that fails, the exit code is all that is left to tell."""
     with contextlib.suppress(OSError, ValueError):
-        click.echo(message, err=True)
+        click.echo(foreign.shown(message), err=True)
 
 
 def _leave(code: int) -> int:

@@ -75,7 +75,7 @@ def init_command(
     if as_json:
         options.echo_json(_as_json(recipe, model, data, task, output))
     else:
-        click.echo("\n".join(_summary(recipe, model, data, task, output)))
+        options.echo("\n".join(_summary(recipe, model, data, task, output)))
     return 0
 
 

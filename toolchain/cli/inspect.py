@@ -43,14 +43,14 @@ def verify_command(references: tuple[str, ...], root: str | None, store: Store, 
         options.echo_json({"problems": found.problems, "notes": found.notes, "root": found.root or None})
         return 1 if wrong else 0
     for line in wrong:
-        click.echo(line, err=True)
+        options.echo(line, err=True)
     for line in found.notes:
-        click.echo(f"note: {line}", err=True)
+        options.echo(f"note: {line}", err=True)
     bad = len(found.problems)
     state = f"{bad} not as published" if bad else "all as published" if not wrong else "the root differs"
-    click.echo(f"{len(found.artifacts)} artifacts, {found.size_bytes / 1e6:,.1f} MB: {state}")
+    options.echo(f"{len(found.artifacts)} artifacts, {found.size_bytes / 1e6:,.1f} MB: {state}")
     if found.root:
-        click.echo(f"root {found.root}")
+        options.echo(f"root {found.root}")
     return 1 if wrong else 0
 
 
@@ -72,7 +72,7 @@ def import_command(source: Path, store: Store, as_json: bool) -> int:
         taken.append({"kind": artifact.kind, "key": artifact.key, "label": artifact.manifest["label"], "new": new})
         if not as_json:
             verb = "taken" if new else "there already"
-            click.echo(f"{artifact.kind:10s} {artifact.key[:12]}  {artifact.manifest['label']}: {verb}")
+            options.echo(f"{artifact.kind:10s} {artifact.key[:12]}  {artifact.manifest['label']}: {verb}")
     if as_json:
         options.echo_json(taken)
     return 0
@@ -105,7 +105,7 @@ def gc_command(
     gone, freed = store.gc(keep, dry_run=True, damaged=damaged)
     removes = dry_run or yes or not freed
     if not as_json:
-        click.echo("\n".join(_gc_lines(kept, gone, freed, recipes)))
+        options.echo("\n".join(_gc_lines(kept, gone, freed, recipes)))
         removes = removes or (sys.stdin.isatty() and click.confirm("Remove them?"))
     if not removes:
         said = "nothing is removed" if sys.stdin.isatty() and not as_json else "nothing is removed without a yes"
@@ -116,9 +116,9 @@ def gc_command(
         options.echo_json({"removed": [artifact.key for artifact in gone], "bytes": freed, "kept": len(kept)})
     elif freed:
         verb = "would remove" if dry_run else "removed"
-        click.echo(f"{verb} {_count(gone)}, {freed / 1e6:,.1f} MB; {len(kept)} kept")
+        options.echo(f"{verb} {_count(gone)}, {freed / 1e6:,.1f} MB; {len(kept)} kept")
     for message in damaged:
-        click.echo(f"damaged, and left: {message}", err=True)
+        options.echo(f"damaged, and left: {message}", err=True)
     return 1 if damaged else 0
 
 
@@ -197,9 +197,9 @@ def _examine(folder: Path, opened: bool, digest: str | None, as_json: bool) -> i
     else:
         named = f"{found['engine']} ({found['provider']})" if found["provider"] else found["engine"]
         answered = f", and answers {health.QUESTION!r} with {found['label']!r}" if opened else ""
-        click.echo(f"{folder}: {named} can run here{answered}")
+        options.echo(f"{folder}: {named} can run here{answered}")
         if found["note"]:
-            click.echo(f"note: {found['note']}", err=True)
+            options.echo(f"note: {found['note']}", err=True)
     return 0
 
 

@@ -68,7 +68,7 @@ def sensitivity_command(target: str, **settings: Any) -> int:
         options.echo_json([{**about, "made": step.id in outcome.made, "metrics": artifact.metrics, "record": record}])
     else:
         options.print_rich(*layers.tables(record))
-        click.echo(f"{artifact.kind} {artifact.key[:12]}  {where}")
+        options.echo(f"{artifact.kind} {artifact.key[:12]}  {where}")
     return outcome.exit_code
 
 
@@ -161,7 +161,7 @@ def allocate_command(
     if as_json:
         options.echo_json(written.as_json(record, found, alike))
     else:
-        click.echo(written.variants(record, found, alike), nl=False)
+        options.echo(written.variants(record, found, alike), nl=False)
     return 0
 
 

@@ -42,7 +42,7 @@ def list_command(what: str | None, store: Store, as_json: bool) -> int:
     for name, rows in lists.items():
         _print(name, rows, store)
     for message in damaged:
-        click.echo(f"damaged: {message}", err=True)
+        options.echo(f"damaged: {message}", err=True)
     return 1 if damaged else 0
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from toolchain.cli import completing
-from toolchain.core import disk, files, log
+from toolchain.core import disk, files, foreign, log
 from toolchain.core.errors import ToolchainError
 
 if TYPE_CHECKING:
@@ -192,16 +192,21 @@ def again(store: bool = False) -> str:
 
 def echo_json(value: Any) -> None:
     """Prints a value as JSON on stdout."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    click.echo(foreign.json_text(json.dumps(value, indent=2, ensure_ascii=False, default=str)))
+
+
+def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
+    """Print a text, which may quote what strangers wrote; to stderr if asked to, and without a newline."""
+    click.echo(foreign.shown(text), err=err, nl=nl)
 
 
 def print_rich(*renderables: Any) -> None:
     """Print to stdout: in colour on a terminal, else as wide as ``COLUMNS`` says, 80 where it is not set."""
-    from rich.console import Console
+    from toolchain.core.terminal import Terminal
 
-    console = Console(soft_wrap=False)
+    console = Terminal()
     if not console.is_terminal:
-        console = Console(width=int(os.environ.get("COLUMNS", PIPED_WIDTH)))
+        console = Terminal(width=int(os.environ.get("COLUMNS", PIPED_WIDTH)))
     for renderable in renderables:
         console.print(renderable)
 

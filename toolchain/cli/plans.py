@@ -36,5 +36,5 @@ def refit_command(engine: Path, graph: Path, output: Path | None, store: Store, 
     if as_json:
         options.echo_json(told)
     else:
-        click.echo(f"{artifact.kind} {artifact.key[:12]}  {told['path']}")
+        options.echo(f"{artifact.kind} {artifact.key[:12]}  {told['path']}")
     return 0

@@ -97,17 +97,17 @@ def validate_command(
         options.echo_json(results)
     for result in results if not as_json else ():
         if result["valid"]:
-            click.echo(f"{result['recipe']}: valid, {result['steps']} steps, {len(result['engines'])} engines")
+            options.echo(f"{result['recipe']}: valid, {result['steps']} steps, {len(result['engines'])} engines")
             if not result["task_named"]:
-                click.echo(f"  task: {result['task']}, the embedded ones: the recipe names none")
+                options.echo(f"  task: {result['task']}, the embedded ones: the recipe names none")
             for name, reason in result["not_applicable"].items():
-                click.echo(f"  {name}: not applicable: {reason}")
+                options.echo(f"  {name}: not applicable: {reason}")
             for name, reason in result["not_run"].items():
-                click.echo(f"  {name}: will be built, not run: {reason}")
+                options.echo(f"  {name}: will be built, not run: {reason}")
             for line in result["packages"]:
-                click.echo(f"  {line}")
+                options.echo(f"  {line}")
         else:
-            click.echo("\n".join(result["problems"]), err=True)
+            options.echo("\n".join(result["problems"]), err=True)
     return 0 if all(result["valid"] for result in results) else 1
 
 
@@ -182,7 +182,7 @@ def _compare(paths: Sequence[Path], output: Path | None, as_json: bool) -> int:
     if as_json:
         options.echo_json(found)
     else:
-        click.echo(compare_text.markdown(found), nl=False)
+        options.echo(compare_text.markdown(found), nl=False)
     return 0
 
 
@@ -234,7 +234,7 @@ def explain_command(
         for item in reversed(lineage):
             options.print_rich(*describe(item), "")
         if absent:
-            click.echo(f"not in this store: {', '.join(key[:12] for key in absent)}\n")
+            options.echo(f"not in this store: {', '.join(key[:12] for key in absent)}\n")
         options.print_rich(*explain.render(engines))
     return 3 if explain.nothing_sound(engines) else 0
 
@@ -253,7 +253,7 @@ def _explain_recipe(made: Plan, store: Store, as_json: bool) -> int:
         options.print_rich("", *explain.render(engines))
         waiting = [row.name for row in made.rows if row.evaluate not in outcome.artifacts]
         if waiting:
-            click.echo(f"not run yet: {', '.join(waiting)}: {options.again(store=True)}")
+            options.echo(f"not run yet: {', '.join(waiting)}: {options.again(store=True)}")
     return 3 if explain.nothing_sound(engines) else 0
 
 
@@ -269,11 +269,11 @@ def _explain_report(path: Path, as_json: bool) -> int:
         return 3 if explain.nothing_sound(engines) else 0
     options.print_rich(*explain.render(engines))
     for item in apart["not_applicable"]:
-        click.echo(f"not applicable: {item['name']}: {item['reason']}")
+        options.echo(f"not applicable: {item['name']}: {item['reason']}")
     for item in apart["not_run"]:
-        click.echo(f"not run: {item['name']}: {item['reason']}")
+        options.echo(f"not run: {item['name']}: {item['reason']}")
     for item in apart["failed"]:
-        click.echo(f"failed: {item['name']}: {item['error']}")
+        options.echo(f"failed: {item['name']}: {item['error']}")
     return 3 if explain.nothing_sound(engines) else 0
 
 
@@ -315,13 +315,13 @@ def show_preview(
         table.add_row(step["stage"], step["label"], step["status"], (step["key"] or "")[:12])
     options.print_rich(table)
     hits = sum(found == "hit" for found in status.values())
-    click.echo(f"\n{len(steps)} steps: {hits} in the store, {len(steps) - hits} to run")
+    options.echo(f"\n{len(steps)} steps: {hits} in the store, {len(steps) - hits} to run")
     if missing:
-        click.echo(summary(taken, len(missing)))
+        options.echo(summary(taken, len(missing)))
     for name, reason in plan.not_applicable:
-        click.echo(f"not applicable: {name}: {reason}")
+        options.echo(f"not applicable: {name}: {reason}")
     for row, reason in plan.not_run:
-        click.echo(f"built, not run: {row.name}: {reason}")
+        options.echo(f"built, not run: {row.name}: {reason}")
 
 
 def _no_png() -> str:

@@ -240,7 +240,7 @@ def _show(outcome: Outcome, stage: str, output: Path | None, as_json: bool) -> i
         options.echo_json(found)
     else:
         for item in found:
-            click.echo(f"{item['kind']:10s} {item['label']:30s} {str(item['key'])[:12]}  {item['path']}")
+            options.echo(f"{item['kind']:10s} {item['label']:30s} {str(item['key'])[:12]}  {item['path']}")
     for reason in dict.fromkeys(outcome.failed.values()):
         logger.error("failed: %s", reason)
     return outcome.exit_code or _rejected(found)

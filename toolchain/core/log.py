@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from toolchain.core import foreign
+
 logger = logging.getLogger("toolchain")
 
 #: Off a terminal, progress is a log line this often, in seconds.
@@ -24,10 +26,17 @@ LEAST_POINTS = 4
 def setup(verbosity: int) -> None:
     """Sends messages to stderr: warnings only (-1), what is being done (0), or details as well (1)."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Shown("%(message)s"))
     logger.handlers[:] = [handler]
     logger.propagate = False
     logger.setLevel({-1: logging.WARNING, 0: logging.INFO}.get(verbosity, logging.DEBUG))
+
+
+class _Shown(logging.Formatter):
+    """Messages quote files of strangers."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return foreign.shown(super().format(record))
 
 
 class Progress(Protocol):
@@ -85,12 +94,14 @@ def progress(label: str, total: float) -> Iterator[Progress]:
     if not sys.stderr.isatty() or logger.level > logging.INFO:
         yield _LineProgress(label, total)
         return
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
-    columns = (TextColumn("    {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Bars(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True), transient=True) as bars:
+    from toolchain.core.terminal import Terminal
+
+    columns = (TextColumn("    {task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+    notes = (TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False))
+    with Bars(*columns, *notes, console=Terminal(stderr=True), transient=True) as bars:
         bar = bars.add_task(label, total=total, note="")
 
         class _BarProgress:
