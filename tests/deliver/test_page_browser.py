@@ -71,6 +71,22 @@ def show(browser: Any, tmp_path: Path) -> Iterator[Open]:
     assert set(requests) == {file.as_uri()}, "the page asks for nothing but itself"
 
 
+def test_nothing_of_a_strangers_report_runs(show: Open, tmp_path: Path) -> None:
+    attack = "\"'></script><img src=x onerror=window.ran=1><script>window.ran=1</script>"
+    report = _report()
+    for line in report["lines"]:
+        line["name"] = f"{attack}{line['name']}"
+        line["marks"] = [attack]
+    report["notes"] = [attack]
+    (tmp_path / "report.html").write_text(
+        html(report, [(attack, '<svg xmlns="http://www.w3.org/2000/svg"/>')]), "utf-8"
+    )
+    page = show()
+    assert page.evaluate("window.ran === undefined")
+    assert page.locator("img[src=x]").count() == 0
+    assert len(_names(page)) == 6
+
+
 def _names(page: Any) -> list[str]:
     names: list[str] = page.eval_on_selector_all(
         "#ranking tbody tr", "rows => rows.filter(r => r.checkVisibility()).map(r => r.cells[1].dataset.value)"

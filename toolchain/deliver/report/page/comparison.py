@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
 from toolchain.deliver.report.compare_text import by_accuracy, heading, on_front, settings_on
 from toolchain.deliver.report.figures import key, quantity, ratio, show
 from toolchain.deliver.report.page import planes, table
 from toolchain.deliver.report.page.document import WIDTHS, assemble, both, figure, known, scroll
+from toolchain.deliver.report.page.markup import Markup, breakable, fill, join
 
 #: What stands below each table.
 SIZES = (
@@ -24,33 +24,36 @@ def html(found: Mapping[str, Any]) -> str:
     Args:
         found: What ``compare`` gave.
     """
-    rules = "".join(f"<li>{escape(rule)}</li>" for rule in found["rules"])
-    parts = [("runs", "Runs", _runs(found)), ("rules", "What is compared", f"<ul>{rules}</ul>")]
+    rules = fill("<ul>{}</ul>", join(fill("<li>{}</li>", rule) for rule in found["rules"]))
+    parts = [("runs", "Runs", _runs(found)), ("rules", "What is compared", rules)]
     for at, test_set in enumerate(found["test_sets"]):
-        told = f"Accuracy and size: {escape(test_set['told'])}"
+        told = f"Accuracy and size: {test_set['told']}"
         parts.append((f"accuracy-{at}", told, _sizes(found, test_set) + _scatter(found, test_set)))
     for at, machine in enumerate(found["machines"]):
-        parts.append((f"times-{at}", f"Times: {escape(machine['told'])}", _times(found, machine)))
+        parts.append((f"times-{at}", f"Times: {machine['told']}", _times(found, machine)))
     parts.append(("same", "Engines of one name in several runs", _same(found)))
     runs = ", ".join(run["label"] for run in found["runs"])
-    header = f'<h1>{escape(heading(found))}</h1><p class="lead">{escape(runs)}</p>'
+    header = fill('<h1>{}</h1><p class="lead">{}</p>', heading(found), runs)
     return assemble(heading(found), header, parts, known(found["lines"], []))
 
 
-def _runs(found: Mapping[str, Any]) -> str:
+def _runs(found: Mapping[str, Any]) -> Markup:
     named = (("run", "name"), ("engines", ""), ("machine", "words"), ("threads", ""), ("command", "words"))
-    heads = "".join(f'<th scope="col" class="{kind}">{head}</th>' for head, kind in named)
-    rows = "".join(
-        f'<tr><th scope="row" class="name">{escape(run["label"])}</th><td>{show(run["engines"])}</td>'
-        f'<td class="words">{escape(run["machine"])}</td><td>{show(run["threads"])}</td>'
-        f'<td class="words"><code>{escape(run["command"] or "-")}</code></td></tr>'
+    heads = join(fill('<th scope="col" class="{}">{}</th>', kind, head) for head, kind in named)
+    rows = join(
+        fill(
+            '<tr><th scope="row" class="name">{}</th><td>{}</td><td class="words">{}</td><td>{}</td>'
+            '<td class="words"><code>{}</code></td></tr>',
+            run["label"], show(run["engines"]), run["machine"], show(run["threads"]), run["command"] or "-",
+        )
         for run in found["runs"]
-    )
-    body = f"<table><caption>Runs</caption><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
+    )  # fmt: skip
+    table_of_runs = "<table><caption>Runs</caption><thead><tr>{}</tr></thead><tbody>{}</tbody></table>"
+    body = fill(table_of_runs, heads, rows)
     return scroll(body, "Runs", "Commands are those that the reports keep; older reports keep none.")
 
 
-def _scatter(found: Mapping[str, Any], test_set: Mapping[str, Any]) -> str:
+def _scatter(found: Mapping[str, Any], test_set: Mapping[str, Any]) -> Markup:
     """Accuracy over size of all runs of a test set: the shape of a mark tells the run."""
     places = {id(line): place for place, line in enumerate(by_accuracy(found, test_set), start=1)}
     inside = [index for index, line in enumerate(found["lines"]) if id(line) in places]
@@ -63,7 +66,7 @@ def _scatter(found: Mapping[str, Any], test_set: Mapping[str, Any]) -> str:
     return figure(drawn)
 
 
-def _sizes(found: Mapping[str, Any], test_set: Mapping[str, Any]) -> str:
+def _sizes(found: Mapping[str, Any], test_set: Mapping[str, Any]) -> Markup:
     heads = [("#", "sorts"), ("run", "words sorts"), ("engine", "name sorts")]
     heads += [("accuracy %", "sorts"), ("size MB", "sorts"), ("CR", "sorts"), ("front", "sorts"), ("gates", "marks")]
     index = {id(line): at for at, line in enumerate(found["lines"])}
@@ -77,22 +80,23 @@ def _sizes(found: Mapping[str, Any], test_set: Mapping[str, Any]) -> str:
             + _ranged(line, "accuracy_percent", digits=True)
             + _cell("size_mb", line["size_mb"], quantity(line["size_mb"]))
             + _cell("compression", line["compression"], ratio(line["compression"]))
-            + f'<td data-name="front" data-value="{"yes" if first else ""}">{"✓" if first else ""}</td>'
-            + f'<td class="marks">{"" if line["sound"] else "failed a gate"}</td>'
+            + _cell("front", "yes" if first else "", "✓" if first else "")
+            + fill('<td class="marks">{}</td>', "" if line["sound"] else "failed a gate")
         )
-        rows.append(f'<tr data-line="{index[id(line)]}" class="{"chosen" if first else ""}">{cells}</tr>')
+        row = '<tr data-line="{}" class="{}">{}</tr>'
+        rows.append(fill(row, index[id(line)], "chosen" if first else "", cells))
     name = f"Accuracy and size, {test_set['told']}"
     return scroll(
         _table(name, heads, rows, f"sortable{table.compact(found['lines'])}"),
-        escape(name),
+        name,
         f"{SIZES} Tinted: no sound engine is as right and smaller.",
     )
 
 
-def _times(found: Mapping[str, Any], machine: Mapping[str, Any]) -> str:
+def _times(found: Mapping[str, Any], machine: Mapping[str, Any]) -> Markup:
     settings = settings_on(found, machine)
     if not settings:
-        return "<p>Nothing was timed.</p>"
+        return Markup("<p>Nothing was timed.</p>")
     heads = [("run", "words sorts"), ("engine", "name sorts")]
     for setting in settings:
         heads += [("p50 ms" if setting == "batch 1" else f"/s {setting}", "sorts"), (f"IS {setting}", "sorts")]
@@ -105,15 +109,15 @@ def _times(found: Mapping[str, Any], machine: Mapping[str, Any]) -> str:
             timed = "latency_engine_p50_ms" if setting == "batch 1" else f"per_s_sorted_engine_{key(setting)}"
             shown = (quantity if setting == "batch 1" else show)(line.get(timed))
             cells += _cell(timed, line.get(timed), shown) + _ranged(line, f"speedup_{key(setting)}", digits=False)
-        rows.append(f'<tr data-line="{at}">{cells}</tr>')
+        rows.append(fill('<tr data-line="{}">{}</tr>', at, cells))
     name = f"Times, {machine['told']}"
-    return scroll(_table(name, heads, rows, f"sortable{table.compact(found['lines'])}"), escape(name), TIMES)
+    return scroll(_table(name, heads, rows, f"sortable{table.compact(found['lines'])}"), name, TIMES)
 
 
-def _same(found: Mapping[str, Any]) -> str:
+def _same(found: Mapping[str, Any]) -> Markup:
     """Speedups of one engine in each run that has it, each against that run's own baseline."""
     if not found["same"]:
-        return ""
+        return Markup("")
     runs = [run["label"] for run in found["runs"]]
     settings = sorted(
         {setting for run in found["runs"] for setting in run["settings"]}, key=lambda s: int(s.split()[1])
@@ -122,37 +126,37 @@ def _same(found: Mapping[str, Any]) -> str:
     heads += [(f"{run}: IS {setting}", "") for setting in settings for run in runs]
     rows = []
     for each in found["same"]:
-        cells = f'<th scope="row" class="name">{escape(each["name"]).replace("/", "/<wbr>")}</th>'
-        cells += f'<td class="marks">{"one" if each["one_engine"] else "different"}</td>'
+        cells = fill('<th scope="row" class="name">{}</th>', breakable(each["name"]))
+        cells += fill('<td class="marks">{}</td>', "one" if each["one_engine"] else "different")
         for setting in settings:
             for run in runs:
                 at = each["lines"].get(run)
                 line = {} if at is None else found["lines"][at]
                 cells += _ranged(line, f"speedup_{key(setting)}", digits=False)
-        rows.append(f"<tr>{cells}</tr>")
+        rows.append(fill("<tr>{}</tr>", cells))
     body = _table("Engines of one name in several runs", heads, rows, "")
     return scroll(
         body, "Engines of one name in several runs", "A column is one run's own ratio; columns are not divided."
     )
 
 
-def _table(name: str, heads: Sequence[tuple[str, str]], rows: Sequence[str], kind: str) -> str:
-    cells = "".join(f'<th scope="col" class="{kind}">{escape(head)}</th>' for head, kind in heads)
-    return (
-        f'<table class="{kind}"><caption>{escape(name)}</caption><thead><tr>{cells}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table>"
-    )
+def _table(name: str, heads: Sequence[tuple[str, str]], rows: Sequence[Markup], kind: str) -> Markup:
+    cells = join(fill('<th scope="col" class="{}">{}</th>', kind, head) for head, kind in heads)
+    return fill(
+        '<table class="{}"><caption>{}</caption><thead><tr>{}</tr></thead><tbody>{}</tbody></table>',
+        kind, name, cells, join(rows),
+    )  # fmt: skip
 
 
-def _cell(name: str, value: Any, shown: str) -> str:
-    return f'<td data-name="{name}" data-value="{"" if value is None else value}">{escape(shown)}</td>'
+def _cell(name: str, value: Any, shown: str) -> Markup:
+    return fill('<td data-name="{}" data-value="{}">{}</td>', name, "" if value is None else value, shown)
 
 
-def _words(name: str, value: str) -> str:
-    return f'<td class="words" data-name="{name}" data-value="{escape(value)}">{escape(value)}</td>'
+def _words(name: str, value: str) -> Markup:
+    return fill('<td class="words" data-name="{}" data-value="{}">{}</td>', name, value, value)
 
 
-def _ranged(line: Mapping[str, Any], name: str, *, digits: bool) -> str:
+def _ranged(line: Mapping[str, Any], name: str, *, digits: bool) -> Markup:
     """A figure with its interval below it."""
     value = line.get(name)
     if value is None:
@@ -161,4 +165,5 @@ def _ranged(line: Mapping[str, Any], name: str, *, digits: bool) -> str:
         show(line.get(f"{name}{end}"), 2) if digits else ratio(line.get(f"{name}{end}"))
         for end in ("", "_low", "_high")
     )
-    return f'<td data-name="{name}" data-value="{value}">{told}<small>{low} to {high}</small></td>'
+    cell = '<td data-name="{}" data-value="{}">{}<small>{} to {}</small></td>'
+    return fill(cell, name, value, told, low, high)

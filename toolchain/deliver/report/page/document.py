@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from base64 import b64encode
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from html import escape
-from string import Template
 from typing import Any
 
 from toolchain import __version__
 from toolchain.deliver.report.figures import key, quantity, ratio, show
 from toolchain.deliver.report.page import lengths, planes, rows, sections, table
 from toolchain.deliver.report.page.lines import Line, barred, number, settings_of
+from toolchain.deliver.report.page.markup import Markup, fill, join, page
 from toolchain.deliver.report.page.style import read, sheet
 from toolchain.deliver.report.page.svg import Picture
 
@@ -49,7 +48,7 @@ def html(report: Mapping[str, Any], drawings: Sequence[tuple[str, str]] = ()) ->
     return assemble(title, sections.heading(report), found, known(lines, settings))
 
 
-def assemble(title: str, header: str, parts: Sequence[tuple[str, str, str]], engines: str) -> str:
+def assemble(title: str, header: Markup, parts: Sequence[tuple[str, str, Markup]], engines: Markup) -> str:
     """A page of sections.
 
     Args:
@@ -59,19 +58,14 @@ def assemble(title: str, header: str, parts: Sequence[tuple[str, str, str]], eng
             above the section alone.
         engines: What the script needs to know, as JSON.
     """
-    kept = [(anchor, name, body) for anchor, name, body in parts if body]
-    return Template(read("page.html")).substitute(
+    return page(
         version=__version__,
-        title=escape(title),
-        style=sheet(),
+        title=title,
+        style=f"\n{sheet()}",
         header=header,
-        navigation="".join(f'<a href="#{anchor}">{name.partition(":")[0]}</a>' for anchor, name, _ in kept),
-        main="\n".join(
-            f'<section id="{anchor}" aria-labelledby="h-{anchor}"><h2 id="h-{anchor}">{name}</h2>\n{body}\n</section>'
-            for anchor, name, body in kept
-        ),
+        sections=[(anchor, name, body) for anchor, name, body in parts if body],
         engines=engines,
-        script=read("page.js"),
+        script=f"\n{read('page.js')}",
     )
 
 
@@ -92,121 +86,132 @@ def pictures(report: Mapping[str, Any]) -> dict[str, str]:
     return {name: picture.alone(heading) for name, picture in drawn.items() if picture is not None}
 
 
-def accuracy(lines: Sequence[Line]) -> str:
+def accuracy(lines: Sequence[Line]) -> Markup:
     """The bars, in both widths."""
     return both(rows.accuracy(lines, narrow=narrow) for _, narrow in WIDTHS)
 
 
-def both(drawn: Iterable[Picture | None]) -> str:
+def both(drawn: Iterable[Picture | None]) -> Markup:
     """A picture in both widths, of which a screen shows one."""
     pairs = zip(WIDTHS, drawn, strict=True)
-    return "\n".join(picture.inline(kind) for (kind, _), picture in pairs if picture is not None)
+    return join((picture.inline(kind) for (kind, _), picture in pairs if picture is not None), "\n")
 
 
-def figure(drawn: str, more: str = "") -> str:
+def figure(drawn: Markup, more: Markup | str = "") -> Markup:
     """A picture in both widths with its title above it; what comes before a semicolon stands out."""
     if not drawn:
-        return ""
+        return Markup("")
     first, _, rest = drawn.partition('aria-label="')[2].partition('"')[0].partition("; ")
-    return f"<figure><figcaption><b>{first}</b>; {rest}.</figcaption>\n{drawn}\n{more}</figure>"
+    return fill("<figure><figcaption><b>{}</b>; {}.</figcaption>\n{}\n{}</figure>", first, rest, drawn, more)
 
 
-def _tabs(name: str, items: Sequence[tuple[str, str]]) -> str:
+def _tabs(name: str, items: Sequence[tuple[str, Markup]]) -> Markup:
     """Pictures of which one is shown at a time, chosen by a radio button; no script is needed."""
     if len(items) == 1:
         return items[0][1]
-    buttons = "".join(
-        f'<input type="radio" name="{name}" id="{name}-{at}"{" checked" if at == 0 else ""}>'
-        f'<label for="{name}-{at}">{escape(words)}</label>'
+    buttons = join(
+        fill(
+            '<input type="radio" name="{name}" id="{name}-{at}"{checked}><label for="{name}-{at}">{words}</label>',
+            name=name, at=at, checked=" checked" if at == 0 else "", words=words,
+        )
         for at, (words, _) in enumerate(items)
-    )
-    bodies = "".join(f'<div class="tab">{body}</div>' for _, body in items)
-    return f'<div class="tabs" role="group">{buttons}{bodies}</div>'
+    )  # fmt: skip
+    bodies = join(fill('<div class="tab">{}</div>', body) for _, body in items)
+    return fill('<div class="tabs" role="group">{}{}</div>', buttons, bodies)
 
 
-def _table(lines: Sequence[Line], settings: Sequence[str], chosen: Collection[str]) -> str:
+def _table(lines: Sequence[Line], settings: Sequence[str], chosen: Collection[str]) -> Markup:
     if not lines:
-        return "<p>No engine was evaluated.</p>"
+        return Markup("<p>No engine was evaluated.</p>")
     body = scroll(table.ranked(lines, settings, chosen), "Ranking", table.RANKED)
     return sections.filters(lines) + body + table.meanings(lines, settings)
 
 
-def scroll(body: str, name: str, told: str, *, tall: bool = False) -> str:
+def scroll(body: Markup, name: str, told: str, *, tall: bool = False) -> Markup:
     """A table that may be wider than the screen, with what is to be known of it below."""
     kind = "scroll tall" if tall else "scroll"
-    region = f'<div class="{kind}" role="region" aria-label="{name}: table" tabindex="0">{body}</div>'
-    return f'<p class="swipe">Swipe the table sideways for its other columns.</p>{region}<p class="below">{told}</p>'
+    return fill(
+        '<p class="swipe">Swipe the table sideways for its other columns.</p>'
+        '<div class="{}" role="region" aria-label="{}: table" tabindex="0">{}</div><p class="below">{}</p>',
+        kind, name, body, told,
+    )  # fmt: skip
 
 
-def _scatters(lines: Sequence[Line], settings: Sequence[str]) -> str:
+def _scatters(lines: Sequence[Line], settings: Sequence[str]) -> Markup:
     items = []
     for along in planes.abscissas(settings):
         drawn = both(planes.scatter(lines, along, narrow=narrow) for _, narrow in WIDTHS)
         if drawn:
             items.append((along.words, figure(drawn)))
-    return _tabs("over", items) if items else ""
+    return _tabs("over", items) if items else Markup("")
 
 
-def _parallel(lines: Sequence[Line], settings: Sequence[str]) -> str:
+def _parallel(lines: Sequence[Line], settings: Sequence[str]) -> Markup:
     drawn = both(planes.parallel(lines, settings, narrow=narrow) for _, narrow in WIDTHS)
-    limits = "".join(_limit(axis) for axis in planes.limited(settings))
-    form = f'<div class="limits" role="group" aria-label="Limits">Drag along an axis, or type limits: {limits}'
-    return figure(drawn, form + '<button type="button">Clear</button><output aria-live="polite"></output></div>')
-
-
-def _limit(axis: planes.Dimension) -> str:
-    """Two fields that say from where to where an axis is of interest."""
-    ends = " to ".join(
-        f'<input type="number" step="any" data-limit="{axis.name}" data-end="{end}" '
-        f'aria-label="{escape(axis.words)}, {words}">'
-        for end, words in (("low", "at least"), ("high", "at most"))
+    form = fill(
+        '<div class="limits" role="group" aria-label="Limits">Drag along an axis, or type limits: {}'
+        '<button type="button">Clear</button><output aria-live="polite"></output></div>',
+        join(_limit(axis) for axis in planes.limited(settings)),
     )
-    return f'<span class="limit">{escape(axis.words)} {ends}</span>'
+    return figure(drawn, form)
 
 
-def _times(lines: Sequence[Line], settings: Sequence[str]) -> str:
+def _limit(axis: planes.Dimension) -> Markup:
+    """Two fields that say from where to where an axis is of interest."""
+    field = '<input type="number" step="any" data-limit="{}" data-end="{}" aria-label="{}, {}">'
+    low, high = (
+        fill(field, axis.name, end, axis.words, words) for end, words in (("low", "at least"), ("high", "at most"))
+    )
+    return fill('<span class="limit">{} {} to {}</span>', axis.words, low, high)
+
+
+def _times(lines: Sequence[Line], settings: Sequence[str]) -> Markup:
     items = []
     for way, words in rows.ways(lines, settings):
         drawn = both(rows.times(lines, way, words, narrow=narrow) for _, narrow in WIDTHS)
         items.append((words, figure(drawn)))
-    return _tabs("spread", items) if items else ""
+    return _tabs("spread", items) if items else Markup("")
 
 
-def _lengths(lines: Sequence[Line], found: Mapping[str, Any] | None) -> str:
+def _lengths(lines: Sequence[Line], found: Mapping[str, Any] | None) -> Markup:
     if not found:
-        return ""
+        return Markup("")
     items = []
     for name, words in lengths.FIGURES:
         drawn = both(lengths.threads(lines, found, name, words, narrow=narrow) for _, narrow in WIDTHS)
         items += [(words, figure(drawn))] if drawn else []
-    return _tabs("length", items)
+    return _tabs("length", items) if items else Markup("")
 
 
-def _pooled(found: Sequence[Line], settings: Sequence[str]) -> str:
-    return scroll(table.pooled(found, settings), "Over the seeds", table.POOLED) if found else ""
+def _pooled(found: Sequence[Line], settings: Sequence[str]) -> Markup:
+    return scroll(table.pooled(found, settings), "Over the seeds", table.POOLED) if found else Markup("")
 
 
-def _gates(lines: Sequence[Line]) -> str:
-    return scroll(table.gates(lines), "Gates", table.GATES) if any(line.get("gates") for line in lines) else ""
+def _gates(lines: Sequence[Line]) -> Markup:
+    judged = any(line.get("gates") for line in lines)
+    return scroll(table.gates(lines), "Gates", table.GATES) if judged else Markup("")
 
 
-def _drawings(drawings: Sequence[tuple[str, str]]) -> str:
+def _drawings(drawings: Sequence[tuple[str, str]]) -> Markup:
     """Pictures of others: as images, in which no script runs and whose style stays theirs."""
-    return "".join(
-        f'<figure class="drawn"><figcaption><b>{escape(name)}</b></figcaption>'
-        f'<img alt="{escape(name)}" src="data:image/svg+xml;base64,{b64encode(svg.encode()).decode()}"></figure>'
+    return join(
+        fill(
+            '<figure class="drawn"><figcaption><b>{name}</b></figcaption>'
+            '<img alt="{name}" src="data:image/svg+xml;base64,{svg}"></figure>',
+            name=name, svg=b64encode(svg.encode()).decode(),
+        )
         for name, svg in drawings
-    )
+    )  # fmt: skip
 
 
-def _every(lines: Sequence[Line]) -> str:
+def _every(lines: Sequence[Line]) -> Markup:
     if not lines:
-        return ""
+        return Markup("")
     body = scroll(table.every(lines), "Every figure", table.EVERY, tall=True)
-    return f'<details class="more"><summary>Show all figures, to six digits</summary>{body}</details>'
+    return fill('<details class="more"><summary>Show all figures, to six digits</summary>{}</details>', body)
 
 
-def known(lines: Sequence[Line], settings: Sequence[str]) -> str:
+def known(lines: Sequence[Line], settings: Sequence[str]) -> Markup:
     """What the script needs to know of each engine, as JSON that may stand in a page."""
     found = []
     for line in lines:
@@ -218,4 +223,5 @@ def known(lines: Sequence[Line], settings: Sequence[str]) -> str:
         known = {"name": line["name"], "model": line["model"], "runtime": line["engine"], "ships": not barred(line)}
         figures = {axis.name: number(line, axis.name) for axis in planes.limited(settings)}
         found.append({**known, "tip": " · ".join(tip), "figures": figures})
-    return json.dumps(found, ensure_ascii=False).replace("<", "\\u003c")
+    text = json.dumps(found, ensure_ascii=False)
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from toolchain.deliver.report.page.lines import METHODS, Line, method, models, sound
+from toolchain.deliver.report.page.markup import Markup, fill
 from toolchain.deliver.report.page.svg import LETTER, mark, text
 
 #: Height of a row, in pixels.
 ROW = 20
 
 
-def draw(lines: Sequence[Line], top: float, width: float, *, shapes: str = "") -> tuple[list[str], int]:
+def draw(lines: Sequence[Line], top: float, width: float, *, shapes: str = "") -> tuple[list[Markup], int]:
     """Draws the legend.
 
     Args:
@@ -25,16 +26,16 @@ def draw(lines: Sequence[Line], top: float, width: float, *, shapes: str = "") -
         Elements, and their height in pixels.
     """
     found = {method(line) for line in lines}
-    items = [(f'<g class="key {name}">', 0, name) for name in METHODS if name in found]
+    items = [(name, 0, name) for name in METHODS if name in found]
     if shapes and len(models(lines)) > 1:
-        items += [('<g class="key shape">', shape, f"{shapes} {name}") for shape, name in enumerate(models(lines))]
+        items += [("shape", shape, f"{shapes} {name}") for shape, name in enumerate(models(lines))]
     if shapes and not all(sound(line) for line in lines):
-        items.append(('<g class="key base hollow">', 0, "failed a gate: never recommended"))
+        items.append(("base hollow", 0, "failed a gate: never recommended"))
     parts, x, y = [], 8.0, top + 12
-    for opening, shape, name in items:
+    for kind, shape, name in items:
         taken = 18 + LETTER * 1.05 * len(name) + 18
         if x + taken > width and x > 8:
             x, y = 8.0, y + ROW
-        parts.append(f"{opening}{mark(x, y, shape, 5)}</g>{text(x + 11, y + 4, name)}")
+        parts.append(fill('<g class="key {}">{}</g>{}', kind, mark(x, y, shape, 5), text(x + 11, y + 4, name)))
         x += taken
     return parts, int(y - top) + 12

@@ -11,6 +11,7 @@ from toolchain.deliver.report.figures import key, quantity, ratio, show
 from toolchain.deliver.report.front import DEEP
 from toolchain.deliver.report.page import legend
 from toolchain.deliver.report.page.lines import Line, front, label, method, models, number, sound
+from toolchain.deliver.report.page.markup import Markup, fill, join
 from toolchain.deliver.report.page.svg import LETTER, Picture, group, line, mark, text, thread
 from toolchain.deliver.report.scale import Scale
 
@@ -93,11 +94,11 @@ def scatter(
     return Picture(f"scatter-{along.name.replace('_', '-')}", title, width, height + taken, (*parts, *keys))
 
 
-def _staircase(points: Sequence[tuple[float, float]]) -> str:
+def _staircase(points: Sequence[tuple[float, float]]) -> Markup:
     if not points:
-        return ""
+        return Markup("")
     steps = [f"M{points[0][0]:.1f} {points[0][1]:.1f}", *(f"H{x:.1f}V{y:.1f}" for x, y in points[1:])]
-    return f'<path class="front" d="{"".join(steps)}"/>'
+    return fill('<path class="front" d="{}"/>', "".join(steps))
 
 
 def _marks(
@@ -109,7 +110,7 @@ def _marks(
     lowest: float,
     edge: float,
     of: Sequence[int],
-) -> list[str]:
+) -> list[Markup]:
     """Marks with their numbers: first those of the front, so that theirs find room."""
     shapes = {name: shape for shape, name in enumerate(models(lines))}
     room = Room(list(places.values()), edge, LETTER)
@@ -119,7 +120,7 @@ def _marks(
         value, accuracy = drawn[index]
         told = label(each) + (f": {show(accuracy, 1)}" if accuracy < lowest else "")
         at = room.take((x, y), told)
-        named = text(at.x, at.y, told, anchor=at.anchor, kind="strong" if index in best else "") if at else ""
+        named = text(at.x, at.y, told, anchor=at.anchor, kind="strong" if index in best else "") if at else Markup("")
         said = f"{each['name']}: accuracy {show(accuracy, 2)} %, {along.words} {quantity(value)}"
         data = {"x": value, "y": accuracy, "front": "yes" if index in best else "no"}
         drawn_mark = mark(x, y, shapes[each["model"]]) + named
@@ -189,7 +190,7 @@ def parallel(lines: Sequence[Line], settings: Sequence[str], *, narrow: bool) ->
         )
         data = {axis.name.replace("_", "-"): value for axis, value in zip(axes, whole[index], strict=True)}
         threads.append(group(index, method(each), said, drawn, data, hollow=not sound(each)))
-    parts: list[str] = []
+    parts: list[Markup] = []
     for at, axis in enumerate(axes):
         parts += _axis(axis, scales[at], places[at], top, bottom, partial(height_of, at))
     keys, below = legend.draw(lines, height + 8, width)
@@ -204,19 +205,23 @@ def _axis(
     top: float,
     bottom: float,
     height_of: Callable[[float], float],
-) -> list[str]:
-    parts = [
+) -> list[Markup]:
+    words = [
         text(x, 14, axis.words, anchor="middle", kind="strong"),
         text(x, 30, "up: more" if axis.more else "up: less", anchor="middle", kind="quiet"),
-        f'<g class="dimension" data-name="{axis.name}" data-at="{x:.1f}" data-top="{top}" data-bottom="{bottom}" '
-        f'data-low="{scale.low}" data-high="{scale.high}" data-log="{int(scale.logarithmic)}" '
-        f'data-more="{int(axis.more)}">',
-        line(x, top, x, bottom, "axis"),
     ]
+    parts = [line(x, top, x, bottom, "axis")]
     for tick in scale.ticks:
         y = height_of(tick)
         parts += [line(x - 4, y, x, y, "axis"), text(x - 7, y + 4, f"{tick:g}", anchor="end", kind="tick halo")]
-    return [*parts, "</g>"]
+    return [
+        *words,
+        fill(
+            '<g class="dimension" data-name="{}" data-at="{:.1f}" data-top="{}" data-bottom="{}" data-low="{}" '
+            'data-high="{}" data-log="{}" data-more="{}">\n{}\n</g>',
+            axis.name, x, top, bottom, scale.low, scale.high, int(scale.logarithmic), int(axis.more), join(parts, "\n"),
+        ),
+    ]  # fmt: skip
 
 
 def _shown(axis: Dimension, value: float) -> str:

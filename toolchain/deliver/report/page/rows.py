@@ -10,7 +10,8 @@ from toolchain.deliver.report.figures import key, quantity, show
 from toolchain.deliver.report.front import DEEP
 from toolchain.deliver.report.page import legend
 from toolchain.deliver.report.page.lines import Line, label, method, models, number, short, sound
-from toolchain.deliver.report.page.svg import Picture, fit, group, line, text
+from toolchain.deliver.report.page.markup import Markup, fill, join
+from toolchain.deliver.report.page.svg import Picture, dot, fit, group, line, text
 from toolchain.deliver.report.scale import Scale
 
 #: Pixels: room for what stands above the rows, and below them.
@@ -44,7 +45,7 @@ class Layout:
         """Where a row's bar has its middle."""
         return top + (26 if self.narrow else self.row / 2)
 
-    def words(self, top: float, name: str, rank: str, value: str) -> str:
+    def words(self, top: float, name: str, rank: str, value: str) -> Markup:
         """A row's rank, name and value."""
         y = top + 14 if self.narrow else top + self.row / 2 + 4
         room = (self.width - 30 - 6.4 * len(value)) if self.narrow else self.left - 40
@@ -54,7 +55,7 @@ class Layout:
             + text(self.width - 2, y, value, anchor="end", kind="value halo")
         )
 
-    def grid(self, scale: Scale, top: float, bottom: float, unit: str) -> list[str]:
+    def grid(self, scale: Scale, top: float, bottom: float, unit: str) -> list[Markup]:
         """The scale above the rows, and its lines through them."""
         parts = []
         for tick in scale.ticks:
@@ -80,7 +81,7 @@ def accuracy(lines: Sequence[Line], *, narrow: bool) -> Picture | None:
     ends = [each[f"accuracy_percent_{end}"] for each in shown for end in ("low", "high")]
     scale = Scale.around(ends, logarithmic=False, most=6 if narrow else 12)
     groups = models(lines)
-    parts: list[str] = []
+    parts: list[Markup] = []
     y = float(TOP)
     for name in groups:
         if len(groups) > 1:
@@ -102,7 +103,7 @@ def accuracy(lines: Sequence[Line], *, narrow: bool) -> Picture | None:
     return Picture("accuracy", title, layout.width, int(y + BOTTOM + height), (*grid, *parts, *keys))
 
 
-def _bar(lines: Sequence[Line], index: int, scale: Scale, layout: Layout, top: float) -> str:
+def _bar(lines: Sequence[Line], index: int, scale: Scale, layout: Layout, top: float) -> Markup:
     """The row of an engine; what is far below the others has no bar."""
     each = lines[index]
     value, low, high = (each[f"accuracy_percent{end}"] for end in ("", "_low", "_high"))
@@ -112,12 +113,10 @@ def _bar(lines: Sequence[Line], index: int, scale: Scale, layout: Layout, top: f
     told = f"{show(value, 2)} ±{show((high - low) / 2, 2)}"
     parts = layout.words(top, short(each, lines, model=False), label(each), told)
     if value > scale.low:
-        parts += (
-            f'<rect class="bar" x="{layout.left}" y="{middle - half}" width="{ends[0] - layout.left:.1f}" '
-            f'height="{2 * half}"/>'
-            + line(ends[1], middle, ends[2], middle, "whisker")
-            + "".join(line(x, middle - half / 2, x, middle + half / 2, "whisker") for x in ends[1:])
-        )
+        bar = '<rect class="bar" x="{}" y="{}" width="{:.1f}" height="{}"/>'
+        parts += fill(bar, layout.left, middle - half, ends[0] - layout.left, 2 * half)
+        parts += line(ends[1], middle, ends[2], middle, "whisker")
+        parts += join(line(x, middle - half / 2, x, middle + half / 2, "whisker") for x in ends[1:])
     else:
         parts += text(layout.left + 2, middle + 4, "below the scale", kind="quiet")
     said = f"{each['name']}: accuracy {show(value, 2)} % [{show(low, 2)}, {show(high, 2)}]"
@@ -157,7 +156,7 @@ def times(lines: Sequence[Line], way: str, words: str, *, narrow: bool) -> Pictu
     layout = Layout.of(narrow=narrow)
     values = [value for found in timed.values() for value in (*_quantiles(found, fast), *_rounds(found, fast))]
     scale = Scale.around(values, logarithmic=True, most=7 if narrow else 12)
-    parts: list[str] = []
+    parts: list[Markup] = []
     y = float(TOP)
     for index in order:
         parts.append(_range(lines, index, timed[index], scale, layout, y, fast=fast))
@@ -180,7 +179,7 @@ def _rounds(found: Mapping[str, Any], fast: bool) -> list[float]:
 
 def _range(
     lines: Sequence[Line], index: int, found: Mapping[str, Any], scale: Scale, layout: Layout, top: float, *, fast: bool
-) -> str:
+) -> Markup:
     """The row of an engine."""
     each, middle, span = lines[index], layout.middle(top), layout.right - layout.left
     quantiles, rounds = _quantiles(found, fast), _rounds(found, fast)
@@ -189,10 +188,7 @@ def _range(
     parts = layout.words(top, short(each, lines, model=True), label(each), told)
     if not fast:
         parts += line(at[0], middle, at[2], middle, "whisker") + line(at[0], middle, at[1], middle, "thick")
-    parts += "".join(
-        f'<circle class="round" cx="{layout.left + span * scale.part(value):.1f}" cy="{middle:.1f}" r="2.6"/>'
-        for value in rounds
-    )
+    parts += join(dot(layout.left + span * scale.part(value), middle, 2.6, "round") for value in rounds)
     parts += line(at[0], middle - 7, at[0], middle + 7, "median")
     unit = "sentences/s" if fast else "ms"
     more = "" if fast else f", p90 {quantity(quantiles[1])}, p99 {quantity(quantiles[2])}"

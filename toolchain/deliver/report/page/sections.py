@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from toolchain.deliver.report.figures import show
 from toolchain.deliver.report.footnotes import MARKS
 from toolchain.deliver.report.page.lines import Line, models
+from toolchain.deliver.report.page.markup import Markup, breakable, fill, join
 from toolchain.deliver.report.scenarios import scenarios
 from toolchain.deliver.report.take import take
 
@@ -21,14 +21,14 @@ def title(report: Mapping[str, Any]) -> str:
     return f"{report['name'] or 'report'}: {engines}, accuracy on {show(examples)} {report['split']} examples"
 
 
-def heading(report: Mapping[str, Any]) -> str:
+def heading(report: Mapping[str, Any]) -> Markup:
     """What was run, in two lines."""
     name, _, rest = title(report).partition(": ")
     lines = report["lines"]
     runtimes = sorted({line["engine"] for line in lines})
     several = f" Models: {', '.join(models(lines))}." if len(models(lines)) > 1 else ""
     said = f"{rest[:1].upper()}{rest[1:]}.{several} Runtimes: {', '.join(runtimes) or 'none'}. {machine(report)}."
-    return f'<h1>{escape(name)}</h1><p class="lead">{escape(said)}</p>'
+    return fill('<h1>{}</h1><p class="lead">{}</p>', name, said)
 
 
 def machine(report: Mapping[str, Any]) -> str:
@@ -45,35 +45,49 @@ def machine(report: Mapping[str, Any]) -> str:
     return ", ".join(str(part) for part in parts if part) or "The machine is not recorded"
 
 
-def choices(report: Mapping[str, Any]) -> str:
+def choices(report: Mapping[str, Any]) -> Markup:
     """The engine for each scenario with its reasons, and the best by each goal."""
-    cards = "".join(
-        f'<article class="card"><h3>{escape(each["scenario"])}</h3>'
-        f'<p class="choice">{_breakable(each["name"] or "nothing qualifies")}</p>'
-        f"<ul>{''.join(f'<li>{escape(reason)}</li>' for reason in each['reasons'])}</ul>"
-        f"{_taking(report, each['name'])}</article>"
+    cards = join(
+        fill(
+            '<article class="card"><h3>{}</h3><p class="choice">{}</p><ul>{}</ul>{}</article>',
+            each["scenario"], breakable(each["name"] or "nothing qualifies"), _items(each["reasons"]),
+            _taking(report, each["name"]),
+        )
         for each in _scenarios(report)
-    )
-    goals = "".join(
-        f'<tr><th scope="row">{escape(each["goal"])}</th><td><b>{_breakable(each["name"])}</b></td>'
-        f"<td>{escape(each['reason'])}</td></tr>"
+    )  # fmt: skip
+    goals = join(
+        fill(
+            '<tr><th scope="row">{}</th><td><b>{}</b></td><td>{}</td></tr>',
+            each["goal"], breakable(each["name"]), each["reason"],
+        )
         for each in report["recommendations"]
-    )
-    told = f'<table class="goals"><tbody>{goals}</tbody></table>' if goals else ""
-    return (f'<div class="cards">{cards}</div>' if cards else "") + told
+    )  # fmt: skip
+    shown = fill('<div class="cards">{}</div>', cards) if cards else Markup("")
+    return shown + (fill('<table class="goals"><tbody>{}</tbody></table>', goals) if goals else Markup(""))
 
 
-def _taking(report: Mapping[str, Any], name: str | None) -> str:
+def _items(parts: Iterable[object]) -> Markup:
+    """Return the items of a list."""
+    return join(fill("<li>{}</li>", part) for part in parts)
+
+
+def _terms(items: Iterable[tuple[object, object]]) -> Markup:
+    """Return a list of terms and what they mean."""
+    return fill("<dl>{}</dl>", join(fill("<dt>{}</dt><dd>{}</dd>", *item) for item in items))
+
+
+def _taking(report: Mapping[str, Any], name: str | None) -> Markup:
     """Return where an engine lies and the command that writes it into a folder, as far as the report says."""
     line = next((line for line in report["lines"] if line["name"] == name), None)
     if line is None:
-        return ""
+        return Markup("")
     key = line.get("engine_key")
-    folder = f"In the store: <samp>engine/{escape(str(key))}</samp>. " if key else ""
+    folder = fill("In the store: <samp>engine/{}</samp>. ", key) if key else Markup("")
     command = take(str((report.get("made") or {}).get("command") or ""), line, report["lines"])
-    words = " ".join(f"<span>{escape(word)}</span>" for word in command.split(" "))  # lines break between words alone
-    how = f"Take it into the folder <samp>engine</samp>:<pre><code>{words}</code></pre>" if command else ""
-    return f'<div class="take">{folder}{how}</div>' if folder or how else ""
+    words = join((fill("<span>{}</span>", word) for word in command.split(" ")), " ")  # lines break between words alone
+    take_it = "Take it into the folder <samp>engine</samp>:<pre><code>{}</code></pre>"
+    how = fill(take_it, words) if command else Markup("")
+    return fill('<div class="take">{}{}</div>', folder, how) if folder or how else Markup("")
 
 
 def chosen(report: Mapping[str, Any]) -> set[str]:
@@ -88,25 +102,27 @@ def _scenarios(report: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     return scenarios(report["lines"]) if found is None else found
 
 
-def filters(lines: Sequence[Line]) -> str:
+def filters(lines: Sequence[Line]) -> Markup:
     """Controls by which a script leaves engines out of table and figures."""
 
-    def choice(name: str, label: str, values: Sequence[str]) -> str:
-        options = "".join(f"<option>{escape(value)}</option>" for value in values)
-        return f'<label>{label} <select name="{name}"><option value="">all</option>{options}</select></label>'
+    def choice(name: str, label: str, values: Sequence[str]) -> Markup:
+        options = join(fill("<option>{}</option>", value) for value in values)
+        field = '<label>{} <select name="{}"><option value="">all</option>{}</select></label>'
+        return fill(field, label, name, options)
 
     runtimes = list(dict.fromkeys(line["engine"] for line in lines))
     parts = [choice("model", "Model", models(lines))] if len(models(lines)) > 1 else []
     parts += [choice("runtime", "Runtime", runtimes)] if len(runtimes) > 1 else []
-    return (
-        f'<form class="filters" role="search" aria-label="Filter engines">{"".join(parts)}'
+    return fill(
+        '<form class="filters" role="search" aria-label="Filter engines">{}'
         '<label>Name <input type="search" name="text" size="14"></label>'
         '<label><input type="checkbox" name="ships"> may be shipped</label>'
-        '<button type="reset">Reset</button><output aria-live="polite"></output></form>'
+        '<button type="reset">Reset</button><output aria-live="polite"></output></form>',
+        join(parts),
     )
 
 
-def certainty(report: Mapping[str, Any]) -> str:
+def certainty(report: Mapping[str, Any]) -> Markup:
     """What the data settle of the ranking, where the report says so."""
     parts = []
     winner = report.get("winner")
@@ -119,15 +135,15 @@ def certainty(report: Mapping[str, Any]) -> str:
         )
         share = winner.get("share")
         under = f" It is first under {show(100 * share)} % of all weights of the score." if share is not None else ""
-        parts.append(f"<p><b>{escape(winner['name'])}</b> {escape(told)}.{under}</p>")
+        parts.append(fill("<p><b>{}</b> {}.{}</p>", winner["name"], told, under))
     items = [
-        f"<li>{escape(found['model'] and found['model'] + ', ')}seed {found['seed']}: "
-        f"{escape(', '.join(found['engines']))}</li>"
+        f"{found['model'] and found['model'] + ', '}seed {found['seed']}: {', '.join(found['engines'])}"
         for found in report.get("fronts") or ()
     ]
     if items:
-        parts.append(f"<p>Beaten by no sound engine in accuracy, size and speed together:</p><ul>{''.join(items)}</ul>")
-    return "".join(parts)
+        unbeaten = "<p>Beaten by no sound engine in accuracy, size and speed together:</p><ul>{}</ul>"
+        parts.append(fill(unbeaten, _items(items)))
+    return join(parts)
 
 
 def notes(report: Mapping[str, Any]) -> dict[str, str]:
@@ -142,14 +158,16 @@ def notes(report: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def made(report: Mapping[str, Any]) -> str:
+def made(report: Mapping[str, Any]) -> Markup:
     """Command, machine, versions, settings, and what was left out or failed."""
     found, settings = report.get("made") or {}, report.get("settings") or {}
     command = found.get("command")
     told = (
-        f"<pre><code>{escape(command)}</code></pre>"
+        fill("<pre><code>{}</code></pre>", command)
         if command
-        else "<p>This report was written before reports kept their command; run its recipe again to have it here.</p>"
+        else fill(
+            "<p>This report was written before reports kept their command; run its recipe again to have it here.</p>"
+        )
     )
     items = {
         "machine": machine(report),
@@ -162,19 +180,18 @@ def made(report: Mapping[str, Any]) -> str:
         "texts": settings.get("sample"),
         "seed of the sample": settings.get("seed"),
     }
-    listed = "".join(
-        f"<dt>{name}</dt><dd>{escape(str(value))}</dd>" for name, value in items.items() if value not in (None, "")
-    )
+    listed = _terms((name, value) for name, value in items.items() if value not in (None, ""))
     missing = [("not applicable", each["name"], each["reason"]) for each in report["not_applicable"]]
     missing += [("failed", each["name"], each["error"]) for each in report["failed"]]
     missing += [("not timed", line["name"], line["error"]) for line in report["lines"] if line.get("error")]
-    absent = "".join(f"<li>{kind}: <b>{escape(name)}</b>: {escape(why)}</li>" for kind, name, why in missing)
-    told += f"<dl>{listed}</dl>" + (f"<h3>What is not here</h3><ul>{absent}</ul>" if absent else "")
-    notes = "".join(f"<li>{escape(note)}</li>" for note in report["notes"])
-    return told + (f"<h3>Notes</h3><ul>{notes}</ul>" if notes else "")
+    absent = _items(fill("{}: <b>{}</b>: {}", *each) for each in missing)
+    notes = _items(report["notes"])
+    told += listed
+    told += fill("<h3>What is not here</h3><ul>{}</ul>", absent) if absent else Markup("")
+    return told + (fill("<h3>Notes</h3><ul>{}</ul>", notes) if notes else Markup(""))
 
 
-def reading(report: Mapping[str, Any]) -> str:
+def reading(report: Mapping[str, Any]) -> Markup:
     """The formula, what each column and mark means."""
     weights = report["weights"]
     formula = (
@@ -194,8 +211,4 @@ def reading(report: Mapping[str, Any]) -> str:
     }
     seen = {mark for line in report["lines"] for mark in line["marks"]}
     items |= {mark: text for mark, text in MARKS.items() if any(other.startswith(mark) for other in seen)}
-    return "<dl>" + "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in items.items()) + "</dl>"
-
-
-def _breakable(name: str) -> str:
-    return escape(name).replace("/", "/<wbr>")
+    return _terms(items.items())

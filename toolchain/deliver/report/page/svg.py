@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 
 from toolchain.deliver.report.page.lines import METHODS
+from toolchain.deliver.report.page.markup import Markup, fill, join
 from toolchain.deliver.report.page.style import standalone
 
 #: Width of a letter of a label, in pixels, on average; sans-serif fonts differ by a tenth.
@@ -32,18 +32,18 @@ class Picture:
     title: str
     width: int
     height: int
-    parts: tuple[str, ...]
+    parts: tuple[Markup, ...]
 
-    def inline(self, kind: str) -> str:
+    def inline(self, kind: str) -> Markup:
         """The drawing as part of a page.
 
         Args:
             kind: A class: for which width of screen it is.
         """
-        return (
-            f'<svg class="picture {kind}" data-picture="{self.name}" viewBox="0 0 {self.width} {self.height}" '
-            f'role="group" aria-label="{escape(self.title)}">\n' + "\n".join(self.parts) + "\n</svg>"
-        )
+        return fill(
+            '<svg class="picture {}" data-picture="{}" viewBox="0 0 {} {}" role="group" aria-label="{}">\n{}\n</svg>',
+            kind, self.name, self.width, self.height, self.title, join(self.parts, "\n"),
+        )  # fmt: skip
 
     def alone(self, heading: str) -> str:
         """The drawing as a file of its own, in light colours.
@@ -52,30 +52,28 @@ class Picture:
             heading: Stands above.
         """
         width, height = self.width + 2 * EDGE, self.height + 2 * EDGE + 40
-        return (
-            f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
-            f'viewBox="0 0 {width} {height}" font-family="system-ui, sans-serif">\n'
-            f"<style>{standalone()}</style>\n"
-            f'<rect class="paper" width="{width}" height="{height}"/>\n'
-            + text(EDGE, EDGE + 12, heading, kind="strong")
-            + "\n"
-            + text(EDGE, EDGE + 30, self.title, kind="quiet")
-            + f'\n<g transform="translate({EDGE} {EDGE + 40})">\n'
-            + "\n".join(self.parts)
-            + "\n</g>\n</svg>\n"
-        )
+        return fill(
+            '<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+            'viewBox="0 0 {width} {height}" font-family="system-ui, sans-serif">\n'
+            "<style>{style}</style>\n"
+            '<rect class="paper" width="{width}" height="{height}"/>\n'
+            '{heading}\n{title}\n<g transform="translate({edge} {top})">\n{parts}\n</g>\n</svg>\n',
+            width=width, height=height, style=Markup(standalone()), edge=EDGE, top=EDGE + 40,
+            heading=text(EDGE, EDGE + 12, heading, kind="strong"),
+            title=text(EDGE, EDGE + 30, self.title, kind="quiet"), parts=join(self.parts, "\n"),
+        )  # fmt: skip
 
 
-def text(x: float, y: float, said: str, *, anchor: str = "start", kind: str = "") -> str:
+def text(x: float, y: float, said: str, *, anchor: str = "start", kind: str = "") -> Markup:
     """A text with its baseline at a point."""
-    shown = f' class="{kind}"' if kind else ""
-    at = f' text-anchor="{anchor}"' if anchor != "start" else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}"{at}{shown}>{escape(said)}</text>'
+    shown = fill(' class="{}"', kind) if kind else ""
+    at = fill(' text-anchor="{}"', anchor) if anchor != "start" else ""
+    return fill('<text x="{:.1f}" y="{:.1f}"{}{}>{}</text>', x, y, at, shown, said)
 
 
-def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
+def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
     """A straight line."""
-    return f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+    return fill('<line class="{}" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>', kind, x1, y1, x2, y2)
 
 
 def fit(said: str, width: float) -> str:
@@ -87,15 +85,14 @@ def fit(said: str, width: float) -> str:
     return f"{said[:head]}…{said[len(said) - (room - 1 - head) :]}"
 
 
-def mark(x: float, y: float, shape: int, size: float = 5.5) -> str:
+def mark(x: float, y: float, shape: int, size: float = 5.5) -> Markup:
     """A mark of one of five shapes about a point: circle, square, diamond, triangle, cross."""
     if shape % 5 == 0:
-        return f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="{size}"/>'
+        return dot(x, y, size)
     if shape % 5 == 1:
         side = size * 0.9
-        return (
-            f'<rect class="dot" x="{x - side:.1f}" y="{y - side:.1f}" width="{2 * side:.1f}" height="{2 * side:.1f}"/>'
-        )
+        square = '<rect class="dot" x="{:.1f}" y="{:.1f}" width="{side:.1f}" height="{side:.1f}"/>'
+        return fill(square, x - side, y - side, side=2 * side)
     corners = {
         2: ((0, -1.25), (1.25, 0), (0, 1.25), (-1.25, 0)),
         3: ((0, -1.2), (1.15, 0.85), (-1.15, 0.85)),
@@ -103,17 +100,24 @@ def mark(x: float, y: float, shape: int, size: float = 5.5) -> str:
             (1.2, 0.5), (0.5, 0.5), (0.5, 1.2), (-0.5, 1.2), (-0.5, 0.5), (-1.2, 0.5)),
     }[shape % 5]  # fmt: skip
     drawn = " ".join(f"{x + size * dx:.1f},{y + size * dy:.1f}" for dx, dy in corners)
-    return f'<polygon class="dot" points="{drawn}"/>'
+    return fill('<polygon class="dot" points="{}"/>', drawn)
 
 
-def thread(points: Sequence[tuple[float, float]]) -> str:
+def dot(x: float, y: float, radius: float, kind: str = "dot") -> Markup:
+    """A circle about a point."""
+    return fill('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="{}"/>', kind, x, y, radius)
+
+
+def thread(points: Sequence[tuple[float, float]]) -> Markup:
     """A line through points, with room about it to be pointed at, and a dot at each."""
     path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
-    dots = "".join(f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in points)
-    return f'<path class="hit" d="{path}"/><path class="thread" d="{path}"/>{dots}'
+    dots = join(dot(x, y, 3) for x, y in points)
+    return fill('<path class="hit" d="{path}"/><path class="thread" d="{path}"/>{dots}', path=path, dots=dots)
 
 
-def group(index: int, method: str, said: str, parts: str, data: Mapping[str, float | str], *, hollow: bool) -> str:
+def group(
+    index: int, method: str, said: str, parts: Markup, data: Mapping[str, float | str], *, hollow: bool
+) -> Markup:
     """What belongs to one engine: coloured by its method, with its figures as data and in words.
 
     Args:
@@ -126,6 +130,6 @@ def group(index: int, method: str, said: str, parts: str, data: Mapping[str, flo
     """
     if method not in METHODS:
         raise ValueError(f"{method!r} is no method: {', '.join(METHODS)}")
-    kept = "".join(f' data-{name}="{escape(str(value))}"' for name, value in data.items())
+    kept = join(fill(' data-{}="{}"', name, value) for name, value in data.items())
     kind = f"mark {method}" + (" hollow" if hollow else "")
-    return f'<g class="{kind}" data-line="{index}"{kept}><title>{escape(said)}</title>{parts}</g>'
+    return fill('<g class="{}" data-line="{}"{}><title>{}</title>{}</g>', kind, index, kept, said, parts)

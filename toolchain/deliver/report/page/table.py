@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 from toolchain.deliver.report.figures import key, quantity, ratio, show
 from toolchain.deliver.report.page.lines import Line, barred, number, one_runtime
+from toolchain.deliver.report.page.markup import Markup, breakable, escape, fill, join
 
 #: How a verdict is shown: a sign, so that no colour is needed.
 SIGNS = {True: ("✓", "passed", "good"), False: ("✗", "failed", "bad"), None: ("–", "not run", "quiet")}
@@ -84,7 +84,7 @@ def columns(lines: Sequence[Line], settings: Sequence[str]) -> list[Column]:
     return [column for column in found if any(line.get(column.name) is not None for line in lines)]
 
 
-def ranked(lines: Sequence[Line], settings: Sequence[str], chosen: Collection[str]) -> str:
+def ranked(lines: Sequence[Line], settings: Sequence[str], chosen: Collection[str]) -> Markup:
     """The ranked table.
 
     Args:
@@ -106,39 +106,40 @@ def ranked(lines: Sequence[Line], settings: Sequence[str], chosen: Collection[st
     for index, line in enumerate(lines):
         cells = [_rank(line), named(line), _marks(line), *(_cell(line, column) for column in shown)]
         kinds = [*(["baseline"] if line["baseline"] else []), *(["chosen"] if line["name"] in chosen else [])]
-        rows.append(f'<tr data-line="{index}" class="{" ".join(kinds)}">{"".join(cells)}</tr>')
-    return (
-        f'<table id="ranking" class="sortable{compact(lines)}"><caption>Engines, ranked by score</caption>'
-        f"<thead><tr>{''.join(heads)}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-    )
+        rows.append(fill('<tr data-line="{}" class="{}">{}</tr>', index, " ".join(kinds), join(cells)))
+    return fill(
+        '<table id="ranking" class="sortable{}"><caption>Engines, ranked by score</caption>'
+        "<thead><tr>{}</tr></thead><tbody>{}</tbody></table>",
+        compact(lines), join(heads), join(rows),
+    )  # fmt: skip
 
 
-def meanings(lines: Sequence[Line], settings: Sequence[str]) -> str:
+def meanings(lines: Sequence[Line], settings: Sequence[str]) -> Markup:
     """Return what each column means, for those who cannot point at a heading."""
-    items = "".join(
-        f"<dt>{escape(column.head)}</dt><dd>{escape(column.told)}</dd>" for column in columns(lines, settings)
-    )
-    return f'<details class="more"><summary>What the columns mean</summary><dl>{items}</dl></details>'
+    items = join(fill("<dt>{}</dt><dd>{}</dd>", column.head, column.told) for column in columns(lines, settings))
+    return fill('<details class="more"><summary>What the columns mean</summary><dl>{}</dl></details>', items)
 
 
-def every(lines: Sequence[Line]) -> str:
+def every(lines: Sequence[Line]) -> Markup:
     """All figures of all engines, one column each, as the JSON has them."""
     plain = [
         name for name in (lines[0] if lines else {})
         if name not in ("name", "marks") and not any(isinstance(line.get(name), (list, dict)) for line in lines)
     ]  # fmt: skip
-    heads = "".join(f'<th scope="col">{escape(str(line["name"])).replace("/", "/<wbr>")}</th>' for line in lines)
+    heads = join(fill('<th scope="col">{}</th>', breakable(line["name"])) for line in lines)
     rows = []
     for name in plain:
-        cells = "".join(_figure(line.get(name)) for line in lines)
-        rows.append(f'<tr data-figure="{name}"><th scope="row">{name.replace("_", "_<wbr>")}</th>{cells}</tr>')
-    return (
+        cells = join(_figure(line.get(name)) for line in lines)
+        row = '<tr data-figure="{}"><th scope="row">{}</th>{}</tr>'
+        rows.append(fill(row, name, breakable(name, "_"), cells))
+    return fill(
         '<table id="figures"><caption>Every figure of every engine</caption><thead><tr>'
-        f'<th scope="col">figure</th>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
-    )
+        '<th scope="col">figure</th>{}</tr></thead><tbody>{}</tbody></table>',
+        heads, join(rows),
+    )  # fmt: skip
 
 
-def pooled(found: Sequence[Line], settings: Sequence[str]) -> str:
+def pooled(found: Sequence[Line], settings: Sequence[str]) -> Markup:
     """Engines over their seeds: what holds for other seeds too.
 
     Args:
@@ -146,32 +147,35 @@ def pooled(found: Sequence[Line], settings: Sequence[str]) -> str:
         settings: Those that were timed.
     """
     plain = [column for column in columns(found, settings) if column.name.startswith(("acc", "not", "size", "speed"))]
-    heads = "".join(_head(column.head, column.told, sortable=False) for column in plain)
-    rows = "".join(
-        f'<tr><th scope="row" class="name">{escape(str(each["name"]))}</th><td>{len(each["seeds"])}</td>'
-        f"{''.join(_cell(each, column) for column in plain)}</tr>"
+    heads = join(_head(column.head, column.told, sortable=False) for column in plain)
+    rows = join(
+        fill(
+            '<tr><th scope="row" class="name">{}</th><td>{}</td>{}</tr>',
+            each["name"], len(each["seeds"]), join(_cell(each, column) for column in plain),
+        )
         for each in found
-    )
-    return (
+    )  # fmt: skip
+    return fill(
         '<table id="pooled"><caption>Engines over their seeds</caption><thead><tr>'
-        f'<th scope="col" class="name">engine</th><th scope="col">seeds</th>{heads}</tr></thead>'
-        f"<tbody>{rows}</tbody></table>"
-    )
+        '<th scope="col" class="name">engine</th><th scope="col">seeds</th>{}</tr></thead><tbody>{}</tbody></table>',
+        heads, rows,
+    )  # fmt: skip
 
 
-def gates(lines: Sequence[Line]) -> str:
+def gates(lines: Sequence[Line]) -> Markup:
     """Every gate's verdict on every engine, with its evidence."""
     names = list(dict.fromkeys(verdict["gate"] for line in lines for verdict in line.get("gates", ())))
-    heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
+    heads = join(fill('<th scope="col">{}</th>', name) for name in names)
     rows = []
     for index, line in enumerate(lines):
         verdicts = {verdict["gate"]: verdict for verdict in line.get("gates", ())}
-        cells = "".join(_verdict(verdicts.get(name)) for name in names)
-        rows.append(f'<tr data-line="{index}">{named(line)}{cells}</tr>')
-    return (
-        f'<table id="verdicts" class="{compact(lines).strip()}"><caption>Verdicts of the gates</caption><thead><tr>'
-        f'<th scope="col" class="name">engine</th>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
-    )
+        cells = join(_verdict(verdicts.get(name)) for name in names)
+        rows.append(fill('<tr data-line="{}">{}{}</tr>', index, named(line), cells))
+    return fill(
+        '<table id="verdicts" class="{}"><caption>Verdicts of the gates</caption><thead><tr>'
+        '<th scope="col" class="name">engine</th>{}</tr></thead><tbody>{}</tbody></table>',
+        compact(lines).strip(), heads, join(rows),
+    )  # fmt: skip
 
 
 def compact(lines: Sequence[Line]) -> str:
@@ -179,57 +183,60 @@ def compact(lines: Sequence[Line]) -> str:
     return " same" if one_runtime(lines) else ""
 
 
-def _verdict(found: Any) -> str:
+def _verdict(found: Any) -> Markup:
     if found is None:
-        return '<td class="verdict quiet" data-value="">–</td>'
+        return Markup('<td class="verdict quiet" data-value="">–</td>')
     sign, word, colour = LABELLED if found.get("label") else SIGNS[found["passed"]]
     said, reason = found["evidence"], found.get("reason") or ""
-    told = escape("; ".join(filter(None, (said, "" if reason in said else reason))) or word)
-    return (
-        f'<td class="verdict {colour}" data-value="{word}"><details><summary aria-label="{word}">{sign}</summary>'
-        f"<p>{told}</p></details></td>"
-    )
+    told = "; ".join(filter(None, (said, "" if reason in said else reason))) or word
+    return fill(
+        '<td class="verdict {colour}" data-value="{word}"><details><summary aria-label="{word}">{sign}</summary>'
+        "<p>{told}</p></details></td>",
+        colour=colour, word=word, sign=sign, told=told,
+    )  # fmt: skip
 
 
-def _head(head: str, told: str, *, kind: str = "", sortable: bool = True) -> str:
+def _head(head: str, told: str, *, kind: str = "", sortable: bool = True) -> Markup:
     classes = " ".join(filter(None, (kind, "sorts" if sortable else "")))
-    return f'<th scope="col" class="{classes}" title="{escape(told)}">{escape(head)}</th>'
+    return fill('<th scope="col" class="{}" title="{}">{}</th>', classes, told, head)
 
 
-def _rank(line: Line) -> str:
+def _rank(line: Line) -> Markup:
     near = "≈ " if line.get("tied_with_previous") else ""
     low, high = line.get("rank_low"), line.get("rank_high")
-    reach = f"<small>{low}–{high}</small>" if low is not None and high is not None else ""
+    reach = fill("<small>{}–{}</small>", low, high) if low is not None and high is not None else ""
     rank = line.get("rank")
-    return f'<td class="rank" data-name="rank" data-value="{_raw(rank)}">{near}{show(rank)}{reach}</td>'
+    cell = '<td class="rank" data-name="rank" data-value="{}">{}{}{}</td>'
+    return fill(cell, _raw(rank), near, show(rank), reach)
 
 
-def named(line: Line) -> str:
+def named(line: Line) -> Markup:
     """The cell of an engine's name; what is said of its runtime stands back."""
-    name, runtime = escape(str(line["name"])), escape(f"/{line['engine']}")
+    name, runtime = str(line["name"]), f"/{line['engine']}"
     head, found, tail = name.rpartition(runtime)
-    told = head.replace("/", "/<wbr>") + f'<wbr><span class="runtime">{found}{tail}</span>' if found else name
-    return f'<th scope="row" class="name" data-name="name" data-value="{name}">{told}</th>'
+    behind = fill('<wbr><span class="runtime">{}{}</span>', found, tail)
+    told = breakable(head) + behind if found else escape(name)
+    return fill('<th scope="row" class="name" data-name="name" data-value="{}">{}</th>', name, told)
 
 
-def _cell(line: Line, column: Column) -> str:
+def _cell(line: Line, column: Column) -> Markup:
     value = line.get(column.name)
-    kept = f'data-name="{column.name}" data-value="{_raw(value)}"'
+    kept = fill('data-name="{}" data-value="{}"', column.name, _raw(value))
     ends = [line.get(f"{column.name}_{end}") for end in ("low", "high")]
     if column.interval is None or None in (value, *ends) or (line["baseline"] and column.name != "accuracy_percent"):
-        return f"<td {kept}>{escape(column.form(value))}</td>"
+        return fill("<td {}>{}</td>", kept, column.form(value))
     low, high = (column.interval(end) for end in ends)
-    kept += f' data-low="{_raw(ends[0])}" data-high="{_raw(ends[1])}"'
-    return f"<td {kept}>{escape(column.form(value))}<small>{low} to {high}</small></td>"
+    kept += fill(' data-low="{}" data-high="{}"', *map(_raw, ends))
+    return fill("<td {}>{}<small>{} to {}</small></td>", kept, column.form(value), low, high)
 
 
-def _marks(line: Line) -> str:
+def _marks(line: Line) -> Markup:
     marks = [*line["marks"], *(["not timed"] if line.get("error") else [])]
     reasons = [reason for reason in barred(line) if not any(mark in reason or reason in mark for mark in marks)]
-    never = '<span class="never">do not ship</span>' if barred(line) else ""
-    shown = never + "".join(f'<span class="tag">{escape(mark)}</span>' for mark in marks)
-    shown += "".join(f'<small class="why">{escape(reason)}</small>' for reason in reasons)
-    return f'<td class="marks" data-name="marks" data-value="{escape(", ".join(marks))}">{shown}</td>'
+    shown = Markup('<span class="never">do not ship</span>') if barred(line) else Markup("")
+    shown += join(fill('<span class="tag">{}</span>', mark) for mark in marks)
+    shown += join(fill('<small class="why">{}</small>', reason) for reason in reasons)
+    return fill('<td class="marks" data-name="marks" data-value="{}">{}</td>', ", ".join(marks), shown)
 
 
 def _p(value: Any) -> str:
@@ -238,14 +245,14 @@ def _p(value: Any) -> str:
 
 def _raw(value: Any) -> str:
     """A value whole, as an attribute."""
-    return "" if value is None else escape(str(value))
+    return "" if value is None else str(value)
 
 
-def _figure(value: Any) -> str:
+def _figure(value: Any) -> Markup:
     """A cell of a figure of any kind; what is shown shortened is kept whole."""
     shown = _loose(value)
-    kept = "" if value is None or shown == str(value) else f' data-value="{_raw(value)}"'
-    return f"<td{kept}>{escape(shown)}</td>"
+    kept = "" if value is None or shown == str(value) else fill(' data-value="{}"', _raw(value))
+    return fill("<td{}>{}</td>", kept, shown)
 
 
 def _loose(value: Any) -> str:
