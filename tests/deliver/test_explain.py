@@ -263,7 +263,7 @@ def test_what_is_no_report_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "report.json").write_text(text)
     result = call("explain", "report.json", "--store", "store", cwd=tmp_path)
     assert result.code == 1
-    assert "report.json is no report that can be explained" in result.stderr
+    assert "report.json cannot be read as a report" in result.stderr
     assert "toolchain report RECIPE -o FOLDER" in result.stderr
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from toolchain.core.errors import StoreError
 from toolchain.core.store import Artifact, Store
 from toolchain.deliver.ranking import engine_settings
+from toolchain.deliver.report import kept
 from toolchain.deliver.report.figures import state
 from toolchain.deliver.report.tables import verdict_json
 from toolchain.measure import evaluate, gates
@@ -56,15 +57,13 @@ def read_report(path: Path) -> dict[str, Any]:
     Raises:
         StoreError: It cannot be read, or another version wrote it.
     """
-    file = path / REPORT_FILE if path.is_dir() else path
-    try:
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        of_report(found)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    report = kept.read(path)
+    if any("gates" not in line or "techniques" not in line for line in report["lines"]):
         raise StoreError(
-            f"{file} is no report that can be explained: {error!r}", "write it again: toolchain report RECIPE -o FOLDER"
-        ) from error
-    return found
+            f"{path} has no verdicts of gates: an older version wrote it",
+            "write it again: toolchain report RECIPE -o FOLDER",
+        )
+    return report
 
 
 def of_report(report: Mapping[str, Any]) -> list[Explained]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from toolchain.core import foreign
 from toolchain.deliver.report.figures import key, quantity, ratio, show
 from toolchain.deliver.report.text import table
 
@@ -27,7 +28,7 @@ def markdown(found: Mapping[str, Any]) -> str:
         blocks += [f"## Times: {machine['told']}", _times(found, machine)]
     if found["same"]:
         blocks += ["## Engines of one name in several runs", _same(found)]
-    return "\n\n".join(blocks) + "\n"
+    return foreign.markdown("\n\n".join(blocks) + "\n")
 
 
 def heading(found: Mapping[str, Any]) -> str:

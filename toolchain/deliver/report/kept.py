@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from toolchain.core.errors import StoreError
+from toolchain.deliver.report import typed
 
 REPORT = "report.json"
 
-#: What a report of any version has, and each of its lines.
-PARTS = ("name", "split", "weights", "speedup", "lines", "recommendations", "not_applicable", "failed", "notes")
-OF_LINES = ("name", "model", "variant", "engine", "seed", "baseline", "accuracy_percent", "size_mb", "marks")
+#: No report is larger, in bytes: one of a thousand engines takes 40 MB.
+LARGEST = 256 << 20
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -26,21 +25,15 @@ def read(path: Path) -> dict[str, Any]:
         StoreError: There is none, or it is no report.
     """
     file = path / REPORT if path.is_dir() else path
+    hint = "name a folder with a report.json; 'toolchain report RECIPE -o FOLDER' writes one"
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        missing = [part for part in PARTS if part not in found]
-        missing += [part for line in found.get("lines", ()) for part in OF_LINES if part not in line]
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise StoreError(
-            f"{file} cannot be read as a report: {error}",
-            "name a folder that 'toolchain run -o FOLDER' wrote, or its report.json",
-        ) from error
-    if missing:
-        raise StoreError(
-            f"{file} is no report: it lacks {', '.join(dict.fromkeys(missing))}",
-            "name a folder that 'toolchain run -o FOLDER' wrote, or its report.json",
-        )
-    return dict(found)
+        if file.exists() and not file.is_file():
+            raise StoreError(f"{file} is not a regular file", hint)
+        if file.stat().st_size > LARGEST:
+            raise StoreError(f"{file} has {file.stat().st_size:,} bytes; a report has at most {LARGEST:,}", hint)
+        return typed.report(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{file} cannot be read as a report: {error}", hint) from error
 
 
 def labels(reports: Sequence[dict[str, Any]], paths: Sequence[Path]) -> list[str]:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from toolchain.core import foreign
 from toolchain.deliver.report import front, page, text
 from toolchain.deliver.report.build import Report
 from toolchain.deliver.report.figures import (
@@ -122,7 +123,7 @@ def csv_text(report: Report) -> str:
     if rows:
         writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({name: foreign.cell(value) for name, value in row.items()} for row in rows)
     return text.getvalue()
 
 
@@ -158,7 +159,7 @@ def markdown(report: Report) -> str:
         blocks += ["## Gates", _gates(found), _evidence(report)]
     notes = (f"- **{label}**: {' '.join(text.split())}" for label, text in footnotes(report))
     blocks += ["## How to read this", "\n".join(notes)]
-    return "\n\n".join(blocks) + "\n"
+    return foreign.markdown("\n\n".join(blocks) + "\n")
 
 
 def write(report: Report, folder: Path) -> None:

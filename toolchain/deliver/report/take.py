@@ -19,7 +19,10 @@ def take(made: str, line: Mapping[str, Any], lines: Sequence[Mapping[str, Any]],
         lines: Every engine of the report.
         store: The store's folder where it is not the default.
     """
-    words = shlex.split(made)
+    try:
+        words = shlex.split(made)
+    except ValueError:  # quotes that do not close: nothing of ours wrote this
+        return ""
     if words[:2] != ["toolchain", "run"]:
         return ""
     kept, skip = [], False
