@@ -47,6 +47,7 @@ def sensitivity_command(target: str, **settings: Any) -> int:
     if output:
         stages.check_output(output)
     run.quiet_libraries()
+    options.hold(store)
     outcome = run.execute(made, store, force=force)
     if outcome.rank:
         return outcome.exit_code

@@ -53,6 +53,11 @@ def store_option(function: F) -> F:
     return _store_option(_held_store)(function)
 
 
+def hold(store: Store) -> None:
+    """Hold a store, made where there is none, until the command ends: a result is copied after the run."""
+    click.get_current_context().with_resource(store.used(make=True))
+
+
 def free_store_option(function: F) -> F:
     """Adds ``--store`` of a command that takes the store for itself alone."""
     return _store_option(lambda ctx, param, value: _store(value))(function)

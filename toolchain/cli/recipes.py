@@ -53,6 +53,7 @@ def run_command(
     if dry_run:
         return print_preview(made, store, as_json, options.forced(force))
     run.quiet_libraries()
+    options.hold(store)
     outcome = run.execute(made, store, force=options.forced(force))
     keep = not any(text.partition("=")[0].split(".")[0] in _JUDGING for text in sets)
     return finish(outcome, store, output, as_json, check, junit, keep=keep)

@@ -163,6 +163,7 @@ def _stage(
     if settings["output"] and stage != "time":
         check_output(settings["output"])
     run.quiet_libraries()
+    options.hold(store)
     outcome = run.execute(made, store, force=options.forced(settings["force"]))
     if stage == "time":
         return finish(outcome, store, settings["output"], settings["as_json"])

@@ -76,6 +76,12 @@ class Checked:
                 raise
             self._known, self._new = known | self._new, {}
 
+    def tidy(self) -> None:
+        """Remove what a process left that was killed while it wrote."""
+        for path in self._path.parent.glob(f"{CHECKED}?*"):
+            with suppress(OSError):
+                path.unlink()
+
     def _read(self) -> dict[str, list[Any]]:
         try:
             found = json.loads(disk.read_own(self._path, MOST_BYTES))

@@ -83,7 +83,7 @@ _FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, s
 
 #: What libraries say when an allocation fails.
 _NO_MEMORY = re.compile(
-    r"\bbad[_ ]alloc|failed to allocate memory|cannot allocate memory|\bout of memory\b|OUT_OF_MEMORY|\bMemoryError\b",
+    r"\bbad[_ ]alloc|failed to allocate memory|can(?:no|')t allocate|\bout of memory\b|OUT_OF_MEMORY|\bMemoryError\b",
     re.IGNORECASE,
 )
 

@@ -321,6 +321,7 @@ class Store:
                 disk.remove(path)
             elif key in published:
                 disk.clear(self.root / ".partial" / key, self.root / ".partial" / f"{key}.lock")
+        self._checked.tidy()
         with suppress(OSError):
             (self.root / ".partial").rmdir()
 
