@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -79,13 +80,39 @@ def test_a_worker_that_is_killed_is_reported_with_its_signal(tmp_path: Path) -> 
     assert "memory" in caught.value.hint
 
 
-def test_a_crash_is_reported_with_its_traceback() -> None:
+def test_a_crash_is_one_sentence_that_says_where_its_traceback_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     with (
         pytest.raises(EngineError, match="'placement' failed: AttributeError") as caught,
         WorkerProcess("fp32", 1) as w,
     ):
         w.call("placement", scratch=".")
-    assert "worker.py" in str(caught.value)
+    (file,) = tmp_path.glob("toolchain-error-*.txt")
+    assert "Traceback" not in caught.value.message
+    assert str(file) in caught.value.hint
+    assert "worker.py" in file.read_text("utf-8")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_worker_that_is_stopped_is_spoken_of_once_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("toolchain.measure.process.SILENCE_S", 0.1)
+    monkeypatch.setattr("toolchain.core.log.logger.propagate", True)
+    with WorkerProcess("fp32", 1) as worker:
+        worker.call("memory")
+        number = worker._process.pid
+        os.kill(number, signal.SIGSTOP)
+        go_on = threading.Timer(1.0, os.kill, (number, signal.SIGCONT))
+        go_on.start()
+        assert worker.call("memory")["peak_memory_bytes"] > 0
+        go_on.join()
+    said = [record.getMessage() for record in caplog.records if "is stopped" in record.getMessage()]
+    assert said == [
+        f"    fp32: its process {number} is stopped and computes nothing; let it go on: kill -CONT {number}"
+    ]
 
 
 def test_leaving_ends_the_process() -> None:

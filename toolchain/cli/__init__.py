@@ -12,7 +12,7 @@ import click
 
 from toolchain import __version__
 from toolchain.cli import ending
-from toolchain.core import host
+from toolchain.core import guardian, host
 from toolchain.core.docstrings import docstring
 
 #: Command → module that defines it as ``command`` or under its own name; nothing is imported before it is needed.
@@ -91,6 +91,9 @@ def main(argv: list[str] | None = None) -> None:
     words = sys.argv[1:] if argv is None else argv
     try:
         _prepare()
+        if argv is None:  # called as a program, and not by one
+            guardian.start()
+            signal.signal(signal.SIGINT, _stop)
         signal.signal(signal.SIGTERM, _stop)
         ending.check_words(words)
         result = cli.main(args=list(words), prog_name="toolchain", standalone_mode=False)
@@ -114,4 +117,6 @@ def _prepare() -> None:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
+    """Stop, once: what is left to do then is not interrupted again."""
+    signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt

@@ -18,10 +18,14 @@ from typing import Any
 
 from toolchain.core import errors
 from toolchain.core.errors import TRY_AGAIN, EngineError, LostProcessError, ToolchainError, from_outside
+from toolchain.core.log import logger
 from toolchain.core.registry import PACKAGE
 
 #: A worker that says nothing for so long hangs; its longest silence is loading, or compiling, a large engine.
 PATIENCE_S = 900.0
+
+#: After so many seconds of silence a worker that is stopped is spoken of.
+SILENCE_S = 10.0
 
 #: How much of a worker's stderr an error repeats.
 TAIL_LINES = 12
@@ -122,9 +126,12 @@ class WorkerProcess:
 
     def _line(self, do: str) -> bytes:
         assert self._process.stdout is not None
-        stdout, deadline = self._process.stdout.fileno(), time.monotonic() + PATIENCE_S
+        stdout, deadline, stopped = self._process.stdout.fileno(), time.monotonic() + PATIENCE_S, False
         while b"\n" not in self._pending:
-            ready, _, _ = select.select([stdout], [], [], max(deadline - time.monotonic(), 0))
+            ready, _, _ = select.select([stdout], [], [], min(SILENCE_S, max(deadline - time.monotonic(), 0)))
+            if not ready and time.monotonic() < deadline:
+                stopped = self._speak_of_stop(stopped)
+                continue
             if not ready:
                 raise LostProcessError(
                     f"{self._name}: no answer to {do!r} for {PATIENCE_S:.0f} s\n{self._tail()}".rstrip(), TRY_AGAIN
@@ -136,11 +143,24 @@ class WorkerProcess:
         line, _, self._pending = self._pending.partition(b"\n")
         return line
 
+    def _speak_of_stop(self, before: bool) -> bool:
+        """Return whether the process is stopped, as by SIGSTOP, and say so when it has just been."""
+        try:
+            state = Path(f"/proc/{self._process.pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()[0]
+        except (OSError, IndexError):
+            return before
+        if state in ("T", "t") and not before:
+            logger.warning(
+                "    %s: its process %d is stopped and computes nothing; let it go on: kill -CONT %d",
+                self._name, self._process.pid, self._process.pid,
+            )  # fmt: skip
+        return state in ("T", "t")
+
     def _raised(self, do: str, error: dict[str, str]) -> ToolchainError:
         kind = getattr(errors, error["type"], None) if error["type"] else None
         if isinstance(kind, type) and issubclass(kind, ToolchainError):
             return kind(f"{self._name}: {error['message']}", error["hint"])
-        return EngineError(f"{self._name}: {do!r} failed: {error['message']}\n{self._tail()}".rstrip())
+        return EngineError(f"{self._name}: {do!r} failed: {error['message']}", error["hint"])
 
     def _died(self, do: str) -> LostProcessError:
         with contextlib.suppress(subprocess.TimeoutExpired):

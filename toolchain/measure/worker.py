@@ -34,12 +34,12 @@ import statistics
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from toolchain.core.errors import EngineError, MissingPackageError, ToolchainError, out_of_memory, refuse_lost
+from toolchain.core.failure import record, summary
 from toolchain.core.garbage import uncollected
 from toolchain.core.session import TEXT_INPUT
 from toolchain.measure.energy import EnergyMeter
@@ -350,10 +350,10 @@ def main() -> None:
         except ToolchainError as error:
             kind = "LostProcessError" if out_of_memory(error) else type(error).__name__
             reply = {"error": {"type": kind, "message": error.message, "hint": error.hint}}
-        except Exception as error:  # whatever it is, the parent has to hear of it
-            traceback.print_exc()
+        except BaseException as error:  # whatever it is, panics of Rust included, the parent has to hear of it
             kind = "LostProcessError" if out_of_memory(error) else ""
-            reply = {"error": {"type": kind, "message": f"{type(error).__name__}: {error}", "hint": ""}}
+            hint = "" if kind else f"please report it with its traceback, {record(error)}"
+            reply = {"error": {"type": kind, "message": summary(error), "hint": hint}}
         _send(answers, reply)
 
 

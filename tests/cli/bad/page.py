@@ -36,7 +36,7 @@ library or the machine decides a part of the message, or a list of names goes on
 #: What another version of a library, another machine, or a technique added would say otherwise.
 VARIES = (
     r"(as a text classifier: ).*", r"(from the hub: ).*", r"(the cache does not hold it: ).*", r"(damaged one: ).*",
-    r"(matrix products: ).*", r"(this onnxruntime has ).*", r"(tokenizer cannot be loaded: ).*",
+    r"(matrix products: ).*", r"(this onnxruntime has ).*", r"(cannot be used as a tokenizer: ).*",
     r"(No such option '?--sets'?).*", r"(--technique is missing: ).*", r"(this is transformers )[\d.]+",
     r"(weights are damaged: ).*", r"(readable Parquet file: ).*", r"(/)[0-9a-f]{32}",
 )  # fmt: skip

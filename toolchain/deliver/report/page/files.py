@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from toolchain.core.errors import ToolchainError
+from toolchain.core.log import logger
 from toolchain.deliver.report import compare_text
 from toolchain.deliver.report.page import comparison, raster
 from toolchain.deliver.report.page.document import html, pictures
@@ -47,7 +49,10 @@ def _draw(picture: str | None, vector: Path) -> None:
         old.unlink(missing_ok=True)
     if picture is not None:
         if raster.available():
-            bitmap.write_bytes(raster.png(picture))
+            try:
+                bitmap.write_bytes(raster.png(picture))
+            except ToolchainError as error:  # the report is whole without it
+                logger.warning("    %s is left out: %s", bitmap.name, error.message)
         vector.write_text(picture, encoding="utf-8")  # last: it tells that both are of one picture
 
 

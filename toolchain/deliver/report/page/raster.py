@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from toolchain.core.errors import require
+from toolchain.core.errors import ToolchainError, require
+from toolchain.core.vendor import vendor
 
 #: The extra that brings both packages.
 EXTRA = "plots"
@@ -25,15 +26,19 @@ def png(svg: str) -> bytes:
         svg: A picture alone, its colours in it.
 
     Raises:
-        MissingPackageError: What draws it is not installed.
+        MissingPackageError: What draws it is not installed, or cannot be loaded.
+        ToolchainError: It fails.
     """
-    resvg, fonts = require("resvg_py", EXTRA), require("font_roboto", EXTRA)
-    return bytes(
-        resvg.svg_to_bytes(
-            svg_string=svg,
-            zoom=ZOOM,
-            skip_system_fonts=True,
-            font_files=list(fonts.font_files.values()),
-            sans_serif_family="Roboto",
+    with vendor(
+        "cannot draw a picture", "resvg", ToolchainError, f"pip install --force-reinstall 'toolchain[{EXTRA}]'"
+    ):
+        resvg, fonts = require("resvg_py", EXTRA), require("font_roboto", EXTRA)
+        return bytes(
+            resvg.svg_to_bytes(
+                svg_string=svg,
+                zoom=ZOOM,
+                skip_system_fonts=True,
+                font_files=list(fonts.font_files.values()),
+                sans_serif_family="Roboto",
+            )
         )
-    )
