@@ -13,6 +13,8 @@ from typing import Any
 
 from fuzz_readers import changes, models
 from fuzz_readers.goods import PROGRAM, RECIPE, TASK, Reducer
+from toolchain.core.artifact import digest
+from toolchain.core.manifest import seal
 
 Argv = list[str]
 #: Fills the current folder with a case and returns the command on it.
@@ -197,6 +199,8 @@ def _stored(rng: random.Random, good: Path, pattern: str) -> Argv:
         models.write(path, json.dumps(manifest))
     else:
         models.change_json(rng, path)
+    if rng.random() < 0.8:
+        _fit(path)
     key = path.parent.name
     chosen = rng.choice(
         (
@@ -208,8 +212,23 @@ def _stored(rng: random.Random, good: Path, pattern: str) -> Argv:
     return [*chosen, "--store", "made" if chosen[0] == "import" else "store"]
 
 
+def _fit(path: Path) -> None:
+    """Make digests and the seal fit a changed file, so that what is behind them is tried too."""
+    record = path.with_name("manifest.json")
+    try:
+        manifest = json.loads(record.read_text("utf-8"))
+        if path != record:
+            manifest["files"][path.name] = {"sha256": digest(path), "bytes": path.stat().st_size}
+        manifest["seal"] = seal(manifest)
+        record.write_text(json.dumps(manifest), "utf-8")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return  # no manifest any more
+
+
 def _report(rng: random.Random, good: Path) -> Argv:
     report = json.loads((good / "report" / "report.json").read_text("utf-8"))
+    if rng.random() < 0.9:
+        report.pop("seal", None)  # or none that was changed would be read
     changed = changes.tree(rng, report)
     models.write(Path("report.json"), changes.dumped(rng, changed))
     if rng.random() < 0.02:

@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from tests.deliver.test_report import PICTURES, lines_of, report, row, shown, three, timing
-from toolchain.deliver.report import csv_text, markdown, terminal, to_json, write
+from toolchain.core.errors import DamagedError
+from toolchain.deliver.report import csv_text, kept, markdown, terminal, to_json, write
 from toolchain.deliver.report.figures import quantity, ratio, show
 from toolchain.pipeline.limits import Limits
 
@@ -159,4 +160,17 @@ def test_written_files_are_the_renderings_and_do_not_change(tmp_path: Path) -> N
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == names
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-    assert json.loads((tmp_path / "a" / "report.json").read_text()) == to_json(report(rows))
+    assert kept.read(tmp_path / "a") == json.loads(json.dumps(to_json(report(rows))))
+
+
+def test_a_report_that_was_changed_is_not_read(tmp_path: Path) -> None:
+    write(report(three(tmp_path)), tmp_path)
+    file = tmp_path / "report.json"
+    written = json.loads(file.read_text())
+    written["lines"][0]["size_mb"] *= 2
+    file.write_text(json.dumps(written))
+    with pytest.raises(DamagedError, match="has been changed since it was written"):
+        kept.read(file)
+    del written["seal"]  # a report of an earlier version has none
+    file.write_text(json.dumps(written))
+    assert kept.read(file)["lines"][0]["size_mb"] == written["lines"][0]["size_mb"]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from toolchain.core.errors import StoreError
+from toolchain.core import manifest
+from toolchain.core.errors import DamagedError, StoreError
 from toolchain.deliver.report import typed
 
 REPORT = "report.json"
@@ -23,6 +25,7 @@ def read(path: Path) -> dict[str, Any]:
 
     Raises:
         StoreError: There is none, or it is no report.
+        DamagedError: It has been changed since it was written.
     """
     file = path / REPORT if path.is_dir() else path
     hint = "name a folder with a report.json; 'toolchain report RECIPE -o FOLDER' writes one"
@@ -31,9 +34,23 @@ def read(path: Path) -> dict[str, Any]:
             raise StoreError(f"{file} is not a regular file", hint)
         if file.stat().st_size > LARGEST:
             raise StoreError(f"{file} has {file.stat().st_size:,} bytes; a report has at most {LARGEST:,}", hint)
-        return typed.report(file.read_text(encoding="utf-8"))
+        report = typed.report(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise StoreError(f"{file} cannot be read as a report: {error}", hint) from error
+    seal = report.pop("seal", None)  # reports of earlier versions have none
+    if seal is not None and seal != manifest.seal(report):
+        raise DamagedError(
+            f"{file} has been changed since it was written: its seal does not fit",
+            "write it again: toolchain report RECIPE -o FOLDER",
+        )
+    return report
+
+
+def text(report: Mapping[str, Any]) -> str:
+    """Return a report as its file has it, sealed with the SHA-256 of all else in it."""
+    written = json.loads(json.dumps(report, allow_nan=False))
+    sealed = {**report, "seal": manifest.seal(written)}
+    return json.dumps(sealed, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def labels(reports: Sequence[dict[str, Any]], paths: Sequence[Path]) -> list[str]:

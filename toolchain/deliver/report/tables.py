@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from toolchain.core import foreign
-from toolchain.deliver.report import front, page, text
+from toolchain.deliver.report import front, kept, page, text
 from toolchain.deliver.report.build import Report
 from toolchain.deliver.report.figures import (
     LABEL,
@@ -172,8 +172,7 @@ def write(report: Report, folder: Path) -> None:
     (folder / "report.md").write_text(markdown(report), encoding="utf-8")
     (folder / "report.csv").write_text(csv_text(report), encoding="utf-8")
     found = to_json(report)
-    text = json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False)
-    (folder / "report.json").write_text(text + "\n", encoding="utf-8")
+    (folder / kept.REPORT).write_text(kept.text(found), encoding="utf-8")
     rows = [figures(line, report.batches) for line in report.lines]
     picture = front.draw(title(report), rows, report.speedup)
     (folder / "front.svg").unlink(missing_ok=True)  # of another run
