@@ -16,6 +16,7 @@ from pathlib import Path
 from toolchain.core import child, limits
 from toolchain.core.disk import open_regular
 from toolchain.core.errors import ModelError, require
+from toolchain.core.files import check_file
 
 _SCRIPT = Path(__file__).parent / "_door_child.py"
 
@@ -37,10 +38,10 @@ def admit(folder: Path | None = None, graph: Path | None = None) -> None:
     """
     files = []
     if folder is not None and (folder / "tokenizer.json").exists():
-        files.append(("tokenizer", folder / "tokenizer.json"))
+        files.append(("tokenizer", check_file(folder, "tokenizer.json")))
     if graph is not None:
         require("onnx", "torch")
-        files.append(("graph", graph))
+        files.append(("graph", check_file(graph.parent, graph.name)))
     if files:
         _admit(tuple((kind, str(path.absolute()), *_state(path, kind)) for kind, path in files))
 
