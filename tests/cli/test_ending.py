@@ -79,6 +79,7 @@ def test_a_library_that_ends_the_program_has_not_done_the_work(monkeypatch: pyte
         (OSError(28, "No space left on device", "a.onnx"), "a.onnx: No space left on device", "free some space"),
         (OSError(24, "Too many open files"), "Too many open files", "ulimit -n 1024"),
         (PermissionError(13, "Permission denied", "/store"), "/store: Permission denied", "may read and write"),
+        (FileNotFoundError(2, "No usable temporary directory found in ['/tmp']"), "no folder for tempo", "TMPDIR="),
         (MemoryError("Unable to allocate 9 GiB"), "out of memory: MemoryError: Unable to allocate 9 GiB", "memory"),
         ("a\udc80".encode, r"a\udc80 holds surrogates", "UTF-8"),
         (GateError("parity failed", "quantize less"), "parity failed", "quantize less"),

@@ -66,7 +66,7 @@ def test_a_command_ends_within_two_seconds_of_a_signal(work: str, code: int, num
     process.send_signal(number)
     began = time.monotonic()
     _, said = process.communicate(timeout=30)  # to the end of its output: nobody holds it open
-    assert time.monotonic() - began < 2.5
+    assert time.monotonic() - began < 3.0
     assert process.returncode == code
     assert said.strip().startswith("stopped: ")
     assert len(said.strip().splitlines()) == 1

@@ -35,6 +35,18 @@ def _leftovers(store: Store) -> list[str]:
     return sorted(str(p.relative_to(store.root / ".partial")) for p in (store.root / ".partial").rglob("*"))
 
 
+def test_the_error_of_a_library_in_a_store_that_was_removed_says_so(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    error = RuntimeError(f'I/O error: No such file or directory (os error 2) at path "{store.root}/.partial/k/w"')
+    store.root.mkdir()
+    assert store.explains(error) is None
+    store.root.rmdir()
+    explained = store.explains(error)
+    assert explained is not None
+    assert explained.message == f"the store {store.root} is gone: it was removed while the command ran"
+    assert store.explains(RuntimeError("No such file or directory: model.onnx")) is None
+
+
 def test_a_key_depends_on_content_and_not_on_the_order_of_keys() -> None:
     assert key_of({"a": 1, "b": [2]}) == key_of({"b": [2], "a": 1})
     assert key_of({"a": 1}) != key_of({"a": 2})

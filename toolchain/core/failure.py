@@ -60,6 +60,11 @@ def explain(error: BaseException) -> ToolchainError:
     if isinstance(error, ToolchainError):
         error.message, error.hint = shorten(error.message), shorten(error.hint, HINT_LINES, HINT_CHARACTERS)
         return error
+    if isinstance(error, FileNotFoundError) and "No usable temporary directory" in str(error):
+        return ToolchainError(
+            "no folder for temporary files can be written",
+            "name one that can: TMPDIR=FOLDER ('toolchain doctor' looks)",
+        )
     if isinstance(error, OSError) and error.errno in _HINTS:
         named = [name_of(part) for part in (error.filename, error.filename2) if part is not None]
         return ToolchainError(": ".join([" -> ".join(named), str(error.strerror)] if named else [str(error.strerror)]),

@@ -363,6 +363,10 @@ class Store:
         """The store's explanation of an error that a library raised, when the disk is its cause; else None."""
         if isinstance(error, OSError) and error.errno in HINTS:
             return explain(self.root, error)
+        if "No such file" in str(error) and str(self.root) in str(error) and not self.root.is_dir():
+            return StoreError(
+                f"the store {self.root} is gone: it was removed while the command ran", "run the command again"
+            )
         here = next(path for path in (self.root, *self.root.parents) if path.exists())
         if "No space left" in str(error) or shutil.disk_usage(here).free < 65536:
             return explain(self.root, OSError(errno.ENOSPC, "No space left on device", str(self.root)))
