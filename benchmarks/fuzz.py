@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import resource
 import select
 import shlex
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _one(root, good, chosen.seed, chosen.reader, chosen.case)
         started = time.monotonic()
         shares = share(chosen.cases, chosen.readers)
-        cases = list(run(root, good, chosen.seed, shares, chosen.jobs))
+        cases = list(run(root, good, chosen.seed, shares, chosen.jobs, started + 60 * chosen.minutes))
         seconds = time.monotonic() - started
     result = {
         "what": chosen.title, "command": shlex.join(["python", "benchmarks/fuzz.py", *(arguments or sys.argv[1:])]),
@@ -87,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--readers", nargs="+", default=list(READERS), help="only these [default: all]")
     parser.add_argument("--jobs", type=int, default=1, help="cases that run at the same time")
+    parser.add_argument("--minutes", type=float, default=600, help="begin no batch after so long")
     parser.add_argument("--title", default="the program as it is", help="what the result is of")
     parser.add_argument(
         "--output", type=Path, help=f"write JSON here and Markdown beside it, e.g. {PUBLISHED}/now.json"
@@ -154,12 +156,24 @@ def _warm(root: Path, good: Path) -> None:
     torch.set_num_threads(1)
 
 
-def run(root: Path, good: Path, seed: int, shares: dict[str, int], jobs: int) -> Iterator[dict[str, Any]]:
-    """Run every case, several batches at a time, and yield what was seen."""
+def run(
+    root: Path, good: Path, seed: int, shares: dict[str, int], jobs: int, deadline: float
+) -> Iterator[dict[str, Any]]:
+    """Run every case, several batches at a time and in a drawn order, and yield what was seen.
+
+    Args:
+        root: Folder of the cases.
+        good: The good inputs.
+        seed: Decides every case.
+        shares: How many cases of each reader.
+        jobs: How many batches at a time.
+        deadline: By the monotonic clock; what is left then is not run.
+    """
     batches = [
         (reader, range(start, min(start + BATCH, count)))
         for reader, count in shares.items() for start in range(0, count, BATCH)
     ]  # fmt: skip
+    random.Random(seed).shuffle(batches)
     files = []
     children = []
     for job in range(jobs):
@@ -169,7 +183,7 @@ def run(root: Path, good: Path, seed: int, shares: dict[str, int], jobs: int) ->
         child = os.fork()
         if child == 0:
             try:
-                _job(own, good, seed, batches[job::jobs], files[-1])
+                _job(own, good, seed, batches[job::jobs], files[-1], deadline)
             except BaseException:
                 sys.excepthook(*sys.exc_info())
                 os._exit(1)
@@ -182,10 +196,14 @@ def run(root: Path, good: Path, seed: int, shares: dict[str, int], jobs: int) ->
             yield json.loads(line)
 
 
-def _job(root: Path, good: Path, seed: int, batches: Sequence[tuple[str, range]], output: Path) -> None:
+def _job(
+    root: Path, good: Path, seed: int, batches: Sequence[tuple[str, range]], output: Path, deadline: float
+) -> None:
     """Run batches one after the other, and write down every case as soon as it is done."""
     with output.open("w", encoding="utf-8", buffering=1) as file:
         for place, (reader, numbers) in enumerate(batches):
+            if time.monotonic() > deadline:
+                return
             for case in _batch(root, good, seed, reader, list(numbers)):
                 file.write(json.dumps(case) + "\n")
             if place % 20 == 0:
