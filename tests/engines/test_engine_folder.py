@@ -87,14 +87,12 @@ def test_a_digest_from_elsewhere_decides(tmp_path: Path) -> None:
     assert examine(out, digest=digest)["note"] is None
     shown = call("doctor", "--engine", "out", "--digest", digest, cwd=tmp_path)
     assert shown.code == 0
-    for spoil in (
-        lambda: (out / "more.bin").touch(),
-        lambda: ((out / "more.bin").unlink(), (out / "history.json").write_text("{}")),
-    ):
-        spoil()
+    for name in ("more.bin", "history.json"):
+        (out / name).write_text("changed")
         with pytest.raises(ToolchainError, match=f"out is not the engine that was named: .*{digest} was expected"):
             Predictor(out, digest=digest)
         assert call("doctor", "--engine", "out", "--digest", digest, cwd=tmp_path).code == 1
+        (out / "more.bin").unlink(missing_ok=True)
     assert call("doctor", "--digest", digest, cwd=tmp_path).code == 2
 
 

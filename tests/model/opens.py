@@ -9,9 +9,11 @@ OPENED: list[str] = []
 
 
 def note(event: str, arguments: tuple[object, ...]) -> None:
-    """Record an opened file, as an audit hook."""
+    """Record an opened file, or what is unpickled, as an audit hook."""
     if event in ("open", "os.listdir", "os.scandir") and isinstance(arguments[0], str | bytes | Path):
         OPENED.append(str(arguments[0]))
+    if event == "pickle.find_class":
+        OPENED.append(f"/pickle/{arguments[1]}")
 
 
 def main(root: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 from tests.builders import classifier_folder, engine_folder, onnx_folder
 from tests.command import ROOT
+from tests.model.test_pretrained import Bomb
 from tests.shared import once
 from tests.tasks.test_glue import save
 
@@ -20,10 +22,21 @@ from tests.tasks.test_glue import save
 MACHINE = ("/proc", "/sys", "/dev", "/usr", "/etc", "/lib", sys.prefix, sys.base_prefix, str(ROOT))
 
 
-def links(folder: Path, *names: str) -> None:
+#: Names under which tools leave pickles.
+PICKLES = ("pytorch_model.bin", "model.pt", "model.pth", "model.ckpt", "training_args.bin", "optimizer.pt", "a.npy",
+           "a.npz", "data.pkl", ".metadata", "adapter_model.bin", "scheduler.bin", "cache.joblib")  # fmt: skip
+
+
+def bombs(folder: Path, trace: Path) -> None:
+    for name in PICKLES:
+        (folder / name).write_bytes(pickle.dumps(Bomb(trace)))
+
+
+def links(folder: Path, *names: str) -> Path:
     for name in names:
         (folder / name).unlink(missing_ok=True)
         (folder / name).symlink_to(folder.parent / "secret" / name)
+    return folder
 
 
 @pytest.mark.skipif(os.name != "posix", reason="links are made")
@@ -39,7 +52,7 @@ def test_nothing_outside_of_a_stranger_s_folder_is_opened(tmp_path: Path) -> Non
         return Path(shutil.copytree(sources[name], root / f"{name}-{case}"))
 
     for name, source in sources.items():
-        links(copy(name, "more"), "README.md", "extra.bin", "evil.py")
+        bombs(links(copy(name, "more"), "README.md", "extra.bin", "evil.py"), tmp_path / "trace")
         for file in ("tokenizer.json", "config.json", "interface.json", "model.safetensors", "model.onnx"):
             if (source / file).exists():
                 links(copy(name, f"link-{file.replace('.', '-')}"), file)
@@ -51,6 +64,7 @@ def test_nothing_outside_of_a_stranger_s_folder_is_opened(tmp_path: Path) -> Non
     save(root / "data")
     shutil.copytree(root / "data" / "train", root / "secret", dirs_exist_ok=True)
     shutil.copytree(root / "data", root / "data-state")
+    bombs(Path(shutil.copytree(root / "data", root / "data-more")), tmp_path / "trace")
     state = {"_data_files": [{"filename": "../../secret/data-00000-of-00001.arrow"}]}
     (root / "data-state" / "train" / "state.json").write_text(json.dumps(state))
     (root / "store").mkdir()
@@ -60,6 +74,7 @@ def test_nothing_outside_of_a_stranger_s_folder_is_opened(tmp_path: Path) -> Non
         [sys.executable, "-m", "tests.model.opens", root], cwd=ROOT, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "trace").exists()
     lines = [line.split(" ", 2) for line in done.stdout.splitlines()]
     taken = {line[1] for line in lines if line[0] == "taken"}
     refused = {line[1] for line in lines if line[0] == "refused"}
@@ -71,6 +86,6 @@ def test_nothing_outside_of_a_stranger_s_folder_is_opened(tmp_path: Path) -> Non
     outside = {str(path) for path in opened if path.is_absolute() and not str(path).startswith((*allowed, *folders))}
     assert outside <= {str(root)}  # which the helper lists
     paths_ignored = {"checkpoint-tokenizer_config", "checkpoint-special_tokens_map"}
-    assert taken == {*sources, "data", *paths_ignored, *(f"{name}-more" for name in sources)}
+    assert taken == {*sources, "data", "data-more", *paths_ignored, *(f"{name}-more" for name in sources)}
     assert len(refused) >= 14
     assert {"checkpoint-index", "checkpoint-link-model-safetensors", "onnx-link-model-onnx", "data-state"} <= refused

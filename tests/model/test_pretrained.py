@@ -144,6 +144,28 @@ def test_shards_are_loaded_and_all_are_in_the_key(stranger: Path) -> None:
     assert {path.name for path in shards} <= set(source.resolve(str(stranger)).identity["files"])
 
 
+def test_a_model_in_the_hub_s_cache_is_loaded_through_its_links(stranger: Path, tmp_path: Path) -> None:
+    model = tmp_path / "hub" / "models--org--name"
+    snapshot = model / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (model / "blobs").mkdir()
+    for number, path in enumerate(sorted(stranger.glob("*.*"))):
+        path.rename(model / "blobs" / f"{number:02x}")
+        (snapshot / path.name).symlink_to(f"../../blobs/{number:02x}")
+    text = ["a warm and funny film"]
+    assert checkpoint.load_model(snapshot).config.num_labels == 2
+    assert checkpoint.load_tokenizer(snapshot)(text) == checkpoint.load_tokenizer(classifier_folder())(text)
+    names = {path.name for path in classifier_folder().iterdir()} - {"manifest.json"}
+    assert set(source.resolve(str(snapshot)).identity["files"]) == names
+
+
+def test_a_change_after_a_look_is_seen(stranger: Path) -> None:
+    source.resolve(str(stranger))
+    change(stranger / "config.json", auto_map={"AutoConfig": "evil.C"})
+    with pytest.raises(ModelError, match="auto_map names Python code"):
+        source.resolve(str(stranger))
+
+
 def test_no_pickle_is_opened_whatever_it_is_called(stranger: Path, tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     data = pickle.dumps(Bomb(trace))

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import re
 import shutil
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 from toolchain.core.errors import ModelError, ToolchainError
@@ -101,21 +103,31 @@ def safe_folder(folder: Path, patterns: Sequence[str], error: type[ToolchainErro
     Raises:
         ToolchainError: A file with such a name is a link, or no regular file; or the folder cannot be listed.
     """
+    fits, odd, largest = _fitting(tuple(patterns)), [], limit("file_bytes")
+    names = []
     try:
         with os.scandir(folder) as entries:
-            names = sorted(
-                entry.name
-                for entry in entries
-                if any(fnmatch.fnmatchcase(entry.name, pattern) for pattern in patterns)
-                and not entry.is_dir(follow_symlinks=False)
-            )
+            for entry in entries:
+                if not fits(entry.name) or entry.is_dir(follow_symlinks=False):
+                    continue
+                names.append(entry.name)
+                if not entry.is_file(follow_symlinks=False) or entry.stat().st_size > largest or ":" in entry.name:
+                    odd.append(entry.name)
     except FileNotFoundError:
-        names = []
+        return []
     except OSError as problem:
         raise error(f"{folder} cannot be read: {problem.strerror}") from problem
     if len(names) > (most := limit("folder_files")):
         raise error(f"{folder} holds {len(names):,} files; allowed are at most {most:,}", way_out("folder_files"))
-    return [check_file(folder, name, error) for name in names]
+    for name in sorted(odd):
+        check_file(folder, name, error)
+    return [folder / name for name in sorted(names)]
+
+
+@cache
+def _fitting(patterns: tuple[str, ...]) -> Callable[[str], object]:
+    """Return what tells whether a name fits one of the patterns."""
+    return re.compile("|".join(map(fnmatch.translate, patterns))).match
 
 
 def copy_files(folder: Path, names: Iterable[str], out: Path, error: type[ToolchainError] = ModelError) -> None:

@@ -6,12 +6,14 @@ A folder is data. What of it would run code, fetch something, or bring in anothe
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from toolchain.core import documents
+from toolchain.core import documents, limits
 from toolchain.core.errors import ModelError
 from toolchain.core.files import check_file, is_plain, safe_folder
 from toolchain.model.config import check_weights, read_config
@@ -43,6 +45,10 @@ _SETTINGS_FILES = ("config.json", "tokenizer_config.json", "special_tokens_map.j
 _SHARD = re.compile(r"(?P<stem>[\w.]+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
 
 
+#: Name, bytes, time of the last change and inode of a file.
+State = tuple[str, int, int, int]
+
+
 def check_folder(folder: Path) -> None:
     """Refuse a folder that cannot be a model's, before anything loads it.
 
@@ -51,8 +57,28 @@ def check_folder(folder: Path) -> None:
     """
     if not folder.is_dir():
         raise ModelError(f"{folder} is not a folder", "a model is a folder with config.json and model.safetensors")
+    files = model_files(folder)
+    given = tuple(sorted((name, text) for name, text in os.environ.items() if name.startswith(limits.PREFIX)))
+    _check_content(folder, tuple(map(_state, files)), given)
+
+
+def _state(path: Path) -> State:
+    """Return what tells whether a file is the one that was looked at."""
+    facts = path.stat()
+    return path.name, facts.st_size, facts.st_mtime_ns, facts.st_ino
+
+
+@cache
+def _check_content(folder: Path, files: tuple[State, ...], given: tuple[tuple[str, str], ...]) -> None:
+    """Do what :func:`check_folder` does with the files, once as long as they and the limits that are given stay.
+
+    Args:
+        folder: Model folder.
+        files: Its files, which may be opened.
+        given: Variables of the environment that set limits.
+    """
     _refuse_adapter(folder)
-    names = {path.name for path in model_files(folder)}
+    names = {name for name, *_ in files}
     if "config.json" not in names:
         raise ModelError(f"{folder} holds no config.json", "a model folder is what save_pretrained() writes")
     check_settings(folder)
