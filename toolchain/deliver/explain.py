@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolchain.core.errors import StoreError
+from toolchain.core.files import check_file
 from toolchain.core.store import Artifact, Store
 from toolchain.deliver.ranking import engine_settings
 from toolchain.deliver.report import kept
@@ -170,7 +171,7 @@ def _engine(artifact: Artifact, store: Store) -> Explained:
 
 
 def _engine_file(artifact: Artifact) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((artifact.path / "engine.json").read_text("utf-8"))
+    found: dict[str, Any] = json.loads(check_file(artifact.path, "engine.json", StoreError).read_text("utf-8"))
     return found
 
 

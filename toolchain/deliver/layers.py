@@ -13,6 +13,7 @@ from rich.text import Text
 
 from toolchain.core import disk
 from toolchain.core.errors import StoreError, ToolchainError
+from toolchain.core.files import safe_folder
 from toolchain.core.store import Artifact, Store
 from toolchain.measure.sensitivity import SENSITIVITY_FILE, TECHNIQUES
 
@@ -33,6 +34,7 @@ def read(reference: str, store: Store) -> tuple[dict[str, Any], Artifact | None]
     """
     path, artifact = Path(reference), None
     if path.is_dir():
+        safe_folder(path, (SENSITIVITY_FILE,), StoreError)
         path = path / SENSITIVITY_FILE
     elif not path.is_file():
         artifact = store.resolve(reference)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from toolchain.core.errors import DataError, ModelError
+from toolchain.core.files import safe_folder
 from toolchain.model import adopt, heads, source
 from toolchain.model.checkpoint import read_json
 from toolchain.model.labels import unnamed
@@ -173,6 +174,8 @@ def part_of(path: Path) -> str:
 def _with_labels(spec: str, kind: Literal["classifier", "onnx"], folder: Path) -> Model:
     """Return a trained model with the names of its labels, as far as files beside it have them."""
     described = next((path for path in (folder, folder.parent) if (path / "config.json").is_file()), None)
+    for place in (folder, described or folder):
+        safe_folder(place, ("config.json", "interface.json"))
     if (folder / "interface.json").is_file():
         names = adopt.own_labels(folder)
     elif described is not None:

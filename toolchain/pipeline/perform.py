@@ -12,6 +12,7 @@ from typing import Any
 from toolchain.augment import _data
 from toolchain.core.data import Dataset
 from toolchain.core.errors import ModelError
+from toolchain.core.files import copy_files, safe_folder
 from toolchain.core.stage import Context, Teaching
 from toolchain.core.store import Artifact, key_of
 from toolchain.engines._batching import BATCHING_KEY, Batching
@@ -150,8 +151,8 @@ def accompany(source: Path, out: Path) -> None:
         source: The graph's folder.
         out: The engine folder.
     """
-    for name in ("tokenizer.json", "interface.json"):
-        shutil.copyfile(source / name, out / name)
+    copy_files(source, ("tokenizer.json", "interface.json"), out)
+    safe_folder(source, ("*.json",))  # a graph that an engine is refitted with comes from anywhere
     for name in ("config.json", "tokenizer_config.json"):  # what Optimum and transformers open a folder by
         if (source / name).is_file() and not (out / name).exists():
             record = read_json(source / name)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from toolchain.core import manifest
 from toolchain.core.errors import DamagedError, StoreError
+from toolchain.core.files import check_file
 from toolchain.deliver.report import typed
 
 REPORT = "report.json"
@@ -29,6 +31,8 @@ def read(path: Path) -> dict[str, Any]:
     """
     file = path / REPORT if path.is_dir() else path
     hint = "name a folder with a report.json; 'toolchain report RECIPE -o FOLDER' writes one"
+    if path.is_dir() and os.path.lexists(file):
+        check_file(path, REPORT, StoreError)
     try:
         if file.exists() and not file.is_file():
             raise StoreError(f"{file} is not a regular file", hint)
