@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from fuzz_readers import goods
-from fuzz_readers.readers import CHEAP, READERS
+from fuzz_readers.readers import CHEAP, HEAVY, READERS
 from fuzz_readers.watch import COUNTED, MEMORY_BYTES, Case, Watch, grouped
 
 from toolchain.measure.machine import machine
@@ -61,8 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         root = Path(name).resolve()
         good = root / "good"
         _surroundings(root)
-        _in_child(goods.make, good)
-        _warm(root, good)
+        heavy = not HEAVY.isdisjoint([chosen.reader] if chosen.reader else chosen.readers)
+        _in_child(lambda: goods.make(good, chosen.good and chosen.good.resolve(), heavy=heavy))
+        _warm(root, good, heavy)
         if chosen.reader:
             return _one(root, good, chosen.seed, chosen.reader, chosen.case)
         started = time.monotonic()
@@ -88,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--readers", nargs="+", default=list(READERS), help="only these [default: all]")
     parser.add_argument("--jobs", type=int, default=1, help="cases that run at the same time")
+    parser.add_argument("--good", type=Path, help="folder of a run of the tiny recipe, in place of running it")
     parser.add_argument("--minutes", type=float, default=600, help="begin no batch after so long")
     parser.add_argument("--title", default="the program as it is", help="what the result is of")
     parser.add_argument(
@@ -131,7 +133,7 @@ def _in_child(work: Any, *arguments: Any) -> None:
         sys.exit("the fuzzer could not prepare itself")
 
 
-def _warm(root: Path, good: Path) -> None:
+def _warm(root: Path, good: Path, heavy: bool) -> None:
     """Import whatever unchanged inputs import, and learn what they open; each is run in a child first."""
     import importlib
 
@@ -140,7 +142,7 @@ def _warm(root: Path, good: Path) -> None:
     def learn() -> None:
         watch = Watch(root, good, frozenset())
         watch.prepare()
-        watch.learn()
+        watch.learn(heavy=heavy)
         names.write_text(json.dumps([sorted(sys.modules), sorted(watch.everything)]), "utf-8")
 
     _in_child(learn)
@@ -151,9 +153,8 @@ def _warm(root: Path, good: Path) -> None:
                 importlib.import_module(name)
             except Exception:  # made at run time by a library: it has no file
                 continue
-    import torch
-
-    torch.set_num_threads(1)
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
 
 
 def run(

@@ -46,22 +46,33 @@ class Reducer:
         return os.system, (': > "$FUZZ_TRACE/pickle"',)
 
 
-def make(root: Path) -> None:
-    """Run the tiny recipe and write every good input below a folder."""
+def make(root: Path, finished: Path | None = None, *, heavy: bool = True) -> None:
+    """Write every good input below a folder.
+
+    Args:
+        root: The folder.
+        finished: A folder with ``tiny.yaml`` and the ``store`` that it has been run in; without one it is run here.
+        heavy: Those inputs too that only readers of models and graphs take.
+    """
     from toolchain.core.store import Store
 
     root.mkdir(parents=True, exist_ok=True)
-    (root / "r.yaml").write_text(RECIPE, "utf-8")
-    _main("run", str(root / "r.yaml"), "--store", str(root / "store"), "-q")
+    if finished:
+        shutil.copy(finished / "tiny.yaml", root / "r.yaml")
+        shutil.copytree(finished / "store", root / "store")
+    else:
+        (root / "r.yaml").write_text(RECIPE, "utf-8")
+        _main("run", str(root / "r.yaml"), "--store", str(root / "store"), "-q")
     artifacts = list(Store(root / "store").artifacts())
     plain(next(a.path for a in artifacts if a.kind == "checkpoint"), root / "model")
     plain(next(a.path for a in artifacts if a.kind == "onnx"), root / "graph")
     engine = next(a.path for a in artifacts if a.kind == "engine")
     shutil.copytree(engine, root / "engine", ignore=shutil.ignore_patterns("manifest.json"))
     shutil.copytree(root / "store" / "reports" / "tiny", root / "report")
-    _sharded(root / "model", root / "sharded")
-    _external(root / "graph", root / "external")
-    _data(root / "data")
+    if heavy:
+        _sharded(root / "model", root / "sharded")
+        _external(root / "graph", root / "external")
+    _data(root / "data", heavy=heavy)
     (root / "recipes").mkdir()
     for path in sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml")):
         shutil.copy(path, root / "recipes")
@@ -110,9 +121,8 @@ def _external(graph: Path, folder: Path) -> None:
     )  # fmt: skip
 
 
-def _data(folder: Path) -> None:
+def _data(folder: Path, *, heavy: bool) -> None:
     """Write twenty rows in every format that is read."""
-    import datasets
     import pyarrow
     import pyarrow.parquet
 
@@ -122,5 +132,9 @@ def _data(folder: Path) -> None:
     (folder / "d.tsv").write_text("sentence\tlabel\n" + "".join(f"{r['sentence']}\t{r['label']}\n" for r in rows))
     (folder / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "d.parquet")
+    if not heavy:
+        return
+    import datasets
+
     split = datasets.Dataset.from_list(rows)
     datasets.DatasetDict({"train": split, "validation": split}).save_to_disk(str(folder / "saved"))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fuzz_readers.goods import CANARY, TRACE
-from fuzz_readers.readers import READERS, UNCHANGED
+from fuzz_readers.readers import READERS, UNCHANGED, UNCHANGED_HEAVY
 
 #: What is counted, in the order of the table; hangs and crashes are seen from outside.
 COUNTED = ("outside", "code", "traceback", "hang", "crash", "memory", "text", "long")
@@ -68,7 +68,7 @@ class Watch:
         self.everything: set[str] = set()
         prefixes = {sys.prefix, sys.base_prefix, *sysconfig.get_paths().values(), str(Path(__file__).parents[2])}
         inside = [f"{os.path.realpath(path)}/" for path in prefixes]
-        self.allowed: tuple[str, ...] = (*inside, "/sys/", "/dev/null", "/dev/urandom")
+        self.allowed: tuple[str, ...] = (*inside, "/sys/", "/dev/null", "/dev/urandom", f"{root}/trace/")
         self.trace = root / "trace"
         sys.addaudithook(self._hook)
 
@@ -138,12 +138,16 @@ class Watch:
         _remove(folder)
         return case
 
-    def learn(self) -> None:
-        """Run commands on inputs that nobody changed, and note all that they open."""
+    def learn(self, *, heavy: bool) -> None:
+        """Run commands on inputs that nobody changed, and note all that they open.
+
+        Args:
+            heavy: Those too that need PyTorch or a runtime.
+        """
         folder = self.root / "cases" / "unchanged"
         shutil.copytree(self.good, folder)
         os.chdir(folder)
-        for argv in UNCHANGED:
+        for argv in (*UNCHANGED, *(UNCHANGED_HEAVY if heavy else ())):
             with Captured(self.root / "stdout", self.root / "stderr") as captured:
                 self.folder = folder
                 code = call(argv)
