@@ -215,6 +215,8 @@ def _batch(root: Path, good: Path, seed: int, reader: str, numbers: list[int]) -
     """Run cases in children: one for all, and a new one after every case with a finding."""
     while numbers:
         done, ended = _child(root, good, seed, reader, numbers)
+        if len(done) > 1 and any(what == "memory" for what, _ in done[-1]["findings"]):
+            done, ended = done[:-1], None  # it may be the others' memory: once more, alone
         yield from done
         numbers = numbers[len(done) :]
         if ended and numbers:

