@@ -10,7 +10,7 @@ import pytest
 
 from tests.core.test_store import KEY, _publish
 from toolchain.core import manifest
-from toolchain.core.errors import DamagedError
+from toolchain.core.errors import DamagedError, StoreError
 from toolchain.core.store import Artifact, Store
 
 
@@ -129,7 +129,15 @@ def test_a_link_in_an_artifact_is_neither_read_nor_published_through(tmp_path: P
     with pytest.raises(DamagedError, match="is no regular file"):
         store.find("onnx", KEY)
     assert artifact.changes() == [f"{artifact.path}/model.onnx: not a regular file: links are not followed"]
+    assert not list((store.root / ".partial").iterdir())
+    (store.root / ".partial").rmdir()
+    (store.root / ".partial").symlink_to(tmp_path)
+    for work in (lambda: _publish(store, "1" * 32), lambda: store.gc([], damaged=[])):
+        with pytest.raises(StoreError, match="partial is a link, and the store has none"):
+            work()
+    store.sweep()
+    (store.root / ".partial").unlink()
     (store.root / "engine").symlink_to(tmp_path)
-    with pytest.raises(DamagedError, match="engine is a link, and the store has none"):
+    with pytest.raises(StoreError, match="engine is a link, and the store has none"):
         _publish(store, kind="engine")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "store"]

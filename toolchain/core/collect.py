@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from toolchain.core import disk
 from toolchain.core.artifact import Artifact
-from toolchain.core.errors import StoreError
 
 if TYPE_CHECKING:
     from toolchain.core.store import Store
@@ -25,9 +24,7 @@ def collect(
         may_go = set(only)
         gone = [artifact for artifact in gone if artifact.key in may_go]
     freed = sum(artifact.size_bytes for artifact in gone)
-    partial = store.root / ".partial"
-    if partial.is_symlink():
-        raise StoreError(f"{partial} is a link, and the store has none", f"remove it: rm {partial}")
+    partial = store.partial()
     if not dry_run:
         for artifact in gone:
             store.remove(artifact)

@@ -182,8 +182,8 @@ class Store:
         """
         from filelock import FileLock, Timeout
 
-        partial = self.root / ".partial"
         with self.errors():
+            partial = self.partial()
             partial.mkdir(parents=True, exist_ok=True)
             host.provide_temporary(partial)
             disk.git_ignore(self.root)
@@ -299,16 +299,21 @@ class Store:
         folder.replace(grave)
 
     def _grave(self, key: str) -> Path:
-        """Return where an artifact lies while it is removed.
-
-        Raises:
-            StoreError: The folder for that is a link.
-        """
-        partial = self.root / ".partial"
-        if partial.is_symlink():
-            raise StoreError(f"{partial} is a link, and the store has none", f"remove it: rm {partial}")
+        """Return where an artifact lies while it is removed."""
+        partial = self.partial()
         partial.mkdir(parents=True, exist_ok=True)
         return partial / f"{key}.removed"
+
+    def partial(self) -> Path:
+        """Return the folder of what is being worked on.
+
+        Raises:
+            StoreError: It is a link.
+        """
+        folder = self.root / ".partial"
+        if folder.is_symlink():
+            raise StoreError(f"{folder} is a link, and the store has none", f"remove it: rm {folder}")
+        return folder
 
     def sweep(self) -> None:
         """Removes what interrupted runs left behind of artifacts that are published by now, and nobody works on."""

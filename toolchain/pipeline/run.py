@@ -329,7 +329,7 @@ def _assist(step: Step, inputs: list[Artifact], store: Store, task: keys.Task, p
     if (force or found is None) and step.stage in ("finetune", "compress"):
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "out").mkdir()
-            work = store.root / ".partial" / key / "work"
+            work = store.partial() / key / "work"
             context = Context(work=work, seed=step.seed or 0, threads=threads, dataset=task.data)
             perform(step, inputs, Path(folder) / "out", context, plan)
     deadline = time.monotonic() + WAIT_S
