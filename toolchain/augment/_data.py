@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from toolchain.core import documents
 from toolchain.core.data import Dataset, Split
 from toolchain.core.errors import DataError
 from toolchain.tasks._overlap import normalized
@@ -57,7 +58,7 @@ def read(folder: Path, labels: Sequence[str]) -> Split:
     texts, found = [], []
     # Not splitlines(): a text may hold a character that ends a line elsewhere.
     for number, line in enumerate((folder / FILE).read_text("utf-8").rstrip("\n").split("\n"), 1):
-        row = json.loads(line)
+        row = documents.parse_json(line, f"{folder / FILE}:{number}", DataError, "make the augmentation again")
         if row["label"] not in labels:
             raise DataError(
                 f"{folder / FILE}:{number}: label {row['label']!r} is none of {', '.join(labels)}",

@@ -33,8 +33,8 @@ def prepare_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
     for name, number in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
         if getattr(sys, name) is None:
-            stream = os.fdopen(number, "r" if number == 0 else "w", encoding="utf-8", closefd=False)
-            setattr(sys, name, stream)
+            mode = "r" if number == 0 else "w"
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # in latin-1 or ASCII a "±" would end a run that has done its work
             stream.reconfigure(errors="replace")
@@ -98,9 +98,12 @@ def answer(error: BaseException, as_json: bool) -> int:
         return _leave(1)
     if isinstance(error, click.ClickException):
         message, hint, code = failure.shorten(error.format_message()), "", error.exit_code
-        error.message = foreign.shown(failure.shorten(error.message))
-        with contextlib.suppress(OSError, ValueError):
-            error.show()
+        shown = foreign.shown(message)
+        if shown == error.format_message():
+            with contextlib.suppress(OSError, ValueError):
+                error.show()
+        else:
+            _say(f"Error: {shown}")
     else:
         explained = failure.explain(error)
         message, hint, code = explained.message, explained.hint, explained.exit_code

@@ -8,8 +8,8 @@ import re
 import shutil
 import stat
 from contextlib import suppress
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from toolchain.core import limits
 from toolchain.core.errors import ToolchainError
@@ -132,7 +132,7 @@ def read_bounded(path: Path, limit: int | None = None, name: str = "json_bytes")
         return file.read(most + 1)[:most]
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """Open a file for reading if it is a regular one; a pipe or a device would wait or go on for ever.
 
     Raises:

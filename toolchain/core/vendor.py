@@ -10,7 +10,9 @@ from toolchain.core.failure import name_of, summary
 
 
 @contextmanager
-def vendor(what: str, of: object, error: type[ToolchainError], hint: str = "") -> Iterator[None]:
+def vendor(
+    what: str, of: object, error: type[ToolchainError], hint: str = "", passes: tuple[type[BaseException], ...] = ()
+) -> Iterator[None]:
     """Turn whatever a library throws inside the block into one error of ours.
 
     Args:
@@ -18,6 +20,7 @@ def vendor(what: str, of: object, error: type[ToolchainError], hint: str = "") -
         of: The file or folder that it was given.
         error: The class of the error.
         hint: What to do about it.
+        passes: Classes that pass unchanged, because the caller knows what they mean.
 
     Raises:
         ToolchainError: Of that class, whatever was raised: exceptions that are no ``Exception``, such as pyo3's
@@ -26,6 +29,8 @@ def vendor(what: str, of: object, error: type[ToolchainError], hint: str = "") -
     try:
         yield
     except (ToolchainError, KeyboardInterrupt, GeneratorExit):
+        raise
+    except passes:
         raise
     except MemoryError as caught:
         hint = "use a machine with more memory, or a smaller file"

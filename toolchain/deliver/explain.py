@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from toolchain.core import documents
 from toolchain.core.errors import StoreError
 from toolchain.core.files import check_file
 from toolchain.core.store import Artifact, Store
@@ -171,8 +171,8 @@ def _engine(artifact: Artifact, store: Store) -> Explained:
 
 
 def _engine_file(artifact: Artifact) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(check_file(artifact.path, "engine.json", StoreError).read_text("utf-8"))
-    return found
+    path = check_file(artifact.path, "engine.json", StoreError)
+    return documents.read_object(path, StoreError, "build the engine again")
 
 
 def _evaluation(engine: Artifact, store: Store) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from toolchain.core import documents
 from toolchain.core.errors import EngineError, require
 from toolchain.core.stage import Metrics
 from toolchain.core.store import digest
@@ -221,8 +222,7 @@ def _known(folder: Path, manifest: EngineFile) -> dict[str, Any]:
     if not path.is_file() or digest(path) != manifest.extra.get("graph"):
         state = "is not what was written: its SHA-256 differs from" if path.is_file() else "is missing, and is named by"
         raise EngineError(f"{path} {state} {ENGINE_FILE}", "copy the folder again from where it was built")
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    return documents.read_object(path, EngineError, "copy the folder again from where it was built")
 
 
 def _differences(known: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from toolchain.core import documents
 from toolchain.core.errors import EngineError
 from toolchain.core.session import INPUTS
 from toolchain.engines import _tensorrt_build as builder
@@ -147,7 +147,7 @@ def _unknown(folder: Path, options: Mapping[str, Any]) -> EngineError:
 
 def _pad_id(folder: Path) -> int:
     path = folder / "interface.json"
-    return int(json.loads(path.read_text(encoding="utf-8"))["pad_id"]) if path.is_file() else 0
+    return int(documents.read_object(path, EngineError).get("pad_id", 0)) if path.is_file() else 0
 
 
 class TensorrtSession:

@@ -5,7 +5,6 @@ Not as the quantized graph does: a runtime that leaves out a rounding, or rounds
 
 from __future__ import annotations
 
-import json
 import math
 import tempfile
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from toolchain.core.stage import Context
 from toolchain.engines._artifact import EngineFile
 from toolchain.measure import parity
 from toolchain.measure.process import WorkerProcess, write_texts
+from toolchain.model import checkpoint
 from toolchain.runtime.interface import read_interface
 
 #: Sentences per batch, of unlike lengths, so that most rows are padded.
@@ -125,7 +125,7 @@ def _judged(
                 return {"passed": None, "reason": f"its graph cannot be run to compare with: {reply['reason']}"}
             found.append(np.load(paths[0]))
             expected.append(np.load(paths[1]))
-    dialect = json.loads((reference.graph / "interface.json").read_text("utf-8")).get("dialect", "")
+    dialect = checkpoint.read_json(reference.graph / "interface.json").get("dialect", "")
     precision = str(manifest.options.get("precision", SINGLE_PRECISION[0]))
     limits = floor_of(reference.floor, dialect, reply["half"], precision)
     return parity.judge(np.concatenate(expected), np.concatenate(found), *limits)

@@ -153,4 +153,5 @@ def _adapter(now: tuple[tuple[str, int], ...]) -> Any:
     labels = Annotated[dict[str, Any], Field(max_length=most["labels"])]
     fields |= {"architectures": list[str] | None, "id2label": labels | None, "label2id": labels | None}
     settings = ConfigDict(strict=True, protected_namespaces=())
-    return create_model("Config", __config__=settings, **{name: (kind, None) for name, kind in fields.items()})
+    optional: dict[str, Any] = {name: (kind, None) for name, kind in fields.items()}
+    return create_model("Config", __config__=settings, **optional)

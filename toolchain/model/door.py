@@ -63,14 +63,16 @@ def _state(path: Path, kind: str) -> tuple[int, int, int]:
 @cache
 def _admit(files: tuple[tuple[str, str, int, int, int], ...]) -> None:
     kinds = {path: kind for kind, path, *_ in files}
+    seconds = limits.limit("door_seconds")
     request = {
         "files": [[kind, path] for kind, path, *_ in files],
-        "seconds": limits.limit("door_seconds"), "mib": limits.limit("door_mib"),
-    }  # fmt: skip
+        "seconds": seconds,
+        "mib": limits.limit("door_mib"),
+    }
     with tempfile.TemporaryDirectory(prefix="toolchain-door-") as work:
         try:
             answer = child.run(
-                _SCRIPT, request, python="", work=Path(work), threads=1, what="door", limit_s=request["seconds"] + 2
+                _SCRIPT, request, python="", work=Path(work), threads=1, what="door", limit_s=seconds + 2
             )
         except child.ChildError as error:
             path = _last(error.log, [path for _, path, *_ in files])

@@ -90,7 +90,8 @@ def tokenize(
         chunk = [
             text[0] if isinstance(text, tuple) and len(text) == 1 else text for text in texts[start : start + CHUNK]
         ]
-        with vendor("cannot read these texts", "the tokenizer", ModelError, "copy its tokenizer.json again"):
+        hint = "copy its tokenizer.json again"
+        with vendor("cannot read these texts", "the tokenizer", ModelError, hint, passes=(TypeError,)):
             encodings = tokenizer.encode_batch_fast(chunk)
         for encoding in encodings:
             ids, type_ids = encoding.ids, encoding.type_ids

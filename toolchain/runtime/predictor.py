@@ -21,6 +21,7 @@ from toolchain.core.errors import DataError, EngineError, ModelError
 from toolchain.core.files import safe_folder
 from toolchain.core.processors import physical_cores
 from toolchain.core.session import INPUTS, TEXT_INPUT, ConcurrentSession, Session
+from toolchain.core.vendor import vendor
 from toolchain.engines._artifact import ENGINE_FILE, check_digest, read_engine
 from toolchain.engines._batching import plan_batches, read_batching
 from toolchain.model import heads
@@ -272,7 +273,9 @@ def open_engine(folder: Path, threads: int) -> Session:
         raise EngineError(
             f"{folder / ENGINE_FILE} is for the engine {name!r}", registry.suggest(name, registry.names("engines"))
         )
-    session: Session = registry.get("engines", name).module.open_session(folder, threads or physical_cores())
+    module = registry.get("engines", name).module
+    with vendor("cannot be opened as an engine", folder, EngineError, "build the engine again", passes=(MemoryError,)):
+        session: Session = module.open_session(folder, threads or physical_cores())
     return session
 
 

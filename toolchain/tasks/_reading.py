@@ -290,8 +290,10 @@ def _read_jsonl(path: Path, text: str, needed: Sequence[str]) -> Table:
             row = documents.parse_json(line, "not JSON", DataError, halves=True)
         except DataError as error:
             cause = error.__cause__
-            known = isinstance(cause, json.JSONDecodeError)
-            errors.add(place, f"not JSON: {cause.msg} at column {cause.colno}" if known else error.message)
+            if isinstance(cause, json.JSONDecodeError):
+                errors.add(place, f"not JSON: {cause.msg} at column {cause.colno}")
+            else:
+                errors.add(place, error.message)
             continue
         if not isinstance(row, dict):
             errors.add(place, f"an object with {', '.join(needed)} is expected; this is {_json_kind(row)}")
