@@ -12,6 +12,7 @@ from toolchain.deliver import report
 from toolchain.deliver.certification import objection
 from toolchain.engines._batching import BATCHING_KEY
 from toolchain.engines._contention import told
+from toolchain.measure import records
 from toolchain.pipeline.settings import plain
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def rank(outcome: Outcome, command: str = "") -> report.Report:
     """
     plan = outcome.plan
     timing = outcome.artifacts.get(plan.time)
-    record = json.loads((timing.path / "timing.json").read_text("utf-8")) if timing else {}
+    record = records.timing(timing.path / "timing.json") if timing else {}
     rows, failed, not_run = [], [], []
     for row in plan.rows:
         if why := outcome.failed.get(row.build) or outcome.failed.get(row.evaluate):
@@ -165,7 +166,7 @@ def _trained(outcome: Outcome, row: Row) -> list[dict[str, Any]]:
     training = outcome.artifacts[step.id]
     if training.manifest["parts"].get("task") != evaluated.manifest["parts"].get("task"):
         return []  # judged on other texts
-    dev = json.loads((evaluated.path / "evaluation.json").read_text("utf-8"))["splits"]["dev"]
+    dev = records.evaluation(evaluated.path / "evaluation.json")["splits"]["dev"]
     expected = float(training.metrics["dev_accuracy"])
     if abs(dev["correct"] - expected * dev["examples"]) <= max(FEW, POINT * dev["examples"]):
         return []

@@ -19,7 +19,7 @@ from toolchain.core.errors import DataError, EngineError, ModelError
 from toolchain.core.log import progress
 from toolchain.core.stage import Context, Ge, Le, Metrics, StageConfig
 from toolchain.engines._artifact import EngineFile, read_engine
-from toolchain.measure import chance, engine_parity, invariance, isa, parity
+from toolchain.measure import chance, engine_parity, invariance, isa, parity, records
 from toolchain.measure.engine_parity import Reference
 from toolchain.measure.process import WorkerProcess, texts_file, write_texts
 from toolchain.model.labels import match_labels
@@ -135,8 +135,7 @@ def evaluate(engine: Path, out: Path, config: Config, context: Context, referenc
 
 def read(folder: Path) -> dict[str, Any]:
     """What ``evaluation.json`` in a folder holds."""
-    record: dict[str, Any] = json.loads((folder / EVALUATION_FILE).read_text(encoding="utf-8"))
-    return record
+    return records.evaluation(folder / EVALUATION_FILE)
 
 
 def zstd_bytes(path: Path) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolchain.core.errors import StoreError
-from toolchain.measure import gates, noninferiority
+from toolchain.measure import gates, noninferiority, records
 from toolchain.measure.gates import Verdict
 from toolchain.measure.noninferiority import NonInferiority
 from toolchain.measure.statistics import (
@@ -254,7 +253,7 @@ def read_line(row: Row, name: str, split: str) -> Line:
         StoreError: The evaluation lacks that split, or contradicts itself.
     """
     try:
-        evaluation = json.loads((row.evaluation / "evaluation.json").read_text(encoding="utf-8"))
+        evaluation = records.evaluation(row.evaluation / "evaluation.json")
         probabilities = np.load(row.evaluation / f"probabilities_{split}.npy", allow_pickle=False)
         gold = np.asarray(evaluation["labels"][split])
         claimed = int(evaluation["splits"][split]["correct"])

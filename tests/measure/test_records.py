@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tiny import tiny
+from toolchain.core.errors import StoreError
+from toolchain.measure import records
+
+
+def _record(kind: str) -> dict[str, Any]:
+    artifact = next(a for a in tiny().store.artifacts() if a.kind == kind)
+    record: dict[str, Any] = json.loads((artifact.path / f"{kind}.json").read_text("utf-8"))
+    return record
+
+
+@pytest.mark.parametrize("kind", ["evaluation", "timing"])
+def test_what_a_run_measured_is_read_as_it_is(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "r.json").write_text(json.dumps(_record(kind)), "utf-8")
+    assert getattr(records, kind)(tmp_path / "r.json") == _record(kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "place"),
+    [
+        ("evaluation", {"splits": "all"}, "splits"),
+        ("evaluation", {"splits": {"test": 5}}, "splits.test"),
+        ("evaluation", {"labels": {"test": [0.5]}}, "labels.test.0"),
+        ("evaluation", {"parity": {"flips": "<b>3</b>"}}, "parity.flips"),
+        ("evaluation", {"notes": [1]}, "notes.0"),
+        ("timing", {"engines": []}, "engines"),
+        ("timing", {"engines": {"a": {"settings": {"latency": {"engine": {"rounds_ms": [-1.0]}}}}}}, "rounds_ms.0"),
+    ],
+)
+def test_other_types_are_refused_by_place(tmp_path: Path, kind: str, change: dict[str, Any], place: str) -> None:
+    (tmp_path / "r.json").write_text(json.dumps(_record(kind) | change), "utf-8")
+    with pytest.raises(StoreError, match=f"is not what a measurement writes: .*{place}"):
+        getattr(records, kind)(tmp_path / "r.json")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "", "\ud800".encode("utf-16", "surrogatepass")])
+def test_what_is_no_json_is_refused_in_a_sentence(tmp_path: Path, text: str | bytes) -> None:
+    (tmp_path / "r.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(StoreError, match="cannot be read"):
+        records.evaluation(tmp_path / "r.json")

@@ -1,0 +1,150 @@
+"""What ``evaluation.json`` and ``timing.json`` may hold; a store may come from a stranger, digests and all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from toolchain.core.errors import StoreError
+
+_Model = TypeVar("_Model", bound="_Part")
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(allow_inf_nan=False, gt=0)]
+Count = Annotated[int, Field(ge=0, le=2**62)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+
+class _Right(_Part):
+    examples: Count | None = None
+    correct: Count
+    accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
+
+
+class _Changes(_Part):
+    flips: Count = 0
+    ties: Count = 0
+    indices: list[Count] = []
+    sizes: list[Count] = []
+    pad_to: Count | None = None
+
+
+class _Invariance(_Part):
+    batch: _Changes | None = None
+    padding: _Changes | None = None
+    of: Count = 0
+    safe: bool | None = None
+    least_left: Number | None = None
+
+
+class _Parity(_Part):
+    passed: bool | None = None
+    examples: Count | None = None
+    flips: Count | None = None
+    ties: Count | None = None
+    agreement: Number | None = None
+    max_difference: float | None = None
+    non_finite: Count | None = None
+    reason: str | None = None
+
+
+class _Saturation(_Part):
+    risky: Count = 0
+    saturated: Count = 0
+    results: Count = 0
+    worst: str | None = None
+
+
+class _Isa(_Part):
+    measured_on: list[str] = []
+    wide: bool | None = None
+    int8: bool | None = None
+    saturation: _Saturation | None = None
+    run: dict[str, JsonValue] | None = None
+
+
+class _Evaluation(_Part):
+    splits: dict[str, _Right]
+    labels: dict[str, list[int]]
+    tokens: dict[str, list[Count]] = {}
+    groups: dict[str, list[int] | None] = {}
+    label_names: list[str] = []
+    notes: list[str] = []
+    parity: _Parity | None = None
+    invariance: _Invariance | None = None
+    isa: _Isa | None = None
+    placement: dict[str, JsonValue] | None = None
+    int8_products: list[Count] | None = None
+    size_bytes: Count | None = None
+    zstd_bytes: Count | None = None
+    parameters: Count | None = None
+    flops_per_example: Number | None = None
+
+
+class _Timed(_Part):
+    rounds_ms: list[Positive] = []
+    rounds_per_s: list[Positive] = []
+    p50_ms: Positive | None = None
+    p90_ms: Positive | None = None
+    p99_ms: Positive | None = None
+    median_per_s: Positive | None = None
+    spread: Number | None = None
+
+
+class _Settings(_Part):
+    latency: dict[str, _Timed] = {}
+    throughput: dict[str, dict[str, dict[str, _Timed]]] = {}
+
+
+class _Engine(_Part):
+    error: str | None = None
+    load_s: Number | None = None
+    peak_memory_bytes: Count | None = None
+    settings: _Settings | None = None
+
+
+class _Timing(_Part):
+    engines: dict[str, _Engine] = {}
+    machine: dict[str, JsonValue] | None = None
+    threads: Count | None = None
+    rounds: Count | None = None
+    sample: Count | None = None
+    seed: int | None = None
+
+
+def evaluation(path: Path) -> dict[str, Any]:
+    """Return what an ``evaluation.json`` holds.
+
+    Raises:
+        StoreError: It is not what a measurement writes; the message names the place.
+    """
+    return _read(path, _Evaluation)
+
+
+def timing(path: Path) -> dict[str, Any]:
+    """Return what a ``timing.json`` holds.
+
+    Raises:
+        StoreError: It is not what a measurement writes; the message names the place.
+    """
+    return _read(path, _Timing)
+
+
+def _read(path: Path, model: type[_Model]) -> dict[str, Any]:
+    hint = "'toolchain verify' finds what was changed; measure it again with --force"
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        model.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        place = ".".join(str(part) for part in first["loc"])[:200]
+        said = f"{path} is not what a measurement writes: {place or 'the whole'}: {first['msg']}"
+        raise StoreError(said, hint) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise StoreError(f"{path} cannot be read: {str(error)[:200]}", hint) from error
+    return dict(value)
