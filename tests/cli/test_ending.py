@@ -180,3 +180,17 @@ def test_the_page_on_security_names_every_limit_with_its_default() -> None:
     assert len(limits.LIMITS) > 10
     for name, limit in limits.LIMITS.items():
         assert f"| `{limits.variable_of(name)}` | {limit.default:,} | {limit.what} |" in page
+
+
+def test_problems_of_a_recipe_fit_on_a_screen_and_json_has_more(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("variants: {base: [export]}\n" + "".join(f"key{number}: 1\n" for number in range(300)), "utf-8")
+    result = call("validate", str(path), cwd=ROOT)
+    assert result.code == 1
+    assert len(result.stderr) <= failure.SCREEN_CHARACTERS + 1
+    assert (
+        len(call("validate", str(path), "--json", cwd=ROOT).json[0]["problems"]) == 1 + 100
+    )  # the first says that there may be more
+    result = call("validate", "recipes/quickstart.yaml", "--set", f"finetune.batch_size={'9' * 4000}", cwd=ROOT)
+    assert "above 4096" in result.stderr
+    assert len(result.stderr) < 700

@@ -12,6 +12,7 @@ import click
 from toolchain.cli import checks, completing, options
 from toolchain.cli.finishing import finish
 from toolchain.core.errors import ToolchainError
+from toolchain.core.failure import SCREEN_CHARACTERS, SCREEN_LINES, shorten
 from toolchain.core.log import logger
 
 if TYPE_CHECKING:
@@ -108,7 +109,8 @@ def validate_command(
             for line in result["packages"]:
                 options.echo(f"  {line}")
         else:
-            options.echo("\n".join(result["problems"]), err=True)
+            text = "\n".join(result["problems"])
+            options.echo(shorten(text, SCREEN_LINES, SCREEN_CHARACTERS), err=True)
     return 0 if all(result["valid"] for result in results) else 1
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from toolchain.core.errors import ToolchainError
 
 #: A message and its hint together fit on a screen of 24 lines of 80 characters.
+SCREEN_LINES, SCREEN_CHARACTERS = 22, 1800
 MESSAGE_LINES, MESSAGE_CHARACTERS = 14, 1100
 HINT_LINES, HINT_CHARACTERS = 4, 700
 NAME_CHARACTERS = 120

@@ -10,12 +10,15 @@ from typing import Any
 
 from toolchain.core import disk, documents
 from toolchain.core.errors import RecipeError
-from toolchain.core.failure import name_of
+from toolchain.core.failure import name_of, shorten
 from toolchain.core.registry import suggest
 from toolchain.pipeline import shipped
 
 #: After so many problems no more are looked for.
 MANY = 100
+
+#: Longest text of one problem; values and settings that it repeats are cut in the middle.
+PROBLEM_CHARACTERS = 600
 
 
 @dataclass
@@ -76,7 +79,7 @@ class Problems:
         spoken += "" if not spoken else " " if subject in path else ": "
         text = f"{self.document.place(path)}: {spoken}{message}"
         text = f"{text} ({hint})" if hint else text
-        self.found[text] = None
+        self.found[shorten(text, 4, PROBLEM_CHARACTERS)] = None
         if len(self.found) == MANY:
             self.raise_if_any()
 
