@@ -31,6 +31,7 @@ def test_what_a_run_measured_is_read_as_it_is(tmp_path: Path, kind: str) -> None
         ("evaluation", {"labels": {"test": [0.5]}}, "labels.test.0"),
         ("evaluation", {"parity": {"flips": "<b>3</b>"}}, "parity.flips"),
         ("evaluation", {"notes": [1]}, "notes.0"),
+        ("evaluation", {"invariance": {"batch": {"ties": 0}}}, "invariance.batch.flips"),
         ("timing", {"engines": []}, "engines"),
         ("timing", {"engines": {"a": {"settings": {"latency": {"engine": {"rounds_ms": [-1.0]}}}}}}, "rounds_ms.0"),
     ],

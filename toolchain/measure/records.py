@@ -27,19 +27,19 @@ class _Right(_Part):
 
 
 class _Changes(_Part):
-    flips: Count = 0
-    ties: Count = 0
-    indices: list[Count] = []
-    sizes: list[Count] = []
+    flips: Count
+    ties: Count
+    indices: list[Count]
+    sizes: Annotated[list[Count], Field(min_length=2)] | None = None
     pad_to: Count | None = None
 
 
 class _Invariance(_Part):
-    batch: _Changes | None = None
-    padding: _Changes | None = None
-    of: Count = 0
-    safe: bool | None = None
-    least_left: Number | None = None
+    batch: _Changes
+    padding: _Changes | None
+    of: Count
+    safe: bool
+    least_left: Number | None
 
 
 class _Parity(_Part):
@@ -54,16 +54,16 @@ class _Parity(_Part):
 
 
 class _Saturation(_Part):
-    risky: Count = 0
-    saturated: Count = 0
-    results: Count = 0
+    risky: Count
+    saturated: Count
+    results: Count
     worst: str | None = None
 
 
 class _Isa(_Part):
-    measured_on: list[str] = []
-    wide: bool | None = None
-    int8: bool | None = None
+    measured_on: list[str]
+    wide: bool
+    int8: bool
     saturation: _Saturation | None = None
     run: dict[str, JsonValue] | None = None
 
