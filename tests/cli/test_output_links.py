@@ -73,3 +73,12 @@ def test_a_pipe_in_the_folder_is_not_waited_for(here: Path) -> None:
     done = call("report", "tiny.yaml", "--store", "store", "-o", "out", cwd=here)
     assert done.code == 1
     assert "out/report.html is no regular file" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["recipe.yaml", ".recipe.yaml.draft.yaml"])
+def test_a_first_recipe_is_not_written_through_a_link(here: Path, name: str) -> None:
+    (here / name).symlink_to(here / "new")
+    checkpoint = tiny().artifact("checkpoint").path
+    done = call("init", str(checkpoint), "-o", "recipe.yaml", cwd=here)
+    assert done.code == 1
+    assert not (here / "new").exists()

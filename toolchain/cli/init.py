@@ -89,7 +89,7 @@ def _write(text: str, output: Path) -> None:
     from toolchain.pipeline import recipe as recipes
 
     draft = output.with_name(f".{output.name}.draft.yaml")
-    with options.output_errors(output):
+    with options.output_errors(output), options.output_errors(draft):
         output.absolute().parent.mkdir(parents=True, exist_ok=True)
         draft.write_text(text, "utf-8")
     try:
