@@ -110,10 +110,16 @@ def ended(
         before: Done in the child before the command starts.
         stdout: Where its output goes.
     """
+
+    def ready() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+        if before is not None:
+            before()
+
     started = time.monotonic()
     process = subprocess.Popen(
         argv, env={**os.environ, "KILLS_STORE": str(store), **(env or {})}, stdin=subprocess.DEVNULL, stdout=stdout,
-        stderr=subprocess.PIPE, preexec_fn=before, start_new_session=True,
+        stderr=subprocess.PIPE, preexec_fn=ready, start_new_session=True,
     )  # fmt: skip
     assert process.stderr is not None
     lines: list[str] = []
