@@ -27,7 +27,7 @@ MEMORY_BYTES = 2 << 30
 #: A message fits on a screen.
 SCREEN_CHARS = 4000
 
-_FAILED = re.compile(r"Traceback \(most recent call last\)|bug of ours|internal error|PanicException|panicked at")
+_FAILED = re.compile(r"Traceback \(most recent call last\)|bug of ours|internal error|panicked at")
 _MEMORY = re.compile(r"MemoryError|bad_alloc|[Uu]nable to allocate|[Cc]an(no|')t allocate memory|out of memory")
 _RAW = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _FRAME = re.compile(r'File "[^"]*/(toolchain/[^"]+)", line (\d+)')

@@ -97,7 +97,7 @@ class _Timed(_Part):
 
 
 class _Settings(_Part):
-    latency: dict[str, _Timed] = {}
+    latency: dict[str, _Timed]
     throughput: dict[str, dict[str, dict[str, _Timed]]] = {}
 
 
