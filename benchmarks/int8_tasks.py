@@ -63,8 +63,11 @@ VARIANTS: dict[str, Any] = {
     "dynamic-int8-per-tensor": {"dynamic_int8": {"per_channel": False}},
 }
 
-#: Texts of test that are run alone and in mixed batches, where a graph finds its ranges while it runs.
+#: Texts of test that are run in mixed batches as well as alone, where a graph finds its ranges while it runs.
 ALONE = 128
+
+#: Texts of one batch elsewhere.
+BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -187,7 +190,10 @@ def measure(task: str, outcome: run.Outcome) -> Iterator[Cell]:
             logger.warning("%s · %s: %s", task, row.variant, outcome.failed.get(row.build, "not made"))
             continue
         graph = Graph(outcome.artifacts[outcome.plan.steps[row.build].inputs[0]].path, physical_cores())
-        values = {part: logits(graph, data.split(part).texts) for part in ("dev", "test")}
+        dynamic = "dynamic" in row.variant  # its ranges are those of the batch
+        values = {
+            part: graph.predictor.logits(data.split(part).texts, 1 if dynamic else BATCH) for part in ("dev", "test")
+        }
         base = base or values
         labels = {part: value.argmax(axis=1) for part, value in values.items()}
         differ = {part: int((labels[part] != base[part].argmax(axis=1)).sum()) for part in labels}
@@ -204,19 +210,14 @@ def measure(task: str, outcome: run.Outcome) -> Iterator[Cell]:
             100 * float(right.mean()),
             (100 * change.estimate, 100 * change.low, 100 * change.high),
             float(np.sqrt(np.square(values["test"] - base["test"]).mean()) / base["test"].std()),
-            batch_dependent(graph, data.test.texts[:ALONE], labels["test"]) if "dynamic" in row.variant else None,
+            batch_dependent(graph, data.test.texts[:ALONE], labels["test"]) if dynamic else None,
             sum(file.stat().st_size for file in engine.path.glob("*.onnx*")) / 1e6,
         )
 
 
-def logits(graph: Graph, texts: Sequence[tuple[str, ...]]) -> NDArray[np.float32]:
-    """Return the logits of texts, ``[texts, labels]``, each text computed alone."""
-    return np.concatenate([graph.logits([text]) for text in texts])
-
-
 def batch_dependent(graph: Graph, texts: Sequence[tuple[str, ...]], alone: NDArray[np.int64]) -> int:
     """Return how many texts get another label in batches of 32 of mixed lengths than they get alone."""
-    batches = [graph.logits(texts[start : start + 32]) for start in range(0, len(texts), 32)]
+    batches = [graph.logits(texts[start : start + BATCH]) for start in range(0, len(texts), BATCH)]
     return int((np.concatenate(batches).argmax(axis=1) != alone[: len(texts)]).sum())
 
 
