@@ -20,6 +20,8 @@ from typing import Any
 
 from tests.shared import once
 from toolchain.cli import main
+from toolchain.core.artifact import digest
+from toolchain.core.manifest import MANIFEST, sealed
 from toolchain.core.store import Artifact, Store
 
 #: 32 training sentences and one layer: 8 steps, each of them real, in a few seconds.
@@ -105,6 +107,15 @@ def call(*argv: str, cwd: Path) -> Result:
             code = ended.code
     signal.signal(signal.SIGTERM, before)
     return Result(int(code or 0), out.getvalue(), err.getvalue())
+
+
+def republish(file: Path, text: str) -> None:
+    """Write a file of an artifact anew, and its manifest, as if the artifact had been published so."""
+    file.write_text(text, "utf-8")
+    path = file.parent / MANIFEST
+    record = json.loads(path.read_text("utf-8"))
+    record["files"][file.name] = {"sha256": digest(file), "bytes": file.stat().st_size}
+    path.write_text(json.dumps(sealed(record)), "utf-8")
 
 
 def made_by(artifact: Artifact) -> str:

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.builders import engine_folder
-from tests.tiny import RECIPE, Result, call, tiny
+from tests.tiny import RECIPE, Result, call, republish, tiny
 from toolchain.core.store import Store
 from toolchain.deliver.check import judge
 from toolchain.deliver.junit import Case, junit
@@ -106,7 +106,7 @@ def test_a_speedup_that_the_rounds_leave_open_is_not_passed_and_has_the_mark(fol
     rounds = base["timing"]["settings"]["latency"]["engine"]["rounds_ms"]
     timed = record["engines"][other["engine_key"]]["settings"]["latency"]["engine"]
     timed["rounds_ms"] = [ms / ratio for ms, ratio in zip(rounds, (0.59, 1.6, 11.9), strict=True)]
-    file.write_text(json.dumps(record))
+    republish(file, json.dumps(record))
     bound = "engines: [dynamic-int8], speedup: 1.5"
     assert report(folder, f"{{{bound}, confident: false}}").code == 0
     done = report(folder, f"{{{bound}}}")
