@@ -39,6 +39,16 @@ def stubborn():
         except BaseException:
             pass
 
+class Slow:
+    def __del__(self):
+        time.sleep(10)
+
+slow = []
+
+def loaded():  # as libraries are, whose parts are let go of when the interpreter ends
+    slow.append(Slow())
+    polite()
+
 def work(*arguments):
     WORK()
 
@@ -60,7 +70,7 @@ def _start(work: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize(("work", "code"), [("polite", 130), ("native", -9), ("stubborn", -9)])
+@pytest.mark.parametrize(("work", "code"), [("polite", 130), ("loaded", 130), ("native", -9), ("stubborn", -9)])
 def test_a_command_ends_within_two_seconds_of_a_signal(work: str, code: int, number: int) -> None:
     process = _start(work)
     process.send_signal(number)

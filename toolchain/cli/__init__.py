@@ -99,7 +99,10 @@ def main(argv: list[str] | None = None) -> None:
         result = cli.main(args=list(words), prog_name="toolchain", standalone_mode=False)
         ending.flush()
     except BaseException as error:  # native libraries raise what is no Exception
-        sys.exit(ending.answer(error, "--json" in words))
+        code = ending.answer(error, "--json" in words)
+        if argv is None and code == ending.INTERRUPTED:
+            ending.leave_at_once(code)
+        sys.exit(code)
     sys.exit(result if isinstance(result, int) else 0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import io
 import json
@@ -9,7 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -113,6 +114,15 @@ def answer(error: BaseException, as_json: bool) -> int:
         with contextlib.suppress(OSError, ValueError):
             click.echo(foreign.json_text(json.dumps(value, ensure_ascii=False)))
     return _leave(code)
+
+
+def leave_at_once(code: int) -> NoReturn:
+    """End the process of a command that was stopped, after what was registered for its end.
+
+    Libraries take seconds to let go of their memory piece by piece, which the system takes back by itself.
+    """
+    atexit._run_exitfuncs()
+    os._exit(_leave(code))
 
 
 def _ended_by_pipe(error: BaseException) -> bool:
