@@ -32,6 +32,7 @@ def _rewrite(artifact: Artifact, change: Callable[[dict[str, Any]], object]) -> 
         ({"parents": ["../x"]}, "parents.0: allowed are 32 hexadecimal digits"),
         ({"parents": [1]}, "parents.0: Input should be a valid string, not 1"),
         ({"metrics": []}, "metrics: Input should be"),
+        ({"parts": {"config": 1}}, "parts.config: Input should be"),
         ({"unknown": 1}, "unknown: Extra inputs are not permitted"),
         ({"format": 3}, "format: Input should be 1 or 2"),
         ({"seal": None}, "it has no seal"),

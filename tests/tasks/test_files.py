@@ -65,8 +65,9 @@ def test_pairs_and_three_classes(tmp_path: Path) -> None:
 
 
 def test_numeric_labels_sort_as_numbers(tmp_path: Path) -> None:
-    rows = "".join(f"text {number},{number}\n" for number in (10, 9, 2))
-    assert load(files=three(tmp_path, "sentence,label\n" + rows), drop_overlaps=False).labels == ("2", "9", "10")
+    huge = "9" * 5000  # longer than Python makes numbers of
+    rows = "".join(f"text {index},{number}\n" for index, number in enumerate((10, huge, 9, 2)))
+    assert load(files=three(tmp_path, "sentence,label\n" + rows), drop_overlaps=False).labels == ("2", "9", "10", huge)
 
 
 def test_labels_setting_orders_classes_or_names_indices(tmp_path: Path) -> None:

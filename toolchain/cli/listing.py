@@ -89,7 +89,8 @@ def describe(artifact: Artifact) -> Iterator[Any]:
     table = Table(box=None, show_header=False, pad_edge=False)
     parts = manifest["parts"]
     table.add_row("folder", str(artifact.path))
-    table.add_row("made by", f"{parts['stage']} {parts['technique']} (version {parts['version']})")
+    made_by = [str(parts.get(name, "")) for name in ("stage", "technique")]
+    table.add_row("made by", f"{' '.join(filter(None, made_by))} (version {parts.get('version', '?')})")
     if parts.get("config"):
         table.add_row("settings", ", ".join(f"{key}: {value}" for key, value in parts["config"].items()))
     table.add_row("when", f"{manifest['started']}, {manifest['duration_s']} s, seed {manifest['seed']}")

@@ -63,6 +63,19 @@ class FileEntry(BaseModel):
     bytes: Annotated[int, Field(ge=0)]
 
 
+class Parts(BaseModel):
+    """What decides a result, as far as others read it; the key is made of all of it."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    stage: str = ""
+    technique: str = ""
+    version: int = 0
+    config: dict[str, Any] = {}
+    inputs: list[str] = []
+    libraries: dict[str, str | None] = {}
+
+
 class Manifest(BaseModel):
     """A manifest as it stands in ``manifest.json``."""
 
@@ -72,7 +85,7 @@ class Manifest(BaseModel):
     key: Key
     kind: Kind
     files: Annotated[dict[Name, FileEntry], Field(max_length=10_000)]
-    parts: dict[str, Any]
+    parts: Parts
     parents: Annotated[list[Key], Field(max_length=10_000)]
     parent_digests: dict[Key, Digest] = {}
     metrics: dict[str, Any]

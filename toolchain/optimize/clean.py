@@ -72,12 +72,12 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     try:
         for one in _passes(config):
             one(model)
-    except Exception as error:  # a pass that fails raises PassError, from whatever it met
+        made = ir.to_proto(model)
+    except Exception as error:  # PassError of a pass, SerdeError of what cannot be written, from whatever they met
         raise ModelError(
             f"{path}: cleaning failed: {first_line(error.__cause__ or error)}",
             "the graph may be invalid: onnx.checker says where; or take clean out of this variant",
         ) from error
-    made = ir.to_proto(model)
     graph.save(made, out / "model.onnx")
     return {
         "nodes": len(made.graph.node),

@@ -63,7 +63,13 @@ class Sheet:
     def classes(self, column: str) -> tuple[str, ...]:
         """The distinct labels of a column, sorted: numbers as numbers."""
         found = {text for value in self.columns[column] if (text := label_text(value))}
-        return tuple(sorted(found, key=lambda text: (not text.isdecimal(), int(text) if text.isdecimal() else 0, text)))
+        return tuple(sorted(found, key=_place))
+
+
+def _place(label: str) -> tuple[bool, int, str]:
+    """What labels are sorted by: numbers by their value, whatever their length, and before other texts."""
+    digits = label.lstrip("0") if label.isdecimal() else ""
+    return not label.isdecimal(), len(digits), digits or label
 
 
 @dataclass(frozen=True)
