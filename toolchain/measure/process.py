@@ -130,7 +130,7 @@ class WorkerProcess:
         while b"\n" not in self._pending:
             ready, _, _ = select.select([stdout], [], [], min(SILENCE_S, max(deadline - time.monotonic(), 0)))
             if not ready and time.monotonic() < deadline:
-                stopped = self._speak_of_stop(stopped)
+                stopped = stopped or self._speak_of_stop()
                 continue
             if not ready:
                 raise LostProcessError(
@@ -143,18 +143,19 @@ class WorkerProcess:
         line, _, self._pending = self._pending.partition(b"\n")
         return line
 
-    def _speak_of_stop(self, before: bool) -> bool:
-        """Return whether the process is stopped, as by SIGSTOP, and say so when it has just been."""
+    def _speak_of_stop(self) -> bool:
+        """Return whether the process is stopped, as by SIGSTOP, and say so."""
         try:
             state = Path(f"/proc/{self._process.pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()[0]
         except (OSError, IndexError):
-            return before
-        if state in ("T", "t") and not before:
-            logger.warning(
-                "    %s: its process %d is stopped and computes nothing; let it go on: kill -CONT %d",
-                self._name, self._process.pid, self._process.pid,
-            )  # fmt: skip
-        return state in ("T", "t")
+            return False
+        if state not in ("T", "t"):
+            return False
+        logger.warning(
+            "    %s: its process %d is stopped and computes nothing; let it go on: kill -CONT %d",
+            self._name, self._process.pid, self._process.pid,
+        )  # fmt: skip
+        return True
 
     def _raised(self, do: str, error: dict[str, str]) -> ToolchainError:
         kind = getattr(errors, error["type"], None) if error["type"] else None
