@@ -113,7 +113,7 @@ $(VENV)/dev.stamp: pyproject.toml Makefile $(LOCK) | $(BIN)/python
 $(OPTIMUM)/stamp: pyproject.toml Makefile $(OPTIMUM_LOCK) $(VENV)/dev.stamp
 	@echo "installing into $(OPTIMUM) what the tests of Optimum need; some minutes, the first time only"
 	@test -x $(OPTIMUM)/bin/python || $(BIN)/python -m venv $(OPTIMUM)
-	@$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
 		>"$$($(OPTIMUM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/beside.pth"
 	@$(OPTIMUM)/bin/python -m pip -qq --disable-pip-version-check --no-input install \
 		$(if $(OPTIMUM_LOCK),-c $(OPTIMUM_LOCK)) -e '.[optimum]'

@@ -108,6 +108,25 @@ def test_versions_are_those_of_the_other_environment() -> None:
     assert found["python"] == ".".join(map(str, sys.version_info[:3]))
 
 
+def test_an_environment_that_stands_on_another_has_its_packages_too(tmp_path: Path) -> None:
+    import numpy
+
+    packages = tmp_path / "lib/python3/site-packages"
+    packages.mkdir(parents=True)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/python").symlink_to(sys.executable)
+    (tmp_path / "pyvenv.cfg").write_text("version = 3.11.7\n")
+    python = str(tmp_path / "bin/python")
+    assert child.versions(python, ("numpy",)) == {"python": "3.11.7", "numpy": "missing"}
+    child.versions.cache_clear()
+    trace, beside = tmp_path / "trace", Path(numpy.__file__).parents[1]
+    (packages / "beside.pth").write_text(
+        f"# a comment\nimport os; open({str(trace)!r}, 'w')\n/no/such/folder\n{beside}\n"
+    )
+    assert child.versions(python, ("numpy",)) == {"python": "3.11.7", "numpy": numpy.__version__}
+    assert not trace.exists()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the signal is Linux's")
 def test_a_child_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     script = tmp_path / "script.py"

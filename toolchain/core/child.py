@@ -22,6 +22,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from toolchain.core import disk
 from toolchain.core.errors import TRY_AGAIN, EngineError, LostProcessError, RecipeError, from_outside
 
 #: How much of what a failed script printed an error repeats.
@@ -208,7 +209,16 @@ def _environment(interpreter: Path, python: str) -> tuple[str, list[str]]:
             "no packages; it is not started to be asked",
             "make one: python3 -m venv ENV, and name ENV/bin/python",
         )
+    folders += [added for folder in folders for added in _added(folder)]
     return version or folders[0].parent.name.removeprefix("python"), [str(folder) for folder in folders]
+
+
+def _added(folder: Path) -> list[Path]:
+    """Return the folders that the ``.pth`` files of a folder add to it; their lines of code are not run."""
+    files = sorted(file for file in folder.glob("*.pth") if disk.regular(file))
+    lines = [line.strip() for file in files for line in file.read_text("utf-8", "replace").splitlines()]
+    named = [folder / line for line in lines if line and not line.startswith(("#", "import ", "import\t"))]
+    return [each for each in named if disk.is_folder(each)]
 
 
 def _tail(log: Path) -> str:
