@@ -302,38 +302,6 @@ def test_a_picture_becomes_a_png_or_says_what_is_missing(monkeypatch: pytest.Mon
         raster.png(drawn_alone)
 
 
-@pytest.mark.skipif(not raster.available(), reason="needs toolchain[plots]")
-def test_a_picture_that_is_there_is_not_drawn_again(tmp_path: Path) -> None:
-    found = report(three(tmp_path / "rows"))
-    write(found, tmp_path)
-    bitmap = tmp_path / "size.png"
-    bitmap.write_bytes(b"kept")
-    write(found, tmp_path)
-    assert bitmap.read_bytes() == b"kept"
-    (tmp_path / "size.svg").write_text("another one", "utf-8")
-    write(found, tmp_path)
-    assert bitmap.read_bytes() != b"kept"
-
-
-@pytest.mark.skipif(not raster.available(), reason="needs toolchain[plots]")
-def test_a_report_is_whole_without_the_pictures_that_a_library_fails_to_draw(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    class PanicException(BaseException):
-        """What a library in Rust raises when it panics."""
-
-    def fail(**arguments: object) -> bytes:
-        raise PanicException("no such glyph")
-
-    monkeypatch.setattr("toolchain.core.log.logger.propagate", True)
-    monkeypatch.setattr("resvg_py.svg_to_bytes", fail)
-    write(report(three(tmp_path / "rows")), tmp_path)
-    assert (tmp_path / "report.html").is_file()
-    assert (tmp_path / "size.svg").is_file()
-    assert not (tmp_path / "size.png").exists()
-    assert "size.png is left out: resvg cannot draw a picture: PanicException: no such glyph" in caplog.text
-
-
 def test_colours_have_the_contrast_that_texts_and_marks_need() -> None:
     def luminance(colour: str) -> float:
         parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
