@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from filelock import FileLock
 
 from tests.command import ROOT, toolchain
 from tests.shared import VARIABLE
+from toolchain.core.log import logger
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -44,6 +46,14 @@ def smoke_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
             done = toolchain("run", ROOT / "recipes/smoke.yaml", "--store", store)
             assert done.returncode == 0, done.stderr
     return store
+
+
+@pytest.fixture(autouse=True)
+def log_as_imported() -> Iterator[None]:
+    """A command sets up the log of its process, here of all tests after it, which would see each message twice."""
+    yield
+    logger.handlers.clear()
+    logger.propagate = True
 
 
 @pytest.fixture(autouse=True)
