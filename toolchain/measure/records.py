@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from toolchain.core.errors import StoreError
+from toolchain.core.schema import first_problem
 
 _Model = TypeVar("_Model", bound="_Part")
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -141,10 +142,7 @@ def _read(path: Path, model: type[_Model]) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
         model.model_validate(value)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        place = ".".join(str(part) for part in first["loc"])[:200]
-        said = f"{path} is not what a measurement writes: {place or 'the whole'}: {first['msg']}"
-        raise StoreError(said, hint) from error
+        raise StoreError(f"{path} is not what a measurement writes: {first_problem(error)}", hint) from error
     except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"{path} cannot be read: {str(error)[:200]}", hint) from error
     return dict(value)

@@ -12,6 +12,8 @@ from typing import Annotated, Any, TypeGuard
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError, model_validator
 
+from toolchain.core.schema import first_problem
+
 #: The most that a text of a report has, in characters, and the most engines.
 TEXT, ENGINES = 20_000, 5_000
 
@@ -260,10 +262,8 @@ def report(text: str) -> dict[str, Any]:
     try:
         _Report.model_validate(value)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise ValueError(f"{place[:200] or 'the whole'}: {first['msg']}{more}") from error
+        raise ValueError(f"{first_problem(error)}{more}") from error
     return dict(value)
 
 
