@@ -64,23 +64,29 @@ class Checked:
         """Write what is new; where the store cannot be written, it is checked again the next time."""
         if not self._new:
             return
-        known = {place: entry for place, entry in self._read().items() if (self._path.parent / place).exists()}
+        self._write(self._read() | self._new)
+
+    def tidy(self) -> None:
+        """Forget files that are gone, and remove what a process left that was killed while it wrote."""
+        known = self._read() | self._new
+        there = {place: entry for place, entry in known.items() if (self._path.parent / place).exists()}
+        if there != known:
+            self._write(there)
+        for path in self._path.parent.glob(f"{CHECKED}?*"):
+            with suppress(OSError):
+                path.unlink()
+
+    def _write(self, known: dict[str, list[Any]]) -> None:
         with suppress(OSError):
             handle, name = tempfile.mkstemp(prefix=CHECKED, dir=self._path.parent)
             try:
                 with os.fdopen(handle, "w", encoding="utf-8") as file:
-                    json.dump(known | self._new, file)
+                    json.dump(known, file)
                 Path(name).replace(self._path)
             except OSError:
                 Path(name).unlink(missing_ok=True)
                 raise
-            self._known, self._new = known | self._new, {}
-
-    def tidy(self) -> None:
-        """Remove what a process left that was killed while it wrote."""
-        for path in self._path.parent.glob(f"{CHECKED}?*"):
-            with suppress(OSError):
-                path.unlink()
+            self._known, self._new = known, {}
 
     def _read(self) -> dict[str, list[Any]]:
         try:
