@@ -22,13 +22,19 @@ def _use(root: Path, started: Any, ends: Any) -> None:
         ends.wait(20)
 
 
+def _user(root: Path) -> tuple[Any, Any]:
+    """A process that uses a store, and the event that ends it."""
+    started, ends = FORK.Event(), FORK.Event()
+    process = FORK.Process(target=_use, args=(root, started, ends))
+    process.start()
+    assert started.wait(20)
+    return process, ends
+
+
 def test_gc_removes_nothing_while_a_run_uses_the_store_and_says_who_does(tmp_path: Path) -> None:
     store = Store(tmp_path)
     artifact = _publish(store)
-    started, ends = FORK.Event(), FORK.Event()
-    process = FORK.Process(target=_use, args=(tmp_path, started, ends))
-    process.start()
-    assert started.wait(20)
+    process, ends = _user(tmp_path)
     with store.used(), pytest.raises(StoreError, match=rf"in use by .*process {process.pid} \(") as caught:
         store.gc([])  # a run beside it takes nothing from its lock
     assert "--wait" in caught.value.hint
@@ -44,10 +50,7 @@ def test_gc_removes_nothing_while_a_run_uses_the_store_and_says_who_does(tmp_pat
 def test_a_killed_run_holds_nothing(tmp_path: Path) -> None:
     store = Store(tmp_path)
     artifact = _publish(store)
-    started, ends = FORK.Event(), FORK.Event()
-    process = FORK.Process(target=_use, args=(tmp_path, started, ends))
-    process.start()
-    assert started.wait(20)
+    process, _ = _user(tmp_path)
     os.kill(process.pid or 0, signal.SIGKILL)
     process.join()
     assert [each.key for each in store.gc([])[0]] == [artifact.key]
