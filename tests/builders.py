@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.shared import once
+from tests.shared import TRACES, once, root
 from toolchain.core.data import Dataset, Split
 from toolchain.core.registry import get, stage
 from toolchain.core.stage import Context, Teaching
@@ -128,9 +128,9 @@ def tiny_onnx_folder(path: Path, architecture: str = "bert", *, pair: bool = Fal
 
 
 def context(work: Path, dataset: Dataset | None = None) -> Context:
-    """A context of one thread."""
+    """A context of one thread, with the traced graphs that all processes share."""
     found = dataset if dataset is not None else sentences()
-    return Context(work=work, seed=17, threads=1, dataset=lambda: found)
+    return Context(work=work, seed=17, threads=1, dataset=lambda: found, traces=root() / TRACES)
 
 
 def taught(given: Context, source: Path) -> Context:

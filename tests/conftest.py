@@ -16,7 +16,8 @@ import pytest
 from filelock import FileLock
 
 from tests.command import ROOT, toolchain
-from tests.shared import VARIABLE
+from tests.shared import TRACES, VARIABLE
+from toolchain.core import traces
 from toolchain.core.log import logger
 
 
@@ -33,6 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
         config.add_cleanup(clean)
+    os.environ[traces.VARIABLE] = str(Path(os.environ[VARIABLE]) / TRACES)
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,9 @@ from filelock import FileLock
 #: Names the folder that the processes of one run of the tests have in common; ``conftest.py`` makes and removes it.
 VARIABLE = "TOOLCHAIN_TESTS_SHARED"
 
+#: The folder in it that exports take traced graphs from, which are the same for all.
+TRACES = "traces"
+
 
 def once(name: str, make: Callable[[Path], object]) -> Path:
     """The folder of that name.

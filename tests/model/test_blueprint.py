@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import torch
 from onnxruntime import InferenceSession
 
 from tests.builders import context, sentences
+from toolchain.core import traces
 from toolchain.model import blueprint, checkpoint, export, scratch
 
 
@@ -25,9 +28,9 @@ def classifier(folder: Path, seed: int) -> Path:
     return folder / "checkpoint"
 
 
-def test_a_model_of_equal_shape_is_not_traced_again_and_gives_the_bytes_of_one_that_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Gets a word for each trace; no graph is in memory yet."""
     traces: list[str] = []
     trace = torch.onnx.export
 
@@ -37,21 +40,71 @@ def test_a_model_of_equal_shape_is_not_traced_again_and_gives_the_bytes_of_one_t
 
     monkeypatch.setattr(torch.onnx, "export", counted)
     monkeypatch.setattr(blueprint, "_blueprints", type(blueprint._blueprints)())
+    return traces
 
-    def exported(source: Path, name: str) -> bytes:
-        out = tmp_path / name
-        (out / "onnx").mkdir(parents=True)
-        export.apply(source, out / "onnx", export.Config(), context(out, sentences()))
-        return (out / "onnx/model.onnx").read_bytes()
 
+def exported(source: Path, out: Path, folder: Path | None = None) -> bytes:
+    (out / "onnx").mkdir(parents=True)
+    given = dataclasses.replace(context(out, sentences()), traces=folder)
+    export.apply(source, out / "onnx", export.Config(), given)
+    return (out / "onnx/model.onnx").read_bytes()
+
+
+def test_a_model_of_equal_shape_is_not_traced_again_and_gives_the_bytes_of_one_that_is(
+    tmp_path: Path, traced: list[str]
+) -> None:
     (tmp_path / "1").mkdir()
     (tmp_path / "2").mkdir()
     first, second = classifier(tmp_path / "1", 1), classifier(tmp_path / "2", 2)
-    one, other = exported(first, "one"), exported(second, "other")
-    assert len(traces) == 1
+    folder = tmp_path / "traces"
+    one, other = exported(first, tmp_path / "one", folder), exported(second, tmp_path / "other")
+    assert len(traced) == 1
+    (kept,) = folder.iterdir()
+    kept.write_bytes(kept.read_bytes()[:-1])
+    blueprint._blueprints.clear()  # as in another process
+    assert exported(second, tmp_path / "anew", folder) == other != one
+    assert len(traced) == 2
     blueprint._blueprints.clear()
-    assert exported(second, "anew") == other != one
-    assert len(traces) == 2
+    assert exported(first, tmp_path / "from the folder", folder) == one
+    assert exported(second, tmp_path / "from memory") == other
+    assert len(traced) == 2
+
+
+def test_a_kept_graph_takes_nothing_but_weights_from_outside(tmp_path: Path) -> None:
+    def graph(*, attribute: bool) -> bytes:
+        tensor = onnx.TensorProto(name="bias", data_type=onnx.TensorProto.FLOAT, dims=[4])
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value="/etc/passwd")
+        node = onnx.helper.make_node("Constant", [], ["bias"], value=tensor)
+        made = onnx.helper.make_graph([node] if attribute else [], "graph", [], [], [] if attribute else [tensor])
+        return bytes(onnx.helper.make_model(made).SerializeToString())
+
+    for attribute in (False, True):
+        traces.write(tmp_path, "key", graph(attribute=attribute))
+        assert blueprint._read(tmp_path, "key", {}) is None
+    traces.write(tmp_path, "key", graph(attribute=False))
+    assert blueprint._read(tmp_path, "key", {"bias": torch.zeros(4)}) is not None
+
+
+def test_a_kept_graph_is_called_by_the_code_that_was_traced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def name(word: str) -> str:
+        (tmp_path / f"{word}.py").write_text(f"import torch\n\nclass Own(torch.nn.Linear):\n    {word} = 1\n")
+        module = __import__(word).Own(2, 2)
+        type(module).__module__, type(module).__qualname__ = word, "Own"
+        return blueprint._name("key", module)
+
+    monkeypatch.syspath_prepend(tmp_path)
+    names = {
+        name("one"),
+        name("other"),
+        blueprint._name("key", torch.nn.Linear(2, 2)),
+        blueprint._name("another", Scaled()),
+    }
+    assert len(names) == 4
+    monkeypatch.setattr(blueprint, "version", lambda library: "another")
+    assert blueprint._name("another", Scaled()) not in names
+    assert blueprint._name("", Scaled()) == ""
+    assert blueprint._name("key", type("Nowhere", (torch.nn.Module,), {"__module__": "nowhere"})()) == ""
 
 
 class Scaled(torch.nn.Module):  # type: ignore[misc]

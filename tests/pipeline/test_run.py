@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import shutil
 import time
@@ -9,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.core.mounts import mounted
 from tests.tiny import Result, call, made, tiny
-from toolchain.core import registry
+from toolchain.core import registry, traces
 from toolchain.core.store import Store
+from toolchain.model import blueprint
 from toolchain.pipeline import keys, run
 from toolchain.pipeline import plan as plans
 from toolchain.pipeline import recipe as recipes
@@ -58,6 +61,19 @@ def test_a_run_makes_every_artifact_and_ranks_the_engines() -> None:
     assert rows.keys() == {"base", "dynamic-int8"}
     assert all(artifact.problems() == [] for artifact in tiny().store.artifacts())
     assert not (tiny().root / "store" / ".partial").exists()
+
+
+def test_an_export_takes_the_graph_that_another_process_traced(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(os.environ[traces.VARIABLE], copied / "store" / traces.FOLDER)  # as without the variable
+    monkeypatch.delenv(traces.VARIABLE)
+    monkeypatch.setattr(blueprint, "_blueprints", type(blueprint._blueprints)())
+    monkeypatch.setattr(torch.onnx, "export", None)
+    graph = tiny().artifact("onnx", "export")
+    shutil.rmtree(copied / "store" / "onnx" / graph.key)
+    done = _run(copied)
+    assert done.code == 0, done.stderr
+    assert made(done) == 1
+    assert Store(copied / "store").resolve(graph.key).digest == graph.digest
 
 
 def test_what_was_done_is_recorded_in_order_down_to_the_engine() -> None:

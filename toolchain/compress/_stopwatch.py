@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import statistics
 import tempfile
@@ -67,7 +68,7 @@ def _built(source: Path, folder: Path, context: Context) -> Session:
     graph, built = folder / "onnx", folder / "engine"
     graph.mkdir(parents=True)
     built.mkdir()
-    within = Context(work=folder, seed=context.seed, threads=context.threads, dataset=context.dataset)
+    within = dataclasses.replace(context, work=folder)
     export.apply(source, graph, export.Config(), within)
     engine.build(graph, built, engine.Config(tune=False), within)
     return engine.open_session(built, context.threads)

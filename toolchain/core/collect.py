@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from toolchain.core import disk
+from toolchain.core import disk, traces
 from toolchain.core.artifact import Artifact
 
 if TYPE_CHECKING:
@@ -41,6 +42,10 @@ def collect(
                     disk.remove(folder)
         except Timeout:
             continue
+    if not keep and os.path.lexists(graphs := store.root / traces.FOLDER):
+        freed += disk.size(graphs)
+        if not dry_run:
+            disk.remove(graphs)
     if not dry_run:
         for path in partial.glob("*.lock"):
             if not (partial / path.stem).exists():

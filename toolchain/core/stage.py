@@ -86,6 +86,7 @@ class Context:
         dataset: Loads the task's data (cached).
         teachers: Those that the technique names, in that order.
         labeller: Checkpoint that labels what an augmentation makes; None where texts keep their labels.
+        traces: Folder of traced graphs, which an export may take; None for none.
     """
 
     work: Path
@@ -94,6 +95,7 @@ class Context:
     dataset: Callable[[], Dataset]
     teachers: tuple[Teaching, ...] = ()
     labeller: Path | None = None
+    traces: Path | None = None
 
 
 #: Metrics that a second run does not reproduce: times, what was tried by time, where a training went on. They stand in

@@ -8,6 +8,7 @@ Layout::
     artifacts/.partial/<key>.lock            held by the process that works on the key
     artifacts/.lock                          held by every command that uses the store, and alone by gc
     artifacts/.checked.json                  which files were compared with their digests
+    artifacts/.traces/                       traced graphs without weights, for the next export of their shape
 """
 
 from __future__ import annotations

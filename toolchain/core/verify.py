@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from toolchain.core import disk, manifest
+from toolchain.core import disk, manifest, traces
 from toolchain.core.artifact import Artifact
 from toolchain.core.errors import StoreError
 from toolchain.core.manifest import FORMAT, KINDS
@@ -66,6 +66,8 @@ def verify(store: Store, chosen: Sequence[Artifact] | None = None) -> Findings:
     if chosen is None:
         chosen = list(known.values())
         findings.root = root_of(chosen, findings.problems)
+        for path in traces.damaged(store.root):
+            findings.problems[str(path)] = [f"{path}: it is not a traced graph, or is damaged; remove it: rm -r {path}"]
     else:
         findings.problems.clear()
     findings.artifacts = list(chosen)

@@ -107,7 +107,7 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
         if quantized:
             traced = logits_only(checkpoint.load_model(source, attention="eager"), names).eval()
             integer.lower(traced.model)
-        program = trace(traced, batches[0][1], names, opset, source, anew=anew)
+        program = trace(traced, batches[0][1], names, opset, source, context.traces, anew=anew)
         if quantized:
             integer.finish(program.model)
         tidy.store_transposed(program.model)
@@ -311,8 +311,9 @@ def logits_only(model: Any, names: Sequence[str]) -> Any:
 
 
 def trace(
-    wrapper: Any, inputs: dict[str, Any], names: Sequence[str], opset: int, source: Path, *, anew: bool = False
-) -> Any:
+    wrapper: Any, inputs: dict[str, Any], names: Sequence[str], opset: int, source: Path,
+    traces: Path | None = None, *, anew: bool = False,
+) -> Any:  # fmt: skip
     """Return the exporter's program of a module, for batches and texts of any size.
 
     Args:
@@ -321,6 +322,7 @@ def trace(
         names: Names of the inputs.
         opset: Version of ONNX.
         source: The module's folder, for messages.
+        traces: Folder of traced graphs, which may have this one; None for none.
         anew: Trace although a module of equal shape has been traced: the program then holds the PyTorch graph too.
 
     Raises:
@@ -344,7 +346,7 @@ def trace(
 
     try:
         with checkpoint.quiet(), uncollected():  # millions of objects that stay: a quarter of the time
-            return blueprint.traced(wrapper, inputs, (tuple(names), opset), export, anew=anew)
+            return blueprint.traced(wrapper, inputs, (tuple(names), opset), export, traces, anew=anew)
     except Exception as error:  # the exporter wraps whatever the model's own code raised
         cause = inspect.cleandoc(str(error.__cause__ or error)).splitlines()[0]
         raise ModelError(

@@ -14,6 +14,7 @@ import numpy as np
 
 from toolchain.core.errors import MissingPackageError, ModelError, ToolchainError, first_line, require
 from toolchain.core.log import logger
+from toolchain.core.stage import Context
 from toolchain.model import checkpoint, export, pretrained
 from toolchain.model.config import read_config
 
@@ -30,14 +31,13 @@ _SHAPES = ((2, 9), (1, 5), (3, 24))
 _TOLERANCE = 1e-3
 
 
-def check(folder: Path, tokenizer: Any, threads: int, work: Path) -> None:
+def check(folder: Path, tokenizer: Any, context: Context) -> None:
     """Export and run a model of one layer with the config of a folder, unless its family is known to work.
 
     Args:
         folder: Model folder.
         tokenizer: Its tokenizer, which decides the inputs.
-        threads: Threads to compute with.
-        work: Folder for the file.
+        context: Gives the folder for the file and the number of threads.
 
     Raises:
         ModelError: It cannot be exported, or the graph answers something else.
@@ -47,7 +47,7 @@ def check(folder: Path, tokenizer: Any, threads: int, work: Path) -> None:
         return
     logger.info("    %s: trying whether the family %s can be exported, before it is trained", folder.name, family)
     try:
-        differences = _differences(folder, tokenizer, threads, work)
+        differences = _differences(folder, tokenizer, context)
     except MissingPackageError:
         raise
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError, ToolchainError) as error:
@@ -63,7 +63,7 @@ def check(folder: Path, tokenizer: Any, threads: int, work: Path) -> None:
         )
 
 
-def _differences(folder: Path, tokenizer: Any, threads: int, work: Path) -> list[float]:
+def _differences(folder: Path, tokenizer: Any, context: Context) -> list[float]:
     """Return the largest |Δlogit| between PyTorch and ONNX Runtime at each shape."""
     torch, transformers = require("torch", "torch"), require("transformers", "torch")
     with checkpoint.quiet():
@@ -79,10 +79,11 @@ def _differences(folder: Path, tokenizer: Any, threads: int, work: Path) -> list
     with torch.inference_mode():
         for _, inputs in batches:  # what PyTorch itself cannot compute is found without tracing it
             wrapper(*inputs.values())
-    with tempfile.TemporaryDirectory(prefix="tried-", dir=work) as out:
+    with tempfile.TemporaryDirectory(prefix="tried-", dir=context.work) as out:
         path = Path(out) / "model.onnx"
-        export.trace(wrapper, batches[0][1], names, export.Config().opset, folder).save(str(path))
-        return [float(np.max(found)) for found in export.distances(path, wrapper, batches, threads)]
+        program = export.trace(wrapper, batches[0][1], names, export.Config().opset, folder, context.traces)
+        program.save(str(path))
+        return [float(np.max(found)) for found in export.distances(path, wrapper, batches, context.threads)]
 
 
 def _batch(shape: tuple[int, int], names: tuple[str, ...], words: int) -> dict[str, Any]:

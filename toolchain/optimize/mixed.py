@@ -8,6 +8,7 @@ the float graph itself. A search that is interrupted goes on where it was. Wu et
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import statistics
 import tempfile
@@ -324,8 +325,7 @@ class _Bench:
         return time.perf_counter() - started
 
     def _within(self, folder: Path) -> Context:
-        context = self._context
-        return Context(work=folder, seed=context.seed, threads=context.threads, dataset=context.dataset)
+        return dataclasses.replace(self._context, work=folder)
 
     @contextmanager
     def _folder(self) -> Iterator[Path]:

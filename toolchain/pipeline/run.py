@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from toolchain.core import failure, limits
+from toolchain.core import failure, limits, traces
 from toolchain.core.errors import DamagedError, StoreError, ToolchainError
 from toolchain.core.log import logger
 from toolchain.core.processors import physical_cores
@@ -283,7 +283,10 @@ def _one(
                 raise StoreError(f"{step.kind} {key[:12]} vanished while another process published it", "run again")
             return again, False
         clock = keys.Clock()
-        context = Context(work=claim.work, seed=step.seed or 0, threads=threads, dataset=task.data)
+        context = Context(
+            work=claim.work, seed=step.seed or 0, threads=threads, dataset=task.data,
+            traces=traces.folder_of(store.root),
+        )  # fmt: skip
         metrics = perform(step, inputs, claim.out, context, plan)
         if reference := gate.check_outside(step, inputs, claim.out, context):
             metrics["outside"] = reference
