@@ -210,3 +210,61 @@ def test_a_task_that_brings_its_data_needs_no_file(tmp_path: Path) -> None:
     _named(checkpoint_folder(), tmp_path / "mine", *LABELS)
     assert call("init", "mine", "--task", "reviews", cwd=tmp_path).code == 0
     assert _is_valid(tmp_path).task.label == "reviews"
+
+
+def test_a_mistyped_file_is_no_model(tmp_path: Path) -> None:
+    _named(checkpoint_folder(), tmp_path / "mine", *LABELS)
+    _csv(tmp_path / "reviews.csv")
+    result = call("init", "mine", "revews.csv", cwd=tmp_path)
+    assert result.code == 1
+    assert result.stderr.splitlines() == ["error: revews.csv: no such file", "  hint: did you mean reviews.csv?"]
+
+
+def test_data_of_one_class_and_a_mistyped_class_or_column_are_named(tmp_path: Path) -> None:
+    _named(checkpoint_folder(), tmp_path / "mine", "NEGATIVE", "POSITIVE")
+    one = _csv(tmp_path / "one.csv", rows=[row for row in ROWS if row[1] == "positive"])
+    result = call("init", "mine", "one.csv", cwd=tmp_path)
+    assert "one.csv: 'verdict' holds one class only: positive" in result.stderr
+    with one.open("a") as file:
+        file.write("fine,negative\nbad,postive\n")
+    result = call("init", "mine", "one.csv", cwd=tmp_path)
+    assert f"'verdict' holds 'postive' (row {len(ROWS) // 2 + 2}), of {len(ROWS) // 2 + 2} rows" in result.stderr
+    assert "hint: did you mean 'POSITIVE'?" in result.stderr
+    result = call("init", "mine", "one.csv", "--label", "verdic", cwd=tmp_path)
+    assert "hint: did you mean 'verdict'?" in result.stderr
+
+
+def test_files_with_different_columns_are_named_before_a_recipe_is_written(tmp_path: Path) -> None:
+    _named(checkpoint_folder(), tmp_path / "mine", *LABELS)
+    _csv(tmp_path / "train.csv")
+    _csv(tmp_path / "test.csv", header="text,sentiment")
+    result = call("init", "mine", "train.csv", "test.csv", cwd=tmp_path)
+    assert result.code == 1
+    message = "test.csv: no column 'review', 'verdict', which train.csv has; columns: text, sentiment"
+    assert result.stderr.splitlines()[0] == f"error: {message}"
+    assert not (tmp_path / "recipe.yaml").exists()
+
+
+def test_the_summary_says_what_is_held_out_for_what(tmp_path: Path) -> None:
+    _named(checkpoint_folder(), tmp_path / "mine", *LABELS)
+    _csv(tmp_path / "reviews.csv")
+    lines = call("init", cwd=tmp_path).stdout.splitlines()
+    assert f"  data      reviews.csv, {len(ROWS)} rows (text: review; label: verdict)" in lines
+    assert "  held out  40 % to choose settings on (dev), 40 % to judge engines on (test)" in lines
+
+
+def test_an_onnx_file_that_names_no_classes_gets_its_order_written_down(tmp_path: Path) -> None:
+    graph = _named(onnx_folder(), tmp_path / "graph", *LABELS)
+    (graph / "config.json").unlink()
+    (graph / "tokenizer").mkdir()
+    (graph / "tokenizer.json").rename(graph / "tokenizer/tokenizer.json")
+    _csv(tmp_path / "reviews.csv")
+    result = call("init", "graph/model.onnx", "reviews.csv", "--json", cwd=tmp_path)
+    assert result.code == 0, result.stderr
+    assert result.json["notes"] == [
+        "no file names the graph's classes; check that they are, in this order: negative, positive"
+    ]
+    loaded = _is_valid(tmp_path)
+    assert loaded.task.config.labels == ("negative", "positive")
+    adopted = next(iter(loaded.variants.values()))[0]
+    assert Path(adopted.config.tokenizer).name == "tokenizer", "the only tokenizer beside the file is taken"

@@ -130,21 +130,32 @@ def _summary(recipe: Starter, model: Model, data: Data | None, task: str | None,
     if data is None:
         read = f"the task {task}"
     else:
-        files = ", ".join(f"{part} {path}" for part, path in data.files.items())
+        alone = len(data.files) == 1
+        files = ", ".join(f"{path}" if alone else f"{part} {path}" for part, path in data.files.items())
         columns = (
             f"text: {', '.join(data.columns.text)}; label: {data.columns.label}" if data.sheet.header else "no header"
         )
-        read = f"{files} ({columns})"
+        read = f"{files}{f', {data.sheet.rows:,} rows' if alone else ''} ({columns})"
     return [
         f"wrote {output}",
         f"  model     {model.spec} ({kinds[model.kind]}{labels})",
         f"  data      {read}",
+        *([f"  held out  {_held_out(model, data)}"] if data and {"dev", "test"} - data.files.keys() else []),
         f"  variants  {', '.join(recipe.variants)}",
         f"  engines   {', '.join(recipe.engines)}",
         *(f"  check     {note}" for note in recipe.notes),
         "next (with your own limits):",
         *(f"  {command}" for command in _next(output)),
     ]
+
+
+def _held_out(model: Model, data: Data) -> str:
+    """Return which share of the training file is kept for which part."""
+    from toolchain.pipeline.starter import HOLDOUT
+
+    purposes = {"dev": "to choose settings on (dev)", "test": "to judge engines on (test)"}
+    share = f"{HOLDOUT[model.kind]:.0%}".replace("%", " %")
+    return ", ".join(f"{share} {purpose}" for part, purpose in purposes.items() if part not in data.files)
 
 
 def _next(output: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import re
 from collections.abc import Iterator, Sequence
@@ -79,12 +80,14 @@ def look(targets: Sequence[str]) -> tuple[Model | None, list[Path]]:
 
     Raises:
         ModelError: A target is neither, or several models are there.
-        DataError: A file is of no kind that is read.
+        DataError: A file is not there, or of no kind that is read.
     """
     models: list[str] = []
     files: list[Path] = []
     for target in targets or ["."]:
         path = Path(target).expanduser()
+        if path.suffix.lower() in (*FORMATS, ".onnx") and not path.exists():
+            raise DataError(f"{target}: no such file", _like(path))
         if path.is_file() and path.suffix.lower() in FORMATS:
             files.append(path)
         elif path.is_file() and path.suffix != ".onnx":
@@ -147,7 +150,7 @@ def read_data(files: Sequence[Path], model: Model | None, text: Sequence[str] = 
         label: The column that the user named as the class.
 
     Raises:
-        DataError: Two files are of the same part, or the columns do not tell.
+        DataError: Two files are of the same part or have different columns, or the columns do not tell.
     """
     parts: dict[str, Path] = {}
     for path in files:
@@ -155,14 +158,29 @@ def read_data(files: Sequence[Path], model: Model | None, text: Sequence[str] = 
         if part in parts:
             raise DataError(
                 f"{parts[part]} and {path} could both be the {part} file",
-                "name the files that are meant: toolchain init MODEL train.csv dev.csv test.csv",
+                "a file's name says its part (train, dev or test): name one file, or rename them",
             )
         parts[part] = path
     if "train" not in parts:
         parts["train"] = parts.pop("dev") if "dev" in parts else parts.pop("test")
     sheet = read_sheet(parts["train"])
     columns = guess(sheet, model.named if model else (), text, label)
+    for path in parts.values():
+        _check_columns(path, sheet, columns)
     return Data({part: parts[part] for part in ("train", "dev", "test") if part in parts}, sheet, columns)
+
+
+def _check_columns(path: Path, train: Sheet, columns: Guess) -> None:
+    """Raise DataError if a file lacks a column that is read of the training file."""
+    if path == train.path or not train.header:
+        return
+    present = read_sheet(path).columns
+    missing = [name for name in (*columns.text, columns.label) if name not in present]
+    if missing:
+        raise DataError(
+            f"{path}: no column {', '.join(map(repr, missing))}, which {train.path} has; columns: {', '.join(present)}",
+            "give the columns of all files the same names, or leave that file out",
+        )
 
 
 def part_of(path: Path) -> str:
@@ -183,6 +201,14 @@ def _with_labels(spec: str, kind: Literal["classifier", "onnx"], folder: Path) -
     else:
         return Model(spec, kind)
     return Model(spec, kind, tuple(names), unnamed(names))
+
+
+def _like(path: Path) -> str:
+    """Return what to type in place of a file that is not there: the files beside it that are alike, or an example."""
+    folder = path.parent
+    names = sorted(file.name for file in folder.iterdir() if file.is_file()) if folder.is_dir() else []
+    alike = difflib.get_close_matches(path.name, names, 3, 0.75)
+    return f"did you mean {', '.join(str(folder / name) for name in alike)}?" if alike else _EXAMPLE
 
 
 def _is_model(folder: Path) -> bool:

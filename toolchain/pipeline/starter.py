@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import json
 import os
@@ -15,6 +16,7 @@ from toolchain.core.processors import physical_cores
 from toolchain.engines import _cudart
 from toolchain.model import adopt, graph
 from toolchain.pipeline.at_hand import Data, Model
+from toolchain.tasks._examples import label_text
 
 #: The share of one file that dev and test get each: a model that is still to be trained leaves most rows to learn from,
 #: a trained one needs only texts to calibrate on.
@@ -142,6 +144,7 @@ def _start(
     beside = ""
     if model.kind == "onnx":
         local = Path(model.spec).expanduser()
+        tokenizer = tokenizer or _tokenizer_inside(local if local.is_dir() else local.parent)
         places = [tokenizer] if tokenizer else [local, local.parent, local.parent.parent]
         if not any((place / "tokenizer.json").is_file() for place in places):
             raise ModelError(
@@ -156,6 +159,12 @@ def _start(
         f"# {what}: it is taken as it is, and not trained. Judge it on rows that it was not trained on.",
         "stages:", f"  - adopt: {{path: {spec}{beside}{names}}}",
     ]  # fmt: skip
+
+
+def _tokenizer_inside(folder: Path) -> Path | None:
+    """Return the one folder in an ONNX model's folder that holds a tokenizer, where the model's own holds none."""
+    inside = sorted(path.parent for path in folder.glob("*/tokenizer.json"))
+    return inside[0] if len(inside) == 1 and not (folder / "tokenizer.json").is_file() else None
 
 
 def _task(model: Model, data: Data, labels: Sequence[str], base: Path) -> list[str]:
@@ -177,7 +186,10 @@ def _task(model: Model, data: Data, labels: Sequence[str], base: Path) -> list[s
     if labels:
         lines.append(f"  labels: [{', '.join(map(_scalar, labels))}]  # in the order of the model's answers")
     if absent:
-        lines.append(f"  holdout: {HOLDOUT[model.kind]}  # the share of each part that is held out")
+        share = (
+            "the share of the rows for dev, and again for test" if len(absent) == 2 else f"the share for {absent[0]}"
+        )
+        lines.append(f"  holdout: {HOLDOUT[model.kind]}  # {share}")
     return lines
 
 
@@ -192,6 +204,9 @@ def _labels(model: Model, data: Data) -> tuple[tuple[str, ...], dict[str, str], 
         DataError: The data have other classes than the model.
     """
     classes = data.sheet.classes(data.columns.label)
+    if model.kind == "onnx" and not model.labels:
+        note = f"no file names the graph's classes; check that they are, in this order: {', '.join(classes)}"
+        return classes, {}, [note]
     if not model.labels or set(classes) == set(model.labels):
         return (), {}, []
     if model.unnamed and len(classes) == len(model.labels):
@@ -204,10 +219,31 @@ def _labels(model: Model, data: Data) -> tuple[tuple[str, ...], dict[str, str], 
     by_case = {name.casefold(): name for name in classes}
     if len(by_case) == len(classes) and set(by_case) == {name.casefold() for name in model.labels}:
         return (), {name: by_case[name.casefold()] for name in model.labels}, []
+    known = {name.casefold(): name for name in model.labels}
+    strange = [name for name in classes if name.casefold() not in known]
+    if 0 < len(strange) < len(classes) and not model.unnamed:
+        raise _strange_labels(model, data, strange, known)
     raise DataError(
         f"{data.sheet.path}: {data.columns.label!r} holds {', '.join(classes[:8])}; "
         f"{model.spec} was trained for {', '.join(model.labels)}",
         "name the data that it was trained for, or another class column: --label COLUMN",
+    )
+
+
+def _strange_labels(model: Model, data: Data, strange: Sequence[str], known: Mapping[str, str]) -> DataError:
+    """Return the error for a few labels of the data that the model does not have, with their rows."""
+    values = [label_text(value) for value in data.sheet.columns[data.columns.label]]
+    counts = [(name, [row for row, value in enumerate(values, start=1) if value == name]) for name in strange[:8]]
+    shown = ", ".join(
+        f"{name!r} (row {rows[0]:,})" if len(rows) == 1 else f"{name!r} ({len(rows):,} rows, the first is {rows[0]:,})"
+        for name, rows in counts
+    )
+    close = difflib.get_close_matches(strange[0].casefold(), known, n=1)
+    meant = f"did you mean {known[close[0]]!r}? " if close else ""
+    return DataError(
+        f"{data.sheet.path}: {data.columns.label!r} holds {shown}, of {len(values):,} rows; "
+        f"the classes of {model.spec} are {', '.join(model.labels)}",
+        f"{meant}Correct these rows or remove them, or name another class column: --label COLUMN",
     )
 
 

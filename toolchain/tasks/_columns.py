@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import difflib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -127,11 +128,15 @@ def guess(sheet: Sheet, known: Sequence[str] = (), text: Sequence[str] = (), lab
         label: The column that the user named as the class.
 
     Raises:
-        DataError: A named column is absent, or the columns do not tell.
+        DataError: A named column is absent, the class column holds one class only, or the columns do not tell.
     """
     missing = [name for name in (*text, *([label] if label else [])) if name not in sheet.columns]
     if missing:
-        raise DataError(f"{sheet.path}: no column {missing[0]!r}; columns: {', '.join(sheet.columns)}", "name another")
+        close = difflib.get_close_matches(missing[0], sheet.columns, n=1)
+        raise DataError(
+            f"{sheet.path}: no column {missing[0]!r}; columns: {', '.join(sheet.columns)}",
+            f"did you mean {close[0]!r}?" if close else "name one of these",
+        )
     if not sheet.header:
         return Guess(("0",), "1")
     label = label or _label(sheet, known, text)
@@ -141,6 +146,11 @@ def guess(sheet: Sheet, known: Sequence[str] = (), text: Sequence[str] = (), lab
         raise DataError(
             f"{sheet.path}: which column holds {what}? columns: {', '.join(sheet.columns)}",
             "name them, for example: --text COLUMN --label COLUMN",
+        )
+    if len(classes := sheet.classes(label)) < 2:
+        raise DataError(
+            f"{sheet.path}: {label!r} holds one class only: {', '.join(classes) or 'every row is empty'}",
+            "name a file with examples of every class, or another class column: --label COLUMN",
         )
     return Guess(chosen, label)
 
@@ -159,7 +169,10 @@ def _label(sheet: Sheet, known: Sequence[str], text: Sequence[str]) -> str | Non
         name for name in free if 2 <= len(sheet.classes(name)) <= min(MANY_CLASSES, sheet.rows // 3)
         and _words(sheet, name) < 3
     ]  # fmt: skip
-    return few[0] if len(few) == 1 else None
+    if len(few) == 1:
+        return few[0]
+    alone = [name for name in free if {value.casefold() for value in sheet.classes(name)} & wanted]
+    return alone[0] if len(alone) == 1 else None
 
 
 def _texts(sheet: Sheet, label: str | None) -> tuple[str, ...]:
