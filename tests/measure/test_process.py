@@ -65,8 +65,7 @@ def test_memory_is_measured_on_batches_of_mixed_shapes(tmp_path: Path, monkeypat
     monkeypatch.setattr(session, "run", recorded)
     assert worker.memory()["peak_memory_bytes"] > 10_000_000
     assert shapes == []
-    monkeypatch.setattr(worker_module, "MIXED_SECONDS", 0.2)
-    worker.memory(rows=4)
+    worker.memory(rows=4, seconds=0.2)
     assert {rows for rows, _ in shapes} == {1, 2, 3, 4}
     assert len({tokens for _, tokens in shapes}) > 2
 

@@ -42,6 +42,9 @@ LIBRARIES = ("tokenizers", "numpy")
 
 TIMING_FILE = "timing.json"
 
+#: How long batches of mixed shapes are run before memory is read, or as long as the budget where that is less.
+MIXED_SECONDS = 1.0
+
 #: Compute threads of a runtime go on spinning for some milliseconds after their last batch; the next engine waits.
 SETTLE_S = 0.05
 
@@ -164,7 +167,8 @@ def time_engines(engines: Mapping[str, Path], out: Path, config: Config, context
         most = max(config.batch_sizes)
         for engine in (e for e in running if not e.error):
             with _failing_alone(engine):
-                engine.peak_memory_bytes = engine.process.call("memory", rows=most)["peak_memory_bytes"]
+                answer = engine.process.call("memory", rows=most, seconds=min(MIXED_SECONDS, config.seconds))
+                engine.peak_memory_bytes = answer["peak_memory_bytes"]
     others_cpus = others()  # the workers have ended: their time is known as ours
     failed = [engine for engine in running if engine.error]
     if failed and len(failed) == len(running):

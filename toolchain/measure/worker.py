@@ -44,9 +44,6 @@ from toolchain.core.garbage import uncollected
 from toolchain.core.session import TEXT_INPUT
 from toolchain.measure.energy import EnergyMeter
 
-#: How long batches of mixed shapes are run before memory is read.
-MIXED_SECONDS = 1.0
-
 #: Examples that ``predict`` tokenizes at a time: enough to sort by length, few enough for any memory.
 CHUNK_BATCHES = 32
 
@@ -268,14 +265,15 @@ class Worker:
             "joules": self._meter.between(start, end),
         }
 
-    def memory(self, rows: int = 0) -> Reply:
+    def memory(self, rows: int = 0, seconds: float = 0.0) -> Reply:
         """Return the peak memory since this process began.
 
         Args:
             rows: First run batches of mixed shapes, of up to so many examples each, as a server does: what is timed has
                 few shapes, and some runtimes keep memory for each. None are run where it is 0.
+            seconds: For how long.
         """
-        generator, until = random.Random(0), time.monotonic() + MIXED_SECONDS
+        generator, until = random.Random(0), time.monotonic() + seconds
         while rows and self._encoded and time.monotonic() < until:
             chosen = generator.choices(self._encoded, k=generator.randint(1, rows))
             self._predictor.session.run(self._predictor.collate(chosen))
