@@ -135,6 +135,21 @@ def test_several_seeds_are_pooled_for_other_seeds_and_examples(tmp_path: Path) -
     assert "## Over the seeds" not in markdown(report(three(tmp_path / "one")))
 
 
+def test_what_may_not_be_shipped_in_a_seed_stands_last_over_the_seeds(tmp_path: Path) -> None:
+    rows = seeds(tmp_path)
+    best = {"techniques": ["int8"], "provider": "CUDAExecutionProvider"}  # its operators ran elsewhere
+    rows += [
+        row(tmp_path, "best", range(10), 10, timing([2] * 4, [500] * 4), seed=17, **best),
+        row(tmp_path, "best", range(10), 10, timing([2] * 4, [500] * 4), seed=18, techniques=["int8"]),
+    ]
+    found = report(rows)
+    pooled = to_json(found)["pooled"]
+    assert [(item["name"], item["rank"]) for item in pooled] == [("int8/ort", 1), ("base/ort", 2), ("best/ort", None)]
+    assert [item["barred"] for item in pooled] == [[], [], ["misplaced (seed 17)"]]
+    assert "| may not be shipped |" in markdown(found)
+    assert "| misplaced (seed 17) |" in markdown(found)
+
+
 def test_engines_of_other_examples_are_not_ranked_together(tmp_path: Path) -> None:
     rows = three(tmp_path)
     short = row(tmp_path, "base", range(20), 100, timing(ROUNDS, [100] * 4), model="albert", baseline=True)

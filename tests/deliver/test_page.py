@@ -260,7 +260,8 @@ def test_what_a_report_says_of_its_certainty_is_in_its_page(tmp_path: Path) -> N
     found |= {"margin": 0.5, "winner": {"name": "int8/ort", "tied": ["base/ort"], "share": 0.73, "ranges": {}}}
     found["fronts"] = [{"model": "bert", "seed": 17, "engines": ["int8/ort", "base/ort"], "hypervolume": 1.125}]
     means = {"name": "over all", "seeds": [17, 42], "baseline": False, "accuracy_percent": 88.1, "size_mb": 25.0}
-    found["pooled"] = [{**means, "not_worse": "yes", "speedup_batch_1": 2.04}]
+    never = {"name": "never", "barred": ["misplaced (seed 17)"]}
+    found["pooled"] = [{**means, "not_worse": "yes", "speedup_batch_1": 2.04}, {**means, **never}]
     page = read(html(found))
     ranking, pooled = page.all("table", id="ranking")[0], page.all("table", id="pooled")[0]
     heads = [head.text for head in ranking.all("thead")[0].all("th")]
@@ -269,6 +270,7 @@ def test_what_a_report_says_of_its_certainty_is_in_its_page(tmp_path: Path) -> N
     assert [cell.all("small")[0].text for cell in ranking.all("td", data_name="rank")] == ["1–3"] * 3
     assert [cell.text for cell in ranking.all("td", data_name="not_worse")] == ["cannot say"] * 3
     assert [cell.text for cell in pooled.all("tr")[1].all("td")] == ["2", "88.10", "yes", "25.0", "2.04"]
+    assert pooled.all("tr")[2].all("th")[0].text == "never do not shipmisplaced (seed 17)"
     for said in ("is tied with base/ort", "under 73 % of all weights", "at most 0.5 points worse"):
         assert said in page.text
 

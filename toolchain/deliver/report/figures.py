@@ -88,28 +88,28 @@ def figures(line: Line, batches: Sequence[str]) -> Figures:
     return {**found, "size_only": line.size_only, "marks": ", ".join(line.marks), "error": line.error}
 
 
-def pooled_figures(found: Pooled, batches: Sequence[str]) -> dict[str, Any]:
+def pooled_figures(engine: Pooled, batches: Sequence[str]) -> dict[str, Any]:
     """Every figure of an engine over its seeds, under the names that the lines have for them.
 
     Args:
-        found: The engine over its seeds.
+        engine: The engine over its seeds.
         batches: Every setting of the report, ``batch 1`` first.
     """
     figures: dict[str, Any] = {
-        "rank": found.rank,
-        "tied_with_first": found.tied,
-        "name": found.name,
-        "seeds": list(found.seeds),
-        "baseline": found.baseline,
-        "accuracy_percent": 100 * found.accuracy,
-        "accuracy_spread_points": 100 * found.spread,
-        **_interval("accuracy_change_points", found.difference, 100),
-        "not_worse": found.not_worse,
-        "size_mb": found.size_mb,
+        "rank": engine.rank,
+        "tied_with_first": engine.tied,
+        "name": engine.name,
+        "seeds": list(engine.seeds),
+        "baseline": engine.baseline,
+        "accuracy_percent": 100 * engine.accuracy,
+        "accuracy_spread_points": 100 * engine.spread,
+        **_interval("accuracy_change_points", engine.difference, 100),
+        "not_worse": engine.not_worse,
+        "size_mb": engine.size_mb,
     }
     for setting in batches:
-        figures |= _interval(f"speedup_{key(setting)}", found.speedups.get(setting), 1)
-    return {**figures, "score": found.score}
+        figures |= _interval(f"speedup_{key(setting)}", engine.speedups.get(setting), 1)
+    return {**figures, "score": engine.score, "barred": list(engine.barred)}
 
 
 def _latency(line: Line) -> Figures:

@@ -29,7 +29,8 @@ class Pooled:
         size_mb: Mean size, in 10^6 bytes.
         speedups: IS per setting, of the engine alone: the geometric mean over seeds and rounds, for others of both.
         score: Mean WS; None where a seed has none.
-        rank: Its place by mean WS, from 1; None without one.
+        barred: Why it may not be shipped, with the seeds in which it may not; empty where every seed's may.
+        rank: Its place by mean WS among those that may be shipped, from 1; None without one.
         tied: Whether the data leave open, for other seeds and examples, which of it and the first is ahead.
     """
 
@@ -43,12 +44,13 @@ class Pooled:
     size_mb: float
     speedups: Mapping[str, Interval]
     score: float | None
+    barred: tuple[str, ...] = ()
     rank: int | None = None
     tied: bool = False
 
 
 def pool(lines: Sequence[Line], margin: float, weights: Mapping[str, float], setting: str) -> tuple[Pooled, ...]:
-    """Every engine that has several seeds, the highest mean WS first.
+    """Every engine that has several seeds, the highest mean WS first; what may not be shipped stands last.
 
     Args:
         lines: The report's lines.
@@ -65,12 +67,12 @@ def pool(lines: Sequence[Line], margin: float, weights: Mapping[str, float], set
         for name, own in groups.items()
         if len(own) > 1
     ]
-    several.sort(key=lambda found: (found.score is None, -(found.score or 0.0), found.name))
+    several.sort(key=lambda engine: (bool(engine.barred), engine.score is None, -(engine.score or 0.0), engine.name))
     return tuple(
-        found
-        if found.score is None
-        else replace(found, rank=place, tied=place > 1 and not _ahead(several[0], found, groups, weights, setting))
-        for place, found in enumerate(several, start=1)
+        engine
+        if engine.score is None or engine.barred
+        else replace(engine, rank=place, tied=place > 1 and not _ahead(several[0], engine, groups, weights, setting))
+        for place, engine in enumerate(several, start=1)
     )
 
 
@@ -78,13 +80,13 @@ def _ahead(
     first: Pooled, other: Pooled, groups: Mapping[str, Sequence[Line]], weights: Mapping[str, float], setting: str
 ) -> bool:
     """Whether the first's mean WS is ahead by more than the noise of accuracy and of both IS, added as squares."""
-    mine, theirs = ({line.row.seed: line for line in groups[found.name]} for found in (first, other))
+    mine, theirs = ({line.row.seed: line for line in groups[engine.name]} for engine in (first, other))
     seeds = sorted(mine.keys() & theirs.keys())
-    if not seeds or any(setting not in found.speedups for found in (first, other)):
+    if not seeds or any(setting not in engine.speedups for engine in (first, other)):
         return False
     apart = np.stack([mine[seed].correct * 1.0 - theirs[seed].correct * 1.0 for seed in seeds])
     accuracy = seeds_interval(apart, mine[seeds[0]].groups).half_width
-    times = [found.speedups[setting].half_width for found in (first, other)]
+    times = [engine.speedups[setting].half_width for engine in (first, other)]
     noise = math.hypot(weights["accuracy"] * 100 * accuracy, *(weights["speedup"] * width for width in times))
     return (first.score or 0.0) - (other.score or 0.0) > noise
 
@@ -111,15 +113,27 @@ def _pooled(name: str, own: Sequence[Line], bases: Mapping[tuple[str, int], Line
         size_mb=float(np.mean([line.size_mb for line in own])),
         speedups=_speedups(own),
         score=float(np.mean(scores)) if len(scores) == len(own) else None,
+        barred=_barred(own),
+    )
+
+
+def _barred(own: Sequence[Line]) -> tuple[str, ...]:
+    """Return each mark that bars an engine from being shipped, with the seeds that have it."""
+    seeds: dict[str, list[int]] = {}
+    for line in own:
+        for mark in dict.fromkeys(reason.partition(":")[0] for reason in line.barred):
+            seeds.setdefault(mark, []).append(line.row.seed)
+    return tuple(
+        f"{mark} ({'seed' if len(of) == 1 else 'seeds'} {', '.join(map(str, of))})" for mark, of in seeds.items()
     )
 
 
 def _speedups(own: Sequence[Line]) -> dict[str, Interval]:
     """IS at every setting at which all seeds were timed in the same rounds."""
-    found = {}
+    speedups = {}
     for setting in own[0].round_ratios:
         ratios = [line.round_ratios[setting] for line in own if setting in line.round_ratios]
         if len(ratios) == len(own) and len({len(each) for each in ratios}) == 1 and len(ratios[0]) > 1:
             logs = pooled(np.log(np.stack(ratios)))
-            found[setting] = Interval(*(math.exp(value) for value in (logs.estimate, logs.low, logs.high)))
-    return found
+            speedups[setting] = Interval(*(math.exp(value) for value in (logs.estimate, logs.low, logs.high)))
+    return speedups

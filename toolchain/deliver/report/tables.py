@@ -56,7 +56,7 @@ def to_json(report: Report) -> dict[str, Any]:
             "lines": lines,
             "winner": winner_json(report),
             "fronts": [dataclasses.asdict(front) for front in report.fronts],
-            "pooled": [pooled_figures(found, report.batches) for found in report.pooled],
+            "pooled": [pooled_figures(engine, report.batches) for engine in report.pooled],
             "recommendations": [
                 {"goal": found.goal, "name": found.name, "reason": found.reason} for found in report.recommendations
             ],
@@ -229,7 +229,7 @@ def _fronts(report: Report) -> str:
 
 def _pooled(report: Report) -> str:
     """Engines over their seeds: what holds for other seeds too."""
-    rows = [pooled_figures(found, report.batches) for found in report.pooled]
+    rows = [pooled_figures(engine, report.batches) for engine in report.pooled]
     heads = [
         "#",
         "engine",
@@ -252,10 +252,13 @@ def _pooled(report: Report) -> str:
             quantity(row["size_mb"]),
             *(_ranged(row, f"speedup_{key(setting)}") for setting in report.batches),
             show(row["score"], 2),
+            ", ".join(row["barred"]),
         ]
         for row in rows
     ]
-    return _table([*heads, *(f"times faster {setting}" for setting in report.batches), "score"], cells)
+    last = ["score", "may not be shipped"] if any(row["barred"] for row in rows) else ["score"]
+    heads += [*(f"times faster {setting}" for setting in report.batches), *last]
+    return _table(heads, [row[: len(heads)] for row in cells])
 
 
 def _accuracy(report: Report, rows: Sequence[Figures]) -> str:

@@ -190,6 +190,7 @@ class _Pooled(_Part):
     name: Text
     baseline: bool
     seeds: list[int]
+    barred: list[Text] = []
 
 
 class _Span(_Part):

@@ -139,27 +139,33 @@ def every(lines: Sequence[Line]) -> Markup:
     )  # fmt: skip
 
 
-def pooled(found: Sequence[Line], settings: Sequence[str]) -> Markup:
+def pooled(lines: Sequence[Line], settings: Sequence[str]) -> Markup:
     """Engines over their seeds: what holds for other seeds too.
 
     Args:
-        found: The report's ``pooled``.
+        lines: The report's ``pooled``.
         settings: Those that were timed.
     """
-    plain = [column for column in columns(found, settings) if column.name.startswith(("acc", "not", "size", "speed"))]
+    plain = [column for column in columns(lines, settings) if column.name.startswith(("acc", "not", "size", "speed"))]
     heads = join(_head(column.head, column.told, sortable=False) for column in plain)
     rows = join(
         fill(
-            '<tr><th scope="row" class="name">{}</th><td>{}</td>{}</tr>',
-            each["name"], len(each["seeds"]), join(_cell(each, column) for column in plain),
+            '<tr><th scope="row" class="name">{}{}</th><td>{}</td>{}</tr>',
+            each["name"], _never(each), len(each["seeds"]), join(_cell(each, column) for column in plain),
         )
-        for each in found
+        for each in lines
     )  # fmt: skip
     return fill(
         '<table id="pooled"><caption>Engines over their seeds</caption><thead><tr>'
         '<th scope="col" class="name">engine</th><th scope="col">seeds</th>{}</tr></thead><tbody>{}</tbody></table>',
         heads, rows,
     )  # fmt: skip
+
+
+def _never(line: Line) -> Markup:
+    """Return what bars an engine over its seeds from being shipped; empty where nothing does."""
+    reasons = join(fill('<small class="why">{}</small>', reason) for reason in line.get("barred") or ())
+    return fill(' <span class="never">do not ship</span>{}', reasons) if reasons else Markup("")
 
 
 def gates(lines: Sequence[Line]) -> Markup:
