@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import pytest
+
 from tests.tiny import tiny
-from toolchain.deliver import ranking
+from toolchain.deliver import explain, ranking, training
 from toolchain.pipeline import plan, recipe, run
 
 
@@ -24,3 +26,20 @@ def test_an_engine_that_misses_what_training_measured_on_dev_fails_parity() -> N
     assert passed is False
     assert f"dev accuracy {100 * expected - 25:.2f} % in training, {100 * expected:.2f} % by the engine" in evidence
     assert "in training" not in parity("dynamic-int8/onnxruntime")[1]  # whose weights are others
+
+
+def test_an_engine_explained_by_its_key_is_held_against_its_training_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = tiny().store
+    engines = {artifact.manifest["label"]: artifact for artifact in store.artifacts([]) if artifact.kind == "engine"}
+
+    def parity(label: str) -> tuple[bool | None, str]:
+        (explained,) = explain.of_artifact(engines[label], store)
+        verdict = next(verdict for verdict in explained.verdicts if verdict.gate == "parity")
+        return verdict.passed, verdict.evidence
+
+    assert parity("base · onnxruntime")[0] is True
+    monkeypatch.setattr(training, "FEW", -1)
+    monkeypatch.setattr(training, "POINT", -1)  # so that reaching the same accuracy is not enough
+    passed, evidence = parity("base · onnxruntime")
+    assert (passed, "% in training" in evidence) == (False, True)
+    assert "in training" not in parity("dynamic-int8 · onnxruntime")[1]

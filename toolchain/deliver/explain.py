@@ -11,6 +11,7 @@ from toolchain.core import documents
 from toolchain.core.errors import StoreError
 from toolchain.core.files import check_file
 from toolchain.core.store import Artifact, Store
+from toolchain.deliver import training
 from toolchain.deliver.ranking import engine_settings
 from toolchain.deliver.report import kept
 from toolchain.deliver.report.figures import state
@@ -104,8 +105,8 @@ def of_artifact(artifact: Artifact, store: Store) -> list[Explained]:
         return [_engine(artifact, store)]
     if artifact.kind == "onnx":
         verdicts = [Verdict(gate, None, f"not run: {NOT_BUILT}", NOT_BUILT) for gate in gates.GATES[1:]]
-        found = gates.complete([gates.parity(_passes(artifact, store), None), *verdicts], NOT_BUILT)
-        return [Explained(str(artifact.manifest["label"]), _chain(artifact, store), {}, (), found)]
+        complete = gates.complete([gates.parity(_passes(artifact, store), None), *verdicts], NOT_BUILT)
+        return [Explained(str(artifact.manifest["label"]), _chain(artifact, store), {}, (), complete)]
     return []
 
 
@@ -136,8 +137,8 @@ def render(explained: Sequence[Explained]) -> Iterator[Any]:
 
     for item in explained:
         yield Text(item.name, style="bold")
-        for told in item.standing:
-            yield Padding(Text(told), (0, 0, 0, 2))
+        for reason in item.standing:
+            yield Padding(Text(reason), (0, 0, 0, 2))
         yield Padding(Text(f"made by {' → '.join(item.chain)}", style="dim"), (0, 0, 0, 2))
         if item.settings:
             yield Padding(Text(f"runs with {_listed(item.settings)}", style="dim"), (0, 0, 0, 2))
@@ -151,20 +152,24 @@ def render(explained: Sequence[Explained]) -> Iterator[Any]:
 
 def _listed(settings: Mapping[str, Any]) -> str:
     """Settings as text; what lies in a group is named after it."""
-    told = []
+    pairs = []
     for name, value in settings.items():
         inner = value.items() if isinstance(value, Mapping) else ()
-        told += [f"{name}.{key} {item}" for key, item in inner] if inner else [f"{name} {value}"]
-    return ", ".join(told)
+        pairs += [f"{name}.{key} {item}" for key, item in inner] if inner else [f"{name} {value}"]
+    return ", ".join(pairs)
 
 
 def _engine(artifact: Artifact, store: Store) -> Explained:
     store.check(artifact)
     built = _engine_file(artifact)
-    evaluation = _evaluation(artifact, store)
+    evaluated = _evaluation(artifact, store)
+    evaluation = evaluate.read(evaluated.path) if evaluated else {}
     options = built.get("options", {})
     provider = gates.PROVIDERS.get(str(options.get("provider", "")), str(options.get("device", "")))
     passes, partly = _passes(artifact, store), built.get("partly_fused", "")
+    if evaluated:
+        task = evaluated.manifest["parts"].get("task")
+        passes += training.failed_parity(_ancestors(artifact, store)[:-1], task, evaluation)
     verdicts = gates.of_engine(passes, built.get("fusion"), evaluation, provider, partly)
     label, chain = str(artifact.manifest["label"]), _chain(artifact, store)
     return Explained(label, chain, engine_settings(built), (), gates.complete(verdicts, NO_RECIPE))
@@ -175,46 +180,50 @@ def _engine_file(artifact: Artifact) -> dict[str, Any]:
     return documents.read_object(path, StoreError, "build the engine again")
 
 
-def _evaluation(engine: Artifact, store: Store) -> dict[str, Any]:
-    """What was measured of an engine last; empty when nothing was."""
+def _evaluation(engine: Artifact, store: Store) -> Artifact | None:
+    """Return the last evaluation of an engine; None where nothing was measured."""
     damaged: list[str] = []
-    found = [a for a in store.artifacts(damaged) if a.kind == "evaluation" and engine.key in a.manifest["parents"]]
-    if not found:
-        return {}
-    last = max(found, key=lambda each: str(each.manifest["started"]))
+    evaluations = [
+        artifact
+        for artifact in store.artifacts(damaged)
+        if artifact.kind == "evaluation" and engine.key in artifact.manifest["parents"]
+    ]
+    if not evaluations:
+        return None
+    last = max(evaluations, key=lambda each: str(each.manifest["started"]))
     store.check(last)
-    return evaluate.read(last.path)
+    return last
 
 
 def lineage(artifact: Artifact, store: Store) -> tuple[list[Artifact], list[str]]:
     """What an artifact was made from, itself first, and keys of what the store does not have of it."""
-    found, absent = [artifact], list[str]()
-    for current in found:
+    ancestors, absent = [artifact], list[str]()
+    for current in ancestors:
         for parent in current.manifest["parents"]:
-            if parent in {known.key for known in found} or parent in absent:
+            if parent in {known.key for known in ancestors} or parent in absent:
                 continue
             try:
-                found.append(store.resolve(parent))
+                ancestors.append(store.resolve(parent))
             except StoreError:
                 absent.append(parent)
-    return found, absent
+    return ancestors, absent
 
 
 def _ancestors(artifact: Artifact, store: Store) -> list[Artifact]:
     """The artifact and what it was made from, the earliest first."""
-    found: list[Artifact] = []
+    ancestors: list[Artifact] = []
     pending: Artifact | None = artifact
     while pending is not None:
-        found.append(pending)
+        ancestors.append(pending)
         keys = pending.manifest["parents"][:1]
         pending = next((a for key in keys for kind in ("onnx", "checkpoint") if (a := store.find(kind, key))), None)
-    return found[::-1]
+    return ancestors[::-1]
 
 
 def _chain(artifact: Artifact, store: Store) -> tuple[str, ...]:
     """Techniques applied, in order; the engine is none."""
-    made = (each for each in _ancestors(artifact, store) if each.kind != "engine")
-    return tuple(str(each.manifest["parts"]["technique"]) for each in made)
+    earlier = (each for each in _ancestors(artifact, store) if each.kind != "engine")
+    return tuple(str(each.manifest["parts"]["technique"]) for each in earlier)
 
 
 def _passes(artifact: Artifact, store: Store) -> list[Mapping[str, Any]]:

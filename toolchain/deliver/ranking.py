@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolchain import __version__
 from toolchain.core.errors import ToolchainError
-from toolchain.deliver import report
+from toolchain.deliver import report, training
 from toolchain.deliver.certification import objection
 from toolchain.engines._batching import BATCHING_KEY
 from toolchain.engines._contention import told
@@ -19,10 +19,6 @@ if TYPE_CHECKING:
     from toolchain.core.store import Artifact
     from toolchain.pipeline.plan import Row
     from toolchain.pipeline.run import Outcome
-
-#: Examples of dev, and share of them, by which an engine may miss what training measured.
-FEW = 3
-POINT = 0.01
 
 
 def rank(outcome: Outcome, command: str = "") -> report.Report:
@@ -60,7 +56,7 @@ def rank(outcome: Outcome, command: str = "") -> report.Report:
                 techniques=row.techniques,
                 baseline=row.baseline,
                 provider=row.provider,
-                passes=[*_passes(outcome, row.build), *_trained(outcome, row)],
+                passes=[*_passes(outcome, row.build), *_missed(outcome, row)],
                 fusion=built.get("fusion"),
                 partly=built.get("partly_fused", ""),
                 settings=engine_settings(built),
@@ -150,28 +146,25 @@ def _passes(outcome: Outcome, build: str) -> list[Any]:
     return found[::-1]
 
 
-def _trained(outcome: Outcome, row: Row) -> list[dict[str, Any]]:
-    """Return as a failed parity that an engine of the trained weights as they are misses training's dev accuracy.
+def _missed(outcome: Outcome, row: Row) -> list[dict[str, Any]]:
+    """Return as a failed parity that an engine misses the dev accuracy of its training; empty where it does not."""
+    evaluated = outcome.artifacts[row.evaluate]
+    evaluation = records.evaluation(evaluated.path / "evaluation.json")
+    task = evaluated.manifest["parts"].get("task")
+    return training.failed_parity(_made_from(outcome, row.build), task, evaluation)
 
-    Empty where it does not, or where the engine's weights are others: compressed, or changed by a graph pass.
-    """
-    steps, step, changed = outcome.plan.steps, outcome.plan.steps[row.build], False
+
+def _made_from(outcome: Outcome, build: str) -> list[Artifact]:
+    """Return what an engine was made from, from its training or what was taken in on, in order."""
+    artifacts: list[Artifact] = []
+    steps = outcome.plan.steps
+    step = steps[build]
     while step.inputs and step.stage != "finetune":
         step = steps[step.inputs[0]]
-        passed = step.stage == "optimize" and step.technique.module.AGREEMENT == 1
-        changed |= step.stage not in ("export", "finetune") and not passed
-    evaluated = outcome.artifacts[row.evaluate]
-    if changed or step.stage != "finetune" or step.id not in outcome.artifacts:
-        return []
-    training = outcome.artifacts[step.id]
-    if training.manifest["parts"].get("task") != evaluated.manifest["parts"].get("task"):
-        return []  # judged on other texts
-    dev = records.evaluation(evaluated.path / "evaluation.json")["splits"]["dev"]
-    expected = float(training.metrics["dev_accuracy"])
-    if abs(dev["correct"] - expected * dev["examples"]) <= max(FEW, POINT * dev["examples"]):
-        return []
-    evidence = f"dev accuracy {100 * expected:.2f} % in training, {100 * dev['accuracy']:.2f} % by the engine"
-    return [{"pass": "training", "passed": False, "evidence": evidence, "introduced_by": "the way from training to it"}]
+        if step.id not in outcome.artifacts:
+            return []
+        artifacts.append(outcome.artifacts[step.id])
+    return artifacts[::-1]
 
 
 def _training(outcome: Outcome, build: str) -> dict[str, Any]:

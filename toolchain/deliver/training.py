@@ -1,0 +1,44 @@
+"""Hold an engine of trained weights against the dev accuracy that training itself measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from toolchain.core.registry import get
+from toolchain.core.store import Artifact
+
+#: Examples of dev, and share of them, by which an engine may miss what training measured.
+FEW = 3
+POINT = 0.01
+
+
+def failed_parity(made_from: Sequence[Artifact], task: Any, evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return as a failed parity that an engine of the trained weights as they are misses training's dev accuracy.
+
+    Args:
+        made_from: The artifacts between the training and the engine, the training first, without the engine.
+        task: The task that the engine was evaluated on, as its key has it.
+        evaluation: The engine's, as ``evaluation.json`` has it; may be empty.
+
+    Returns:
+        One failed pass; none where the engine reaches that accuracy, or where its weights are others: compressed, or
+        changed by a graph pass, or where it was judged on other texts.
+    """
+    if not made_from or not evaluation:
+        return []
+    parts = [artifact.manifest["parts"] for artifact in made_from]
+    if parts[0].get("stage") != "finetune" or not all(map(_keeps_weights, parts[1:])) or parts[0].get("task") != task:
+        return []
+    expected, dev = float(made_from[0].metrics["dev_accuracy"]), evaluation["splits"]["dev"]
+    if abs(dev["correct"] - expected * dev["examples"]) <= max(FEW, POINT * dev["examples"]):
+        return []
+    evidence = f"dev accuracy {100 * expected:.2f} % in training, {100 * dev['accuracy']:.2f} % by the engine"
+    return [{"pass": "training", "passed": False, "evidence": evidence, "introduced_by": "the way from training to it"}]
+
+
+def _keeps_weights(parts: Mapping[str, Any]) -> bool:
+    """Return whether a step claims to answer as what it was made from."""
+    if parts.get("stage") == "optimize":
+        return bool(get("optimize", str(parts["technique"])).module.AGREEMENT == 1)
+    return parts.get("stage") == "export"
