@@ -67,11 +67,13 @@ def test_what_to_ship_stands_in_at_most_ten_lines_of_80_columns_below_the_table(
     )
     command = f"toolchain build recipes/quickstart.yaml --variant {name} --engine ort -o engine"
     console = Console(width=80, file=io.StringIO(), color_system=None)
-    console.print(terminal(found, command=command, page="artifacts/reports/quickstart/report.html"))
+    console.print(terminal(found, command=command, page="artifacts/reports/quickstart/report.html"), crop=False)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     table, _, below = text.partition("\nship ")
     assert len(below.splitlines()) <= 10
-    assert max(map(len, text.splitlines())) <= 80
+    *lines, last = text.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert last == f"take  {command}"  # whole, so that it can be copied
     assert " ".join(below.split()).startswith(f"{name}/ort why best score of the 2 that may be shipped: 30.0 MB (3.33 ")
     for words in (
         command,

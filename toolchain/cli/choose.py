@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from toolchain.cli import completing, options
-from toolchain.core.errors import ToolchainError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,16 +99,13 @@ def _report(
         if sets or models or data:
             raise click.UsageError("--set, --model and --data are for a recipe; a report is as it was written")
         return kept.read(target)
+    from toolchain.cli.finishing import finished
     from toolchain.deliver import ranking
     from toolchain.deliver import report as reports
-    from toolchain.pipeline import plan, run
+    from toolchain.pipeline import plan
     from toolchain.pipeline import recipe as recipes
 
-    made = plan.make(recipes.load(target, sets, models, data))
-    outcome, _ = run.preview(made, store)
-    outcome.refuse_damaged(options.again(store=True))
-    if made.time not in outcome.artifacts:
-        raise ToolchainError(f"{target} has not been run on this machine", f"run it first: {options.again(store=True)}")
+    outcome = finished(target, plan.make(recipes.load(target, sets, models, data)), store)
     return reports.to_json(ranking.rank(outcome, options.again()))
 
 

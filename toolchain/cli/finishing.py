@@ -13,7 +13,36 @@ from toolchain.core.log import logger
 if TYPE_CHECKING:
     from toolchain.core.store import Store
     from toolchain.deliver.report import Report
+    from toolchain.pipeline.plan import Plan
     from toolchain.pipeline.run import Outcome
+
+
+def finished(recipe: Path, plan: Plan, store: Store, *, by_variant: bool = False) -> Outcome:
+    """Return the outcome of a recipe that was run to its end, from what the store has.
+
+    Args:
+        recipe: Its file.
+        plan: Its plan.
+        store: Where the artifacts lie.
+        by_variant: Whether the command has the option ``--variant``.
+
+    Raises:
+        ToolchainError: It has not been run to its end on this machine; or what the store has is damaged.
+    """
+    from toolchain.pipeline import run
+
+    outcome, status = run.preview(plan, store)
+    outcome.refuse_damaged(options.again(store=True))
+    if plan.time not in outcome.artifacts:
+        missing = [plan.steps[step].label for step, state in status.items() if state != "hit"]
+        some = by_variant and any(row.evaluate in outcome.artifacts for row in plan.rows)
+        part = "; or name variants that were timed together: --variant NAME" if some else ""
+        raise ToolchainError(
+            f"{recipe}: {len(missing)} of {len(plan.steps)} steps have not been run on this machine: "
+            f"{', '.join(list(dict.fromkeys(missing))[:4])}",
+            f"{options.again(store=True)}{part}",
+        )
+    return outcome
 
 
 def finish(

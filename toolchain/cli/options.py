@@ -213,7 +213,7 @@ def print_rich(*renderables: Any) -> None:
     if not console.is_terminal:
         console = Terminal(width=int(os.environ.get("COLUMNS", PIPED_WIDTH)))
     for renderable in renderables:
-        console.print(renderable)
+        console.print(renderable, crop=False)  # a command is never broken or cut: it can be copied
 
 
 def verbose() -> bool:

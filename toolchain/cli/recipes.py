@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from toolchain.cli import checks, completing, options
-from toolchain.cli.finishing import finish
+from toolchain.cli.finishing import finish, finished
 from toolchain.core.errors import ToolchainError
 from toolchain.core.failure import SCREEN_CHARACTERS, SCREEN_LINES, shorten
 from toolchain.core.log import logger
@@ -134,7 +134,7 @@ def report_command(
     is formed across machines. With -o, one report is drawn again (report.html and its pictures), several become
     comparison.html, .md and .json.
     """
-    from toolchain.pipeline import plan, run
+    from toolchain.pipeline import plan
     from toolchain.pipeline import recipe as recipes
 
     recipe = targets[0]
@@ -153,18 +153,7 @@ def report_command(
     checks.clear(check, junit, variants)
     made = plan.make(recipes.load(recipe, sets, models, data), only=variants)
     checks.need_rules(made, check)
-    outcome, status = run.preview(made, store)
-    outcome.refuse_damaged(options.again(store=True))
-    missing = [made.steps[step].label for step, found in status.items() if found != "hit"]
-    if made.time not in outcome.artifacts:
-        some = any(row.evaluate in outcome.artifacts for row in made.rows)
-        part = "; or name variants that were timed together: --variant NAME" if some else ""
-        raise ToolchainError(
-            f"{recipe}: {len(missing)} of {len(made.steps)} steps have not been run on this machine: "
-            f"{', '.join(missing[:4])}",
-            f"{options.again(store=True)}{part}",
-        )
-    return finish(outcome, store, output, as_json, check, junit, keep=False)
+    return finish(finished(recipe, made, store, by_variant=True), store, output, as_json, check, junit, keep=False)
 
 
 def _compare(paths: Sequence[Path], output: Path | None, as_json: bool) -> int:

@@ -164,11 +164,14 @@ def render(choice: Choice, report: Mapping[str, Any], folder: str) -> Iterator[A
         yield from _fitting(choice, report, folder)
     else:
         yield from _nothing(choice)
+        yield from _next(choice, str((report.get("made") or {}).get("command") or ""))
 
 
 def _fitting(choice: Choice, report: Mapping[str, Any], folder: str) -> Iterator[Any]:
     from rich.table import Table
     from rich.text import Text
+
+    from toolchain.deliver.report.screen import command_line
 
     chosen = choice.chosen
     if chosen is None:
@@ -182,9 +185,9 @@ def _fitting(choice: Choice, report: Mapping[str, Any], folder: str) -> Iterator
         grid.add_row("", Text(f"{finding}: holds{finding.by}"))
     if folder:
         grid.add_row(Text("folder", style="green"), Text(folder, overflow="fold"))
-    if choice.command:
-        grid.add_row(Text("take", style="green"), Text(choice.command, overflow="fold"))
     yield grid
+    if choice.command:
+        yield command_line("take    ", choice.command)
 
 
 def _why(line: Line, choice: Choice, others: int) -> str:
@@ -223,15 +226,39 @@ def _nothing(choice: Choice) -> Iterator[Any]:
         yield Text(f"{open_ones[0].name} may fit: the data cannot say; --as-measured takes it on trust", style="yellow")
 
 
+def _next(choice: Choice, made: str) -> Iterator[Any]:
+    """Yield what can be done where nothing fits, by what the nearest engine misses.
+
+    Args:
+        choice: The choice.
+        made: The command that makes the report again; may be empty.
+    """
+    from rich.text import Text
+
+    from toolchain.deliver.report.screen import command_line
+
+    nearest = next((candidate for candidate in choice.candidates if not candidate.gates), None)
+    if nearest is None:
+        return
+    states = {finding.limit: finding.state for finding in nearest.findings}
+    if made and "cannot say" in (states.get("latency_ms"), states.get("per_s")):
+        yield command_line("take the times again, with nothing else running:\n  ", f"{made} --force time")
+    if "missed" in states.values():
+        yield Text(
+            "next: ask for less, or add variants to the recipe that are smaller and faster (docs/smaller.md, "
+            "docs/distillation.md) and run it again"
+        )
+
+
 def _misses(candidate: Candidate) -> list[str]:
     """Return what bars an engine: gates, limits, and what would settle those that are open."""
-    told = [f"may not be shipped: {FAILED[gate]}" for gate in candidate.gates]
+    reasons = [f"may not be shipped: {FAILED[gate]}" for gate in candidate.gates]
     for finding in candidate.findings:
         if finding.state == "missed":
-            told.append(f"{finding}: missed{finding.by}")
+            reasons.append(f"{finding}: missed{finding.by}")
         elif finding.state == "cannot say":
-            told.append(f"{finding}: cannot say{_settling(finding)}")
-    return told
+            reasons.append(f"{finding}: cannot say{_settling(finding)}")
+    return reasons
 
 
 def _settling(finding: Finding) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rich import box
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -41,6 +41,11 @@ class _Column:
     note: str = ""
 
 
+def command_line(label: str, command: str) -> RenderableType:
+    """Return a command on one line, however long it is, so that it can be copied whole."""
+    return Group(Text.assemble((label, "green"), command, no_wrap=True, overflow="ignore"))
+
+
 def terminal(report: Report, *, command: str = "", page: str = "", verbose: bool = False) -> RenderableType:
     """Return what ``toolchain report`` and ``run`` print; it adapts to the width, from 80 columns on.
 
@@ -68,7 +73,7 @@ class _Screen:
         yield Text(title(self.report), style="bold")
         if self.report.lines:
             yield self._table(rows, columns, options.max_width)
-        yield self._summary()
+        yield from self._summary()
         if self.verbose or not self.report.lines:
             yield Text()
             yield self._notes(columns)
@@ -93,14 +98,16 @@ class _Screen:
             table.add_row(rank, _name(row, room), *others, style=style)
         return table
 
-    def _summary(self) -> Table:
+    def _summary(self) -> Iterator[RenderableType]:
         grid = Table.grid(padding=(0, 2))
-        for label, text in summary(self.report, self.command, self.page):
+        for label, text in summary(self.report, self.page):
             grid.add_row(
                 Text(label, style="green", no_wrap=True),
                 Text(text, style="bold" if label == "ship" else "", overflow="fold"),
             )
-        return grid
+        yield grid
+        if self.command and self.report.recommendations:
+            yield command_line("take  ", self.command)
 
     def _notes(self, columns: Sequence[_Column]) -> Table:
         grid = Table.grid(padding=(0, 2))

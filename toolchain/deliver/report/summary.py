@@ -1,4 +1,4 @@
-"""What stands below the table on a terminal: what to ship, why, how sure that is, and the command that takes it."""
+"""What stands below the table on a terminal: what to ship, why, how sure that is, and where the page is."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ from toolchain.deliver.report.line import Line
 NAMED = 3
 
 
-def summary(report: Report, command: str = "", page: str = "") -> list[tuple[str, str]]:
-    """Return ``(label, text)`` of at most ten lines of 80 columns.
+def summary(report: Report, page: str = "") -> list[tuple[str, str]]:
+    """Return ``(label, text)`` of at most nine lines of 80 columns.
 
     Args:
         report: The report.
-        command: What writes the engine that is to be shipped; may be empty.
         page: Where the page is, or how to get it; may be empty.
     """
     barred = [line for line in report.lines if line.barred]
@@ -35,8 +34,6 @@ def summary(report: Report, command: str = "", page: str = "") -> list[tuple[str
     more = _more(report)
     if page or more:
         rows.append(("page", page + (f" (-v: {more})" if more else "")))
-    if command and chosen is not None:
-        rows.append(("take", command))
     return rows
 
 
