@@ -12,6 +12,7 @@ reached a terminal or a page as it was, and messages longer than a screen. The r
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import random
@@ -39,7 +40,7 @@ PUBLISHED = Path(__file__).parent.parent / "artifacts" / "published" / "fuzz"
 #: Seconds that a case may take.
 LIMIT_S = 10.0
 #: Cases that one child runs, as long as nothing is found.
-BATCH = 25
+BATCH = 50
 #: Cases with findings that the result names, of each kind at each place.
 NAMED = 3
 
@@ -64,6 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         heavy = not HEAVY.isdisjoint([chosen.reader] if chosen.reader else chosen.readers)
         _in_child(lambda: goods.make(good, chosen.good and chosen.good.resolve(), heavy=heavy))
         _warm(root, good, heavy)
+        gc.collect()
+        gc.freeze()  # children share all that is loaded: their collectors would copy it by looking at it
         if chosen.reader:
             return _one(root, good, chosen.seed, chosen.reader, chosen.case)
         started = time.monotonic()

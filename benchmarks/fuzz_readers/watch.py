@@ -9,6 +9,7 @@ import resource
 import shutil
 import sys
 import sysconfig
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -40,6 +41,7 @@ class Case:
     Attributes:
         reader: The reader.
         number: Its number; with the seed it decides everything.
+        seconds: Processor time of this process for making the case, its command, and looking at what came of it.
         findings: ``(what, where)`` of all that went wrong.
     """
 
@@ -48,6 +50,7 @@ class Case:
     argv: list[str] = field(default_factory=list)
     code: int | None = None
     message: str = ""
+    seconds: float = 0.0
     findings: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -113,6 +116,7 @@ class Watch:
 
     def run(self, seed: int, case: Case) -> Case:
         """Make a case and run its command here."""
+        started = time.process_time()
         folder = self.root / "cases" / str(case.number)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -136,6 +140,7 @@ class Watch:
         self._judge(case, captured, failure, modules)
         os.chdir(self.root)
         _remove(folder)
+        case.seconds = round(time.process_time() - started, 3)
         return case
 
     def learn(self, *, heavy: bool) -> None:

@@ -65,12 +65,13 @@ def test_a_manifest_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     store = Store(tmp_path)
     path = _publish(store).path / "manifest.json"
     record = json.loads(path.read_text())
-    for name in ("format", "seal", "replaced"):
-        del record[name]
+    for name in ("format", "seal", "replaced", "duration_s", "started", "label", "environment"):
+        record.pop(name, None)
     path.write_text(json.dumps(record))
     found = store.find("onnx", KEY)
     assert found is not None
     assert found.metrics == {"nodes": 3}
+    assert (found.manifest["duration_s"], found.manifest["label"]) == (0.0, "")
 
 
 def test_a_manifest_that_is_a_pipe_a_link_or_a_folder_is_refused_at_once(tmp_path: Path) -> None:

@@ -42,8 +42,15 @@ def test_other_types_are_refused_by_place(tmp_path: Path, kind: str, change: dic
         getattr(records, kind)(tmp_path / "r.json")
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, "", "\ud800".encode("utf-16", "surrogatepass")])
-def test_what_is_no_json_is_refused_in_a_sentence(tmp_path: Path, text: str | bytes) -> None:
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[" * 100_000, "levels deep"), ('{"a": ' + "[" * 70 + "]" * 70 + "}", "more than 64 levels deep"),
+        ("", "is not valid JSON"), ("[]", "holds an array"),
+        ("\ud800".encode("utf-16", "surrogatepass"), "is not UTF-8 text"),
+    ],
+)  # fmt: skip
+def test_what_is_no_json_is_refused_in_a_sentence(tmp_path: Path, text: str | bytes, problem: str) -> None:
     (tmp_path / "r.json").write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(StoreError, match="cannot be read"):
+    with pytest.raises(StoreError, match=problem):
         records.evaluation(tmp_path / "r.json")

@@ -120,3 +120,14 @@ def weight_bytes(folder: Path) -> int:
     found = [onnx.numpy_helper.to_array(tensor).nbytes for tensor in tensors if len(tensor.dims) > 1]
     assert found
     return sum(found)
+
+
+def test_a_graph_that_the_library_cannot_take_in_is_named(tmp_path: Path) -> None:
+    """As a stranger's may be: with a tensor of a type that there is not."""
+    folder = tiny_onnx_folder(tmp_path)
+    model = graph.load(folder / "model.onnx")
+    model.graph.node[0].attribute.add(name="broken", type=onnx.AttributeProto.GRAPH)
+    model.graph.node[0].attribute[-1].g.initializer.add(data_type=99, name="w")
+    onnx.save(model, folder / "model.onnx")
+    with pytest.raises(ModelError, match="cleaning failed"):
+        made(clean, folder, tmp_path / "out")

@@ -93,7 +93,7 @@ def describe(artifact: Artifact) -> Iterator[Any]:
     table.add_row("made by", f"{' '.join(filter(None, made_by))} (version {parts.get('version', '?')})")
     if parts.get("config"):
         table.add_row("settings", ", ".join(f"{key}: {value}" for key, value in parts["config"].items()))
-    table.add_row("when", f"{manifest['started']}, {manifest['duration_s']} s, seed {manifest['seed']}")
+    table.add_row("when", f"{manifest['started']}, {manifest['duration_s']} s, seed {manifest.get('seed')}")
     table.add_row("from", ", ".join(key[:12] for key in manifest["parents"]) or "outside")
     table.add_row("size", f"{artifact.size_bytes / 1e6:,.2f} MB in {len(manifest['files'])} files")
     for name, value in artifact.metrics.items():

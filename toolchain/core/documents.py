@@ -50,8 +50,9 @@ def read_json(path: Path, error: type[ToolchainError], hint: str = "", absent: s
 
 
 def parse_json(
-    text: str | bytes, where: str, error: type[ToolchainError], hint: str = "", *, halves: bool = False
-) -> Any:
+    text: str | bytes, where: str, error: type[ToolchainError], hint: str = "", *, halves: bool = False,
+    finite: bool = False,
+) -> Any:  # fmt: skip
     """Return the value of a JSON text.
 
     Args:
@@ -60,13 +61,14 @@ def parse_json(
         error: The class of the error.
         hint: What to do about it.
         halves: Whether texts may hold halves of characters, which the caller looks for itself.
+        finite: Whether NaN and Infinity, which Python writes and JSON has not, are refused.
 
     Raises:
         ToolchainError: Of that class; it is no JSON, too deep, or holds halves of characters.
     """
     try:
         text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=_refuse_constant if finite else None)
         if not halves and _SURROGATE.search(text):
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except RecursionError as caught:
@@ -78,6 +80,10 @@ def parse_json(
     if text.count("[") + text.count("{") > limits.limit("nesting") and _is_deep(value, limits.limit("nesting")):
         raise _too_deep(where, error)
     return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number")
 
 
 def _is_deep(value: Any, most: int) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from toolchain.core import disk
+from toolchain.core import disk, documents
 from toolchain.core.errors import DamagedError
 
 MANIFEST = "manifest.json"
@@ -33,6 +33,9 @@ OBSERVED = frozenset({
     "label", "environment", "commit", "notes", "task", "source_digest", "started", "duration_s", "observed",
     "taken_from", "replaced", "seal",
 })  # fmt: skip
+
+#: Observations that a manifest may lack, and that readers count on.
+_ABSENT: Mapping[str, Any] = {"label": "", "environment": {}, "started": "", "duration_s": 0.0}
 
 
 def key_of(parts: Mapping[str, Any]) -> str:
@@ -75,10 +78,10 @@ def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
 def is_foreign(folder: Path) -> bool:
     """Return whether a folder's ``manifest.json`` is another tool's: an object without what each of ours has."""
     try:
-        found: Any = json.loads(disk.read_own(folder / MANIFEST, MOST_BYTES))
-    except (OSError, ValueError, RecursionError):
+        content = documents.parse_json(disk.read_own(folder / MANIFEST, MOST_BYTES), "it", DamagedError)
+    except (OSError, ValueError, DamagedError):
         return False
-    return isinstance(found, dict) and not {"key", "kind", "files"} <= set(found)
+    return isinstance(content, dict) and not {"key", "kind", "files"} <= set(content)
 
 
 def read(folder: Path, kind: str = "", key: str = "") -> dict[str, Any]:
@@ -100,10 +103,9 @@ def read(folder: Path, kind: str = "", key: str = "") -> dict[str, Any]:
     hint = f"remove the folder and run again: rm -r {folder}"
     try:
         text = disk.read_own(path, MOST_BYTES)
-        manifest: Any = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        why = "brackets are nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise DamagedError(f"{path} is damaged: {why}", hint) from error
+        manifest = documents.parse_json(text, "it", DamagedError)
+    except (ValueError, DamagedError) as error:
+        raise DamagedError(f"{path} is damaged: {error}", hint) from error
     wrong = problem(text)
     if not wrong and kind and manifest["kind"] != kind:
         wrong = f"kind is {manifest['kind']!r}, and it lies in {kind}/"
@@ -113,5 +115,4 @@ def read(folder: Path, kind: str = "", key: str = "") -> dict[str, Any]:
         wrong = "it has been changed since it was written: its seal does not fit"
     if wrong:
         raise DamagedError(f"{path} is damaged: {wrong}", hint)
-    found: dict[str, Any] = manifest
-    return found
+    return {**_ABSENT, **manifest}

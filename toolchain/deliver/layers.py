@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from toolchain.core import disk
+from toolchain.core import documents
 from toolchain.core.errors import StoreError, ToolchainError
 from toolchain.core.files import safe_folder
 from toolchain.core.store import Artifact, Store
@@ -45,26 +44,15 @@ def read(reference: str, store: Store) -> tuple[dict[str, Any], Artifact | None]
             )
         store.check(artifact)
         path = artifact.path / SENSITIVITY_FILE
-    try:
-        found = json.loads(disk.read_bounded(path))
-    except FileNotFoundError as error:
-        raise ToolchainError(
-            f"{path} is missing", "give what 'toolchain sensitivity' has written: a folder, a key, or the file"
-        ) from error
-    except ValueError as error:
-        if path.suffix != ".json":
-            raise ToolchainError(
-                f"{path} is not a sensitivity",
-                "give what 'toolchain sensitivity' has written: a folder, a key, or the file",
-            ) from error
-        raise StoreError(f"{path} is damaged: {error}", "measure again: toolchain sensitivity CHECKPOINT") from error
-    if not isinstance(found, dict) or not {"version", "dense", "layers", "tables", "rows"} <= set(found):
-        raise ToolchainError(
-            f"{path} is no sensitivity: it has no rows of layers", "give what 'toolchain sensitivity' has written"
-        )
-    if found["version"] != 1:
-        raise ToolchainError(f"{path} is of version {found['version']}, and this program reads 1", "measure again")
-    return found, artifact
+    given = "give what 'toolchain sensitivity' has written: a folder, a key, or the file"
+    if path.suffix != ".json":
+        raise ToolchainError(f"{path} is not a sensitivity", given)
+    record = documents.read_json(path, StoreError, "measure again: toolchain sensitivity CHECKPOINT", given)
+    if not isinstance(record, dict) or not {"version", "dense", "layers", "tables", "rows"} <= set(record):
+        raise ToolchainError(f"{path} is no sensitivity: it has no rows of layers", given)
+    if record["version"] != 1:
+        raise ToolchainError(f"{path} is of version {record['version']}, and this program reads 1", "measure again")
+    return record, artifact
 
 
 def tables(record: Mapping[str, Any]) -> Iterator[RenderableType]:

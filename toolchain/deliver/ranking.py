@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from toolchain import __version__
-from toolchain.core.errors import ToolchainError
+from toolchain.core import documents
+from toolchain.core.errors import StoreError, ToolchainError
 from toolchain.deliver import report, training
 from toolchain.deliver.certification import objection
 from toolchain.engines._batching import BATCHING_KEY
@@ -43,7 +43,8 @@ def rank(outcome: Outcome, command: str = "") -> report.Report:
             not_run.append((row.name, "not run yet"))
             continue
         key = outcome.artifacts[row.build].key
-        built = json.loads((outcome.artifacts[row.build].path / "engine.json").read_text("utf-8"))
+        folder = outcome.artifacts[row.build].path
+        built = documents.read_object(folder / "engine.json", StoreError, f"build it again: rm -r {folder}")
         rows.append(
             report.Row(
                 model=row.model,

@@ -106,9 +106,10 @@ def stored_digest(folder: Path, name: str) -> str | None:
     path = folder / MANIFEST
     if not path.is_file():
         return None
+    manifest = documents.read_object(path, EngineError, "build the engine again")
     try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["files"][name]["sha256"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return str(manifest["files"][name]["sha256"])
+    except (KeyError, TypeError) as error:
         raise EngineError(f"{path} names no digest of {name}", "build the engine again") from error
 
 

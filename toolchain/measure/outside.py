@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from toolchain.core.errors import GateError, require
+from toolchain.core.errors import GateError, ModelError, require
+from toolchain.core.vendor import vendor
 from toolchain.measure.parity import Graph
 from toolchain.model import checkpoint, tokens
 
@@ -117,9 +118,7 @@ def check(source: Path, deployed: Path, own: Sequence[Text], threads: int) -> di
     torch.set_num_threads(threads)
     largest = 0.0
     for batch in _batches(asked):
-        given = tokenizer(
-            *_columns(batch), padding=True, truncation=True, max_length=longest, return_tensors="pt"
-        )  # fmt: skip
+        given = _encoded(tokenizer, batch, longest, padding=True, return_tensors="pt")
         feed = graph.feed(batch)
         for name in set(names) & set(feed):
             _compare_tokens(batch, given[name].tolist(), feed[name].tolist(), name)
@@ -148,7 +147,18 @@ def _rows(tokenizer: Any, texts: Sequence[Text], longest: int) -> list[list[int]
 
     The texts are given as lists: of a single pair whose second text is empty, transformers makes a single text.
     """
-    return [list(ids) for ids in tokenizer(*_columns(texts), truncation=True, max_length=longest)["input_ids"]]
+    return [list(ids) for ids in _encoded(tokenizer, texts, longest)["input_ids"]]
+
+
+def _encoded(tokenizer: Any, texts: Sequence[Text], longest: int, **settings: Any) -> Any:
+    """Return what transformers' tokenizer gives texts.
+
+    Raises:
+        ModelError: It cannot read them.
+    """
+    hint = "copy its tokenizer.json and tokenizer_config.json again"
+    with vendor("cannot read these texts", "transformers' tokenizer", ModelError, hint):
+        return tokenizer(*_columns(texts), truncation=True, max_length=longest, **settings)
 
 
 def _compare_tokens(

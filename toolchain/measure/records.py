@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
+from toolchain.core import documents
 from toolchain.core.errors import StoreError
 from toolchain.core.schema import first_problem
 
@@ -139,10 +139,8 @@ def timing(path: Path) -> dict[str, Any]:
 def _read(path: Path, model: type[_Model]) -> dict[str, Any]:
     hint = "'toolchain verify' finds what was changed; measure it again with --force"
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = documents.read_object(path, StoreError, hint, hint)
         model.model_validate(value)
     except ValidationError as error:
         raise StoreError(f"{path} is not what a measurement writes: {first_problem(error)}", hint) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise StoreError(f"{path} cannot be read: {str(error)[:200]}", hint) from error
-    return dict(value)
+    return value

@@ -16,6 +16,7 @@ from typing import Any
 from toolchain.core import documents, limits
 from toolchain.core.errors import ModelError
 from toolchain.core.files import check_file, is_plain, safe_folder
+from toolchain.model import tokenizer_config
 from toolchain.model.config import check_weights, read_config
 
 #: What a model folder may hold that decides the result; nothing else is read.
@@ -105,13 +106,16 @@ def model_files(folder: Path) -> list[Path]:
 
 
 def check_settings(folder: Path) -> None:
-    """Refuse settings that have transformers run code, fetch something, or load another package.
+    """Refuse settings that have transformers run code, fetch something, or load another package; or of other types.
 
     Raises:
         ModelError: A file has such a setting; it names file, setting and value.
     """
     for path in safe_folder(folder, _SETTINGS_FILES):
-        for key, value in _settings(read_object(path)):
+        content = read_object(path)
+        if path.name == tokenizer_config.TOKENIZER_CONFIG_FILE:
+            tokenizer_config.check(path, content)
+        for key, value in _settings(content):
             if key in _ACTED_ON and value not in (None, {}, [], False):
                 raise ModelError(
                     f"{path}: {key} {_ACTED_ON[key]}, which is never done: {_shown(value)}",

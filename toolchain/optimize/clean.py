@@ -67,9 +67,9 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     before = len(proto.graph.node)
     # Shapes noted by others may be wrong once nodes are gone (ONNX Runtime's quantizer trips over the exporter's).
     del proto.graph.value_info[:]
-    model = ir.from_proto(proto)
-    del proto
     try:
+        model = ir.from_proto(proto)
+        del proto
         for one in _passes(config):
             one(model)
         made = ir.to_proto(model)

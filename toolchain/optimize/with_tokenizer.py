@@ -9,7 +9,6 @@ a text (``[SEP]``) are text to these operators, and a text ends at a zero charac
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from toolchain.core import documents
 from toolchain.core.errors import EngineError, ModelError, first_line, require
 from toolchain.core.stage import Context, Metrics, StageConfig
 from toolchain.model import checkpoint, graph
@@ -172,7 +172,7 @@ def _tokenizer(path: Path, interface: dict[str, Any], inputs: Sequence[str]) -> 
 
     try:
         text = path.read_text(encoding="utf-8")
-        tokenizer, record = Tokenizer.from_str(text), json.loads(text)
+        tokenizer, record = Tokenizer.from_str(text), documents.parse_json(text, str(path), ModelError)
     except Exception as error:  # tokenizers raises plain Exception
         raise ModelError(f"{path} cannot be used as a tokenizer: {error}") from error
     tokenizer.no_padding()

@@ -6,12 +6,13 @@ size, so that those are held by kind: a number, a word or nothing.
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Annotated, Any, TypeGuard
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError, model_validator
 
+from toolchain.core import documents
+from toolchain.core.errors import ToolchainError
 from toolchain.core.schema import first_problem
 
 #: The most that a text of a report has, in characters, and the most engines.
@@ -257,16 +258,12 @@ def report(text: str) -> dict[str, Any]:
         ValueError: It is no JSON, or not what a report holds; the message names the place.
     """
     try:
-        value = json.loads(text, parse_constant=_refuse)
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+        value = documents.parse_json(text, "it", ToolchainError, finite=True)
+    except ToolchainError as error:
+        raise ValueError(error.message) from error
     try:
         _Report.model_validate(value)
     except ValidationError as error:
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         raise ValueError(f"{first_problem(error)}{more}") from error
     return dict(value)
-
-
-def _refuse(name: str) -> None:
-    raise ValueError(f"{name} is not a number")
