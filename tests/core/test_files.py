@@ -104,11 +104,21 @@ def test_what_is_no_regular_file_is_named_and_not_opened(tmp_path: Path) -> None
 
 
 def test_sizes_and_numbers_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("a.json", "b.json"):
+    for name in ("a.bin", "b.bin"):
         (tmp_path / name).write_text("{}")
     monkeypatch.setenv("TOOLCHAIN_LIMIT_FILE_BYTES", "1")
-    with pytest.raises(ModelError, match=r"a\.json has 2 bytes; allowed are at most 1"):
-        safe_folder(tmp_path, ("*.json",))
+    with pytest.raises(ModelError, match=r"a\.bin has 2 bytes; allowed are at most 1"):
+        safe_folder(tmp_path, ("*.bin",))
     monkeypatch.setenv("TOOLCHAIN_LIMIT_FOLDER_FILES", "1")
     with pytest.raises(ModelError, match="holds 2 files; allowed are at most 1"):
-        safe_folder(tmp_path, ("*.json",))
+        safe_folder(tmp_path, ("*.bin",))
+
+
+@pytest.mark.parametrize(("name", "limited"), [("tokenizer.json", "TOKENIZER_BYTES"), ("config.json", "JSON_BYTES")])
+def test_a_json_file_of_gigabytes_is_refused_before_it_is_read(tmp_path: Path, name: str, limited: str) -> None:
+    with (tmp_path / name).open("wb") as file:
+        file.truncate(3 << 30)
+    for look in (lambda: check_file(tmp_path, name), lambda: safe_folder(tmp_path, ("*.json",))):
+        with pytest.raises(ModelError, match=f"{name} has 3,221,225,472 bytes") as caught:
+            look()
+        assert f"TOOLCHAIN_LIMIT_{limited}" in caught.value.hint

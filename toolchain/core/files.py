@@ -69,9 +69,17 @@ def check_file(folder: Path, name: str, error: type[ToolchainError] = ModelError
     if not stat.S_ISREG(status.st_mode):
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
         raise error(f"{path} is {kind}; allowed are regular files", _REPLACE)
-    if status.st_size > (most := limit("file_bytes")):
-        raise error(f"{path} has {status.st_size:,} bytes; allowed are at most {most:,}", way_out("file_bytes"))
+    limited = _limit_of(path.name)
+    if status.st_size > (most := limit(limited)):
+        raise error(f"{path} has {status.st_size:,} bytes; allowed are at most {most:,}", way_out(limited))
     return path
+
+
+def _limit_of(name: str) -> str:
+    """Return the name of the limit that holds the size of a file."""
+    if name == "tokenizer.json":
+        return "tokenizer_bytes"
+    return "json_bytes" if name.endswith(".json") else "file_bytes"
 
 
 _REPLACE = "put the file itself there, or remove it"
@@ -103,22 +111,23 @@ def safe_folder(folder: Path, patterns: Sequence[str], error: type[ToolchainErro
     Raises:
         ToolchainError: A file with such a name is a link, or no regular file; or the folder cannot be listed.
     """
-    fits, odd, largest = _fitting(tuple(patterns)), [], limit("file_bytes")
-    names = []
+    fits, odd, names = _fitting(tuple(patterns)), [], []
+    most = {name: limit(name) for name in ("file_bytes", "json_bytes", "tokenizer_bytes")}
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
                 if not fits(entry.name) or entry.is_dir(follow_symlinks=False):
                     continue
                 names.append(entry.name)
-                if not entry.is_file(follow_symlinks=False) or entry.stat().st_size > largest or ":" in entry.name:
+                large = entry.stat(follow_symlinks=False).st_size > most[_limit_of(entry.name)]
+                if not entry.is_file(follow_symlinks=False) or large or ":" in entry.name:
                     odd.append(entry.name)
     except FileNotFoundError:
         return []
     except OSError as problem:
         raise error(f"{folder} cannot be read: {problem.strerror}") from problem
-    if len(names) > (most := limit("folder_files")):
-        raise error(f"{folder} holds {len(names):,} files; allowed are at most {most:,}", way_out("folder_files"))
+    if len(names) > (allowed := limit("folder_files")):
+        raise error(f"{folder} holds {len(names):,} files; allowed are at most {allowed:,}", way_out("folder_files"))
     for name in sorted(odd):
         check_file(folder, name, error)
     return [folder / name for name in sorted(names)]
