@@ -13,7 +13,7 @@ import click
 
 from toolchain.cli import completing, options
 from toolchain.core import registry
-from toolchain.core.docstrings import docstring
+from toolchain.core.docstrings import docstring, reflowed
 from toolchain.core.errors import ToolchainError
 
 if TYPE_CHECKING:
@@ -65,10 +65,10 @@ def show_command(name: str, store: Store, as_json: bool) -> int:
         return _show_technique(name, technique, as_json)
     if is_recipe(name):
         return _show_recipe(Path(name), as_json)
-    known = [known for folder in registry.FOLDERS for known in registry.names(folder)]
+    names = [known for folder in registry.FOLDERS for known in registry.names(folder)]
     if not re.fullmatch("[0-9a-f]+", name) and not Path(name).exists():
         raise ToolchainError(
-            f"{name!r} is no technique, engine, task, recipe or artifact", registry.suggest(name, known)
+            f"{name!r} is no technique, engine, task, recipe or artifact", registry.suggest(name, names)
         )
     artifact = store.resolve(name)
     store.check(artifact)
@@ -170,7 +170,9 @@ def _show_technique(name: str, technique: registry.Technique, as_json: bool) -> 
     for field in fields:
         texts = (field["name"], field["type"], written(field["default"]), field["meaning"])
         table.add_row(*map(Text, texts))
-    options.print_rich(Text(f"{name} ({technique.folder})", style="bold"), Text(docstring(technique.module)), "")
+    options.print_rich(
+        Text(f"{name} ({technique.folder})", style="bold"), Text(reflowed(docstring(technique.module))), ""
+    )
     options.print_rich(table if fields else "no settings")
     return 0
 

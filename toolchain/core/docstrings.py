@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import textwrap
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
+
+#: A paragraph none of whose lines is indented, an item of a list, or a row of a table.
+_PROSE = re.compile(r"(?:(?![\s*|>-])[^\n]*(?:\n|$))*")
+
+
+def reflowed(text: str) -> str:
+    """Return a text with each paragraph on one line, for a terminal to wrap; lists and tables stay as they are."""
+    paragraphs = text.split("\n\n")
+    return "\n\n".join(
+        " ".join(paragraph.split("\n")) if _PROSE.fullmatch(paragraph) else paragraph for paragraph in paragraphs
+    )
 
 
 def docstring(owner: ModuleType | type | Callable[..., Any]) -> str:
