@@ -117,8 +117,8 @@ def test_dev_and_test_are_held_out_alike_by_class_and_repeatably(tmp_path: Path)
     assert [sum(split.labels) for split in (data.train, data.dev, data.test)] == [32, 4, 4]
     assert len({*data.train.texts, *data.dev.texts, *data.test.texts}) == 200
     assert data.notes == (
-        "dev is 20 of the 200 training rows, held out (seed 17, every class alike)",
-        "test is 20 of the 200 training rows, held out (seed 17, every class alike)",
+        "dev is 20 of the 200 rows of all.csv, held out (seed 17, every class alike)",
+        "test is 20 of the 200 rows of all.csv, held out (seed 17, every class alike)",
     )
     assert load(files={"train": str(path)}) == data
     assert load(files={"train": str(path)}, seed=18).test != data.test

@@ -97,8 +97,8 @@ def load(config: Config) -> Dataset:
         train, held = hold_out(train, config.holdout, absent, config.seed)
         splits |= held
         notes += [
-            f"{name} is {len(held[name]):,} of the {rows:,} training rows, held out (seed {config.seed}, "
-            "every class alike)"
+            f"{name} is {len(held[name]):,} of the {rows:,} rows of {Path(tables['train'].source).name}, held out "
+            f"(seed {config.seed}, every class alike)"
             for name in absent
         ]
     dev, test = splits["dev"], splits["test"]
