@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import re
 import shlex
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -147,6 +150,22 @@ def test_gc_removes_nothing_without_a_yes(tmp_path: Path, more: tuple[str, ...])
     asked = call("gc", "--all", "--store", "store", *more, cwd=tmp_path)
     assert (asked.code, "--yes" in asked.stderr) == (1, True)
     assert len(list(store.artifacts())) == 8
+
+
+@pytest.mark.parametrize(("answer", "code", "left"), [("n", 1, 8), ("", 1, 8), ("y", 0, 0)])
+def test_gc_asks_on_a_terminal_and_does_what_is_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, code: int, left: int
+) -> None:
+    tiny().copy(tmp_path)
+    keyboard, terminal = pty.openpty()
+    os.write(keyboard, f"{answer}\n".encode())
+    with open(keyboard, "rb"), open(terminal) as stdin:  # noqa: PTH123  # they are descriptors
+        monkeypatch.setattr(sys, "stdin", stdin)
+        done = call("gc", "--all", "--store", "store", cwd=tmp_path)
+    assert "removes 8 artifacts, " in done.stdout
+    assert "Remove them? [y/N]: " in done.stdout
+    assert (done.code, "error: nothing is removed\n" in done.stderr) == (code, code == 1)
+    assert len(list(Store(tmp_path / "store").artifacts())) == left
 
 
 def test_gc_of_a_recipe_says_that_it_keeps_what_this_one_needs(tmp_path: Path) -> None:
