@@ -18,6 +18,8 @@ import pytest
 from tests.tiny import Result, call, made_by, tiny
 from toolchain.core import registry
 from toolchain.core.store import Artifact, Store
+from toolchain.deliver.report.figures import ASKED
+from toolchain.measure.gates import GATES
 
 #: A pass as a user may add one: it turns the classifier round, and so every label. AGREEMENT is filled in.
 FAULT = '''
@@ -184,9 +186,11 @@ def test_every_gate_stands_in_every_report_and_what_was_not_run_says_why(faulty:
             assert gate["verdict"] in ("passed", "failed", "not run")
             assert bool(gate["reason"]) == (gate["verdict"] == "not run")
             assert f"| {line['name']} | {gate['gate']} | " in page
+    assert names == [*ASKED] == [*GATES]
     for name in names:
         assert f"gate {name}" in screen
         assert f"**gate {name}**" in page
+        assert ASKED[name] in page
     base = _verdicts(next(line for line in result.json["lines"] if line["baseline"]))
     assert base["never slower"]["evidence"] == "not run: it is the baseline"
     assert base["isa"]["reason"] == "no int8 products"

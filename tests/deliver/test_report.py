@@ -203,7 +203,7 @@ def test_an_engine_that_is_partly_fused_is_labelled_and_may_be_recommended(tmp_p
     told = [text for label, text in footnotes(found) if label == "partly fused"]
     assert told[0] == MARKS["partly fused"]
     assert told[1].endswith(": attention 0 of 2; no claim")
-    assert ("gate fusion", "3 label") in footnotes(found)
+    assert ("gate fusion", "attention, layer norm and GELU became single operators: 3 label") in footnotes(found)
     assert {gate["verdict"] for line in to_json(found)["lines"] for gate in line["gates"]} >= {"label"}
 
 

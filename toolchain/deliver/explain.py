@@ -14,7 +14,7 @@ from toolchain.core.store import Artifact, Store
 from toolchain.deliver import training
 from toolchain.deliver.ranking import engine_settings
 from toolchain.deliver.report import kept
-from toolchain.deliver.report.figures import state
+from toolchain.deliver.report.figures import ASKED, state
 from toolchain.deliver.report.tables import verdict_json
 from toolchain.measure import evaluate, gates
 from toolchain.measure.gates import Verdict
@@ -148,6 +148,12 @@ def render(explained: Sequence[Explained]) -> Iterator[Any]:
             table.add_row(Text(verdict.gate, no_wrap=True), word, Text(verdict.evidence.replace("; ", "\n")))
         yield table
         yield ""
+    if explained:
+        yield Text("What the gates ask", style="bold")
+        table = Table(box=None, show_header=False, pad_edge=True, padding=(0, 1))
+        for gate, asked in ASKED.items():
+            table.add_row(Text(gate, no_wrap=True), Text(asked, style="dim"))
+        yield table
 
 
 def _listed(settings: Mapping[str, Any]) -> str:

@@ -20,6 +20,16 @@ STATES = {True: "passed", False: "failed", None: "not run"}
 #: What a failure says that bars nothing.
 LABEL = "label"
 
+#: What each gate asks of an engine, in words for those who do not know its name.
+ASKED = {
+    "parity": "its labels are those of the graph that it was made from, after every pass",
+    "fusion": "attention, layer norm and GELU became single operators",
+    "placement": "every operator runs where it was asked to, and int8 products in integers",
+    "invariance": "a text gets the same label alone, in a batch and padded",
+    "never slower": "it is measurably faster than the baseline",
+    "isa": "int8 gives the same labels on processors with fewer instructions (without VNNI)",
+}
+
 #: A figure of a line; None where there is none.
 Figure = str | int | float | bool | None
 Figures = dict[str, Figure]

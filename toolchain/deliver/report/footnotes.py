@@ -7,7 +7,7 @@ from collections import Counter
 
 from toolchain.deliver.report.build import Report
 from toolchain.deliver.report.certainty import Winner
-from toolchain.deliver.report.figures import LABEL, STATES, share_of_weights, show, state
+from toolchain.deliver.report.figures import ASKED, LABEL, STATES, share_of_weights, show, state
 from toolchain.deliver.report.limits import wanted
 from toolchain.measure.gates import GATES
 
@@ -78,7 +78,7 @@ def footnotes(report: Report) -> list[tuple[str, str]]:
         for verdict in line.gates
         if verdict.label
     ]
-    found += [(f"gate {gate}", told) for gate, told in _gates(report)]
+    found += [(f"gate {gate}", f"{ASKED[gate]}: {counts}") for gate, counts in _gates(report)]
     found += [("not applicable", f"{name}: {reason}") for name, reason in report.not_applicable]
     found += [("not run", f"{name}: {reason}") for name, reason in report.not_run]
     found += [("not timed", f"{line.name}: {line.error}") for line in report.lines if line.error]

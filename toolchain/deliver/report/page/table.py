@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from toolchain.deliver.report.figures import key, quantity, ratio, show
+from toolchain.deliver.report.figures import ASKED, key, quantity, ratio, show
 from toolchain.deliver.report.page.lines import Line, barred, number, one_runtime
 from toolchain.deliver.report.page.markup import Markup, breakable, escape, fill, join
 
@@ -16,7 +16,9 @@ LABELLED = ("△", "label", "quiet")
 
 #: What stands below each table.
 RANKED = "Ranked by score; tinted: recommended; italics: baselines; below a figure its 95 % interval. Headings sort."
-GATES = "✓ passed, ✗ failed, △ a label that bars nothing, – not run. Each opens to its evidence."
+GATES = "✓ passed, ✗ failed, △ a label that bars nothing, – not run. Each opens to its evidence. " + " ".join(
+    f"{gate}: {asked}." for gate, asked in ASKED.items()
+)
 POOLED = "Means over the seeds, with intervals for other seeds where the report has them."
 EVERY = "As report.json has them, to six digits; the whole numbers are kept in the page."
 
@@ -171,7 +173,7 @@ def _never(line: Line) -> Markup:
 def gates(lines: Sequence[Line]) -> Markup:
     """Every gate's verdict on every engine, with its evidence."""
     names = list(dict.fromkeys(verdict["gate"] for line in lines for verdict in line.get("gates", ())))
-    heads = join(fill('<th scope="col">{}</th>', name) for name in names)
+    heads = join(fill('<th scope="col" title="{}">{}</th>', ASKED.get(name, ""), name) for name in names)
     rows = []
     for index, line in enumerate(lines):
         verdicts = {verdict["gate"]: verdict for verdict in line.get("gates", ())}
