@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
-
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from toolchain.core.errors import ModelError
 from toolchain.core.failure import shorten
 from toolchain.core.schema import first_problem
 
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+
+_SIDES = "padding_side truncation_side"
+_COUNTS = "pad_token_type_id pad_to_multiple_of max_length stride"
+_FLAGS = "do_lower_case strip_accents tokenize_chinese_chars add_prefix_space trim_offsets split_special_tokens"
+_TOKENS = "cls_token sep_token pad_token unk_token mask_token bos_token eos_token"
 
 
 def _with_ids(names: list[str]) -> list[str]:
@@ -26,41 +30,27 @@ def _with_ids(names: list[str]) -> list[str]:
     return names
 
 
-Side = Literal["left", "right"]
-Count = Annotated[int, Field(ge=0, le=2**31)]
-Token = str | dict[str, Any]
+@cache
+def _typed() -> Any:
+    """Return the class of the settings that decide how a text becomes tokens; the rest is left to transformers."""
+    from pydantic import AfterValidator, ConfigDict, Field, create_model
 
-
-class _Settings(BaseModel):
-    """Settings that decide how a text becomes tokens; what else the file holds is left to transformers."""
-
-    model_config = ConfigDict(strict=True, extra="ignore", protected_namespaces=())
-
-    model_max_length: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    model_input_names: Annotated[list[str], AfterValidator(_with_ids)] | None = None
-    padding_side: Side | None = None
-    truncation_side: Side | None = None
-    pad_token_type_id: Count | None = None
-    pad_to_multiple_of: Count | None = None
-    max_length: Count | None = None
-    stride: Count | None = None
-    do_lower_case: bool | None = None
-    strip_accents: bool | None = None
-    tokenize_chinese_chars: bool | None = None
-    add_prefix_space: bool | None = None
-    trim_offsets: bool | None = None
-    split_special_tokens: bool | None = None
-    tokenizer_class: str | None = None
-    cls_token: Token | None = None
-    sep_token: Token | None = None
-    pad_token: Token | None = None
-    unk_token: Token | None = None
-    mask_token: Token | None = None
-    bos_token: Token | None = None
-    eos_token: Token | None = None
-    added_tokens_decoder: dict[str, dict[str, Any]] | None = None
-    additional_special_tokens: list[Token] | None = None
-    extra_special_tokens: list[Token] | dict[str, Token] | None = None
+    token = str | dict[str, Any]
+    fields: dict[str, Any] = {
+        "model_max_length": Annotated[float, Field(gt=0, allow_inf_nan=False)],
+        "model_input_names": Annotated[list[str], AfterValidator(_with_ids)],
+        "tokenizer_class": str,
+        "added_tokens_decoder": dict[str, dict[str, Any]],
+        "additional_special_tokens": list[token],
+        "extra_special_tokens": list[token] | dict[str, token],
+        **dict.fromkeys(_SIDES.split(), Literal["left", "right"]),
+        **dict.fromkeys(_COUNTS.split(), Annotated[int, Field(ge=0, le=2**31)]),
+        **dict.fromkeys(_FLAGS.split(), bool),
+        **dict.fromkeys(_TOKENS.split(), token),
+    }
+    settings = ConfigDict(strict=True, extra="ignore", protected_namespaces=())
+    optional: dict[str, Any] = {name: (kind | None, None) for name, kind in fields.items()}
+    return create_model("TokenizerConfig", __config__=settings, **optional)
 
 
 def check(path: Path, settings: Mapping[str, Any]) -> None:
@@ -73,8 +63,10 @@ def check(path: Path, settings: Mapping[str, Any]) -> None:
     Raises:
         ModelError: With the first that is wrong, and what is allowed.
     """
+    from pydantic import ValidationError
+
     try:
-        _Settings.model_validate(dict(settings))
+        _typed().model_validate(dict(settings))
     except ValidationError as error:
         value = settings.get(str(error.errors(include_url=False)[0]["loc"][0]))
         raise ModelError(
