@@ -78,7 +78,7 @@ class Config(StageConfig):
 
 def fingerprint(config: Config) -> dict[str, Any]:
     """What the times depend on."""
-    versions = {"export": export.VERSION, "engine": registry.get("engines", "onnxruntime").module.VERSION}
+    versions = {"export": export.VERSION, "engine": registry.get("engines", "onnxruntime").version}
     return {**_timed.fingerprint("onnxruntime"), **versions}
 
 

@@ -87,7 +87,7 @@ def fingerprint(config: Config) -> dict[str, Any]:
     """What the times depend on, where they are taken."""
     if config.speedup is None:
         return {}
-    versions = {"export": export.VERSION, "engine": registry.get("engines", "onnxruntime").module.VERSION}
+    versions = {"export": export.VERSION, "engine": registry.get("engines", "onnxruntime").version}
     return {**_timed.fingerprint("onnxruntime"), **versions}
 
 

@@ -11,13 +11,16 @@ import importlib
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
+from toolchain.core import hooks
 from toolchain.core.docstrings import docstring
 from toolchain.core.errors import RecipeError
+
+_Room = TypeVar("_Room", bound=hooks.Declared)
 
 PACKAGE = Path(__file__).parent.parent
 
@@ -53,20 +56,38 @@ class Technique:
     folder: str
     module: ModuleType
 
+    @cached_property
+    def hooks(self) -> hooks.Declared:
+        """What it declares, and the defaults of what it does not."""
+        return hooks.ROOMS.get(self.folder, hooks.Declared)(self.module)
+
+    def of(self, room: type[_Room]) -> _Room:
+        """Return the same, with the hooks that the techniques of its folder have.
+
+        Args:
+            room: The declaration of that folder.
+
+        Raises:
+            TypeError: The technique lies in another folder.
+        """
+        if not isinstance(self.hooks, room):
+            raise TypeError(f"{self.name} lies in {self.folder}/, and has not the hooks of {room.__name__}")
+        return self.hooks
+
     @property
     def version(self) -> int:
         """Raised when a change alters results; part of the store's key."""
-        return int(self.module.VERSION)
+        return int(self.hooks.VERSION)
 
     @property
     def config(self) -> type[Any]:
         """The technique's settings: a frozen dataclass."""
-        return self.module.Config  # type: ignore[no-any-return]
+        return self.hooks.Config
 
     @property
     def libraries(self) -> tuple[str, ...]:
         """Distributions whose versions decide the result."""
-        return tuple(getattr(self.module, "LIBRARIES", ()))
+        return tuple(self.hooks.LIBRARIES)
 
     @property
     def summary(self) -> str:

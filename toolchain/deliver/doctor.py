@@ -20,6 +20,7 @@ from typing import Any
 
 from toolchain import __version__
 from toolchain.core import registry
+from toolchain.core.hooks import Engine
 from toolchain.deliver._doctor_screen import render
 
 __all__ = ["diagnose", "render"]
@@ -217,12 +218,11 @@ def _engines(extras: Sequence[Mapping[str, Any]], machine: Mapping[str, Any]) ->
             continue
         for provider in _providers(technique.config):
             lacking = _lacking(technique.libraries, provider, extras, machine)
-            lacks = getattr(technique.module, "lacks", None)
-            lacking += [told] if lacks is not None and (told := lacks(provider)) else []
+            engine = technique.of(Engine)
+            lacking += [reason] if (reason := engine.lacks(provider)) else []
             exporting = [f"building needs {', '.join(unbuilt)}: {export['command']}"] if export and unbuilt else []
-            asked = {"run": "absent", "build": "unbuilt"} if not lacking else {}
-            hooks = {what: getattr(technique.module, hook, None) for what, hook in asked.items()}
-            here = {what: told for what, hook in hooks.items() if hook and (told := hook(technique.config()))}
+            asked = {"run": engine.absent, "build": engine.unbuilt} if not lacking else {}
+            here = {what: reason for what, hook in asked.items() if (reason := hook(technique.config()))}
             found.append(_verdict(name, provider, lacking, exporting, here, _which(technique.libraries)))
     return found
 

@@ -16,9 +16,9 @@ def fingerprint(engine: str) -> dict[str, Any]:
     Args:
         engine: Name of the engine, a file of ``engines/``.
     """
-    module = registry.get("engines", engine).module
+    technique = registry.get("engines", engine)
     return {
-        **module.fingerprint(module.Config()),
+        **technique.hooks.fingerprint(technique.config()),
         "logical_cpus": os.cpu_count(),
         "host": platform.node(),
         **quota_facts(),

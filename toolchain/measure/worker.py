@@ -77,6 +77,7 @@ class Worker:
     def open(self, folder: str, threads: int) -> Reply:
         """Loads an engine; the runtime's own import is timed apart from the session."""
         from toolchain.core import registry
+        from toolchain.core.hooks import Engine
         from toolchain.engines._artifact import read_engine
         from toolchain.runtime.predictor import Predictor, open_engine
 
@@ -84,7 +85,7 @@ class Worker:
         engine = read_engine(path).engine
         started = time.perf_counter()
         if engine in registry.names("engines"):
-            for name in getattr(registry.get("engines", engine).module, "MODULES", ()):
+            for name in registry.get("engines", engine).of(Engine).MODULES:
                 with contextlib.suppress(ImportError):  # opening the session says what is missing
                     importlib.import_module(name)
         imported = time.perf_counter()

@@ -24,6 +24,7 @@ import numpy as np
 
 from toolchain.core import registry
 from toolchain.core.errors import EngineError, ModelError, RecipeError, refuse_lost
+from toolchain.core.hooks import Engine
 from toolchain.core.log import logger, progress
 from toolchain.core.session import ConcurrentSession, Session
 from toolchain.core.stage import Context, Ge, Gt, Le, Metrics, StageConfig
@@ -150,7 +151,7 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
         RecipeError: The engine does not take what this quantization gives, or an exclusion matches nothing.
     """
     dialect = gives(config, "standard")
-    accepts = registry.get("engines", config.engine).module.ACCEPTS
+    accepts = registry.get("engines", config.engine).of(Engine).ACCEPTS
     if dialect not in accepts:
         raise RecipeError(
             f"mixed: {config.quantization} quantization gives the dialect {dialect}, and {config.engine} takes "
@@ -242,7 +243,7 @@ class _Bench:
         return Trial(names, accuracy=accuracy, time=ratio, error=error, size_bytes=size_bytes, seconds=seconds)
 
     def _built(self, floats: Groups, folder: Path) -> tuple[Session, int]:
-        module = registry.get("engines", self._config.engine).module
+        runtime = registry.get("engines", self._config.engine).of(Engine)
         made, engine = folder / "graph", folder / "engine"
         made.mkdir()
         engine.mkdir()
@@ -251,9 +252,9 @@ class _Bench:
         interface = checkpoint.read_json(self._source / "interface.json")
         checkpoint.write_json(made / "interface.json", {**interface, "dialect": self._dialect})
         # Trials are to differ by their graphs alone, and not by what tuning happened to find.
-        module.build(made, engine, module.Config(tune=False), self._within(folder))
+        runtime.build(made, engine, runtime.Config(tune=False), self._within(folder))
         files = read_engine(engine).files
-        return module.open_session(engine, self._context.threads), sum((engine / f).stat().st_size for f in files)
+        return runtime.open_session(engine, self._context.threads), sum((engine / f).stat().st_size for f in files)
 
     @cached_property
     def _float(self) -> tuple[Session, Any, int]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from toolchain.core.errors import EngineError, GateError, MissingPackageError, refuse_lost
+from toolchain.core.hooks import GraphPass
 from toolchain.core.stage import Context
 from toolchain.core.store import Artifact, Store
 from toolchain.measure import divergence, engine_parity, gates, outside, parity
@@ -89,7 +90,7 @@ def check_pass(step: Step, parent: Artifact, out: Path, context: Context, store:
     name = step.technique.name
     origin = beginning(parent, store)
     before = parent.metrics.get("parity") or {}
-    claimed = float(step.technique.module.AGREEMENT)
+    claimed = step.technique.of(GraphPass).AGREEMENT
     floor = min(claimed, float(before.get("floor", 1.0)))
     texts = context.dataset().dev.texts
     if floor < claimed == 1:

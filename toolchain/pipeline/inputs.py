@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from toolchain.core import hooks
 from toolchain.core.data import Dataset
 from toolchain.core.errors import MissingPackageError, ToolchainError
 from toolchain.model import adopt, scratch, source
@@ -46,8 +47,8 @@ def check(document: Document, recipe: Recipe) -> list[str]:
         for item in items:
             if item.stage == "adopt":
                 _adopted(problems, item, own if named_by_model else where, data)
-            fits = getattr(item.technique.module, "fits_task", None)
-            if fits and data is not None and (refusal := fits(item.config, data.pairs)):
+            refusal = item.technique.hooks.fits_task(item.config, data.pairs) if data is not None else None
+            if refusal:
                 problems.add(where, f"{item.label}: {refusal[0]}", refusal[1])
             for teacher in teachers_of(item):
                 _teacher(problems, teacher, where, data, recipe.base)
@@ -68,9 +69,7 @@ def _names(root: Any, variant: str, name: str) -> bool:
 
 def _data(problems: Problems, recipe: Recipe) -> Dataset | None:
     """Return the task's data where they are local files, which are read whole; None of the hub's and of broken ones."""
-    module, config = recipe.task.technique.module, recipe.task.config
-    held = getattr(module, "held_here", None)
-    if held is None or not held(config):
+    if not recipe.task.technique.of(hooks.Task).held_here(recipe.task.config):
         return None
     try:
         return keys.Task(recipe).data()

@@ -12,6 +12,7 @@ from typing import Any
 from toolchain.augment._models import unfit
 from toolchain.core import registry
 from toolchain.core.errors import EngineError, ModelError
+from toolchain.core.hooks import Augmentation, Compression, GraphPass
 from toolchain.core.stage import DIALECTS
 from toolchain.engines._artifact import read_engine
 from toolchain.measure.gates import PROVIDERS
@@ -48,14 +49,17 @@ class Item:
 
 def gives(item: Item, taken: str) -> str:
     """The dialect that a graph pass writes under its settings, given a graph of that dialect."""
-    module = item.technique.module
-    return str(module.gives(item.config, taken)) if hasattr(module, "gives") else str(module.GIVES)
+    return item.technique.of(GraphPass).gives(item.config, taken)
 
 
 def exported(items: Sequence[Item]) -> str:
     """The dialect that the checkpoint of a variant is exported to."""
-    modules = [(item.technique.module, item.config) for item in items if item.stage == "compress"]
-    return next((str(m.exports(config)) for m, config in modules if hasattr(m, "exports")), DIALECTS[0])
+    return next(filter(None, map(_rounds_to, items)), DIALECTS[0])
+
+
+def _rounds_to(item: Item) -> str:
+    """Return the dialect that a compression exports to where it makes integers of weights; else ''."""
+    return item.technique.of(Compression).exports(item.config) if item.stage == "compress" else ""
 
 
 def stage_items(problems: Problems, value: Any, path: tuple[Any, ...]) -> list[Item]:
@@ -191,22 +195,21 @@ def check_order(problems: Problems, items: Sequence[Item], path: tuple[Any, ...]
             problems.add(path, f"{item.label} stands there twice")
             return
         reached = place
-        requires = getattr(item.technique.module, "requires", None)
-        refusal = requires(history) if requires else None
-        if refusal:
+        if refusal := item.technique.hooks.requires(history):
             problems.add(path, f"{item.label}: {refusal}")
         if item.stage == "compress" and rounded:
             message = f"{item.label} cannot come after {rounded}, whose layers are rounded and stay as they are"
-            last = hasattr(item.technique.module, "exports")
-            problems.add(path, message, "take one of them out" if last else f"put {item.label} before {rounded}")
-        rounded = rounded or (item.label if hasattr(item.technique.module, "exports") else "")
+            problems.add(
+                path, message, "take one of them out" if _rounds_to(item) else f"put {item.label} before {rounded}"
+            )
+        rounded = rounded or (item.label if _rounds_to(item) else "")
         if item.stage == "export":
             dialect = exported(items)
             if rounded and item.config.exporter == "optimum":
                 message = f"export: Optimum's exporter does not know the layers of {rounded}"
                 problems.add(path, message, "use export: {exporter: torch}")
         if item.stage == "optimize":
-            takes = item.technique.module.TAKES
+            takes = item.technique.of(GraphPass).TAKES
             if dialect and dialect not in takes:
                 problems.add(
                     path, f"{item.label} takes dialect {' or '.join(takes)}, and gets {dialect} from {history[-1]}",
@@ -214,7 +217,7 @@ def check_order(problems: Problems, items: Sequence[Item], path: tuple[Any, ...]
                     if rounded and history[-1] == "export"
                     else "one quantizer is enough: take one of them out",
                 )  # fmt: skip
-            dialect = gives(item, dialect or item.technique.module.TAKES[0])
+            dialect = gives(item, dialect or takes[0])
         history.append(item.label)
     if items and items[0].stage != "adopt" and not any(item.stage == "export" for item in items):
         problems.add(path, "the variant is never exported", "add export: [export]")
@@ -237,9 +240,9 @@ def _augments(problems: Problems, items: Sequence[Item], index: int, path: tuple
             "put it before finetune, or before a technique that trains, such as distill",
         )  # fmt: skip
         return False
-    module = item.technique.module
-    refusal = module.fits(item.config) if hasattr(module, "fits") else None
-    refusal = refusal or (unfit(module.sources(item.config), module.HEAD) if hasattr(module, "sources") else None)
+    augmentation = item.technique.of(Augmentation)
+    models = augmentation.sources(item.config)
+    refusal = augmentation.fits(item.config) or (unfit(models, augmentation.HEAD) if models else None)
     if refusal:
         problems.add(path, f"{item.label}: {refusal[0]}", refusal[1])
         return False
@@ -269,8 +272,7 @@ def _trains(item: Item) -> bool:
 
 def teachers_of(item: Item) -> tuple[str, ...]:
     """Who teaches in an item: :data:`BEFORE`, a stage or technique before it, ``MODEL.finetune``, a model's source."""
-    named = getattr(item.technique.module, "teachers", None)
-    return tuple(named(item.config)) if named else ()
+    return item.technique.hooks.teachers(item.config)
 
 
 def check_teachers(problems: Problems, items: Sequence[Item], path: tuple[Any, ...], models: Collection[str]) -> None:
@@ -351,17 +353,16 @@ def check_fit(
     for item in compressions:
         if shape is None:
             return  # what is wrong with it is said when the model is looked for
-        module, before = item.technique.module, shape
-        refusal = module.fits(item.config, shape) if hasattr(module, "fits") else None
-        refusal = refusal or _too_long(item, shape)
+        compression, before = item.technique.of(Compression), shape
+        refusal = compression.fits(item.config, shape) or _too_long(item, shape)
         if not refusal:
-            shape = module.leaves(item.config, shape) if hasattr(module, "leaves") else shape
-            if hasattr(module, "fits_teacher") and (named := teachers_of(item)):
+            shape = compression.leaves(item.config, shape)
+            if named := teachers_of(item):
                 name = named[0]
                 owner, _, stage = name.rpartition(".")
                 outside = models[owner] if stage == "finetune" and owner in models else name
                 teacher = {BEFORE: before, **gave}.get(name) or _shape(outside, base)
-                refusal = module.fits_teacher(item.config, shape, teacher) if teacher else None
+                refusal = compression.fits_teacher(item.config, shape, teacher) if teacher else None
         if refusal:
             problems.add(path, f"{item.label} of {adopted or model}: {refusal[0]}", refusal[1])
             return

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from toolchain.augment import _models
-from toolchain.core import registry
+from toolchain.core import hooks, registry
 from toolchain.core.data import Dataset
 from toolchain.core.stage import OBSERVED
 from toolchain.core.store import Artifact
@@ -45,7 +45,7 @@ class Task:
     def identity(self) -> dict[str, Any]:
         """Name, version and what decides the data."""
         if self._identity is None:
-            found = self.item.technique.module.identity(self.item.config)
+            found = self.item.technique.of(hooks.Task).identity(self.item.config)
             self._identity = {"name": self.item.label, "version": self.item.technique.version, "data": found}
             self._identity |= {"stand_in": True} if self.stand_in else {}
         return self._identity
@@ -67,7 +67,7 @@ class Task:
     def data(self) -> Dataset:
         """The data, loaded once."""
         if self._data is None:
-            self._data = self.item.technique.module.load(self.item.config)
+            self._data = self.item.technique.of(hooks.Task).load(self.item.config)
             if self.stand_in:
                 self._data = dataclasses.replace(self._data, stand_in=True, notes=(STAND_IN,))
         return self._data
@@ -107,13 +107,12 @@ def parts(step: Step, inputs: list[Artifact], task: Task, recipe: Recipe, thread
         found["config"] = adopt.identity(step.config)
         if not found["config"]["files"]:
             found["source"] = source.resolve(step.source or "", recipe.base).identity
-    fingerprint = getattr(step.technique.module, "fingerprint", None)
-    if fingerprint is not None and (facts := fingerprint(step.config)):
+    if facts := step.technique.hooks.fingerprint(step.config):
         found["fingerprint"] = facts
     if step.stage in ("adopt", "export"):
         found["outside"] = outside.VERSION
     if step.stage == "optimize":
-        found["parity"] = {"version": parity.VERSION, "floor": step.technique.module.AGREEMENT}
+        found["parity"] = {"version": parity.VERSION, "floor": step.technique.of(hooks.GraphPass).AGREEMENT}
     if step.stage in ("evaluate", "time"):
         found["machine"] = machine()
         # An engine's bytes may outlive the runtime that they were measured with.
@@ -125,16 +124,15 @@ def parts(step: Step, inputs: list[Artifact], task: Task, recipe: Recipe, thread
 
 def is_tuned(step: Step) -> bool:
     """Return whether a step's result depends on the number of threads that it computes with."""
-    tunes = getattr(step.technique.module, "tunes", None)
-    return tunes is not None and bool(tunes(step.config))
+    return step.technique.hooks.tunes(step.config)
 
 
 def _decides(step: Step) -> dict[str, Any]:
     """What of an augmentation's settings decides its result: of files and models that they name, the content."""
-    module = step.technique.module
-    if hasattr(module, "sources"):
-        return dict(plain(_models.identity(step.config, module.sources(step.config))))
-    return dict(plain(getattr(module, "identity", plain)(step.config)))
+    augmentation = step.technique.of(hooks.Augmentation)
+    if models := augmentation.sources(step.config):
+        return dict(plain(_models.identity(step.config, models)))
+    return dict(plain(augmentation.identity(step.config) or step.config))
 
 
 def _runtime(engine: Artifact) -> dict[str, Any]:
@@ -142,7 +140,7 @@ def _runtime(engine: Artifact) -> dict[str, Any]:
     name = str(read_json(engine.path / "engine.json")["engine"])
     technique = registry.get("engines", name)
     libraries = {library: installed(library) for library in technique.libraries}
-    return {"engine": name, "libraries": libraries, "facts": technique.module.fingerprint(technique.config())}
+    return {"engine": name, "libraries": libraries, "facts": technique.hooks.fingerprint(technique.config())}
 
 
 @cache

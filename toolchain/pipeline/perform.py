@@ -13,6 +13,7 @@ from toolchain.augment import _data
 from toolchain.core.data import Dataset
 from toolchain.core.errors import ModelError
 from toolchain.core.files import copy_files, safe_folder
+from toolchain.core.hooks import Engine, GraphPass
 from toolchain.core.stage import Context, Teaching
 from toolchain.core.store import Artifact, key_of
 from toolchain.engines._batching import BATCHING_KEY, Batching
@@ -78,7 +79,7 @@ def perform(step: Step, inputs: list[Artifact], out: Path, context: Context, pla
     if step.stage == "evaluate":
         return dict(module.evaluate(parent.path, out, config, context, gate.reference(inputs)))
     if step.stage == "build":
-        metrics = module.build(parent.path, out, config, context)
+        metrics = step.technique.of(Engine).build(parent.path, out, config, context)
         accompany(parent.path, out)
         known = {name: parent.metrics[name] for name in ("parameters", "flops") if name in parent.metrics}
         defaults = {BATCHING_KEY: Batching().record()}
@@ -94,9 +95,10 @@ def perform(step: Step, inputs: list[Artifact], out: Path, context: Context, pla
         context = dataclasses.replace(_in_own_order(context, parent.path), teachers=_teachings(inputs[1:]))
     if step.stage == "optimize":
         dialect = str(read_json(parent.path / "interface.json")["dialect"])
-        if dialect not in module.TAKES:
+        takes = step.technique.of(GraphPass).TAKES
+        if dialect not in takes:
             raise ModelError(
-                f"{step.technique.name} takes dialect {' or '.join(module.TAKES)}, and the graph is quantized or fused "
+                f"{step.technique.name} takes dialect {' or '.join(takes)}, and the graph is quantized or fused "
                 f"already: it is of dialect {dialect}",
                 "quantize the graph that export gives, once, in training or after it",
             )
@@ -123,8 +125,7 @@ def _check_precision(step: Step, folder: Path) -> None:
         ModelError: The pass does not take the graph.
     """
     narrow = graph.narrowed(graph.load(folder / "model.onnx", weights=False))
-    requires = getattr(step.technique.module, "requires", None)
-    if narrow and requires and requires([narrow]):
+    if narrow and step.technique.hooks.requires([narrow]):
         raise ModelError(
             f"{step.technique.name} takes a graph in fp32, and this one has weights in {narrow}",
             "start from the graph in fp32",

@@ -6,10 +6,11 @@ import dataclasses
 import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from toolchain.core import registry
 from toolchain.core.errors import RecipeError
+from toolchain.core.hooks import Compression, Engine
 from toolchain.core.stage import STAGES as STAGE_KINDS
 from toolchain.core.store import key_of
 from toolchain.measure.gates import PROVIDERS
@@ -134,7 +135,7 @@ def make(recipe: Recipe, until: str = "time", only: Sequence[str] = ()) -> Plan:
                 continue
             for engine in _engines(recipe, chain[-1]):
                 row = _engine(plan, engine, chain, items, model, seed, variant, last)
-                absent = _told("absent", engine) if row else ""
+                absent = engine.technique.of(Engine).absent(engine.config) if row else ""
                 if row and absent and row.build in plan.steps and plan.steps[row.build].stage == "build":
                     plan.not_run.append((row, absent))
                 elif row:
@@ -280,8 +281,7 @@ def _teachers(
                 _add(plan, "adopt", adopt, config, (), source=path, label=f"{name}{where}", kind="checkpoint")
             ]
         found.append(step.id)
-        module = item.technique.module
-        if item.stage == "compress" and (not hasattr(module, "asks") or module.asks(item.config)):
+        if item.stage == "compress" and item.technique.of(Compression).asks(item.config):
             teach, read = registry.stage("teach"), (step.id, *more)
             found.append(_add(plan, "teach", teach, teach.config(), read, label=f"answers of {label}", kind="answers"))
     return tuple(found)
@@ -309,7 +309,7 @@ def _engine(
 ) -> Row | None:
     """The steps that build and evaluate one engine, or None with the reason noted."""
     name = _named(plan, model, variant, engine, "/")
-    accepts = engine.technique.module.ACCEPTS
+    accepts = engine.technique.of(Engine).ACCEPTS
     source = chain[-1]
     if source.kind == "engine":
         build = source.id
@@ -330,15 +330,15 @@ def _engine(
                 reason = f"the graph is of dialect {dialect}, and {engine.label} takes {', '.join(accepts)}"
                 plan.not_applicable.append((name, reason))
                 return None
-        if unbuilt := _told("unbuilt", engine):
+        if unbuilt := engine.technique.of(Engine).unbuilt(engine.config):
             plan.not_applicable.append((name, f"{engine.label} cannot be built here: {unbuilt}"))
             return None
         build = _add(
             plan, "build", engine.technique, _batched(engine, plan.recipe), (source.id,),
             label=_named(plan, model, variant, engine), kind="engine",
         )  # fmt: skip
-    evaluate = ""
-    if last >= STAGES.index("evaluate") and not (source.kind != "engine" and _told("absent", engine)):
+    evaluate, runtime = "", engine.technique.of(Engine)
+    if last >= STAGES.index("evaluate") and not (source.kind != "engine" and runtime.absent(engine.config)):
         stage = registry.stage("evaluate")
         # An engine is compared with the graph that its variant began as, and looked into beside that it was built from.
         began = next((step.id for step in reversed(chain) if step.stage != "optimize"), source.id)
@@ -347,23 +347,15 @@ def _engine(
             plan, "evaluate", stage, plan.recipe.evaluate, read, kind="evaluation",
             label=_named(plan, model, variant, engine),
         )  # fmt: skip
-    module = engine.technique.module
-    provider = PROVIDERS.get(getattr(engine.config, "provider", ""), getattr(module, "DEVICE", ""))
+    provider = PROVIDERS.get(getattr(engine.config, "provider", ""), runtime.DEVICE)
     techniques = tuple(item.technique.name for item in items if item.stage != "adopt")
     baseline = (variant, engine.label) == plan.recipe.baseline
     return Row(model, seed, variant, engine.label, build, evaluate, techniques, name, provider, baseline)
 
 
-def _told(hook: Literal["absent", "unbuilt"], engine: Item) -> str:
-    """Why an engine cannot run (``absent``) or be built on this machine; empty where it can, or says so by itself."""
-    found = getattr(engine.technique.module, hook, None)
-    return str(found(engine.config)) if found is not None else ""
-
-
 def _batched(engine: Item, recipe: Recipe) -> Any:
     """An engine's settings, with the recipe's batch sizes where they are built in and none were named."""
-    profiled = getattr(engine.technique.module, "profiled", None)
-    if profiled is None or not profiled(engine.config) or engine.config.batch_sizes:
+    if not engine.technique.of(Engine).profiled(engine.config) or engine.config.batch_sizes:
         return engine.config
     return dataclasses.replace(engine.config, batch_sizes=tuple(sorted({1, *recipe.benchmark.batch_sizes})))
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from toolchain.core import failure, limits, traces
 from toolchain.core.errors import DamagedError, StoreError, ToolchainError
+from toolchain.core.hooks import Augmentation
 from toolchain.core.log import logger
 from toolchain.core.processors import physical_cores
 from toolchain.core.stage import Context
@@ -316,8 +317,8 @@ def _spoken(step: Step) -> str:
 def _fetch(step: Step, plan: Plan) -> None:
     """Downloads hub models before a step's key is computed, so that the key holds their files."""
     wanted = [step.source] if step.source and (step.stage != "adopt" or step.kind == "checkpoint") else []
-    if step.stage == "augment" and hasattr(step.technique.module, "sources"):
-        wanted += step.technique.module.sources(step.config)
+    if step.stage == "augment":
+        wanted += step.technique.of(Augmentation).sources(step.config)
     for spec in wanted:
         resolved = model_source.resolve(spec, plan.recipe.base)
         if resolved.kind == "hub":

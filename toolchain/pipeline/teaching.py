@@ -11,6 +11,7 @@ from pathlib import Path
 
 from toolchain.augment._models import unfit
 from toolchain.core.errors import DataError, ModelError, require
+from toolchain.core.hooks import Augmentation, Compression
 from toolchain.core.log import logger
 from toolchain.core.vendor import vendor
 from toolchain.model import adopt, door, source
@@ -38,22 +39,23 @@ def check(plan: Plan, task: Task, fresh: Collection[str] = ()) -> None:
         DataError: An augmentation makes no texts of the task's kind.
     """
     for step in plan.steps.values():
-        module = step.technique.module
+        technique = step.technique
         if step.id in fresh:
             adopt.check_labels(step.config, task.data())
-        refusal = module.fits_task(step.config, task.data().pairs) if hasattr(module, "fits_task") else None
-        if refusal:
+        if refusal := technique.hooks.fits_task(step.config, task.data().pairs):
             raise DataError(*refusal)
-        for spec in module.sources(step.config) if step.stage == "augment" and hasattr(module, "sources") else ():
-            _folder(spec, plan)
-            if refusal := unfit([spec], module.HEAD):
-                raise ModelError(*refusal)
+        if step.stage == "augment":
+            augmentation = technique.of(Augmentation)
+            for spec in augmentation.sources(step.config):
+                _folder(spec, plan)
+                if refusal := unfit([spec], augmentation.HEAD):
+                    raise ModelError(*refusal)
         taught = step.inputs if step.stage == "compress" else ()
         if step.stage == "augment":
             taught = step.inputs[0 if step.source else 1 :]
         for teacher in (plan.steps[each] for each in taught if plan.steps[each].kind == "checkpoint"):
             _check_labels(teacher, plan, task)
-        if step.stage == "compress" and hasattr(module, "reads_alike") and module.reads_alike(step.config):
+        if step.stage == "compress" and technique.of(Compression).reads_alike(step.config):
             _check_tokens(step, plan, task)
     for said in dict.fromkeys(filter(None, (_other_length(step, plan) for step in plan.steps.values()))):
         logger.warning("%s", said)

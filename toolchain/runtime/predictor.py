@@ -19,6 +19,7 @@ import numpy as np
 from toolchain.core import registry
 from toolchain.core.errors import DataError, EngineError, ModelError
 from toolchain.core.files import safe_folder
+from toolchain.core.hooks import Engine
 from toolchain.core.processors import physical_cores
 from toolchain.core.session import INPUTS, TEXT_INPUT, ConcurrentSession, Session
 from toolchain.core.vendor import vendor
@@ -273,10 +274,8 @@ def open_engine(folder: Path, threads: int) -> Session:
         raise EngineError(
             f"{folder / ENGINE_FILE} is for the engine {name!r}", registry.suggest(name, registry.names("engines"))
         )
-    module = registry.get("engines", name).module
     with vendor("cannot be opened as an engine", folder, EngineError, "build the engine again", passes=(MemoryError,)):
-        session: Session = module.open_session(folder, threads or physical_cores())
-    return session
+        return registry.get("engines", name).of(Engine).open_session(folder, threads or physical_cores())
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:

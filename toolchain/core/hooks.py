@@ -1,0 +1,223 @@
+"""What a technique's module may declare: every hook with its type, its meaning, and what holds where it is left out.
+
+A module is the file ``NAME.py`` in a package folder, and declares a hook by a function or a constant of that name. What
+asks for one goes through :meth:`toolchain.core.registry.Technique.of`, which gives the module's own or the default
+here; nothing else asks a module what it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+if TYPE_CHECKING:
+    from toolchain.core.data import Dataset
+    from toolchain.core.session import Session
+    from toolchain.core.stage import Context, Metrics
+
+#: Why something cannot be, and what to do instead; None where it can.
+Refusal = tuple[str, str] | None
+
+
+class Declared:
+    """What every technique may declare.
+
+    Args:
+        module: The technique's module; what it declares stands in place of the defaults here.
+    """
+
+    #: Raised when a change alters results: it is part of the store's key.
+    VERSION: int
+    #: The settings, a frozen dataclass; each field has its range and its default.
+    Config: type[Any]
+    #: Distributions whose versions decide the result.
+    LIBRARIES: tuple[str, ...] = ()
+
+    _module: ModuleType
+    #: The package folder whose techniques are declared so; empty where any may be.
+    _folder: ClassVar[str] = ""
+
+    def __init__(self, module: ModuleType) -> None:
+        object.__setattr__(self, "_module", module)
+
+    def __getattribute__(self, name: str) -> Any:
+        own = vars(object.__getattribute__(self, "_module"))
+        if name in own and name in names(type(self)):
+            return own[name]
+        return object.__getattribute__(self, name)
+
+    def fingerprint(self, config: Any) -> dict[str, Any]:
+        """Return facts beside settings and versions that decide the result, such as the processor's instructions."""
+        return {}
+
+    def tunes(self, config: Any) -> bool:
+        """Return whether the result depends on dev texts and on the number of threads."""
+        return False
+
+    def requires(self, history: Sequence[str]) -> str | None:
+        """Return why the technique may not stand behind these stages and techniques, or None."""
+        return None
+
+    def teachers(self, config: Any) -> tuple[str, ...]:
+        """Return who teaches: ``before``, what stands before it, ``MODEL.finetune``, or a model from outside."""
+        return ()
+
+    def fits_task(self, config: Any, pairs: bool) -> Refusal:
+        """Return why a task's texts, which may be pairs, cannot be taken."""
+        return None
+
+
+class Augmentation(Declared):
+    """A way to make more training examples: a file in ``augment/``."""
+
+    _folder = "augment"
+
+    #: What ``AutoModelFor…`` ends with, of the models that it needs; goes with ``sources``.
+    HEAD: Literal["MaskedLM", "Seq2SeqLM", "CausalLM"]
+
+    def apply(self, source: Path | None, out: Path, config: Any, context: Context) -> Metrics:
+        """Write the examples to a folder; required."""
+        raise NotImplementedError
+
+    def fits(self, config: Any) -> Refusal:
+        """Return why these settings cannot be carried out."""
+        return None
+
+    def sources(self, config: Any) -> tuple[str, ...]:
+        """Return the models that it needs, as a recipe names them."""
+        return ()
+
+    def identity(self, config: Any) -> dict[str, Any] | None:
+        """Return what of the settings decides the result, such as the content of a file; None where all of them do."""
+        return None
+
+
+class Compression(Declared):
+    """A technique that makes a checkpoint of a checkpoint: a file in ``compress/``."""
+
+    _folder = "compress"
+
+    def apply(self, source: Path, out: Path, config: Any, context: Context) -> Metrics:
+        """Write a whole checkpoint; required."""
+        raise NotImplementedError
+
+    def fits(self, config: Any, shape: Any) -> Refusal:
+        """Return why a model of this shape cannot be taken under these settings."""
+        return None
+
+    def leaves(self, config: Any, shape: Any) -> Any:
+        """Return the shape of what comes of a model of this shape."""
+        return shape
+
+    def fits_teacher(self, config: Any, student: Any, teacher: Any) -> Refusal:
+        """Return why a teacher of this shape cannot teach a student of that shape."""
+        return None
+
+    def asks(self, config: Any) -> bool:
+        """Return whether it reads its teachers' answers to the training examples."""
+        return True
+
+    def reads_alike(self, config: Any) -> bool:
+        """Return whether teacher and student must cut texts into the same tokens."""
+        return False
+
+    def exports(self, config: Any) -> str:
+        """Return the dialect that its checkpoint is exported to, where it has made integers of weights; else ''."""
+        return ""
+
+
+class GraphPass(Declared):
+    """A technique that makes a graph of a graph: a file in ``optimize/``."""
+
+    _folder = "optimize"
+
+    #: Dialects that it takes.
+    TAKES: tuple[str, ...]
+    #: Dialect that it gives; ``gives`` where that depends.
+    GIVES: str
+    #: Least share of dev sentences whose label must be that of the float graph; 1.0 claims to change nothing.
+    AGREEMENT: float
+
+    def apply(self, source: Path, out: Path, config: Any, context: Context) -> Metrics:
+        """Write ``model.onnx``; required."""
+        raise NotImplementedError
+
+    def gives(self, config: Any, taken: str) -> str:
+        """Return the dialect that it gives under these settings, of a graph of that dialect."""
+        return self.GIVES
+
+
+class Engine(Declared):
+    """A runtime: a file in ``engines/``."""
+
+    _folder = "engines"
+
+    #: Dialects that it builds from; ``checkpoint`` for one that runs checkpoints.
+    ACCEPTS: tuple[str, ...]
+    #: Packages that a session imports: their import is timed apart from loading.
+    MODULES: tuple[str, ...] = ()
+    #: Where it runs, where it has one place; empty where that is a setting, or the processor.
+    DEVICE: str = ""
+
+    def build(self, source: Path, out: Path, config: Any, context: Context) -> Metrics:
+        """Write an engine folder; required."""
+        raise NotImplementedError
+
+    def open_session(self, folder: Path, threads: int) -> Session:
+        """Open an engine folder; required."""
+        raise NotImplementedError
+
+    def profiled(self, config: Any) -> bool:
+        """Return whether batch sizes are built in: the recipe's are taken where none are named."""
+        return False
+
+    def absent(self, config: Any) -> str:
+        """Return why it cannot run on this machine, or ''."""
+        return ""
+
+    def unbuilt(self, config: Any) -> str:
+        """Return why it cannot be built on this machine, or ''."""
+        return ""
+
+    def lacks(self, provider: str) -> str:
+        """Return what this machine lacks for one of its providers, or ''."""
+        return ""
+
+
+class Task(Declared):
+    """A data set: a file in ``tasks/``."""
+
+    _folder = "tasks"
+
+    def load(self, config: Any) -> Dataset:
+        """Return the examples; required."""
+        raise NotImplementedError
+
+    def identity(self, config: Any) -> dict[str, Any]:
+        """Return what decides the data: digests of files, not their places; required."""
+        raise NotImplementedError
+
+    def held_here(self, config: Any) -> bool:
+        """Return whether the data are files of this machine, which can be read without downloading."""
+        return False
+
+
+#: The declarations, by package folder.
+ROOMS: dict[str, type[Declared]] = {
+    room._folder: room for room in (Augmentation, Compression, GraphPass, Engine, Task)
+}  # fmt: skip
+
+
+def names(room: type[Declared]) -> frozenset[str]:
+    """Return the names of the hooks that a technique may declare."""
+    found = _NAMES.get(room)
+    if found is None:
+        own = [vars(each) for each in room.__mro__[:-1]]
+        declared = {name for each in own for name in (*each, *each.get("__annotations__", ()))}
+        found = _NAMES[room] = frozenset(name for name in declared if not name.startswith("_"))
+    return found
+
+
+_NAMES: dict[type[Declared], frozenset[str]] = {}
