@@ -32,7 +32,20 @@ _CHANGES_NOTHING = frozenset(
 #: Columns of what is printed to a file or another program.
 PIPED_WIDTH = 80
 
-RECIPE = click.Path(exists=False, dir_okay=False, path_type=Path)
+
+class _Recipe(click.Path):
+    """The file of a recipe, or the name of one that comes with the package."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path; fail on a folder, and say what writes a recipe for what is in it."""
+        if Path(value).is_dir():
+            self.fail(
+                f"'{value}' is a folder; a recipe is a file, which 'toolchain init {value} DATA' writes", param, ctx
+            )
+        return super().convert(value, param, ctx)
+
+
+RECIPE = _Recipe(exists=False, dir_okay=False, path_type=Path)
 
 
 def verbosity(function: F) -> F:

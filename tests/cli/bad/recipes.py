@@ -30,7 +30,7 @@ def _flags(what: str, *argv: str, says: tuple[str, ...], code: int = 1, text: st
 
 CASES = [
     Case("no such recipe", ("run", "missing.yaml"), nothing, ("missing.yaml", "toolchain list recipes")),
-    Case("the recipe is a folder", ("run", "."), nothing, ("'.'", "directory"), 2),
+    Case("the recipe is a folder", ("run", "."), nothing, ("'.' is a folder", "toolchain init"), 2),
     Case("no UTF-8", ("validate", "r.yaml"), files(r_yaml=b"name: caf\xe9\n"), ("r.yaml", "UTF-8")),
     _recipe("an empty recipe", "", "mapping", "recipes/README.md"),
     _recipe("a list, no mapping", "- a\n- b\n", "mapping"),

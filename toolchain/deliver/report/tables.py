@@ -231,15 +231,8 @@ def _pooled(report: Report) -> str:
     """Engines over their seeds: what holds for other seeds too."""
     rows = [pooled_figures(engine, report.batches) for engine in report.pooled]
     heads = [
-        "#",
-        "engine",
-        "seeds",
-        "accuracy %",
-        "± between seeds",
-        "change, points",
-        not_worse_head(report),
-        "size MB",
-    ]
+        "#", "engine", "seeds", "accuracy %", "± between seeds", "change, points", not_worse_head(report), "size MB",
+    ]  # fmt: skip
     cells = [
         [
             ("≈ " if row["tied_with_first"] else "") + show(row["rank"]),
