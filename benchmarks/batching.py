@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from toolchain.engines._batching import Batching, padding_waste, plan_batches
+from toolchain.engines.shared.batching import Batching, padding_waste, plan_batches
 from toolchain.measure.batch_cost import fit, measure
 from toolchain.runtime.predictor import Predictor
 

@@ -34,7 +34,7 @@ from toolchain.core.log import logger, setup
 from toolchain.core.processors import physical_cores
 from toolchain.core.stage import Context
 from toolchain.core.store import digest, key_of
-from toolchain.engines._artifact import write_engine
+from toolchain.engines.shared.artifact import write_engine
 from toolchain.measure import evaluate, timing
 from toolchain.measure.machine import machine
 from toolchain.model import adopt

@@ -219,7 +219,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _size(engine: Path) -> int:
-    from toolchain.engines._artifact import read_engine
+    from toolchain.engines.shared.artifact import read_engine
 
     return sum((engine / name).stat().st_size for name in read_engine(engine).files)
 

@@ -13,8 +13,8 @@ from tests.builders import checkpoint_folder, context, onnx_folder, sentences
 from tests.command import ROOT
 from toolchain.core.errors import ToolchainError
 from toolchain.engines import onnxruntime as engine
-from toolchain.engines._onnxruntime_session import session_options
-from toolchain.engines._onnxruntime_tune import Options
+from toolchain.engines.onnxruntime.session import session_options
+from toolchain.engines.onnxruntime.tuning import Options
 from toolchain.measure import evaluate, timing
 from toolchain.runtime.predictor import Predictor
 
@@ -114,7 +114,7 @@ def test_a_peers_session_has_onnx_runtimes_own_settings() -> None:
 
 def test_a_peers_openvino_batch_stays_as_it_came() -> None:
     pytest.importorskip("openvino")
-    from toolchain.engines import _openvino_session as session
+    from toolchain.engines.openvino import session
 
     jobs = [job for job in module("peer_tools.jobs").peers() if job.engine == "openvino"]
     assert len(jobs) >= 6

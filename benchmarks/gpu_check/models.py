@@ -14,7 +14,8 @@ from typing import Any
 from toolchain.core import registry
 from toolchain.core.data import Dataset
 from toolchain.core.stage import Context
-from toolchain.engines import _cudart, _tensorrt_build
+from toolchain.engines.shared import cudart
+from toolchain.engines.tensorrt import builder
 from toolchain.model import checkpoint, scratch
 
 #: The longest text that is timed.
@@ -160,8 +161,8 @@ def build(prepared: Prepared, name: str, provider: str, data: Dataset, threads: 
         data: Dev texts.
         threads: Threads of the processor.
     """
-    from toolchain.engines._onnxruntime_session import OnnxRuntimeSession
-    from toolchain.engines._onnxruntime_tune import Options
+    from toolchain.engines.onnxruntime.session import OnnxRuntimeSession
+    from toolchain.engines.onnxruntime.tuning import Options
 
     precision, settings = ENGINES[name]
     if provider == "cpu":
@@ -195,12 +196,12 @@ def build(prepared: Prepared, name: str, provider: str, data: Dataset, threads: 
 
 def no_plans() -> str:
     """Why no plans of TensorRT or TensorRT-RTX can be timed here; empty where they can."""
-    library = _tensorrt_build.choose("auto")
+    library = builder.choose("auto")
     if importlib.util.find_spec(library) is None:
         return "neither tensorrt nor tensorrt-rtx is installed"
-    if why := _cudart.absent():
+    if why := cudart.absent():
         return why
-    offered, here = _tensorrt_build.offered(library), _cudart.gpu()["compute_capability"]
+    offered, here = builder.offered(library), cudart.gpu()["compute_capability"]
     if offered and here not in offered:
         return f"{library} offers compute capabilities {', '.join(map(str, offered))}, and this GPU has {here}"
     return ""
@@ -223,8 +224,8 @@ def build_plan(prepared: Prepared, name: str, data: Dataset, threads: int) -> No
     """
     precision, settings = PLANS[name]
     source, technique = prepared.graphs[precision], registry.get("engines", "tensorrt")
-    library = _tensorrt_build.choose("auto")
-    here = (_cudart.gpu()["compute_capability"],) if _tensorrt_build.offered(library) else ()
+    library = builder.choose("auto")
+    here = (cudart.gpu()["compute_capability"],) if builder.offered(library) else ()
     config = technique.config(batch_sizes=PLAN_ROWS, compute_capabilities=here, **settings)
     out = prepared.folder / name.replace(" ", "-")
     out.mkdir()

@@ -15,7 +15,7 @@ from gpu_check.models import PLANS, Prepared
 from gpu_check.record import Record
 from gpu_check.table import ORDERS
 from toolchain.core.session import INPUTS
-from toolchain.engines._batching import Batching, plan_batches
+from toolchain.engines.shared.batching import Batching, plan_batches
 from toolchain.model import tokens
 
 #: What every ratio of a shape is against.

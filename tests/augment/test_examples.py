@@ -12,10 +12,10 @@ import pytest
 
 from tests.builders import classifier_folder, context
 from tests.tiny import call
-from toolchain.augment import _data as more_data
 from toolchain.augment import unlabelled_text
-from toolchain.augment._data import Example
-from toolchain.augment._examples import AugmentConfig, finish
+from toolchain.augment.shared import examples_file as more_data
+from toolchain.augment.shared.examples import AugmentConfig, finish
+from toolchain.augment.shared.examples_file import Example
 from toolchain.core.data import Dataset, Split
 from toolchain.core.errors import DataError, RecipeError
 from toolchain.core.stage import Context

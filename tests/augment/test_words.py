@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from tests.builders import classifier_folder, context, sentences, writer_folder
-from toolchain.augment import _data as more_data
-from toolchain.augment import _models, back_translation, masked_words, neighbours, text_generation
-from toolchain.augment._words import rewritten, spelled, whole_words
+from toolchain.augment import back_translation, masked_words, neighbours, text_generation
+from toolchain.augment.shared import examples_file as more_data
+from toolchain.augment.shared import models
+from toolchain.augment.shared.words import rewritten, spelled, whole_words
 from toolchain.core.data import Dataset, Split
 from toolchain.core.errors import DataError, ModelError
 from toolchain.model import checkpoint
@@ -73,7 +74,7 @@ def test_a_table_without_near_words_is_refused_with_what_to_change(tmp_path: Pat
 
 
 def test_masked_words_are_drawn_from_what_the_model_finds_probable(tmp_path: Path) -> None:
-    model, tokenizer = _models.load(str(writer_folder("MaskedLM")), "MaskedLM", context(tmp_path))
+    model, tokenizer = models.load(str(writer_folder("MaskedLM")), "MaskedLM", context(tmp_path))
     config = masked_words.Config(model=str(writer_folder("MaskedLM")), nearest=1, part=0.01)
     writer = masked_words._Writer(model, tokenizer, config)
     text = "the plot is thin and the jokes are old"
@@ -89,7 +90,7 @@ def test_masked_words_are_drawn_from_what_the_model_finds_probable(tmp_path: Pat
 
 
 def test_what_the_model_does_not_read_stays_and_so_does_a_text_with_a_mask_of_its_own(tmp_path: Path) -> None:
-    model, tokenizer = _models.load(str(writer_folder("MaskedLM")), "MaskedLM", context(tmp_path))
+    model, tokenizer = models.load(str(writer_folder("MaskedLM")), "MaskedLM", context(tmp_path))
     writer = masked_words._Writer(model, tokenizer, masked_words.Config(part=1.0, nearest=1))
     own = ("the [MASK] is thin",)
     assert writer.written([own], random.Random(1)) == [own]
@@ -101,7 +102,7 @@ def test_what_the_model_does_not_read_stays_and_so_does_a_text_with_a_mask_of_it
 
 
 def test_pairs_are_masked_over_both_sentences(tmp_path: Path) -> None:
-    model, tokenizer = _models.load(str(writer_folder("MaskedLM")), "MaskedLM", context(tmp_path))
+    model, tokenizer = models.load(str(writer_folder("MaskedLM")), "MaskedLM", context(tmp_path))
     writer = masked_words._Writer(model, tokenizer, masked_words.Config(part=1.0, nearest=1))
     pair = ("the plot is thin", "dull jokes")
     (made,) = writer.written([pair], random.Random(1))
@@ -117,7 +118,7 @@ def test_translations_go_there_and_back_with_their_prompts(tmp_path: Path, monke
         asked.extend((text, settings["do_sample"]) for text in texts)
         return [f"{text} {len(asked)}" if "unread" not in text else "" for text in texts]
 
-    monkeypatch.setattr(_models, "generated", generated)
+    monkeypatch.setattr(models, "generated", generated)
     folder = str(writer_folder("Seq2SeqLM"))
     config = back_translation.Config(
         forward=folder, backward=folder, forward_prompt="to German: ", backward_prompt="to English: ", teacher=None
@@ -145,7 +146,7 @@ def test_a_prompt_shows_examples_of_one_label_and_the_line_after_it_is_taken(
         prompts.extend(texts)
         return [f"a new text {number}\nA positive text: not this" for number in range(len(texts))]
 
-    monkeypatch.setattr(_models, "generated", generated)
+    monkeypatch.setattr(models, "generated", generated)
     config = text_generation.Config(model=str(writer_folder("CausalLM")), per_label=3, shots=2, teacher=None)
     (tmp_path / "out").mkdir()
     given = sentences(copies=1)
@@ -165,17 +166,17 @@ def test_a_prompt_shows_examples_of_one_label_and_the_line_after_it_is_taken(
 
 
 def test_what_a_model_writes_is_cut_from_what_it_read(tmp_path: Path) -> None:
-    model, tokenizer = _models.load(str(writer_folder("CausalLM")), "CausalLM", context(tmp_path))
+    model, tokenizer = models.load(str(writer_folder("CausalLM")), "CausalLM", context(tmp_path))
     texts = ["a warm and funny film that earns", "dull"]
-    found = _models.generated((model, tokenizer), texts, batch_size=2, max_new_tokens=5, **_models.sampling(0))
+    found = models.generated((model, tokenizer), texts, batch_size=2, max_new_tokens=5, **models.sampling(0))
     alone = [
-        _models.generated((model, tokenizer), [text], batch_size=1, max_new_tokens=5, **_models.sampling(0))[0]
+        models.generated((model, tokenizer), [text], batch_size=1, max_new_tokens=5, **models.sampling(0))[0]
         for text in texts
     ]
     assert found == alone  # padding in front changes nothing
     assert not found[0].startswith("a warm")
     with pytest.raises(ModelError, match="the model reads 128"):
-        _models.generated((model, tokenizer), texts, batch_size=2, max_new_tokens=125, **_models.sampling(0))
+        models.generated((model, tokenizer), texts, batch_size=2, max_new_tokens=125, **models.sampling(0))
 
 
 @pytest.mark.parametrize(
@@ -191,7 +192,7 @@ def test_what_a_model_writes_is_cut_from_what_it_read(tmp_path: Path) -> None:
 def test_a_model_that_makes_no_such_text_is_refused(spec: str, head: Any, said: str, tmp_path: Path) -> None:
     folders = {"CLASSIFIER": str(classifier_folder()), "MASKED": str(writer_folder("MaskedLM"))}
     with pytest.raises(ModelError, match=said):
-        _models.load(folders.get(spec, spec), head, context(tmp_path))
+        models.load(folders.get(spec, spec), head, context(tmp_path))
 
 
 def test_prompts_of_pairs_are_refused(tmp_path: Path) -> None:
@@ -208,10 +209,10 @@ def test_a_text_that_a_translator_does_not_read_to_its_end_is_answered_with_noth
     model = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     texts = ["a warm film", "dull " * 40]
-    both = _models.generated((model, tokenizer), texts, batch_size=2, max_new_tokens=8, **_models.sampling(0))
+    both = models.generated((model, tokenizer), texts, batch_size=2, max_new_tokens=8, **models.sampling(0))
     assert all(both)
     model.config.max_position_embeddings = 16
-    found = _models.generated((model, tokenizer), texts, batch_size=2, max_new_tokens=8, **_models.sampling(0))
+    found = models.generated((model, tokenizer), texts, batch_size=2, max_new_tokens=8, **models.sampling(0))
     assert bool(found[0])
     assert found[1] == ""
 
@@ -241,11 +242,11 @@ def test_marian_translates_with_its_own_tokenizers(tmp_path: Path) -> None:
     folder = tmp_path / "marian"
     transformers.MarianMTModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    model, loaded = _models.load(str(folder), "Seq2SeqLM", context(tmp_path))
+    model, loaded = models.load(str(folder), "Seq2SeqLM", context(tmp_path))
     assert loaded("a warm film")["input_ids"][-1] == vocabulary["</s>"]
-    (found,) = _models.generated(
-        (model, loaded), ["a warm film"], batch_size=1, max_new_tokens=6, **_models.sampling(1.0)
+    (found,) = models.generated(
+        (model, loaded), ["a warm film"], batch_size=1, max_new_tokens=6, **models.sampling(1.0)
     )
     assert isinstance(found, str)
-    digests = _models.identity(back_translation.Config(forward=str(folder), backward=str(folder)), [str(folder)])
+    digests = models.identity(back_translation.Config(forward=str(folder), backward=str(folder)), [str(folder)])
     assert "source.spm" in digests["models"][0]["files"]

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from tests.builders import classifier_folder, context, sentences, stopping_at, taught
-from toolchain.compress import _lesson, distill
-from toolchain.compress._recovery import answers_loss
+from toolchain.compress import distill
+from toolchain.compress.distill import inner_losses
+from toolchain.compress.shared.recovery import answers_loss
 from toolchain.core.errors import ModelError, RecipeError
 from toolchain.core.stage import Context, Teaching
 from toolchain.model import checkpoint, surgery, teach
@@ -24,14 +25,14 @@ from toolchain.model.train import TrainConfig
 
 FAMILIES = ("bert", "roberta", "albert")
 TRAINING = TrainConfig(epochs=2, batch_size=8, learning_rate=1e-3, max_length=32)
-EVERYTHING = dict.fromkeys(_lesson.KINDS, 1.0)
+EVERYTHING = dict.fromkeys(inner_losses.KINDS, 1.0)
 
 
-def lesson(student: Any, teacher: Any, family: str, mapping: Sequence[int], **weights: float) -> _lesson.Lesson:
+def lesson(student: Any, teacher: Any, family: str, mapping: Sequence[int], **weights: float) -> inner_losses.Lesson:
     tokenizer = checkpoint.load_tokenizer(classifier_folder(family))
     ids = torch.arange(tokenizer.backend_tokenizer.get_vocab_size())
     reads = checkpoint.model_inputs(teacher, tokenizer)
-    return _lesson.Lesson(student, teacher, mapping, weights, ids, reads, 17)
+    return inner_losses.Lesson(student, teacher, mapping, weights, ids, reads, 17)
 
 
 def batch(family: str, indices: Sequence[int]) -> dict[str, Any]:
@@ -41,7 +42,7 @@ def batch(family: str, indices: Sequence[int]) -> dict[str, Any]:
     return collate(encoded, indices, "cpu")
 
 
-def inside(made: _lesson.Lesson, given: dict[str, Any]) -> float:
+def inside(made: inner_losses.Lesson, given: dict[str, Any]) -> float:
     with torch.no_grad():
         return float(made.loss(_nothing)(made.student, given))
 
@@ -56,7 +57,7 @@ def _inputs(given: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("kind", _lesson.KINDS)
+@pytest.mark.parametrize("kind", inner_losses.KINDS)
 def test_a_teacher_that_is_the_student_itself_has_nothing_to_teach(family: str, kind: str) -> None:
     one, other = (checkpoint.load_model(classifier_folder(family)) for _ in range(2))
     made = lesson(one, other, family, [0, 1], **{kind: 1.0})
@@ -68,7 +69,7 @@ def test_a_teacher_that_is_the_student_itself_has_nothing_to_teach(family: str, 
     assert inside(made, batch(family, range(8))) > 1e-4
 
 
-@pytest.mark.parametrize("kind", _lesson.KINDS)
+@pytest.mark.parametrize("kind", inner_losses.KINDS)
 def test_padding_has_no_part_in_it(kind: str) -> None:
     student, teacher = checkpoint.load_model(classifier_folder()), checkpoint.load_model(classifier_folder())
     surgery.keep_neurons(student, layers_of(student)[0], range(64))
@@ -84,7 +85,7 @@ def test_what_is_weighted_with_zero_is_not_computed_and_weights_scale() -> None:
     student, teacher = checkpoint.load_model(classifier_folder()), checkpoint.load_model(classifier_folder())
     surgery.keep_layers(student, [1])
     given = batch("bert", range(8))
-    single = {kind: inside(lesson(student, teacher, "bert", [1], **{kind: 1.0}), given) for kind in _lesson.KINDS}
+    single = {kind: inside(lesson(student, teacher, "bert", [1], **{kind: 1.0}), given) for kind in inner_losses.KINDS}
     both = lesson(student, teacher, "bert", [1], hidden=2.0, attention=0.5, relations=0.0)
     assert set(both.weights) == {"hidden", "attention"}
     assert inside(both, given) == pytest.approx(2 * single["hidden"] + 0.5 * single["attention"], rel=1e-5)
@@ -97,7 +98,7 @@ def test_other_widths_and_numbers_of_heads_are_compared_and_the_projection_leave
     names = {name for name, _ in student.named_parameters()}
     made = lesson(student, teacher, "bert", [0, 1], **EVERYTHING)
     added = {name for name, _ in student.named_parameters()} - names
-    assert added == {f"{_lesson.PROJECTIONS}.{place}.weight" for place in ("embeddings", "0", "1")}
+    assert added == {f"{inner_losses.PROJECTIONS}.{place}.weight" for place in ("embeddings", "0", "1")}
     made.loss(_nothing)(student, batch("bert", range(4))).backward()
     for name, parameter in student.named_parameters():
         if name in added or "query" in name:
@@ -110,22 +111,22 @@ def test_other_widths_and_numbers_of_heads_are_compared_and_the_projection_leave
 
 
 def test_layers_are_mapped_evenly_and_the_last_learns_from_the_last() -> None:
-    assert _lesson.spread(3, 6) == (1, 3, 5)
-    assert _lesson.spread(6, 12) == (1, 3, 5, 7, 9, 11)
-    assert _lesson.spread(4, 6)[-1] == 5
-    assert _lesson.spread(6, 6) == tuple(range(6))
+    assert inner_losses.spread(3, 6) == (1, 3, 5)
+    assert inner_losses.spread(6, 12) == (1, 3, 5, 7, 9, 11)
+    assert inner_losses.spread(4, 6)[-1] == 5
+    assert inner_losses.spread(6, 6) == tuple(range(6))
     assert distill.kept(distill.Config(layers=3), 6) == (0, 2, 4)
     assert distill.kept(distill.Config(layers=(1, 5)), 6) == (1, 5)
-    assert _lesson.relation_heads(384, 312) == 12
-    assert _lesson.relation_heads(32, 48) == 8
+    assert inner_losses.relation_heads(384, 312) == 12
+    assert inner_losses.relation_heads(32, 48) == 8
 
 
 def test_tokens_are_found_by_what_they_say_and_other_tokens_are_refused() -> None:
     bert, roberta = (checkpoint.load_tokenizer(classifier_folder(family)) for family in ("bert", "roberta"))
     texts = sentences().train.texts
-    assert _lesson.token_ids(bert, bert, texts, 32).tolist() == list(range(len(bert.get_vocab())))
+    assert inner_losses.token_ids(bert, bert, texts, 32).tolist() == list(range(len(bert.get_vocab())))
     with pytest.raises(ModelError, match=r"cut 'a warm and funny film.*' into different tokens") as caught:
-        _lesson.token_ids(bert, roberta, texts, 32)
+        inner_losses.token_ids(bert, roberta, texts, 32)
     assert "losses: {labels: …, logits: …}" in caught.value.hint
 
 
@@ -177,7 +178,7 @@ def test_a_lesson_that_is_stopped_ends_with_the_same_bytes(
     whole, _ = distilled(tmp_path / "whole", **settings)
 
     with monkeypatch.context() as patch:
-        patch.setattr("toolchain.compress._recovery.train", stopping_at(stop))
+        patch.setattr("toolchain.compress.shared.recovery.train", stopping_at(stop))
         with pytest.raises(KeyboardInterrupt):
             distilled(tmp_path / "again", **settings)
     out, metrics = distilled(tmp_path / "again", **settings)

@@ -14,19 +14,11 @@ import torch
 from tests.builders import classifier_folder, context, elastic_folder, sentences, stopping_at
 from tests.contracts.compressed import check_claims, digest
 from tests.tiny import call
-from toolchain.compress import (
-    _criteria,
-    _elastic,
-    _gradients,
-    dynabert,
-    gradient_prune,
-    low_rank,
-    subnetwork,
-    vocabulary_prune,
-)
-from toolchain.compress._elastic import Size
-from toolchain.compress._pruning import Remove
-from toolchain.compress._targets import unit_targets
+from toolchain.compress import dynabert, gradient_prune, low_rank, subnetwork, vocabulary_prune
+from toolchain.compress.shared import criteria, elastic, gradients
+from toolchain.compress.shared.elastic import Size
+from toolchain.compress.shared.pruning import Remove
+from toolchain.compress.shared.targets import unit_targets
 from toolchain.core.errors import ModelError, RecipeError
 from toolchain.model import checkpoint, surgery
 from toolchain.model.anatomy import layers_of
@@ -52,9 +44,9 @@ def answered(model: Any, family: str) -> Any:
 def test_within_a_size_a_model_computes_what_it_computes_when_it_is_cut(family: str, size: Size) -> None:
     model, smaller = (checkpoint.load_model(classifier_folder(family)) for _ in range(2))
     whole, names = answered(model, family), [name for name, _ in model.named_parameters()]
-    with _elastic.within(model, size):
+    with elastic.within(model, size):
         inside = answered(model, family)
-    _elastic.cut(smaller, size)
+    elastic.cut(smaller, size)
     assert torch.allclose(inside, answered(smaller, family), atol=1e-5)
     if size != Size(1.0, 2):
         assert not torch.allclose(inside, whole, atol=1e-3)
@@ -72,13 +64,13 @@ def test_the_most_important_stand_first_and_the_whole_computes_what_it_did(famil
     assert torch.allclose(answered(model, family), before, atol=1e-4)
     assert not torch.equal(model.get_submodule(first.ffn_in).weight, rows)
     targets = unit_targets(model, "ffn")
-    scores = _gradients.gather(model, tokenizer, targets, _criteria.taylor, context(tmp_path), 16)
+    scores = gradients.gather(model, tokenizer, targets, criteria.taylor, context(tmp_path), 16)
     for score in scores.values():
         assert float((score.flatten().diff() > 1e-6).float().mean()) < 0.02
 
 
 def test_sizes_are_every_width_with_every_depth_and_steps_draw_between_the_ends() -> None:
-    found = _elastic.sizes((1.0, 0.5), (1.0, 0.67, 0.5), 6)
+    found = elastic.sizes((1.0, 0.5), (1.0, 0.67, 0.5), 6)
     assert found[0] == Size(1.0, 6)
     assert found[-1] == Size(0.5, 3)
     assert {(size.width, size.layers) for size in found} == {(w, d) for w in (1.0, 0.5) for d in (6, 4, 3)}
@@ -102,7 +94,7 @@ def test_small_sizes_learn(family: str, tmp_path: Path) -> None:
     }
     reached = min(row["dev_accuracy"] for row in told["dev_by_size"])
     untrained = checkpoint.load_model(classifier_folder(family))
-    _elastic.cut(untrained, Size(0.5, 1))
+    elastic.cut(untrained, Size(0.5, 1))
     labels = torch.tensor(sentences().dev.labels)
     assert reached > float((answered(untrained, family).argmax(1) == labels).float().mean())
     assert reached > 0.7
@@ -114,7 +106,7 @@ def test_stopped_and_resumed_it_ends_with_the_same_bytes(tmp_path: Path, monkeyp
         (tmp_path / name).mkdir()
     dynabert.apply(classifier_folder(), tmp_path / "whole", CONFIG, context(tmp_path / "a"))
     with monkeypatch.context() as patched:
-        patched.setattr("toolchain.compress._recovery.train", stopping_at(5))
+        patched.setattr("toolchain.compress.shared.recovery.train", stopping_at(5))
         with pytest.raises(KeyboardInterrupt):
             dynabert.apply(classifier_folder(), tmp_path / "resumed", CONFIG, context(tmp_path / "b"))
     told = dynabert.apply(classifier_folder(), tmp_path / "resumed", CONFIG, context(tmp_path / "b"))
@@ -130,10 +122,10 @@ def test_a_sub_network_is_what_was_judged(family: str, tmp_path: Path) -> None:
     check_claims(source, out, told)
     assert (told["layers"], told["width"], told["heads"][0]) == (1, 0.5, 2)  # the smallest
     model = checkpoint.load_model(source)
-    with _elastic.within(model, Size(0.5, 1)):
+    with elastic.within(model, Size(0.5, 1)):
         inside = answered(model, family)
     assert torch.allclose(answered(checkpoint.load_model(out), family), inside, atol=1e-5)
-    assert _elastic.KEY not in checkpoint.read_json(out / "config.json")
+    assert elastic.KEY not in checkpoint.read_json(out / "config.json")
     with pytest.raises(ModelError, match="was not trained for several sizes"):
         subnetwork.apply(out, tmp_path / "again", subnetwork.Config(), context(tmp_path))
 

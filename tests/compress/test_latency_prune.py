@@ -10,8 +10,8 @@ import pytest
 
 from tests.builders import classifier_folder, context, sentences
 from toolchain.compress import latency_prune
-from toolchain.compress._budget import Option, cheapest
-from toolchain.compress._time_table import TimeTable
+from toolchain.compress.shared.budget import Option, cheapest
+from toolchain.compress.shared.time_table import TimeTable
 from toolchain.core.errors import ModelError
 from toolchain.model import checkpoint
 from toolchain.model.anatomy import anatomy, heads, layers_of, neurons

@@ -15,10 +15,11 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from tests.builders import context, sentences
-from toolchain.compress import _weighting, low_rank
-from toolchain.compress._gradients import sample
-from toolchain.compress._matrices import matrices
-from toolchain.compress._recovery import Teacher
+from toolchain.compress import low_rank
+from toolchain.compress.shared import weighting
+from toolchain.compress.shared.gradients import sample
+from toolchain.compress.shared.matrices import matrices
+from toolchain.compress.shared.recovery import Teacher
 from toolchain.core.data import Dataset
 from toolchain.core.errors import ModelError, RecipeError
 from toolchain.core.stage import Context
@@ -166,7 +167,7 @@ def test_what_goes_through_layers_is_gathered_without_padding() -> None:
     data = sample(model, tokenizer, context(source), 20)
     layer = layers_of(model)[1]
     modules = {name: getattr(layer, name) for name in ("query", "ffn_in", "ffn_out")}
-    found = _weighting.activations(model, modules, data, gradients=True)
+    found = weighting.activations(model, modules, data, gradients=True)
     inputs: dict[str, list[Any]] = {name: [] for name in modules}
     squares = dict.fromkeys(modules, 0.0)
     outputs: dict[str, Any] = {}
@@ -190,7 +191,7 @@ def test_what_goes_through_layers_is_gathered_without_padding() -> None:
         assert found[name].gram.shape == (64, 64)
         assert float((found[name].gram - expected).abs().max()) < 1e-4 * float(expected.abs().max())
         assert found[name].felt == pytest.approx(squares[name] / len(read) / linear.out_features, rel=1e-3)
-    assert _weighting.activations(model, modules, data)["query"].felt is None
+    assert weighting.activations(model, modules, data)["query"].felt is None
 
 
 def test_the_bias_makes_good_for_the_mean(tmp_path: Path) -> None:
@@ -199,7 +200,7 @@ def test_the_bias_makes_good_for_the_mean(tmp_path: Path) -> None:
     dense, tokenizer = checkpoint.load_model(source), checkpoint.load_tokenizer(source)
     data = sample(dense, tokenizer, context(source), 256)
     name = layers_of(dense)[0].ffn_in
-    mean = _weighting.activations(dense, {"": name}, data)[""].mean.float()
+    mean = weighting.activations(dense, {"": name}, data)[""].mean.float()
     moved = {}
     for method in ("plain", "activation"):
         out, _ = factorized(tmp_path / method, method=method, ranks={"0.ffn_in": 8})
@@ -215,7 +216,7 @@ def test_fisher_information_is_the_sum_over_a_row_of_each_examples_squared_gradi
     model, tokenizer = checkpoint.load_model(source), checkpoint.load_tokenizer(source)
     data = sample(model, tokenizer, context(source), 3)
     name = layers_of(model)[0].query
-    found = _weighting.fisher(model, {"0.query": name}, data)["0.query"]
+    found = weighting.fisher(model, {"0.query": name}, data)["0.query"]
     expected = torch.zeros(64)
     for index in range(3):
         model.zero_grad()

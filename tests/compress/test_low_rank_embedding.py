@@ -8,7 +8,7 @@ import torch
 
 from tests.builders import context, sentences
 from tests.compress.test_low_rank import batch, factorized, logits, made, product
-from toolchain.compress import _weighting
+from toolchain.compress.shared import weighting
 from toolchain.core.errors import RecipeError
 from toolchain.model import checkpoint
 from toolchain.model.anatomy import anatomy
@@ -35,7 +35,7 @@ def test_tokens_that_stand_in_the_training_sentences_are_nearer(tmp_path: Path) 
     source = made()
     dense = checkpoint.load_model(source)
     old = dense.get_submodule(anatomy(dense).embedding).weight.detach()
-    counted = _weighting.counts(checkpoint.load_tokenizer(source), len(old), 32, context(tmp_path))
+    counted = weighting.counts(checkpoint.load_tokenizer(source), len(old), 32, context(tmp_path))
     tokens = sum(
         len(ids) for ids in checkpoint.load_tokenizer(source)([t for (t,) in sentences().train.texts])["input_ids"]
     )

@@ -11,7 +11,8 @@ import pytest
 
 from tests.builders import context, sentences
 from tests.compress.test_low_rank import MATRICES, factorized, made, save
-from toolchain.compress import _stopwatch, low_rank
+from toolchain.compress import low_rank
+from toolchain.compress.shared import stopwatch as timing
 from toolchain.core.errors import ModelError
 from toolchain.model import checkpoint, surgery
 
@@ -99,11 +100,11 @@ class Sleeper:
 
 
 def test_engines_take_turns_and_each_is_first_in_some_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_stopwatch, "SETTLE_S", 0.0)
+    monkeypatch.setattr(timing, "SETTLE_S", 0.0)
     log: list[float] = []
     sessions = [Sleeper(seconds, log) for seconds in (0.006, 0.012, 0.003)]
     inputs = [{"input_ids": np.ones((1, 3)), "attention_mask": np.ones((1, 3))}] * 4
-    found = _stopwatch._speedups(sessions, inputs, batch_size=1, rounds=3)
+    found = timing._speedups(sessions, inputs, batch_size=1, rounds=3)
     assert found == pytest.approx([0.5, 2.0], rel=0.2)
     warm = [0.006, 0.012, 0.003]
     assert log == [*warm, *warm, 0.012, 0.003, 0.006, 0.003, 0.006, 0.012]
@@ -115,7 +116,7 @@ def test_fewer_layers_are_faster_on_the_engine(tmp_path: Path) -> None:
     surgery.keep_layers(model, [0])
     small = save(model, dense, tmp_path / "small")
     texts = sentences().dev.texts
-    with _stopwatch.stopwatch(dense, texts, batch_size=1, rounds=5, context=context(tmp_path)) as measure:
+    with timing.stopwatch(dense, texts, batch_size=1, rounds=5, context=context(tmp_path)) as measure:
         (faster,) = measure([small])
     assert 1.5 < faster < 8
     assert [path.name for path in tmp_path.iterdir()] == ["small"]

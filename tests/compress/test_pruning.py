@@ -11,12 +11,13 @@ import torch
 from safetensors.numpy import load_file
 
 from tests.builders import classifier_folder, context, sentences
-from toolchain.compress import _obs, gradient_prune, magnitude_prune, movement_prune
-from toolchain.compress._criteria import fisher, magnitude, movement, taylor
-from toolchain.compress._gradients import sample
-from toolchain.compress._pruning import Remove, cubic
-from toolchain.compress._recovery import Teacher
-from toolchain.compress._targets import Target, choose, two_of_four, unit_targets, weight_targets
+from toolchain.compress import gradient_prune, magnitude_prune, movement_prune
+from toolchain.compress.shared import obs
+from toolchain.compress.shared.criteria import fisher, magnitude, movement, taylor
+from toolchain.compress.shared.gradients import sample
+from toolchain.compress.shared.pruning import Remove, cubic
+from toolchain.compress.shared.recovery import Teacher
+from toolchain.compress.shared.targets import Target, choose, two_of_four, unit_targets, weight_targets
 from toolchain.core.errors import ModelError, RecipeError
 from toolchain.model import checkpoint, surgery
 from toolchain.model.anatomy import heads, hidden, layers_of, neurons
@@ -182,8 +183,8 @@ def test_the_surgeon_beats_setting_the_same_columns_to_zero(tmp_path: Path) -> N
     data = sample(model, tokenizer, context(tmp_path, sentences()), 32)
     target = unit_targets(model, "ffn")[0]
     weight = target.weight(model).detach().double()
-    hessian = _obs.inputs(model, [target.name], data)[target.name]
-    order, fitted = _obs.eliminate(weight, hessian, 1, 256)
+    hessian = obs.inputs(model, [target.name], data)[target.name]
+    order, fitted = obs.eliminate(weight, hessian, 1, 256)
     masked = weight.clone()
     masked[:, order.order] = 0
     assert (fitted[:, order.order] == 0).all()
@@ -202,9 +203,9 @@ def test_sparse_weights_fitted_to_what_left_err_less_than_the_smallest_set_to_ze
     data = sample(model, tokenizer, context(tmp_path, sentences()), 32)
     target = next(t for t in weight_targets(model) if t.name.endswith("layer.1.output.dense"))
     weight = target.weight(model)
-    dense, hessian = weight.detach().clone(), _obs.inputs(model, [target.name], data)[target.name].float()
+    dense, hessian = weight.detach().clone(), obs.inputs(model, [target.name], data)[target.name].float()
     smallest = choose({target: dense.abs()}, 0.5, "local", magnitude)[target]
-    kept = _obs.sparsify(weight, hessian.double(), 0.5, two_of_four=False)
+    kept = obs.sparsify(weight, hessian.double(), 0.5, two_of_four=False)
     assert int((weight == 0).sum()) == int((~kept).sum()) == dense.numel() // 2
 
     def error(other: torch.Tensor) -> float:
@@ -236,7 +237,7 @@ def test_pruning_while_training_ends_at_the_asked_sparsity(module: Any, tmp_path
 def test_a_run_that_was_stopped_ends_with_the_same_bytes(
     module: Any, settings: dict[str, Any], stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("toolchain.compress._pruning.CHOOSE_EVERY", 2)  # 8 steps in all: 3 is between two choices
+    monkeypatch.setattr("toolchain.compress.shared.pruning.CHOOSE_EVERY", 2)  # 8 steps in all: 3 is between two choices
     whole, _ = pruned(module, tmp_path / "whole", finetune=TRAINING, **settings)
     out = tmp_path / "stopped" / "out"
 
@@ -252,10 +253,10 @@ def test_a_run_that_was_stopped_ends_with_the_same_bytes(
         named["hooks"].before_step = press
         return train(*arguments, **named)
 
-    monkeypatch.setattr("toolchain.compress._recovery.train", stopped)
+    monkeypatch.setattr("toolchain.compress.shared.recovery.train", stopped)
     with pytest.raises(KeyboardInterrupt):
         pruned(module, tmp_path / "stopped", finetune=TRAINING, **settings)
-    monkeypatch.setattr("toolchain.compress._recovery.train", train)
+    monkeypatch.setattr("toolchain.compress.shared.recovery.train", train)
     config = module.Config(finetune=TRAINING, **settings)
     shutil.rmtree(out)
     out.mkdir()

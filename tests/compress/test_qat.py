@@ -14,7 +14,8 @@ import torch
 
 from tests.builders import classifier_folder, context, sentences, stopping_at, taught
 from tests.tiny import call
-from toolchain.compress import _qat, learned_qat, logarithmic_qat, uniform_qat
+from toolchain.compress import learned_qat, logarithmic_qat, uniform_qat
+from toolchain.compress.shared import qat
 from toolchain.core import registry
 from toolchain.core.errors import GateError, ModelError, RecipeError
 from toolchain.engines import onnxruntime as engine
@@ -157,7 +158,7 @@ def test_a_training_that_is_stopped_ends_with_the_same_bytes(
     whole, _ = trained(tmp_path / "whole", "learned_qat")
 
     with monkeypatch.context() as patch:
-        patch.setattr("toolchain.compress._recovery.train", stopping_at(stop))
+        patch.setattr("toolchain.compress.shared.recovery.train", stopping_at(stop))
         with pytest.raises(KeyboardInterrupt):
             trained(tmp_path / "again", "learned_qat")
     out, metrics = trained(tmp_path / "again", "learned_qat")
@@ -224,7 +225,7 @@ def test_the_graph_has_the_trained_integers_and_one_pair_for_what_several_read(f
 
 
 def test_asymmetric_activations_are_unsigned_and_the_dialect_says_so(tmp_path: Path) -> None:
-    asymmetric = _qat.Activations(symmetric=False)
+    asymmetric = qat.Activations(symmetric=False)
     out, _ = trained(tmp_path, "uniform_qat", activations=asymmetric, **UNTRAINED)
     folder, metrics = exported(tmp_path, out)
     assert metrics["max_difference"] <= 1e-4
@@ -248,12 +249,12 @@ def test_weights_that_are_no_integers_stay_floats(tmp_path: Path) -> None:
                 "bits": 8,
                 "embedding_bits": 8,
                 "bits_by_group": {"emb*": 4},
-                "activations": _qat.Activations(symmetric=False),
+                "activations": qat.Activations(symmetric=False),
             },
             "qdq",
         ),
-        ({"bits": 8, "embedding_bits": 4, "activations": _qat.Activations(symmetric=False)}, "qdq"),
-        ({"bits": 4, "embedding_bits": 8, "activations": _qat.Activations(symmetric=False)}, "qdq-asymmetric"),
+        ({"bits": 8, "embedding_bits": 4, "activations": qat.Activations(symmetric=False)}, "qdq"),
+        ({"bits": 4, "embedding_bits": 8, "activations": qat.Activations(symmetric=False)}, "qdq-asymmetric"),
     ):
         assert logarithmic_qat.exports(logarithmic_qat.Config(**settings)) == dialect, settings
 
@@ -321,12 +322,12 @@ def test_groups_are_judged_before_any_work(groups: dict[str, Any], says: str) ->
     assert refusal is not None
     assert says in refusal[0]
     with pytest.raises(RecipeError, match=says.replace("*", ".")):
-        _qat.group_bits(uniform_qat.Config(bits_by_group=groups), ["layer 0 ffn", "layer 1 ffn"])
+        qat.group_bits(uniform_qat.Config(bits_by_group=groups), ["layer 0 ffn", "layer 1 ffn"])
 
 
 def test_groups_are_named_alike_by_the_shape_and_by_the_model() -> None:
     for family, shape in (("bert", Shape(2, 2)), ("roberta", Shape(2, 2)), ("albert", Shape(2, 1))):
-        groups = _qat.grouped(checkpoint.load_model(classifier_folder(family)))
+        groups = qat.grouped(checkpoint.load_model(classifier_folder(family)))
         for group in groups:
             assert uniform_qat.fits(uniform_qat.Config(bits_by_group={group: 4}), shape) is None, group
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from toolchain.compress import _svd
+from toolchain.compress.shared import svd
 
 
 def matrix(rows: int, columns: int) -> Any:
@@ -20,7 +20,7 @@ SIZES = pytest.mark.parametrize("size", [(12, 20), (16, 16), (20, 12)], ids=["wi
 @SIZES
 def test_without_weights_the_factors_lose_the_smallest_singular_values(size: tuple[int, int]) -> None:
     weight = matrix(*size)
-    found = _svd.decompose(weight)
+    found = svd.decompose(weight)
     values = np.linalg.svd(weight.numpy(), compute_uv=False)
     for rank in (1, 5, 11):
         left, right = found.factors(rank)
@@ -37,13 +37,13 @@ def test_without_weights_the_factors_lose_the_smallest_singular_values(size: tup
 def test_with_a_gram_matrix_what_is_computed_is_as_near_as_can_be(
     size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_svd, "DAMPING", 1e-9)
+    monkeypatch.setattr(svd, "DAMPING", 1e-9)
     weight, scale = matrix(*size), torch.logspace(1, -2, size[1], dtype=torch.float64)
     inputs = matrix(200, size[1]) * scale
     outputs = inputs @ weight.T
     seen = inputs if size[0] > size[1] else outputs
     best = np.square(np.linalg.svd(outputs.numpy(), compute_uv=False))  # Eckart and Young, of the outputs
-    plain, found = _svd.decompose(weight), _svd.decompose(weight, gram=seen.T @ seen)
+    plain, found = svd.decompose(weight), svd.decompose(weight, gram=seen.T @ seen)
     for rank in (2, 6):
         lost = [
             float((inputs @ (item.factors(rank)[0] @ item.factors(rank)[1] - weight).T).square().sum())
@@ -56,7 +56,7 @@ def test_with_a_gram_matrix_what_is_computed_is_as_near_as_can_be(
 def test_damping_keeps_a_matrix_whose_inputs_were_hardly_seen() -> None:
     weight, inputs = matrix(20, 12), torch.zeros(5, 12, dtype=torch.float64)
     inputs[:, 0] = 1.0  # one input of twelve is ever used
-    found = _svd.decompose(weight, gram=inputs.T @ inputs)
+    found = svd.decompose(weight, gram=inputs.T @ inputs)
     left, right = found.factors(12)
     assert np.abs((left @ right - weight).numpy()).max() < 1e-4
     left, right = found.factors(6)
@@ -65,16 +65,16 @@ def test_damping_keeps_a_matrix_whose_inputs_were_hardly_seen() -> None:
 
 @SIZES
 def test_rows_that_weigh_more_are_nearer(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_svd, "DAMPING", 1e-9)
+    monkeypatch.setattr(svd, "DAMPING", 1e-9)
     weight, rows = matrix(*size), torch.logspace(2, -2, size[0], dtype=torch.float64)
     best = np.square(np.linalg.svd((weight * rows[:, None].sqrt()).numpy(), compute_uv=False))
-    left, right = _svd.decompose(weight, rows=rows).factors(5)
+    left, right = svd.decompose(weight, rows=rows).factors(5)
     lost = float(((left @ right - weight).square().sum(dim=1) * rows).sum())
     assert lost == pytest.approx(best[5:].sum(), rel=1e-4)
 
 
 def test_a_matrix_of_zeros_and_rows_without_weight_have_factors() -> None:
-    for found in (_svd.decompose(torch.zeros(6, 9)), _svd.decompose(matrix(9, 6), rows=torch.zeros(9))):
+    for found in (svd.decompose(torch.zeros(6, 9)), svd.decompose(matrix(9, 6), rows=torch.zeros(9))):
         left, right = found.factors(2)
         assert torch.isfinite(left).all()
         assert torch.isfinite(right).all()
@@ -85,11 +85,11 @@ def test_parameters_are_shared_out_as_trying_everything_would() -> None:
     given = {}
     for name, curve in curves.items():
         energies = np.diff([0, *curve, *([1.0] * 6)])
-        given[name] = _svd.choices((10, 10), 1, _svd.Decomposition(None, None, energies))
+        given[name] = svd.choices((10, 10), 1, svd.Decomposition(None, None, energies))
     assert all(list(item.ranks) == [1, 2, 3, 4, 0] for item in given.values())  # 5 · 20 is 10 · 10
     assert list(given["a"].costs) == [20, 40, 60, 80, 100]
     for budget in (60, 100, 160, 220, 300):
-        found = _svd.share_out(given, budget)
+        found = svd.share_out(given, budget)
         index = {name: list(given[name].ranks).index(rank) for name, rank in found.items()}
         assert sum(int(given[name].costs[i]) for name, i in index.items()) <= budget
         best = max(
@@ -99,16 +99,16 @@ def test_parameters_are_shared_out_as_trying_everything_would() -> None:
         )
         kept = sum(float(given[name].kept[i]) for name, i in index.items())
         assert kept >= best - 0.051  # one step of the least worth, that a greedy choice may miss
-    assert _svd.share_out(given, 300) == {"a": 0, "b": 0, "c": 0}
-    assert _svd.share_out(given, 60) == {"a": 1, "b": 1, "c": 1}
+    assert svd.share_out(given, 300) == {"a": 0, "b": 0, "c": 0}
+    assert svd.share_out(given, 60) == {"a": 1, "b": 1, "c": 1}
 
 
 def test_what_the_loss_feels_more_gets_more_parameters() -> None:
     """Three matrices of the same spectrum."""
     weight = matrix(32, 32)
-    found = {name: _svd.decompose(weight, felt=felt) for name, felt in (("a", 1.0), ("b", 9.0), ("c", 1e-9))}
+    found = {name: svd.decompose(weight, felt=felt) for name, felt in (("a", 1.0), ("b", 9.0), ("c", 1e-9))}
     assert found["b"].importance == pytest.approx(9 * found["a"].importance)
-    shared = _svd.share_out({name: _svd.choices((32, 32), 1, item) for name, item in found.items()}, 1.2 * 32 * 32)
+    shared = svd.share_out({name: svd.choices((32, 32), 1, item) for name, item in found.items()}, 1.2 * 32 * 32)
     assert shared["c"] == 1
     assert shared["b"] == 0 or shared["b"] > shared["a"] + 3
-    assert _svd.decompose(weight).importance == 1.0
+    assert svd.decompose(weight).importance == 1.0

@@ -16,7 +16,8 @@ from tokenizers import Tokenizer, models
 from tests.builders import LABELS, SENTENCES, checkpoint_folder, context
 from tests.model.test_export import made
 from tests.shared import root
-from toolchain.compress import _vocabulary, magnitude_prune, vocabulary_prune
+from toolchain.compress import magnitude_prune, vocabulary_prune
+from toolchain.compress.vocabulary_prune import tokenizer_file
 from toolchain.core.data import Dataset, Split
 from toolchain.core.errors import DataError, ModelError
 from toolchain.model import checkpoint
@@ -91,7 +92,7 @@ def test_training_texts_have_the_same_tokens_and_logits_as_before(architecture: 
 def test_ids_keep_their_order_and_rows_follow_their_tokens(architecture: str, tmp_path: Path) -> None:
     source = source_of(architecture)
     out, metrics = pruned(source, tmp_path)
-    old, new = (_vocabulary.token_ids(json.loads((f / "tokenizer.json").read_text())) for f in (source, out))
+    old, new = (tokenizer_file.token_ids(json.loads((f / "tokenizer.json").read_text())) for f in (source, out))
     order = sorted(new, key=lambda token: new[token])
     assert [new[token] for token in order] == list(range(metrics["tokens"]))
     assert [old[token] for token in order] == sorted(old[token] for token in order)
@@ -144,8 +145,8 @@ def test_the_asked_number_stays_and_the_most_used_first(architecture: str, tmp_p
     assert metrics["tokens"] == least + 10
     added = checkpoint.load_tokenizer(more).get_vocab().keys() - checkpoint.load_tokenizer(smallest).get_vocab().keys()
     # "film", "and", "the", "is" and the like: the first ten of what the training texts hold beside their letters.
-    counts = _vocabulary.count(
-        _vocabulary.read(checkpoint.load_tokenizer(source).backend_tokenizer, ""), [text for (text,) in SEEN]
+    counts = tokenizer_file.count(
+        tokenizer_file.read(checkpoint.load_tokenizer(source).backend_tokenizer, ""), [text for (text,) in SEEN]
     )
     assert {token.strip("▁Ġ") for token in added} >= {"and"}  # in two of them, as nothing else but letters is
     assert all(counts[token] or architecture == "roberta" for token in added)
@@ -305,11 +306,11 @@ def test_the_tokenizer_goes_into_the_graph_as_well(architecture: str, tmp_path: 
     from toolchain.optimize import with_tokenizer
 
     tokenizer = {"bert": beside.word_pieces, "roberta": beside.byte_pairs, "albert": beside.unigrams}[architecture]()
-    record = _vocabulary.read(tokenizer, "")
-    counts, origins = _vocabulary.count(record, [text for (text,) in SEEN]), _vocabulary.origins(record)
-    kept = {part for token in {*counts, *_vocabulary.always(record)} for part in origins(token)}
+    record = tokenizer_file.read(tokenizer, "")
+    counts, origins = tokenizer_file.count(record, [text for (text,) in SEEN]), tokenizer_file.origins(record)
+    kept = {part for token in {*counts, *tokenizer_file.always(record)} for part in origins(token)}
     assert len(kept) < tokenizer.get_vocab_size()
-    small = Tokenizer.from_str(json.dumps(_vocabulary.keep(record, kept)))
+    small = Tokenizer.from_str(json.dumps(tokenizer_file.keep(record, kept)))
     source = beside.with_its_tokenizer(architecture, small, tmp_path)
     # It raises where the ids of its operators are not the tokenizer's, on all eight sentences and more.
     _, metrics = optimized(with_tokenizer, source, tmp_path / "out")
@@ -318,6 +319,6 @@ def test_the_tokenizer_goes_into_the_graph_as_well(architecture: str, tmp_path: 
 
 def test_a_tokenizer_of_another_kind_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="a WordLevel tokenizer's vocabulary cannot be pruned; allowed are WordPiece"):
-        _vocabulary.read(Tokenizer(models.WordLevel({"a": 0}, unk_token="a")), "here")
+        tokenizer_file.read(Tokenizer(models.WordLevel({"a": 0}, unk_token="a")), "here")
     with pytest.raises(ModelError, match="its BPE marks tokens by end_of_word_suffix '</w>'"):
-        _vocabulary.read(Tokenizer(models.BPE({"a</w>": 0}, [], end_of_word_suffix="</w>")), "here")
+        tokenizer_file.read(Tokenizer(models.BPE({"a</w>": 0}, [], end_of_word_suffix="</w>")), "here")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-from toolchain.compress import _qat
+from toolchain.compress.shared import qat
 from toolchain.model import checkpoint, quantized
 from toolchain.model.anatomy import anatomy, head_size
 
@@ -57,7 +57,7 @@ def check_claims(source: Path, out: Path, metrics: dict[str, Any]) -> None:
         less += ["tokens"] if rows < checkpoint.load_model(source).get_input_embeddings().num_embeddings else []
     if "bits" in metrics:
         model = checkpoint.load_model(out)
-        layers, groups = quantized.layers(model), _qat.grouped(model)
+        layers, groups = quantized.layers(model), qat.grouped(model)
         for group, bits in metrics["bits"].items():
             for name in groups[group]:
                 assert (name in layers) == bool(bits), name

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from tests.builders import classifier_folder, context, sentences, writer_folder
-from toolchain.augment import _data as more_data
+from toolchain.augment.shared import examples_file as more_data
 from toolchain.core import registry
 from toolchain.core.data import Dataset, Split
 from toolchain.core.stage import Context
-from toolchain.tasks._overlap import normalized
+from toolchain.tasks.shared.overlap import normalized
 
 NAMES = registry.names("augment")
 
@@ -101,18 +101,18 @@ def test_what_it_tells_adds_up_and_every_example_says_what_it_was_made_of(name: 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_kill_loses_no_piece_that_was_made(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from toolchain.augment import _examples
+    from toolchain.augment.shared import examples
 
     if name == "unlabelled_text":
         pytest.skip("it makes no texts")
-    monkeypatch.setattr(_examples, "PIECE", 3)
+    monkeypatch.setattr(examples, "PIECE", 3)
     whole = made(name, tmp_path / "whole")
     pieces = tmp_path / "whole/work/made.jsonl"
     lines = pieces.read_text("utf-8").splitlines(keepends=True)
     assert len(lines) >= 3
     pieces.write_text("".join(lines[:1]) + lines[1][: len(lines[1]) // 2], "utf-8")  # killed while it wrote
     technique = registry.get("augment", name)
-    make, calls = _examples.in_pieces, []
+    make, calls = examples.in_pieces, []
 
     def counted(count: int, within: Context, label: str, work: Any) -> Any:
         def one(piece: range, rng: Any) -> Any:
@@ -121,7 +121,7 @@ def test_a_kill_loses_no_piece_that_was_made(name: str, tmp_path: Path, monkeypa
 
         return make(count, within, label, one)
 
-    monkeypatch.setattr(_examples, "in_pieces", counted)
+    monkeypatch.setattr(examples, "in_pieces", counted)
     (tmp_path / "out").mkdir()
     within = dataclasses.replace(context(tmp_path / "whole/work", data()), labeller=classifier_folder())
     config = technique.config(**(NEEDS[name](tmp_path) if name in NEEDS else {}))

@@ -12,7 +12,7 @@ import pytest
 from tests.builders import classifier_folder, context, elastic_folder, sentences, taught
 from tests.contracts.compressed import check_claims, digest
 from tests.tiny import call
-from toolchain.compress._pruning import Remove
+from toolchain.compress.shared.pruning import Remove
 from toolchain.core import registry
 from toolchain.core.errors import ModelError
 from toolchain.engines import onnxruntime as engine

@@ -46,6 +46,22 @@ def test_folders_of_techniques_are_not_empty(folder: str) -> None:
     assert registry.names(folder)
 
 
+@pytest.mark.parametrize("folder", sorted({folder for folder, _ in ALL}))
+def test_a_module_of_a_technique_is_not_named_like_what_the_technique_defines(folder: str) -> None:
+    """Importing the submodule would put it in the place of the function."""
+    for name in registry.names(folder):
+        module = registry.get(folder, name).module
+        inside = {path.stem for path in (registry.PACKAGE / folder / name).glob("*.py")} - {"__init__"}
+        tree = ast.parse(Path(str(module.__file__)).read_text("utf-8"))
+        defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+        imported = [
+            (node.module, alias.asname or alias.name)
+            for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names
+        ]  # fmt: skip
+        defined |= {bound for source, bound in imported if source != module.__name__}
+        assert inside & defined == set(), f"{folder}/{name}"
+
+
 def test_a_name_says_which_technique_is_meant() -> None:
     names = Counter([*(name for _, name in ALL), *SINGLE])
     assert [name for name, count in names.items() if count > 1] == []

@@ -22,8 +22,8 @@ OWN = {
     "measure/worker.py": "the request to a worker",
     "measure/sensitivity.py": "a journal in the folder of the work",
     "compress/low_rank.py": "a journal in the folder of the work",
-    "compress/_vocabulary.py": "what the tokenizers library has made of a tokenizer that it has read",
-    "augment/_examples.py": "a journal in the folder of the work",
+    "compress/vocabulary_prune/tokenizer_file.py": "what the tokenizers library has made of a tokenizer",
+    "augment/shared/examples.py": "a journal in the folder of the work",
     "model/train.py": "progress in the folder of the work",
     "deliver/report/kept.py": "what is about to be written",
 }
@@ -49,5 +49,5 @@ def test_nothing_else_reads_json() -> None:
 
 @pytest.mark.parametrize("folder", OWN_FOLDERS)
 def test_engines_and_passes_read_answers_of_children_and_profiles_alone(folder: str) -> None:
-    allowed = ("_child", "inc", "search", "session")
+    allowed = ("_child", "inc", "trials", "session")
     assert all(any(part in name for part in allowed) for name in _readers() if name.startswith(folder))

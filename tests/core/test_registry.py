@@ -9,14 +9,21 @@ from toolchain.core import registry
 from toolchain.core.errors import RecipeError
 
 
-def test_the_files_of_a_folder_are_the_registry() -> None:
-    found = {p.stem for p in (registry.PACKAGE / "optimize").glob("*.py") if not p.stem.startswith("_")}
-    assert set(registry.names("optimize")) == found
-    assert {"dynamic_int8", "static_int8"} <= found
+@pytest.mark.parametrize("folder", registry.FOLDERS)
+def test_the_files_and_packages_of_a_folder_are_the_registry(folder: str) -> None:
+    entries = {path.name.removesuffix(".py") for path in (registry.PACKAGE / folder).iterdir()}
+    assert set(registry.names(folder)) == entries - {"__init__", "__pycache__", "shared"}
 
 
-def test_files_that_start_with_an_underscore_are_no_techniques() -> None:
-    assert not [name for folder in registry.FOLDERS for name in registry.names(folder) if name.startswith("_")]
+def test_a_technique_is_a_file_or_a_package() -> None:
+    assert Path(str(registry.get("engines", "pytorch").module.__file__)).name == "pytorch.py"
+    assert Path(str(registry.get("engines", "onnxruntime").module.__file__)).name == "__init__.py"
+
+
+def test_what_techniques_share_is_no_technique() -> None:
+    assert (registry.PACKAGE / "engines/shared/__init__.py").is_file()
+    with pytest.raises(RecipeError, match="unknown engine 'shared'"):
+        registry.get("engines", "shared")
 
 
 def test_a_technique_tells_its_version_settings_libraries_and_source() -> None:
@@ -31,7 +38,7 @@ def test_a_technique_tells_its_version_settings_libraries_and_source() -> None:
 def test_the_source_of_a_technique_is_its_file_and_what_it_imports_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     technique = registry.get("optimize", "dynamic_int8")
     before, read = technique.source_digest, Path.read_bytes
-    for name, changes in (("dynamic_int8.py", True), ("_int8.py", True), ("graph.py", True), ("stages.py", False)):
+    for name, changes in (("dynamic_int8.py", True), ("int8.py", True), ("graph.py", True), ("stages.py", False)):
         monkeypatch.setattr(Path, "read_bytes", lambda path, name=name: read(path) + b"#" * (path.name == name))
         assert (technique.source_digest != before) is changes
 

@@ -118,7 +118,7 @@ def test_an_engine_that_is_built_here_and_run_elsewhere_says_so(tmp_path: Path) 
 
 
 def test_tensorrt_10_of_onnxruntime_is_named_where_it_is_missing(tmp_path: Path) -> None:
-    from toolchain.engines import _onnxruntime_tensorrt as tensorrt
+    from toolchain.engines.onnxruntime import tensorrt
 
     site = bare_site(tmp_path / "site")
     plant(site, "onnxruntime-gpu", "1.31.1")  # which names the provider whether TensorRT is there or not

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toolchain.core.errors import EngineError
-from toolchain.engines._batching import Batching, padding_waste, plan_batches, read_batching
+from toolchain.engines.shared.batching import Batching, padding_waste, plan_batches, read_batching
 
 LENGTHS = st.lists(st.integers(1, 60), max_size=60)
 COSTS = st.builds(

@@ -13,7 +13,7 @@ import pytest
 
 from toolchain.core.store import Artifact
 from toolchain.deliver import ranking
-from toolchain.engines import _contention
+from toolchain.engines.shared import contention
 
 
 def stat(path: Path, busy: float, idle: float = 1000.0) -> None:
@@ -24,12 +24,12 @@ def stat(path: Path, busy: float, idle: float = 1000.0) -> None:
 
 
 def test_busy_time_of_others_is_told_in_cpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_contention, "STAT", tmp_path / "stat")
+    monkeypatch.setattr(contention, "STAT", tmp_path / "stat")
     clock, own = [100.0], [7.0]
-    monkeypatch.setattr("toolchain.engines._contention.time.monotonic", lambda: clock[0])
-    monkeypatch.setattr("toolchain.engines._contention.os.times", lambda: (own[0], 0.0, 1.0, 0.0, 0.0))
+    monkeypatch.setattr("toolchain.engines.shared.contention.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("toolchain.engines.shared.contention.os.times", lambda: (own[0], 0.0, 1.0, 0.0, 0.0))
     stat(tmp_path / "stat", 40.0)
-    others = _contention.watch()
+    others = contention.watch()
     clock[0], own[0] = 110.0, 12.0
     stat(tmp_path / "stat", 60.0)
     assert others() == pytest.approx(1.5, abs=0.01)  # 20 s of all, 5 s of them ours, in 10 s
@@ -38,24 +38,24 @@ def test_busy_time_of_others_is_told_in_cpus(tmp_path: Path, monkeypatch: pytest
 
 
 def test_where_the_system_does_not_tell_nothing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_contention, "STAT", tmp_path / "none")
-    assert _contention.watch()() is None
-    assert _contention.told(None, "x", "y") == ""
-    assert _contention.told(_contention.QUIET, "x", "y") == ""
-    assert _contention.told(1.04, "options were tuned", "tune again") == (
+    monkeypatch.setattr(contention, "STAT", tmp_path / "none")
+    assert contention.watch()() is None
+    assert contention.told(None, "x", "y") == ""
+    assert contention.told(contention.QUIET, "x", "y") == ""
+    assert contention.told(1.04, "options were tuned", "tune again") == (
         "other programs kept 1.0 CPUs busy while options were tuned: tune again"
     )
 
 
-@pytest.mark.skipif(not _contention.STAT.is_file(), reason="the system does not tell what its processors do")
+@pytest.mark.skipif(not contention.STAT.is_file(), reason="the system does not tell what its processors do")
 def test_a_program_that_works_beside_is_seen() -> None:
-    others = _contention.watch()
+    others = contention.watch()
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
         time.sleep(1.5)
         found = others()
         busy.kill()
     assert found is not None
-    assert found > _contention.QUIET
+    assert found > contention.QUIET
 
 
 @pytest.mark.parametrize(

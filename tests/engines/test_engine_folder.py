@@ -15,7 +15,7 @@ from tests.shared import once
 from tests.tiny import call, tiny
 from toolchain.core.errors import ToolchainError
 from toolchain.deliver.health import examine, trust_note
-from toolchain.engines._artifact import EngineFile
+from toolchain.engines.shared.artifact import EngineFile
 from toolchain.model import adopt
 from toolchain.pipeline.items import engine_in
 from toolchain.runtime.predictor import Predictor

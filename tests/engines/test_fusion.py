@@ -19,8 +19,9 @@ from onnx import numpy_helper
 from tests.builders import ARCHITECTURES, checkpoint_folder, context, onnx_folder, sentences
 from tests.shared import once
 from toolchain.core.stage import StageConfig
-from toolchain.engines import _fusion, _fusion_claim, _fusion_count, _fusion_mask, _integer
 from toolchain.engines import onnxruntime as engine
+from toolchain.engines.onnxruntime import fusion, fusion_count, fusion_mask, integer
+from toolchain.engines.shared import fusion_claim
 from toolchain.measure import isa
 from toolchain.measure.machine import instruction_sets
 from toolchain.model import checkpoint, export, scratch
@@ -94,10 +95,10 @@ def difference(one: Path, other: Path) -> float:
 def fused(path: Path, out: Path, **rules: bool) -> tuple[dict[str, int], dict[str, int]]:
     """Fuses a file into another; gives what had to be found and what was."""
     model = ir.load(path)
-    expected = _fusion_count.expected(model)
-    assert _fusion.fuse(model, **rules) > 0
+    expected = fusion_count.expected(model)
+    assert fusion.fuse(model, **rules) > 0
     ir.save(model, out)
-    return expected, _fusion_count.found(Counter(node.op_type for node in ir.load(out).graph))
+    return expected, fusion_count.found(Counter(node.op_type for node in ir.load(out).graph))
 
 
 def test_every_family_fuses_completely_and_gives_the_same_logits(exported: Path, tmp_path: Path) -> None:
@@ -109,7 +110,7 @@ def test_every_family_fuses_completely_and_gives_the_same_logits(exported: Path,
     assert kinds["MultiHeadAttention"] == 2
 
 
-@pytest.mark.parametrize("family", sorted({*_fusion_claim.CLAIMED} - {*FAMILIES}))
+@pytest.mark.parametrize("family", sorted({*fusion_claim.CLAIMED} - {*FAMILIES}))
 def test_every_claimed_family_fuses_completely(family: str, tmp_path: Path) -> None:
     path = by_own_exporter(family)[1] / "model.onnx"
     expected, found = fused(path, tmp_path / "fused.onnx")
@@ -119,24 +120,24 @@ def test_every_claimed_family_fuses_completely(family: str, tmp_path: Path) -> N
 
 
 def test_families_that_fuse_completely_are_claimed() -> None:
-    assert {*FAMILIES} <= {*_fusion_claim.CLAIMED}
+    assert {*FAMILIES} <= {*fusion_claim.CLAIMED}
 
 
 def test_an_incomplete_fusion_bars_only_where_complete_fusion_is_claimed(tmp_path: Path) -> None:
     short, whole = {"attention": [0, 2]}, {"attention": [2, 2]}
     claim = "a label only: complete fusion is claimed for albert, bert, camembert, distilbert, electra, roberta, "
-    assert _fusion_claim.record(whole, tmp_path) == {"fusion": whole}
-    assert _fusion_claim.record({}, tmp_path) == {}
-    assert _fusion_claim.record(short, tmp_path)["partly_fused"] == (
+    assert fusion_claim.record(whole, tmp_path) == {"fusion": whole}
+    assert fusion_claim.record({}, tmp_path) == {}
+    assert fusion_claim.record(short, tmp_path)["partly_fused"] == (
         f"{claim}xlm-roberta, and this model is of an unknown family"
     )
     checkpoint.write_json(tmp_path / "config.json", {"model_type": "modernbert"})
-    assert _fusion_claim.partly_fused(tmp_path).endswith(", and this model is modernbert")
+    assert fusion_claim.partly_fused(tmp_path).endswith(", and this model is modernbert")
     checkpoint.write_json(tmp_path / "config.json", {"model_type": "bert"})
     checkpoint.write_json(tmp_path / "history.json", {"techniques": [{"stage": "adopt", "technique": "adopt"}]})
-    assert _fusion_claim.partly_fused(tmp_path).endswith("and another program exported this graph")
+    assert fusion_claim.partly_fused(tmp_path).endswith("and another program exported this graph")
     checkpoint.write_json(tmp_path / "history.json", {"techniques": [{"stage": "export", "technique": "export"}]})
-    assert _fusion_claim.record(short, tmp_path) == {"fusion": short}
+    assert fusion_claim.record(short, tmp_path) == {"fusion": short}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -160,11 +161,11 @@ def test_int8_graphs_fuse_completely(exported: Path, quantize: str, tmp_path: Pa
     apply, config = passes[quantize]
     apply(exported, out, config, context(tmp_path, sentences()))
     model = ir.load(out / "model.onnx")
-    assert _fusion_count.expected(model) == WHOLE_INT8
-    _fusion.fuse(model)
-    _integer.lower(model)
+    assert fusion_count.expected(model) == WHOLE_INT8
+    fusion.fuse(model)
+    integer.lower(model)
     ir.save(model, tmp_path / "fused.onnx")
-    assert _fusion_count.found(
+    assert fusion_count.found(
         Counter(node.op_type for node in ir.load(tmp_path / "fused.onnx").graph)
     ) == WHOLE_INT8 | {"residual": 5}
     batch = padded(4, 9)
@@ -215,7 +216,7 @@ def test_symmetric_products_become_integer_products(exported: Path, tmp_path: Pa
     static_int8.apply(exported, tmp_path, static_int8.Config(calibration="min_max"), context(tmp_path, sentences()))
     model = ir.load(tmp_path / "model.onnx")
     products = sum(node.op_type == "MatMul" for node in model.graph) - 4  # less the two inside each attention
-    assert _integer.lower(model) > 0
+    assert integer.lower(model) > 0
     kinds = Counter(node.op_type for node in model.graph)
     assert kinds["MatMulIntegerToFloat"] == products >= 12
     assert kinds["MatMul"] == 4
@@ -227,7 +228,7 @@ def test_symmetric_products_become_integer_products(exported: Path, tmp_path: Pa
 def test_what_reads_a_quantized_activation_and_is_no_product_reads_the_float(exported: Path, tmp_path: Path) -> None:
     static_int8.apply(exported, tmp_path, static_int8.Config(calibration="min_max"), context(tmp_path, sentences()))
     model = ir.load(tmp_path / "model.onnx")
-    _integer.lower(model)
+    integer.lower(model)
     left = [node for node in model.graph if node.op_type == "DequantizeLinear"]
     assert len(left) == 3  # words, types, positions: after the lookup
     assert all(_is_lookup(node.inputs[0]) for node in left)
@@ -285,8 +286,8 @@ def test_a_window_of_attention_is_not_taken_for_padding() -> None:
     )  # fmt: skip
     model = ir.from_proto(onnx.helper.make_model(made, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10))
     padding, both = model.graph.outputs
-    assert _fusion_mask.is_padding_mask(model, padding)
-    assert not _fusion_mask.is_padding_mask(model, both)
+    assert fusion_mask.is_padding_mask(model, padding)
+    assert not fusion_mask.is_padding_mask(model, both)
 
 
 def test_layers_with_different_numbers_of_heads_fuse(tmp_path: Path) -> None:

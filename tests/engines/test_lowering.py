@@ -11,8 +11,8 @@ import pytest
 from onnx import helper, numpy_helper
 
 from tests.builders import context, onnx_folder, sentences
-from toolchain.engines import _integer, _lowering
 from toolchain.engines import onnxruntime as engine
+from toolchain.engines.onnxruntime import integer, lowering
 from toolchain.model import graph
 from toolchain.optimize import static_int8
 
@@ -33,8 +33,8 @@ def test_a_graph_without_anything_to_fuse_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     made = onnx.helper.make_graph(nodes, "no encoder", [source], [out])
     onnx.save(onnx.helper.make_model(made, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10), path)
-    assert _lowering.rewrite(path, tmp_path / "out", _lowering.Forms()) == path
-    assert _lowering.counts({"Softmax": 1, "Tanh": 1}, path, _lowering.Forms()) == {}
+    assert lowering.rewrite(path, tmp_path / "out", lowering.Forms()) == path
+    assert lowering.counts({"Softmax": 1, "Tanh": 1}, path, lowering.Forms()) == {}
 
 
 def test_no_weight_is_turned_back_into_floats_at_run_time(symmetric: Path, tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_a_quantized_gemm_becomes_an_integer_product(transposed: int, tmp_path: 
     path = tmp_path / "model.onnx"
     onnx.save(graph_of(nodes, constants, 8, 3), path)
     (tmp_path / "out").mkdir()
-    lowered = _lowering.rewrite(path, tmp_path / "out", _lowering.Forms())
+    lowered = lowering.rewrite(path, tmp_path / "out", lowering.Forms())
     kinds = [node.op_type for node in onnx.load(lowered).graph.node]
     assert kinds == ["QuantizeLinear", "MatMulIntegerToFloat"]
     x = generator.normal(size=(5, 8)).astype(np.float32)
@@ -93,7 +93,7 @@ def test_a_gemm_with_a_scale_for_each_input_is_left_as_it_is() -> None:
         helper.make_node("Gemm", ["d", "w"], ["y"]),
     ]
     model = ir.from_proto(graph_of(nodes, constants, 4, 4))
-    _integer.lower(model)
+    integer.lower(model)
     products = [node.op_type for node in model.graph if not node.op_type.endswith("Linear")]
     assert products == ["Gemm"]
 
@@ -116,7 +116,7 @@ def test_a_table_with_a_scale_for_each_row_or_column_is_looked_up_before_it_is_w
     ]
     before = graph_of(nodes, constants, 3, 6)
     model = ir.from_proto(before)
-    assert _integer.lower(model) == 1
+    assert integer.lower(model) == 1
     assert all(node.inputs[0].name != "table" for node in model.graph if node.op_type != "Gather")
     ids = np.array([[0, 8, 3], [5, 5, 1]], np.float32)
     expected, found = (

@@ -20,7 +20,7 @@ from tests.builders import (
 from tests.engines.broken import unknown_input, unknown_operator
 from toolchain.core.errors import EngineError, ModelError, RecipeError
 from toolchain.engines import onnxruntime as engine
-from toolchain.engines._onnxruntime_session import stray_nodes
+from toolchain.engines.onnxruntime.session import stray_nodes
 from toolchain.measure import gates
 from toolchain.optimize import bf16
 

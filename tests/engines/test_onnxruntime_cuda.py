@@ -11,10 +11,10 @@ import pytest
 
 from tests.builders import ARCHITECTURES, context, engine_folder, onnx_folder, tiny_onnx_folder
 from toolchain.core.errors import EngineError
-from toolchain.engines import _onnxruntime_cuda as cuda
 from toolchain.engines import onnxruntime as engine
-from toolchain.engines._lowering import Forms, counts, rewrite
-from toolchain.engines._onnxruntime_session import NO_CUDA, Opening, remedy
+from toolchain.engines.onnxruntime import cuda
+from toolchain.engines.onnxruntime.lowering import Forms, counts, rewrite
+from toolchain.engines.onnxruntime.session import NO_CUDA, Opening, remedy
 from toolchain.optimize import bf16, fp16
 
 ON_GPU = Forms(attention=True, residuals=True, integers=False, half=True)

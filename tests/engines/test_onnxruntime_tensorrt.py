@@ -16,13 +16,12 @@ from tests.engines.test_onnxruntime_cuda import batch, has_gpu, logits
 from toolchain.core.errors import EngineError, RecipeError
 from toolchain.core.registry import get
 from toolchain.core.store import digest
-from toolchain.engines import _onnxruntime_cuda as cuda
-from toolchain.engines import _onnxruntime_tensorrt as tensorrt
 from toolchain.engines import onnxruntime as engine
-from toolchain.engines._artifact import read_engine
-from toolchain.engines._onnxruntime_session import NO_TENSORRT, Opening, remedy
-from toolchain.engines._profiles import Profile
-from toolchain.engines._samples import encode_dev
+from toolchain.engines.onnxruntime import cuda, tensorrt
+from toolchain.engines.onnxruntime.session import NO_TENSORRT, Opening, remedy
+from toolchain.engines.shared.artifact import read_engine
+from toolchain.engines.shared.profiles import Profile
+from toolchain.engines.shared.samples import encode_dev
 from toolchain.model import graph
 
 without_tensorrt = pytest.mark.skipif(not tensorrt.missing(), reason="TensorRT 10 is here")

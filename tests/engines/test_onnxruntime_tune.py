@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from tests.builders import context, onnx_folder, sentences
 from toolchain.core.errors import ModelError
 from toolchain.core.stage import Context
-from toolchain.engines import _onnxruntime_tune as tuning
 from toolchain.engines import onnxruntime as engine
-from toolchain.engines._batching import Batching, plan_batches
-from toolchain.engines._onnxruntime_session import OnnxRuntimeSession, Opening
-from toolchain.engines._onnxruntime_tune import Options, tune
-from toolchain.engines._samples import encode_dev
+from toolchain.engines.onnxruntime import tuning
+from toolchain.engines.onnxruntime.session import OnnxRuntimeSession, Opening
+from toolchain.engines.onnxruntime.tuning import Options, tune
+from toolchain.engines.shared.batching import Batching, plan_batches
+from toolchain.engines.shared.samples import encode_dev
 
 
 class Clock:

@@ -25,9 +25,9 @@ from toolchain.runtime.predictor import Predictor
 
 pytest.importorskip("openvino")
 
-from toolchain.engines import _openvino_session as sessions
-from toolchain.engines import _openvino_shapes
 from toolchain.engines import openvino as engine
+from toolchain.engines.openvino import session as sessions
+from toolchain.engines.openvino import shapes as engine_shapes
 
 TEXTS = [" ".join(given) for given in sentences(copies=1).train.texts]
 
@@ -259,7 +259,7 @@ def test_batches_that_are_padded_to_a_known_shape_answer_alike(folders: Any, mon
     cuts = [(7, 21), (6, 21), (5, 21), (7, 9), (7, 21)]
     batches = [{name: values[:rows, :tokens] for name, values in whole.items()} for rows, tokens in cuts]
     expected = [engine.open_session(out, 1).run(batch) for batch in batches]
-    monkeypatch.setattr(_openvino_shapes, "EXACT_SHAPES", 2)
+    monkeypatch.setattr(engine_shapes, "EXACT_SHAPES", 2)
     session: Any = engine.open_session(out, 1)
     target, shapes = session._shapes.target, []
 
@@ -276,13 +276,13 @@ def test_batches_that_are_padded_to_a_known_shape_answer_alike(folders: Any, mon
 
 
 def test_the_number_of_shapes_is_bounded() -> None:
-    shapes = _openvino_shapes.Shapes(masked=True)
+    shapes = engine_shapes.Shapes(masked=True)
     drawn = {shapes.target(rows, tokens) for rows in range(1, 33) for tokens in range(1, 129)}
-    most = _openvino_shapes.EXACT_SHAPES + len(_openvino_shapes.ROWS) * (len(_openvino_shapes.TOKENS) + 1)
+    most = engine_shapes.EXACT_SHAPES + len(engine_shapes.ROWS) * (len(engine_shapes.TOKENS) + 1)
     assert len(drawn) <= most
     assert shapes.target(33, 9) == (64, 16)
     assert shapes.target(32, 127) == (32, 128)
-    short = _openvino_shapes.Shapes(masked=True)
+    short = engine_shapes.Shapes(masked=True)
     assert {short.target(rows, 50) for rows in range(1, 2000)} >= {(1, 50), (2016, 50)}  # no text is longer than 50
 
 

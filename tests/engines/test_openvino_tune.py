@@ -15,10 +15,10 @@ from toolchain.core.errors import EngineError, ModelError, RecipeError
 
 pytest.importorskip("openvino")
 
-from toolchain.engines import _openvino_session as sessions
-from toolchain.engines import _openvino_tune as tune
 from toolchain.engines import openvino as engine
-from toolchain.engines._samples import Samples
+from toolchain.engines.openvino import session as sessions
+from toolchain.engines.openvino import tuning as tune
+from toolchain.engines.shared.samples import Samples
 from toolchain.model import tokens
 
 

@@ -13,13 +13,13 @@ from tests.engines.graphs import PASSES, STATIC, graph_folder
 from tests.shared import once
 from toolchain.core.errors import EngineError, ModelError, RecipeError
 from toolchain.core.registry import get
-from toolchain.engines import _cudart, _tensorrt_session
-from toolchain.engines import _tensorrt_build as builder
 from toolchain.engines import tensorrt as engine
-from toolchain.engines._artifact import read_engine
-from toolchain.engines._profiles import profiles_of
-from toolchain.engines._samples import Samples, encode_dev
-from toolchain.engines._tensorrt_errors import explained, shortened
+from toolchain.engines.shared import cudart
+from toolchain.engines.shared.artifact import read_engine
+from toolchain.engines.shared.profiles import profiles_of
+from toolchain.engines.shared.samples import Samples, encode_dev
+from toolchain.engines.shared.tensorrt_errors import explained, shortened
+from toolchain.engines.tensorrt import builder, session
 from toolchain.model import graph
 
 rtx = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
@@ -27,7 +27,7 @@ rtx = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed"
 FAMILIES = ("bert", "albert", "roberta")
 DEVICES = [80, 86, 89, 120, 121]
 
-without_gpu = pytest.mark.skipif(not _cudart.absent(), reason="there is a GPU")
+without_gpu = pytest.mark.skipif(not cudart.absent(), reason="there is a GPU")
 
 
 def plan_folder(family: str, precision: str) -> Path:
@@ -270,7 +270,7 @@ class Device:
 
 
 def test_a_plan_of_another_version_or_device_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_tensorrt_session, "Cuda", Device)
+    monkeypatch.setattr(session, "Cuda", Device)
     folder = copied(tmp_path)
     with pytest.raises(EngineError, match=r"was built for compute capability 80, 86, .* GPU 0 has 75") as caught:
         engine.open_session(folder, 1)
@@ -314,7 +314,7 @@ def test_vendor_messages_lose_the_places_in_its_source() -> None:
 
 
 def test_a_quantized_product_that_runs_in_float_is_told(tmp_path: Path) -> None:
-    from toolchain.engines import _tensorrt_layers as layers
+    from toolchain.engines.tensorrt import layers
 
     quantized = layers.quantized_products(graph.load(graph_folder("bert", "int8") / "model.onnx"))
     assert len(quantized) == 14
@@ -330,7 +330,7 @@ def test_a_quantized_product_that_runs_in_float_is_told(tmp_path: Path) -> None:
 
 
 def test_layers_of_tensorrt_are_read_by_their_formats() -> None:
-    from toolchain.engines import _tensorrt_layers as layers
+    from toolchain.engines.tensorrt import layers
 
     line = (
         "Name: fc, LayerType: gemm, Inputs: [ { Name: x, Location: Device, Dimensions: [8,64], Format/Datatype: Row "

@@ -16,18 +16,18 @@ from tests.engines.graphs import graph_folder
 from tests.engines.test_onnxruntime_cuda import batch, logits
 from tests.tiny import call
 from toolchain.core.errors import EngineError
-from toolchain.engines import _cudart
-from toolchain.engines import _tensorrt_build as builder
-from toolchain.engines import _tensorrt_refit as refitting
 from toolchain.engines import tensorrt as engine
-from toolchain.engines._artifact import read_engine, write_engine
+from toolchain.engines.shared import cudart
+from toolchain.engines.shared.artifact import read_engine, write_engine
+from toolchain.engines.tensorrt import builder
+from toolchain.engines.tensorrt import refit as refitting
 from toolchain.model import graph
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
 
-without_gpu = pytest.mark.skipif(not _cudart.absent(), reason="there is a GPU")
+without_gpu = pytest.mark.skipif(not cudart.absent(), reason="there is a GPU")
 needs_gpu = pytest.mark.skipif(
-    bool(_cudart.absent()), reason="there is no NVIDIA GPU: refittable plans are built on one"
+    bool(cudart.absent()), reason="there is no NVIDIA GPU: refittable plans are built on one"
 )
 
 
@@ -79,7 +79,7 @@ def test_a_refittable_plan_without_a_gpu_is_refused_before_any_work(tmp_path: Pa
         engine.build(onnx_folder(), tmp_path, config, context(tmp_path))
     assert "leave refit out" in caught.value.hint
     assert not list(tmp_path.iterdir())
-    assert engine.unbuilt(config) == _cudart.absent()
+    assert engine.unbuilt(config) == cudart.absent()
 
 
 @without_gpu

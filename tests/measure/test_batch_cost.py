@@ -6,8 +6,8 @@ import pytest
 
 from tests.builders import engine_folder
 from toolchain.core.errors import EngineError
-from toolchain.engines._batching import Batching
 from toolchain.engines.onnxruntime import open_session
+from toolchain.engines.shared.batching import Batching
 from toolchain.measure.batch_cost import NO_ATTENTION, SHAPES, fit, measure
 
 

@@ -7,9 +7,9 @@ import pytest
 
 from tests.builders import context, engine_folder, onnx_folder
 from tests.optimize.variants import made
-from toolchain.engines import _fusion
 from toolchain.engines import onnxruntime as engine
-from toolchain.engines._artifact import read_engine
+from toolchain.engines.onnxruntime import fusion
+from toolchain.engines.shared.artifact import read_engine
 from toolchain.measure import evaluate, gates
 from toolchain.measure.engine_parity import Reference
 from toolchain.measure.gates import Verdict, measurably_faster, never_slower, placement
@@ -85,7 +85,7 @@ def test_int8_products_that_run_in_float_fail_placement(tmp_path: Path) -> None:
 
 def test_fewer_fused_attentions_than_layers_fail_fusion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The fault: the rule gives up after the first layer."""
-    rule, calls = _fusion._attention, iter((True,))
+    rule, calls = fusion._attention, iter((True,))
 
     def first_only(*arguments: Any) -> bool:
         return next(calls, False) and rule(*arguments)
@@ -93,7 +93,7 @@ def test_fewer_fused_attentions_than_layers_fail_fusion(tmp_path: Path, monkeypa
     sound = gates.fusion(read_engine(engine_folder(tmp_path / "sound")).extra["fusion"])
     assert sound.passed
     assert sound.evidence.startswith("attention 2 of 2, layer_norm 5 of 5, gelu 2 of 2")
-    monkeypatch.setattr(_fusion, "_attention", first_only)
+    monkeypatch.setattr(fusion, "_attention", first_only)
     faulty = gates.fusion(read_engine(engine_folder(tmp_path / "faulty")).extra["fusion"])
     assert faulty.failed
     assert faulty.evidence.startswith("attention 1 of 2, ")

@@ -13,7 +13,7 @@ import pytest
 from tests.builders import SENTENCES, context, engine_folder, onnx_folder
 from tests.measure.faults import copied, edited, scale_weight, weights_of
 from toolchain.core.errors import EngineError
-from toolchain.engines._artifact import read_engine
+from toolchain.engines.shared.artifact import read_engine
 from toolchain.measure import divergence, engine_parity, gates, parity
 from toolchain.measure.process import WorkerProcess
 

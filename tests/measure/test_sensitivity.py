@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from tests.builders import LABELS, MAX_LENGTH, checkpoint_folder, context, sentences
-from toolchain.compress import _time_table, gradient_prune, low_rank, magnitude_prune
-from toolchain.compress._pruning import Remove
+from toolchain.compress import gradient_prune, low_rank, magnitude_prune
+from toolchain.compress.shared import time_table
+from toolchain.compress.shared.pruning import Remove
 from toolchain.core.data import Dataset
 from toolchain.core.errors import ModelError, RecipeError
 from toolchain.measure import layer_trials, sensitivity
@@ -282,12 +283,12 @@ def test_times_are_measured_once_and_change_the_key(tmp_path: Path, monkeypatch:
         def __enter__(self) -> None: ...
         def __exit__(self, *error: object) -> None: ...
 
-    def table(source: Path, work: Path, time: Any, multiple: int, tokenizer: Any) -> _time_table.TimeTable:
+    def table(source: Path, work: Path, time: Any, multiple: int, tokenizer: Any) -> time_table.TimeTable:
         calls.append(multiple)
-        return _time_table.TimeTable(0.4, {1: 0.1, 4: 0.0}, {16: 0.2, 128: 0.0}, 2)
+        return time_table.TimeTable(0.4, {1: 0.1, 4: 0.0}, {16: 0.2, 128: 0.0}, 2)
 
     monkeypatch.setattr(sensitivity, "stopwatch", Watch)
-    monkeypatch.setattr(_time_table, "measure", table)
+    monkeypatch.setattr(time_table, "measure", table)
     few: dict[str, Any] = {
         "heads": (0.5,),
         "ffn": (),

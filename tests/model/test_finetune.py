@@ -7,7 +7,7 @@ from safetensors.numpy import load_file
 
 from tests.builders import classifier_folder, context, sentences
 from toolchain.compress import gradient_prune, magnitude_prune
-from toolchain.compress._pruning import Remove
+from toolchain.compress.shared.pruning import Remove
 from toolchain.core.data import Dataset, Split
 from toolchain.core.errors import ModelError
 from toolchain.model import checkpoint, finetune

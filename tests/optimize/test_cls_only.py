@@ -15,7 +15,8 @@ from tests.builders import MAX_LENGTH, context, onnx_folder, tiny_onnx_folder
 from tests.optimize.variants import FAMILIES, difference, exported, made, operators, save
 from toolchain.core.errors import ModelError
 from toolchain.model import graph
-from toolchain.optimize import _observed, cls_only, dynamic_int8, fp16, static_int8
+from toolchain.optimize import cls_only, dynamic_int8, fp16, static_int8
+from toolchain.optimize.shared import observation
 
 helper = onnx.helper
 
@@ -52,7 +53,7 @@ def test_the_last_layer_has_one_query_and_all_keys(architecture: str, tmp_path: 
 
 
 def test_flops_are_those_of_the_products_and_the_saving_is_exact(tmp_path: Path) -> None:
-    tokens = _observed.mean_tokens(exported("bert"), context(tmp_path))
+    tokens = observation.mean_tokens(exported("bert"), context(tmp_path))
     _, metrics = made(cls_only, exported("bert"), tmp_path / "out")
     # A layer, 64 wide with an FFN of 128: 4 projections, 2 products of scores and values, 2 of the FFN, each 2·M·N·K.
     per_token = 2 * (2 * 64 * 64 + 2 * 64 * tokens + 2 * 64 * 128)  # query and output, attention, FFN

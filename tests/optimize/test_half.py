@@ -12,7 +12,8 @@ from tests.builders import context, tiny_onnx_folder
 from tests.optimize.variants import FAMILIES, difference, exported, logits, made, operators, save
 from toolchain.core.errors import ModelError, RecipeError
 from toolchain.model import graph
-from toolchain.optimize import _half, bf16, cls_only, dynamic_int8, fp16, weight_only
+from toolchain.optimize import bf16, cls_only, dynamic_int8, fp16, weight_only
+from toolchain.optimize.shared import half
 
 FLOAT, FLOAT16, BFLOAT16 = 1, 10, 16  # TensorProto's numbers
 
@@ -70,7 +71,7 @@ def test_an_operator_that_overflows_stays_in_single_precision(tmp_path: Path) ->
     save(folder, model)
     planted = [a for a in logits(folder)]
     assert all(np.isfinite(array).all() for array in planted)
-    seen = _half.magnitudes(model, folder, 8, context(tmp_path))
+    seen = half.magnitudes(model, folder, 8, context(tmp_path))
     assert seen[up.output[0]] > 65504  # float16's largest
     out, metrics = made(fp16, folder, tmp_path / "out", samples=8)
     assert {up.name, add.name, down.name} <= set(metrics["kept"])
@@ -91,7 +92,7 @@ def test_without_the_scan_that_operator_would_overflow(tmp_path: Path, monkeypat
     for node, factor in ((up, 1e6), (add, 1e6), (down, 1e-6)):
         scale(model, node, factor)
     save(folder, model)
-    monkeypatch.setattr(_half, "_exceeds", lambda *_: False)
+    monkeypatch.setattr(half, "_exceeds", lambda *_: False)
     out, _ = made(fp16, folder, tmp_path / "out", samples=8)
     assert not all(np.isfinite(array).all() for array in as_it_stands(out))
 

@@ -19,22 +19,13 @@ from tests.optimize.inc import DATA, made
 from toolchain.core.data import Dataset, Split
 from toolchain.core.errors import RecipeError
 from toolchain.model import graph
-from toolchain.optimize import (
-    _inc,
-    _inc_child,
-    _inc_graph,
-    inc_auto,
-    inc_dynamic,
-    inc_smoothquant,
-    inc_static,
-    inc_weight_only,
-    static_int8,
-)
+from toolchain.optimize import inc_auto, inc_dynamic, inc_smoothquant, inc_static, inc_weight_only, static_int8
+from toolchain.optimize.shared.inc import graph_edits, quantize, quantize_child
 
 
 def shared() -> Any:
     """The small ALBERT in float, each weight once: torch's exporter writes a shared one for each reader."""
-    return _inc.load(onnx_folder("albert"))
+    return quantize.load(onnx_folder("albert"))
 
 
 def weight_bytes(model: Any) -> int:
@@ -45,7 +36,7 @@ def weight_bytes(model: Any) -> int:
 
 def difference(architecture: str, folder: Path) -> float:
     """The largest |Δlogit| on sentences like those that it was calibrated on; the range is 1.5."""
-    batches, _ = _inc._dev_batches(onnx_folder(architecture), DATA.dev.texts)
+    batches, _ = quantize._dev_batches(onnx_folder(architecture), DATA.dev.texts)
     one, other = (
         ort.InferenceSession(str(source / "model.onnx")) for source in (onnx_folder(architecture), folder / "out")
     )
@@ -135,7 +126,7 @@ def torn(count: int) -> Dataset:
     generator = random.Random(0)
     words = " ".join(SENTENCES).split()
     texts = [(" ".join(generator.choices(words, k=generator.randint(3, 12))),) for _ in range(count)]
-    batches, order = _inc._dev_batches(onnx_folder(), texts)
+    batches, order = quantize._dev_batches(onnx_folder(), texts)
     session = ort.InferenceSession(str(onnx_folder() / "model.onnx"))
     logits = np.concatenate([session.run(None, batch)[0] for batch in batches])
     margins = np.empty(count)
@@ -149,7 +140,7 @@ def leaning(folder: Path, data: Dataset) -> None:
     """Shifts the logits to the median of the margins, where ``torn`` has its labels from."""
     model = onnx.load(onnx_folder() / "model.onnx")
     session = ort.InferenceSession(model.SerializeToString())
-    batches, _ = _inc._dev_batches(onnx_folder(), data.dev.texts)
+    batches, _ = quantize._dev_batches(onnx_folder(), data.dev.texts)
     logits = np.concatenate([session.run(None, batch)[0] for batch in batches])
     shift = -np.median(logits[:, 1] - logits[:, 0])
     model.graph.output[0].name, before = "leaning", model.graph.output[0].name
@@ -180,7 +171,7 @@ def test_a_search_that_misses_its_goal_keeps_its_best_and_says_so(
     given = graph.dialect(graph.load(out / "model.onnx"))
     assert given in ("qdq-asymmetric", "ort")
     # The manifest's number is that of the graph that was written.
-    batches, order = _inc._dev_batches(source, data.dev.texts)
+    batches, order = quantize._dev_batches(source, data.dev.texts)
     session = ort.InferenceSession(str(out / "model.onnx"))
     found = np.concatenate([session.run(None, batch)[0].argmax(-1) for batch in batches])
     accuracy = float((found == np.array([data.dev.labels[i] for i in order])).mean())
@@ -189,20 +180,20 @@ def test_a_search_that_misses_its_goal_keeps_its_best_and_says_so(
 
 def test_a_search_judges_by_the_order_of_the_models_own_labels(tmp_path: Path) -> None:
     turned = replace(DATA, labels=tuple(reversed(LABELS)))
-    tuning = _inc.Tuning(max_drop=0, trials=1, minutes=1, dev_samples=len(DATA.dev))
-    _, order = _inc._dev_batches(onnx_folder(), DATA.dev.texts)
-    found = _inc._tuning(tuning, tmp_path, onnx_folder(), context(tmp_path, turned))
+    tuning = quantize.Tuning(max_drop=0, trials=1, minutes=1, dev_samples=len(DATA.dev))
+    _, order = quantize._dev_batches(onnx_folder(), DATA.dev.texts)
+    found = quantize._tuning(tuning, tmp_path, onnx_folder(), context(tmp_path, turned))
     assert found["labels"] == [1 - DATA.dev.labels[i] for i in order]
 
 
 def judge(folder: Path, max_drop: float, seconds: float) -> Any:
     folder.mkdir()
-    batches, order = _inc._dev_batches(onnx_folder(), DATA.dev.texts)
+    batches, order = quantize._dev_batches(onnx_folder(), DATA.dev.texts)
     tuning = {
-        "dev": str(_inc._write(folder / "dev.npz", batches)), "labels": [DATA.dev.labels[i] for i in order],
+        "dev": str(quantize._write(folder / "dev.npz", batches)), "labels": [DATA.dev.labels[i] for i in order],
         "max_drop": max_drop, "seconds": seconds, "best": str(folder),
     }  # fmt: skip
-    return _inc_child.Judge(tuning, _inc_child.Progress(str(folder / "progress")))
+    return quantize_child.Judge(tuning, quantize_child.Progress(str(folder / "progress")))
 
 
 def kept(folder: Path) -> dict[str, Any]:
@@ -236,9 +227,9 @@ def test_a_search_stops_at_its_deadline(tmp_path: Path) -> None:
 
 def test_groups_that_the_package_would_pack_wrongly_are_refused() -> None:
     model = onnx.load(onnx_folder() / "model.onnx")
-    _inc_graph.check_groups(model, 32)  # 64 and 128 rows: two and four groups
+    graph_edits.check_groups(model, 32)  # 64 and 128 rows: two and four groups
     with pytest.raises(RecipeError, match=r"group_size: 64 makes an odd number of groups of the 64 rows"):
-        _inc_graph.check_groups(model, 64)
+        graph_edits.check_groups(model, 64)
 
 
 def test_a_weight_that_layers_share_is_not_rounded_for_one_of_them(tmp_path: Path) -> None:

@@ -13,12 +13,8 @@ from tests.builders import LABELS, SENTENCES, context, onnx_folder
 from tests.optimize.inc import DATA, made
 from toolchain.core.data import Dataset, Split
 from toolchain.core.errors import LostProcessError, MissingPackageError, ModelError, RecipeError, ToolchainError
-from toolchain.optimize import (
-    _inc,
-    inc_auto,
-    inc_dynamic,
-    inc_static,
-)
+from toolchain.optimize import inc_auto, inc_dynamic, inc_static
+from toolchain.optimize.shared.inc import quantize
 
 PLANTED = "import json, os, sys, time\nasked = json.load(open(sys.argv[1]))\nprint('loud')\n"
 
@@ -26,7 +22,7 @@ PLANTED = "import json, os, sys, time\nasked = json.load(open(sys.argv[1]))\npri
 def plant(monkeypatch: pytest.MonkeyPatch, folder: Path, code: str) -> None:
     script = folder / "planted.py"
     script.write_text(PLANTED + code, encoding="utf-8")
-    monkeypatch.setattr(_inc, "_SCRIPT", script)
+    monkeypatch.setattr(quantize, "_SCRIPT", script)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ import pytest
 from tests.builders import context, exact_options, onnx_folder, sentences
 from toolchain.core.errors import ModelError, RecipeError
 from toolchain.model import graph
-from toolchain.optimize import _int8, dynamic_int8, static_int8
+from toolchain.optimize import dynamic_int8, static_int8
+from toolchain.optimize.shared import int8
 
 DATA = sentences()
 
@@ -94,7 +95,7 @@ def test_an_exclusion_that_matches_nothing_is_an_error(tmp_path: Path) -> None:
 def test_a_quantized_graph_is_not_quantized_again(tmp_path: Path) -> None:
     quantized(tmp_path, dynamic_int8)
     with pytest.raises(ModelError, match="quantized or fused already"):
-        _int8.load_float(tmp_path / "out/model.onnx")
+        int8.load_float(tmp_path / "out/model.onnx")
 
 
 def test_calibration_batches_hold_no_padding(tmp_path: Path) -> None:

@@ -15,9 +15,10 @@ from tests.optimize.variants import FAMILIES, difference, exported, save, senten
 from toolchain.core.data import Dataset, Split
 from toolchain.core.errors import ModelError, RecipeError
 from toolchain.model import graph
-from toolchain.optimize import _int8, mixed, static_int8
-from toolchain.optimize._groups import group_nodes
-from toolchain.optimize._search import Journal, OutOfTime, Trial, best, search
+from toolchain.optimize import mixed, static_int8
+from toolchain.optimize.mixed.trials import Journal, OutOfTime, Trial, best, search
+from toolchain.optimize.shared import int8
+from toolchain.optimize.shared.groups import group_nodes
 
 GROUPS = ("embeddings", "layer 0 attention", "layer 0 ffn", "layer 1 attention", "layer 1 ffn", "classifier")
 QUICK = {"smooth": 0.0, "correct_biases": False, "calibration_samples": 16, "samples": 8, "rounds": 3}
@@ -90,8 +91,8 @@ def run(source: Path, tmp_path: Path, **settings: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("architecture", FAMILIES)
 def test_nodes_are_grouped_by_layer_and_kind_and_shared_weights_stay_together(architecture: str) -> None:
-    model = _int8.replace_gemm(_int8.load_float(exported(architecture) / "model.onnx"))
-    excluded = _int8.excluded_nodes(model, (), embeddings=True, attention=True)
+    model = int8.replace_gemm(int8.load_float(exported(architecture) / "model.onnx"))
+    excluded = int8.excluded_nodes(model, (), embeddings=True, attention=True)
     names = {n.name for n in model.graph.node if n.op_type in ("MatMul", "Gather")} - set(excluded)
     found = {group: len(nodes) for group, nodes in group_nodes(model, names).items()}
     if architecture == "albert":  # the projection of the embeddings stands before the first attention's products
@@ -106,8 +107,8 @@ def test_nodes_are_grouped_by_layer_and_kind_and_shared_weights_stay_together(ar
 
 
 def test_in_a_graph_whose_layers_cannot_be_told_each_matrix_is_a_group() -> None:
-    model = _int8.replace_gemm(_int8.load_float(exported("bert") / "model.onnx"))
-    excluded = _int8.excluded_nodes(model, (), embeddings=False)
+    model = int8.replace_gemm(int8.load_float(exported("bert") / "model.onnx"))
+    excluded = int8.excluded_nodes(model, (), embeddings=False)
     for node in model.graph.node:
         if node.op_type == "LayerNormalization":
             node.domain, node.op_type = "elsewhere", "Norm"
@@ -178,7 +179,7 @@ def test_what_is_written_has_the_named_groups_in_float_and_the_dialect_promised(
     written = graph.load(tmp_path / "model.onnx")
     assert graph.dialect(written) == mixed.gives(config, "standard") == dialect
     # Three tables, and of two layers four matrices of attention each and one FFN of two.
-    assert _int8.report(written)["int8_weights"] == 3 + 4 + 4 + 2
+    assert int8.report(written)["int8_weights"] == 3 + 4 + 4 + 2
     floats = {tensor.name: tuple(tensor.dims) for tensor in written.graph.initializer if tensor.data_type == 1}
     products = [node for node in written.graph.node if node.op_type == "MatMul" and node.input[1] in floats]
     assert [floats[node.input[1]] for node in products] == [(64, 128), (128, 64), (64, 64), (64, 2)]

@@ -11,8 +11,9 @@ import pytest
 from tests.builders import context, sentences
 from tests.optimize.variants import FAMILIES, difference, exported, made, save, sentence_logits
 from toolchain.model import graph
-from toolchain.optimize import _int8, _observed, static_int8
-from toolchain.optimize._smoothing import channel_maxima, smooth
+from toolchain.optimize import static_int8
+from toolchain.optimize.shared import int8, observation
+from toolchain.optimize.static_int8.smoothing import channel_maxima, smooth
 
 DATA = sentences()
 
@@ -20,8 +21,8 @@ DATA = sentences()
 def smoothed(family: str, folder: Path, alpha: float, exclude: tuple[str, ...] = ()) -> tuple[Any, int]:
     """The small model in float with its products' inputs smoothed, and how many there are."""
     path = exported(family) / "model.onnx"
-    model = _int8.replace_gemm(_int8.load_float(path))
-    excluded = _int8.excluded_nodes(model, exclude, embeddings=True)
+    model = int8.replace_gemm(int8.load_float(path))
+    excluded = int8.excluded_nodes(model, exclude, embeddings=True)
     samples = static_int8.calibration_batches(exported(family), 16, context(folder, DATA))
     maxima = channel_maxima(model, path, samples, excluded, context(folder, DATA))
     return model, smooth(model, maxima, alpha, excluded)
@@ -44,13 +45,13 @@ def test_channels_of_unlike_size_become_alike(tmp_path: Path) -> None:
     def spread(model: Any) -> float:
         """Of the channels that the first product reads on the calibration sentences: the largest by the median."""
         name = next(n.input[0] for n in model.graph.node if n.op_type == "MatMul")
-        with _observed.every_value(model, tmp_path, context(tmp_path, DATA)) as values:
+        with observation.every_value(model, tmp_path, context(tmp_path, DATA)) as values:
             samples = static_int8.calibration_batches(exported("bert"), 16, context(tmp_path, DATA))
             seen = [np.abs(values.run(batch, [name])[name]).reshape(-1, 64).max(axis=0) for batch in samples]
         channels = np.max(seen, axis=0)
         return float(channels.max() / np.median(channels))
 
-    plain = _int8.replace_gemm(_int8.load_float(exported("bert") / "model.onnx"))
+    plain = int8.replace_gemm(int8.load_float(exported("bert") / "model.onnx"))
     model, _ = smoothed("bert", tmp_path, 1.0)
     assert spread(model) == pytest.approx(1, abs=1e-3)
     assert spread(plain) > 1.3
@@ -93,7 +94,7 @@ def test_channels_that_are_always_zero_are_left_alone() -> None:
 
 
 def test_a_weight_that_something_else_reads_stays_as_it_is(tmp_path: Path) -> None:
-    model = _int8.replace_gemm(_int8.load_float(exported("bert") / "model.onnx"))
+    model = int8.replace_gemm(int8.load_float(exported("bert") / "model.onnx"))
     names = {t.name for t in model.graph.initializer}
     first = next(n.input[1] for n in model.graph.node if n.op_type == "MatMul" and n.input[1] in names)
     changed, count = smoothed("bert", tmp_path, 0.8, exclude=(first,))
@@ -165,7 +166,7 @@ def test_the_default_range_keeps_every_value_of_the_calibration_texts(tmp_path: 
     assert len(ends) == 10
     floats = graph.load(exported("bert") / "model.onnx")
     samples = static_int8.calibration_batches(exported("bert"), 16, context(tmp_path, DATA))
-    with _observed.every_value(floats, tmp_path, context(tmp_path, DATA)) as values:
+    with observation.every_value(floats, tmp_path, context(tmp_path, DATA)) as values:
         seen = [values.run(batch) for batch in samples]
     for name, end in ends.items():
         assert end == pytest.approx(max(np.abs(batch[name]).max() for batch in seen), rel=1e-4)
@@ -175,7 +176,7 @@ def test_corrected_biases_give_the_products_their_means_back(tmp_path: Path) -> 
     def means(folder: Path) -> Any:
         """Of what the first quantized product with a bias gives, on the calibration texts."""
         model = graph.load(folder / "model.onnx")
-        with _observed.every_value(model, tmp_path, context(tmp_path, DATA), [name]) as values:
+        with observation.every_value(model, tmp_path, context(tmp_path, DATA), [name]) as values:
             seen = [values.run(batch, [name])[name] for batch in samples]
         return np.concatenate([value.reshape(-1, value.shape[-1]) for value in seen]).mean(axis=0)
 

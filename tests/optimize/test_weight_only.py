@@ -12,8 +12,10 @@ import pytest
 from tests.optimize.variants import FAMILIES, difference, exported, made, operators
 from toolchain.core.errors import ModelError, RecipeError
 from toolchain.model import graph
-from toolchain.optimize import _blocks, _int8, cls_only, dynamic_int8, static_int8, weight_only
-from toolchain.optimize._groups import group_nodes
+from toolchain.optimize import cls_only, dynamic_int8, static_int8, weight_only
+from toolchain.optimize.shared import int8
+from toolchain.optimize.shared.groups import group_nodes
+from toolchain.optimize.weight_only import packing
 
 #: Largest |Δlogit| of models whose logits lie in ±2. That the packed numbers are right, WEIGHT_ERROR says.
 CLOSE = {8: 0.05, 4: 1.0}
@@ -50,7 +52,7 @@ def test_no_number_of_a_table_is_off_by_more_than_half_a_step(bits: int, symmetr
     values = np.random.default_rng(0).normal(size=(40, 48)).astype(np.float32)
     values[3] = 0  # a row of padding
     tensor = onnx.numpy_helper.from_array(values, "table")
-    blocks = _blocks.table(tensor, bits=bits, block_size=32, symmetric=symmetric)
+    blocks = packing.table(tensor, bits=bits, block_size=32, symmetric=symmetric)
     scale = onnx.numpy_helper.to_array(blocks.tensors[1])
     assert scale.shape == (40, 2)  # 48 numbers in a block of 32 and one of 16
     found = looked_up(blocks, len(values))
@@ -108,7 +110,7 @@ def test_every_way_to_choose_scales_keeps_the_weights(settings: dict[str, Any], 
     model = graph.load(out / "model.onnx")
     products = [node for node in model.graph.node if node.op_type == "MatMulNBits"]
     assert {a.i for node in products for a in node.attribute if a.name == "accuracy_level"} == {level}
-    source = _int8.replace_gemm(graph.load(exported("bert") / "model.onnx"))
+    source = int8.replace_gemm(graph.load(exported("bert") / "model.onnx"))
     weights = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in source.graph.initializer}
     packed = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in products:
@@ -148,8 +150,8 @@ def test_what_int8_took_already_is_named_with_what_to_do(tmp_path: Path) -> None
 
 def widths(folder: Path) -> dict[str, int]:
     """Bits of each matrix of the encoder's layers, by group; what is float is not among them."""
-    before = _int8.replace_gemm(graph.load(exported("bert") / "model.onnx"))
-    _int8.excluded_nodes(before, (), embeddings=True, attention=True)
+    before = int8.replace_gemm(graph.load(exported("bert") / "model.onnx"))
+    int8.excluded_nodes(before, (), embeddings=True, attention=True)
     products = [node for node in before.graph.node if node.op_type == "MatMul"]
     groups = group_nodes(before, {node.name for node in products})
     weights = {node.name: node.input[1] for node in products}
@@ -217,7 +219,7 @@ def weight_bytes(folder: Path) -> int:
     return sum(onnx.numpy_helper.to_array(tensor).nbytes for tensor in tensors)
 
 
-def looked_up(blocks: _blocks.Blocks, rows: int) -> Any:
+def looked_up(blocks: packing.Blocks, rows: int) -> Any:
     """Every row of a table, as ONNX Runtime's kernel gives it."""
     names = [tensor.name for tensor in blocks.tensors]
     node = onnx.helper.make_node(

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from toolchain.core.errors import DataError, ToolchainError
-from toolchain.tasks._columns import read_sheet
-from toolchain.tasks._reading import file_digest, read_table
+from toolchain.tasks.shared.columns import read_sheet
+from toolchain.tasks.shared.reading import file_digest, read_table
 
 
 def _equal_rows(path: Path, text: str, rows: int) -> Path:

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from toolchain.core.errors import DataError
 from toolchain.tasks import files
-from toolchain.tasks._reading import FORMATS
+from toolchain.tasks.shared.reading import FORMATS
 
 GOOD = "sentence,label\nfine,1\nbad,0\n"
 

@@ -9,9 +9,9 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from toolchain.core.data import Split
-from toolchain.tasks import _review_lexicon as lexicon
 from toolchain.tasks import reviews
-from toolchain.tasks._overlap import without_overlaps
+from toolchain.tasks.reviews import lexicon
+from toolchain.tasks.shared.overlap import without_overlaps
 
 DEFAULT = reviews.load(reviews.Config())
 

@@ -13,18 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from toolchain.augment import _examples, _models
-from toolchain.augment._data import Example
-from toolchain.augment._examples import AugmentConfig
+from toolchain.augment.shared import examples, models
+from toolchain.augment.shared.examples import AugmentConfig
+from toolchain.augment.shared.examples_file import Example
 from toolchain.core.stage import Context, Ge, Le, Metrics
 
 VERSION = 1
 LIBRARIES = ("torch", "transformers", "tokenizers", "sentencepiece")
 
-teachers = _examples.teachers
+teachers = examples.teachers
 
 #: What its models compute.
-HEAD: _models.Head = "Seq2SeqLM"
+HEAD: models.Head = "Seq2SeqLM"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,16 +77,16 @@ def apply(source: Path | None, out: Path, config: Config, context: Context) -> M
     Raises:
         ModelError: A model is no sequence-to-sequence model.
     """
-    there, back = (_models.load(spec, HEAD, context) for spec in sources(config))
+    there, back = (models.load(spec, HEAD, context) for spec in sources(config))
     train = context.dataset().train
     room = {"batch_size": config.batch_size, "max_new_tokens": config.max_new_tokens}
 
     def make(piece: range, rng: random.Random) -> list[Example]:
         asked = [index for index in piece for _ in range(config.copies)]
         sentences = [config.forward_prompt + part for index in asked for part in train.texts[index]]
-        foreign = _models.generated(there, sentences, **room, **_models.sampling(config.temperature))
-        returned = _models.generated(
-            back, [config.backward_prompt + part for part in foreign], **room, **_models.sampling(0)
+        foreign = models.generated(there, sentences, **room, **models.sampling(config.temperature))
+        returned = models.generated(
+            back, [config.backward_prompt + part for part in foreign], **room, **models.sampling(0)
         )
         # A translator writes something even for nothing.
         returned = [text if part else "" for text, part in zip(returned, foreign, strict=True)]
@@ -94,5 +94,5 @@ def apply(source: Path | None, out: Path, config: Config, context: Context) -> M
         texts = [tuple(returned[start : start + width]) for start in range(0, len(returned), width)]
         return [Example(text, train.labels[index], index) for text, index in zip(texts, asked, strict=True)]
 
-    made = _examples.in_pieces(len(train), context, "translating", make)
-    return _examples.finish(made, out, config, context)
+    made = examples.in_pieces(len(train), context, "translating", make)
+    return examples.finish(made, out, config, context)

@@ -13,20 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from toolchain.augment import _examples, _models
-from toolchain.augment._data import Example
-from toolchain.augment._examples import AugmentConfig
-from toolchain.augment._words import drawn, replaced, whole_words, words_of
+from toolchain.augment.shared import examples, models
+from toolchain.augment.shared.examples import AugmentConfig
+from toolchain.augment.shared.examples_file import Example
+from toolchain.augment.shared.words import drawn, replaced, whole_words, words_of
 from toolchain.core.errors import ModelError, require
 from toolchain.core.stage import Context, Ge, Gt, Le, Metrics
 
 VERSION = 1
 LIBRARIES = ("torch", "transformers", "tokenizers")
 
-teachers = _examples.teachers
+teachers = examples.teachers
 
 #: What its models compute.
-HEAD: _models.Head = "MaskedLM"
+HEAD: models.Head = "MaskedLM"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ def apply(source: Path | None, out: Path, config: Config, context: Context) -> M
     Raises:
         ModelError: The model has no such head, or its tokenizer knows no whole words or no mask.
     """
-    model, tokenizer = _models.load(config.model, HEAD, context)
+    model, tokenizer = models.load(config.model, HEAD, context)
     writer = _Writer(model, tokenizer, config)
     train = context.dataset().train
 
@@ -79,7 +79,7 @@ def apply(source: Path | None, out: Path, config: Config, context: Context) -> M
             made += writer.written([train.texts[index] for index in asked[start : start + config.batch_size]], rng)
         return [Example(text, train.labels[index], index) for text, index in zip(made, asked, strict=True)]
 
-    return _examples.finish(_examples.in_pieces(len(train), context, "replacing words", make), out, config, context)
+    return examples.finish(examples.in_pieces(len(train), context, "replacing words", make), out, config, context)
 
 
 class _Writer:

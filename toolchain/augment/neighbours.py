@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from toolchain.augment import _examples
-from toolchain.augment._data import Example
-from toolchain.augment._examples import AugmentConfig
-from toolchain.augment._words import drawn, replaced, spelled, whole_words, words_of
+from toolchain.augment.shared import examples
+from toolchain.augment.shared.examples import AugmentConfig
+from toolchain.augment.shared.examples_file import Example
+from toolchain.augment.shared.words import drawn, replaced, spelled, whole_words, words_of
 from toolchain.core.errors import ModelError, require
 from toolchain.core.stage import Context, Ge, Gt, Le, Lt, Metrics
 from toolchain.model import checkpoint
@@ -25,7 +25,7 @@ from toolchain.model import checkpoint
 VERSION = 1
 LIBRARIES = ("torch", "transformers", "tokenizers")
 
-teachers = _examples.teachers
+teachers = examples.teachers
 
 #: Words whose neighbours are looked for together.
 _BLOCK = 1024
@@ -77,8 +77,8 @@ def apply(source: Path | None, out: Path, config: Config, context: Context) -> M
             for index in piece for _ in range(config.copies)
         ]  # fmt: skip
 
-    made = _examples.in_pieces(len(train), context, "replacing words", make)
-    return _examples.finish(made, out, config, context) | {"words": len(near)}
+    made = examples.in_pieces(len(train), context, "replacing words", make)
+    return examples.finish(made, out, config, context) | {"words": len(near)}
 
 
 def neighbours(source: Path, words: set[str], config: Config, context: Context) -> dict[str, list[str]]:

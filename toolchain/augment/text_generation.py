@@ -12,19 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from toolchain.augment import _examples, _models
-from toolchain.augment._data import Example
-from toolchain.augment._examples import AugmentConfig
+from toolchain.augment.shared import examples, models
+from toolchain.augment.shared.examples import AugmentConfig
+from toolchain.augment.shared.examples_file import Example
 from toolchain.core.errors import DataError
 from toolchain.core.stage import Context, Ge, Gt, Le, Metrics
 
 VERSION = 1
 LIBRARIES = ("torch", "transformers", "tokenizers")
 
-teachers = _examples.teachers
+teachers = examples.teachers
 
 #: What its models compute.
-HEAD: _models.Head = "CausalLM"
+HEAD: models.Head = "CausalLM"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ def apply(source: Path | None, out: Path, config: Config, context: Context) -> M
     data = context.dataset()
     if refusal := fits_task(config, data.pairs):
         raise DataError(*refusal)
-    writer = _models.load(config.model, HEAD, context)
+    writer = models.load(config.model, HEAD, context)
     of_label = [[i for i, own in enumerate(data.train.labels) if own == label] for label in range(len(data.labels))]
 
     def make(piece: range, rng: random.Random) -> list[Example]:
@@ -96,14 +96,14 @@ def apply(source: Path | None, out: Path, config: Config, context: Context) -> M
             drawn = rng.sample(of_label[label], min(config.shots, len(of_label[label])))
             lines = [_line(config, data.labels[label], data.train.texts[index][0]) for index in drawn]
             prompts.append("\n".join([*lines, _line(config, data.labels[label], "").rstrip()]))
-        written = _models.generated(
+        written = models.generated(
             writer, prompts, batch_size=config.batch_size, max_new_tokens=config.max_new_tokens,
-            **_models.sampling(config.temperature, config.top_p),
+            **models.sampling(config.temperature, config.top_p),
         )  # fmt: skip
         return [Example((text.partition("\n")[0].strip(),), label) for text, label in zip(written, labels, strict=True)]
 
-    made = _examples.in_pieces(config.per_label * len(data.labels), context, "writing", make)
-    return _examples.finish(made, out, config, context)
+    made = examples.in_pieces(config.per_label * len(data.labels), context, "writing", make)
+    return examples.finish(made, out, config, context)
 
 
 def _line(config: Config, label: str, text: str) -> str:

@@ -13,13 +13,13 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
-from toolchain.augment import _examples
-from toolchain.augment._data import Example
-from toolchain.augment._examples import AugmentConfig
+from toolchain.augment.shared import examples
+from toolchain.augment.shared.examples import AugmentConfig
+from toolchain.augment.shared.examples_file import Example
 from toolchain.core.errors import DataError
 from toolchain.core.stage import Context, Ge, Metrics, MinLen
-from toolchain.tasks import _examples as task_examples
-from toolchain.tasks import _reading
+from toolchain.tasks.shared import examples as task_examples
+from toolchain.tasks.shared import reading
 
 VERSION = 1
 LIBRARIES = ("torch", "transformers", "tokenizers")
@@ -29,7 +29,7 @@ _HINT = "save it as UTF-8, columns separated by a comma, or in .tsv by a tab"
 #: A file with one text in a line.
 TEXT = ".txt"
 
-teachers = _examples.teachers
+teachers = examples.teachers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,12 +83,12 @@ def identity(config: Config) -> dict[str, Any]:
     """What decides the result: the settings, and the content of the file."""
     path = Path(config.path).expanduser()
     if path.suffix.lower() != TEXT:
-        _reading.check_file(path)
+        reading.check_file(path)
     elif path.is_dir():
         raise DataError(f"{path}: is a folder; a file is expected", "name the file inside it")
     elif not path.is_file():
         raise DataError(f"{path}: no such file", "a text file with one text in a line, or a table with a column text")
-    return asdict(config) | {"path": _reading.file_digest(path)}
+    return asdict(config) | {"path": reading.file_digest(path)}
 
 
 def apply(source: Path | None, out: Path, config: Config, context: Context) -> Metrics:
@@ -111,7 +111,7 @@ def apply(source: Path | None, out: Path, config: Config, context: Context) -> M
     found = texts(config)
     if config.limit and config.limit < len(found):
         found = random.Random(context.seed).sample(found, config.limit)
-    return _examples.finish([Example(text) for text in found], out, config, context, labelled=False)
+    return examples.finish([Example(text) for text in found], out, config, context, labelled=False)
 
 
 def texts(config: Config) -> list[tuple[str, ...]]:
@@ -130,16 +130,16 @@ def _texts(path: Path, columns: tuple[str, ...], state: tuple[int, int]) -> list
     """The texts of a file in this state, which is read once for all the variants that name it."""
     try:
         if path.suffix.lower() == TEXT:
-            lines = [line.strip() for line in _reading.decode(path).split("\n")]  # splitlines() cuts at more than that
+            lines = [line.strip() for line in reading.decode(path).split("\n")]  # splitlines() cuts at more than that
             return [(line,) for line in lines if line]
-        table = _reading.read_table(path, columns)
+        table = reading.read_table(path, columns)
     except DataError as error:
         # Settings of the task's own files, which this one has not.
         raise DataError(
             error.message, _HINT if re.search("encoding:|delimiter:", error.hint) else error.hint
         ) from error
     table.need(columns)
-    errors, found = _reading.RowErrors(table.source), []
+    errors, found = reading.RowErrors(table.source), []
     for row, place in enumerate(table.places):
         cells = [table.columns[name][row] for name in columns]
         if any(cells):

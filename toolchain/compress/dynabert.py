@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from toolchain.compress import _criteria, _elastic, _gradients, _pruning
-from toolchain.compress._recovery import Teacher, learn, taught_by
-from toolchain.compress._targets import Units, unit_targets
+from toolchain.compress.shared import criteria, elastic, gradients, pruning
+from toolchain.compress.shared.recovery import Teacher, learn, taught_by
+from toolchain.compress.shared.targets import Units, unit_targets
 from toolchain.core.log import logger
 from toolchain.core.stage import Context, Ge, Gt, Le, Metrics, MinLen, StageConfig
 from toolchain.model import checkpoint, surgery, zeros
@@ -69,7 +69,7 @@ def fits(config: Config, shape: Shape) -> tuple[str, str] | None:
     if 1 < shape.physical < shape.layers:
         said = f"{shape.physical} different layers are shared, and single runs of them cannot leave"
         return said, "prune heads and neurons with gradient_prune or latency_prune"
-    found = _elastic.sizes(config.widths, config.depths, shape.layers)
+    found = elastic.sizes(config.widths, config.depths, shape.layers)
     if len(found) == 1:
         said = f"depths: of {shape.layers} layers {list(config.depths)} are one number of layers, the whole"
         return said, "add a smaller part, or widths such as 0.5"
@@ -78,7 +78,7 @@ def fits(config: Config, shape: Shape) -> tuple[str, str] | None:
 
 def leaves(config: Config, shape: Shape) -> Shape:
     """The shape of the whole model, with the sub-networks that it is trained for."""
-    found = _elastic.sizes(config.widths, config.depths, shape.layers)
+    found = elastic.sizes(config.widths, config.depths, shape.layers)
     return dataclasses.replace(shape, trained=tuple((size.width, size.layers) for size in found))
 
 
@@ -99,10 +99,10 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
         ModelError: The architecture's layers cannot be cut, or are factorized.
     """
     model, tokenizer = checkpoint.load_model(source), checkpoint.load_tokenizer(source)
-    _elastic.check(model)
+    elastic.check(model)
     zeros.warn_of_loss(model, "dynabert")
     order(model, tokenizer, config.calibration_samples, context)
-    found = _elastic.sizes(config.widths, config.depths, anatomy(model).depth)
+    found = elastic.sizes(config.widths, config.depths, anatomy(model).depth)
     task, taught = taught_by(source, model, tokenizer, config.finetune, config.teacher, context)
     now = [0]
 
@@ -110,7 +110,7 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
         drawn = sandwich(found, config.samples, context.seed, now[0])
         total = 0.0
         for size in drawn:
-            with _elastic.within(model, size):
+            with elastic.within(model, size):
                 total = total + task(prepared, batch)
         return total / len(drawn)
 
@@ -119,27 +119,27 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
 
     hooks = Hooks(before_step=before_step, candidate=lambda step, total: step == total)
     metrics = learn(model, tokenizer, config.finetune, context, loss=loss, taught=taught, hooks=hooks)
-    _elastic.record(model, config.widths, config.depths)
+    elastic.record(model, config.widths, config.depths)
     checkpoint.save_like(model, tokenizer, source, out)
     told = []
-    for size, reached in _elastic.judged(model, tokenizer, found, config.finetune.max_length, context):
+    for size, reached in elastic.judged(model, tokenizer, found, config.finetune.max_length, context):
         logger.info("    %s: dev accuracy %.2f %%", size, 100 * reached)
         told.append({"width": size.width, "layers": size.layers, "dev_accuracy": reached})
-    return metrics | _pruning.size(model) | {"dev_by_size": told}
+    return metrics | pruning.size(model) | {"dev_by_size": told}
 
 
 def order(model: Any, tokenizer: Any, samples: int, context: Context) -> None:
     """Puts the heads and neurons of every layer into the order of their importance, the most important first."""
     kinds: tuple[Units, ...] = ("heads", "ffn")
     targets = [target for kind in kinds for target in unit_targets(model, kind)]
-    scores = _gradients.gather(model, tokenizer, targets, _criteria.taylor, context, samples)
+    scores = gradients.gather(model, tokenizer, targets, criteria.taylor, context, samples)
     for target, score in scores.items():
         ranked = score.flatten().argsort(descending=True, stable=True).tolist()
         put = surgery.order_heads if target.kind == "heads" else surgery.order_neurons
         put(model, layers_of(model)[target.layer], ranked)
 
 
-def sandwich(found: Sequence[_elastic.Size], samples: int, seed: int, step: int) -> list[_elastic.Size]:
+def sandwich(found: Sequence[elastic.Size], samples: int, seed: int, step: int) -> list[elastic.Size]:
     """The sub-networks of a step: the largest, the smallest, and some of the others."""
     between = list(found[1:-1])
     drawn = random.Random(seed * 1_000_003 + step).sample(between, min(samples, len(between)))

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from toolchain.compress._criteria import fisher, taylor
-from toolchain.compress._obs import surgeon
-from toolchain.compress._pruning import PruneConfig, fits, leaves, prune
+from toolchain.compress.shared.criteria import fisher, taylor
+from toolchain.compress.shared.obs import surgeon
+from toolchain.compress.shared.pruning import PruneConfig, fits, leaves, prune
 from toolchain.core.stage import Context, Ge, Le, Metrics
 
 __all__ = ["Config", "apply", "fits", "leaves"]

@@ -18,18 +18,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from toolchain.compress import _obs, _pruning
-from toolchain.compress._budget import Option, cheapest
-from toolchain.compress._gradients import sample
-from toolchain.compress._recovery import Teacher, recover
-from toolchain.compress._stopwatch import stopwatch
-from toolchain.compress._targets import Units, unit_targets
-from toolchain.compress._time_table import TimeTable, measure
+from toolchain.compress.shared import obs, pruning
+from toolchain.compress.shared.budget import Option, cheapest
+from toolchain.compress.shared.gradients import sample
+from toolchain.compress.shared.recovery import Teacher, recover
+from toolchain.compress.shared.stopwatch import stopwatch
+from toolchain.compress.shared.targets import Units, unit_targets
+from toolchain.compress.shared.time_table import TimeTable, measure
 from toolchain.core import registry
 from toolchain.core.errors import ModelError, require
 from toolchain.core.log import logger
 from toolchain.core.stage import Context, Ge, Gt, Le, Lt, Metrics, StageConfig
-from toolchain.engines import _timed
+from toolchain.engines.shared import timed_on
 from toolchain.model import checkpoint, export, surgery, zeros
 from toolchain.model.anatomy import anatomy, layers_of
 from toolchain.model.encoded import Encoded
@@ -79,7 +79,7 @@ class Config(StageConfig):
 def fingerprint(config: Config) -> dict[str, Any]:
     """What the times depend on."""
     versions = {"export": export.VERSION, "engine": registry.get("engines", "onnxruntime").version}
-    return {**_timed.fingerprint("onnxruntime"), **versions}
+    return {**timed_on.fingerprint("onnxruntime"), **versions}
 
 
 def tunes(config: Config) -> bool:
@@ -122,7 +122,7 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     """
     tokenizer = checkpoint.load_tokenizer(source)
     model = checkpoint.load_model(source)
-    before = _pruning.size(model)
+    before = pruning.size(model)
     zeros.warn_of_loss(model, "latency_prune")
     context.work.mkdir(parents=True, exist_ok=True)
     cut, chosen = context.work / "cut", context.work / "chosen.json"
@@ -139,7 +139,7 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     if config.finetune is not None:
         metrics = recover(model, tokenizer, source, config.finetune, config.teacher, context)
     checkpoint.save_like(model, tokenizer, source, out)
-    return metrics | found | _pruning.size(model) | {"before": before}
+    return metrics | found | pruning.size(model) | {"before": before}
 
 
 class _Search:
@@ -237,11 +237,11 @@ class _Search:
         step = self.config.multiple_of
         for kind in KINDS:
             targets = unit_targets(model, kind)
-            hessians = _obs.inputs(model, [target.name for target in targets], self.data)
+            hessians = obs.inputs(model, [target.name for target in targets], self.data)
             for target in targets:
                 weight = target.weight(model)
                 units, least = weight.shape[1] // target.columns, step if kind == "ffn" else 1
-                order, _ = _obs.eliminate(weight, hessians[target.name], target.columns, max(0, units - least))
+                order, _ = obs.eliminate(weight, hessians[target.name], target.columns, max(0, units - least))
                 sizes = {units: 0.0} | {units - 1 - index: cost for index, cost in enumerate(order.costs)}
                 own = {
                     left: cost for left, cost in sizes.items() if kind == "heads" or left % step == 0 or left == units
@@ -259,8 +259,8 @@ class _Search:
             units = weight.shape[1] // target.columns
             if left >= units:
                 continue
-            hessian = _obs.inputs(model, [target.name], self.data)[target.name]
-            order, fitted = _obs.eliminate(weight, hessian, target.columns, units - left)
+            hessian = obs.inputs(model, [target.name], self.data)[target.name]
+            order, fitted = obs.eliminate(weight, hessian, target.columns, units - left)
             with require("torch", "torch").no_grad():
                 weight.copy_(fitted)
             keep = surgery.keep_heads if kind == "heads" else surgery.keep_neurons

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from toolchain.compress import _qat
+from toolchain.compress.shared import qat
 from toolchain.core.errors import require
 from toolchain.core.stage import Context, Gt, Le, Metrics
 
 VERSION = 1
 LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate")
 
-fits, exports = _qat.fits, _qat.exports
+fits, exports = qat.fits, qat.exports
 
 #: Parts of the step that reaches the largest weight, which are tried as the first step.
 _TRIED = 40
@@ -34,7 +34,7 @@ _ROUNDS = 25
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(_qat.QatConfig):
+class Config(qat.QatConfig):
     """Settings of learned quantization in training.
 
     Attributes:
@@ -74,7 +74,7 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
         return WeightFormat(bits=bits, levels=levels, channels=config.per_channel, learned=True)
 
     rates = {"log_step": config.step_learning_rate, "levels": config.step_learning_rate}
-    return _qat.train(source, out, config, context, form, codebook, least_squares, rates, learned=True)
+    return qat.train(source, out, config, context, form, codebook, least_squares, rates, learned=True)
 
 
 def least_squares(weight: Any, form: Any) -> Any:

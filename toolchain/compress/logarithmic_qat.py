@@ -14,21 +14,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from toolchain.compress import _qat
+from toolchain.compress.shared import qat
 from toolchain.core.errors import require
 from toolchain.core.stage import Context, Ge, Gt, Le, Metrics
 
 VERSION = 1
 LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate")
 
-fits = _qat.fits
+fits = qat.fits
 
 #: Bits up to which levels are integers.
 INTEGER_BITS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(_qat.QatConfig):
+class Config(qat.QatConfig):
     """Settings of logarithmic quantization in training.
 
     Attributes:
@@ -44,9 +44,9 @@ class Config(_qat.QatConfig):
 
 def exports(config: Config) -> str:
     """The dialect of the graph that such a model is exported to: one that has no integers is a plain one."""
-    linear, tables = _qat.widths(config)
+    linear, tables = qat.widths(config)
     if any(top(config.base, bits) for bits in linear):
-        return _qat.exports(config)
+        return qat.exports(config)
     return "qdq" if tables and top(config.base, tables) else "standard"  # nothing that is read has a zero point
 
 
@@ -70,7 +70,7 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     def table(weight: Any, form: Any) -> Any:
         return levels(config.base, form.bits)
 
-    return _qat.train(source, out, config, context, form, table)
+    return qat.train(source, out, config, context, form, table)
 
 
 def top(base: float, bits: int) -> int:

@@ -29,15 +29,15 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from toolchain.compress import _svd, _weighting
-from toolchain.compress._gradients import sample
-from toolchain.compress._matrices import EMBEDDING, Matrix, check_smaller, given_ranks, matrices, put_in
-from toolchain.compress._recovery import Teacher, recover
-from toolchain.compress._stopwatch import stopwatch
+from toolchain.compress.shared import svd, weighting
+from toolchain.compress.shared.gradients import sample
+from toolchain.compress.shared.matrices import EMBEDDING, Matrix, check_smaller, given_ranks, matrices, put_in
+from toolchain.compress.shared.recovery import Teacher, recover
+from toolchain.compress.shared.stopwatch import stopwatch
 from toolchain.core.errors import ModelError, RecipeError, require
 from toolchain.core.log import logger, progress
 from toolchain.core.stage import Context, Ge, Gt, Le, Lt, Metrics, StageConfig
-from toolchain.engines import _timed
+from toolchain.engines.shared import timed_on
 from toolchain.model import checkpoint, zeros
 from toolchain.model.source import Shape
 from toolchain.model.train import TrainConfig
@@ -126,7 +126,7 @@ def tunes(config: Config) -> bool:
 
 def fingerprint(config: Config) -> dict[str, Any]:
     """What measured times depend on."""
-    return _timed.fingerprint("onnxruntime") if tunes(config) else {}
+    return timed_on.fingerprint("onnxruntime") if tunes(config) else {}
 
 
 def fits(config: Config, shape: Shape) -> tuple[str, str] | None:
@@ -183,11 +183,11 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
 
     treated = {name: matrix for name, matrix in found.items() if name in sought or name in given}
     decomposed = _decompose(model, tokenizer, source, treated, config, context)
-    choices = {n: _svd.choices(matrix.size, config.multiple_of, decomposed[n]) for n, matrix in sought.items()}
+    choices = {n: svd.choices(matrix.size, config.multiple_of, decomposed[n]) for n, matrix in sought.items()}
     whole = sum(matrix.parameters for matrix in sought.values())
 
     def shared_out(share: float) -> dict[str, int]:
-        return given | _svd.share_out(choices, share * whole)
+        return given | svd.share_out(choices, share * whole)
 
     def write(share: float, folder: Path) -> None:
         result = checkpoint.load_model(source)
@@ -199,7 +199,7 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
         share, trials = _search(config.speedup, least, source, write, config, context)
         ranks, metrics = shared_out(share), {"speedup": trials[share], "trials": _told(trials)}
     elif config.energy is not None:
-        ranks = given | {name: _svd.enough(item, config.energy) for name, item in choices.items()}
+        ranks = given | {name: svd.enough(item, config.energy) for name, item in choices.items()}
     else:
         ranks = shared_out(config.share)
     check_smaller(ranks, found)
@@ -219,7 +219,7 @@ def _least_share(sought: Mapping[str, Matrix], config: Config) -> float:
     """
     if not sought:
         return 1.0
-    costs = {name: _svd.choices(matrix.size, config.multiple_of).costs for name, matrix in sought.items()}
+    costs = {name: svd.choices(matrix.size, config.multiple_of).costs for name, matrix in sought.items()}
     least = sum(int(cost[0]) for cost in costs.values()) / sum(int(cost[-1]) for cost in costs.values())
     if config.embedding is None:
         check_smaller({name: len(cost) - 1 for name, cost in costs.items()}, sought)
@@ -233,31 +233,31 @@ def _least_share(sought: Mapping[str, Matrix], config: Config) -> float:
 
 def _decompose(
     model: Any, tokenizer: Any, source: Path, treated: Mapping[str, Matrix], config: Config, context: Context
-) -> dict[str, _svd.Decomposition]:
+) -> dict[str, svd.Decomposition]:
     """Weighs and decomposes matrices."""
     modules = {name: matrix.module for name, matrix in treated.items() if name != EMBEDDING}
-    seen: dict[str, _weighting.Activations] = {}
+    seen: dict[str, weighting.Activations] = {}
     rows: dict[str, Any] = {}
     if config.method != "plain" and modules:
         data = sample(model, tokenizer, context, config.calibration_samples)
         if config.method == "activation":
             shared = config.rank is None and not config.ranks and config.energy is None
-            seen = _weighting.activations(model, modules, data, gradients=shared)
+            seen = weighting.activations(model, modules, data, gradients=shared)
         else:
-            rows = _weighting.fisher(model, modules, data)
+            rows = weighting.fisher(model, modules, data)
     if config.method != "plain" and EMBEDDING in treated:
         longest = int(checkpoint.read_json(source / "interface.json")["max_length"])
-        rows[EMBEDDING] = _weighting.counts(tokenizer, treated[EMBEDDING].size[0], longest, context)
+        rows[EMBEDDING] = weighting.counts(tokenizer, treated[EMBEDDING].size[0], longest, context)
     found = {}
     with progress("factors", len(treated)) as bar:
         for name, matrix in treated.items():
             weight = model.get_submodule(matrix.module).weight
             if name in seen:
-                found[name] = _svd.decompose(weight, **vars(seen.pop(name)))
+                found[name] = svd.decompose(weight, **vars(seen.pop(name)))
             else:
                 # The mean over a row is what stands for each of its weights.
                 felt = 1 / matrix.size[1] if name in rows else None
-                found[name] = _svd.decompose(weight, rows=rows.get(name), felt=felt)
+                found[name] = svd.decompose(weight, rows=rows.get(name), felt=felt)
             bar.advance(note=name)
     return found
 
@@ -334,7 +334,7 @@ def _told(trials: Mapping[float, float]) -> list[dict[str, float]]:
     return [{"parameters": share, "speedup": trials[share]} for share in sorted(trials)]
 
 
-def _report(decomposed: Mapping[str, _svd.Decomposition], ranks: Mapping[str, int]) -> Metrics:
+def _report(decomposed: Mapping[str, svd.Decomposition], ranks: Mapping[str, int]) -> Metrics:
     kept = {name: float(decomposed[name].kept[rank - 1]) if rank else 1.0 for name, rank in ranks.items()}
     return {
         "ranks": {name: rank for name, rank in ranks.items() if rank},

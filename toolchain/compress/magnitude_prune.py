@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from toolchain.compress._criteria import magnitude
-from toolchain.compress._pruning import PruneConfig, fits, leaves, prune
+from toolchain.compress.shared.criteria import magnitude
+from toolchain.compress.shared.pruning import PruneConfig, fits, leaves, prune
 from toolchain.core.stage import Context, Metrics
 
 __all__ = ["Config", "apply", "fits", "leaves"]

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from toolchain.compress import _elastic, _pruning
-from toolchain.compress._stopwatch import stopwatch
+from toolchain.compress.shared import elastic, pruning
+from toolchain.compress.shared.stopwatch import stopwatch
 from toolchain.core import registry
 from toolchain.core.errors import ModelError, RecipeError
 from toolchain.core.log import logger
 from toolchain.core.stage import Context, Ge, Gt, Le, Lt, Metrics, StageConfig
-from toolchain.engines import _timed
+from toolchain.engines.shared import timed_on
 from toolchain.model import checkpoint, export
 from toolchain.model.source import Shape
 
@@ -64,7 +64,7 @@ def fits(config: Config, shape: Shape) -> tuple[str, str] | None:
         return "heads, neurons or layers left after dynabert", "choose the sub-network first, and prune it then"
     if shape.factors:
         return "the layers of a low rank have no order of heads and neurons", "let low_rank stand after subnetwork"
-    known = [_elastic.Size(*size) for size in shape.trained]
+    known = [elastic.Size(*size) for size in shape.trained]
     if not [size for size in known if _is_asked(config, size)]:
         return f"the model was not trained for {_asked(config)}", "it was for: " + "; ".join(map(str, known))
     return None
@@ -74,12 +74,12 @@ def leaves(config: Config, shape: Shape) -> Shape:
     """The shape of a sub-network: which one is known where its layers are named, or the smallest is taken."""
     layers = config.layers or shape.layers
     if shape.trained and config.speedup is None:
-        sizes = [_elastic.Size(*size) for size in shape.trained]
+        sizes = [elastic.Size(*size) for size in shape.trained]
         layers = [size for size in sizes if _is_asked(config, size)][-1].layers
     return dataclasses.replace(shape, layers=layers, physical=min(layers, shape.physical), trained=shape.cut)
 
 
-def _is_asked(config: Config, size: _elastic.Size) -> bool:
+def _is_asked(config: Config, size: elastic.Size) -> bool:
     return config.width in (None, size.width) and config.layers in (None, size.layers)
 
 
@@ -88,7 +88,7 @@ def fingerprint(config: Config) -> dict[str, Any]:
     if config.speedup is None:
         return {}
     versions = {"export": export.VERSION, "engine": registry.get("engines", "onnxruntime").version}
-    return {**_timed.fingerprint("onnxruntime"), **versions}
+    return {**timed_on.fingerprint("onnxruntime"), **versions}
 
 
 def tunes(config: Config) -> bool:
@@ -119,9 +119,9 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
         ModelError: It was not trained for several sizes at all, was cut since, or none of them is that fast.
     """
     model, tokenizer = checkpoint.load_model(source), checkpoint.load_tokenizer(source)
-    before = _pruning.size(model)
-    trained = _elastic.trained_for(model, source)
-    _elastic.check(model)
+    before = pruning.size(model)
+    trained = elastic.trained_for(model, source)
+    elastic.check(model)
     found = [size for size in trained if _is_asked(config, size)]
     if not found:
         raise RecipeError(
@@ -132,16 +132,16 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     chosen = found[-1]
     if config.speedup is not None:
         chosen, tries = _fast(source, model, tokenizer, found, config, context)
-    _elastic.cut(model, chosen)
-    _elastic.forget(model)
+    elastic.cut(model, chosen)
+    elastic.forget(model)
     checkpoint.save_like(model, tokenizer, source, out)
     logger.info("    %s", chosen)
-    return {"width": chosen.width, "tries": tries, **_pruning.size(model), "before": before}
+    return {"width": chosen.width, "tries": tries, **pruning.size(model), "before": before}
 
 
 def _fast(
-    source: Path, model: Any, tokenizer: Any, found: Sequence[_elastic.Size], config: Config, context: Context
-) -> tuple[_elastic.Size, list[dict[str, float]]]:
+    source: Path, model: Any, tokenizer: Any, found: Sequence[elastic.Size], config: Config, context: Context
+) -> tuple[elastic.Size, list[dict[str, float]]]:
     """The most accurate on dev that is as fast as asked, and what was tried until it was found."""
     asked, tries = config.speedup or 1.0, []
     context.work.mkdir(parents=True, exist_ok=True)
@@ -154,7 +154,7 @@ def _fast(
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             smaller = checkpoint.load_model(source)
-            _elastic.cut(smaller, size)
+            elastic.cut(smaller, size)
             checkpoint.save_like(smaller, tokenizer, source, folder)
             speed = timed([folder])[0]
             shutil.rmtree(folder)
@@ -173,9 +173,9 @@ def _fast(
 
 
 def _judged(
-    model: Any, tokenizer: Any, source: Path, found: Sequence[_elastic.Size], context: Context
-) -> list[tuple[_elastic.Size, float]]:
+    model: Any, tokenizer: Any, source: Path, found: Sequence[elastic.Size], context: Context
+) -> list[tuple[elastic.Size, float]]:
     """The sub-networks with their accuracy on dev, the most accurate first, of equals the cheapest."""
     longest = int(checkpoint.read_json(source / "interface.json")["max_length"])
-    judged = _elastic.judged(model, tokenizer, found, longest, context)
+    judged = elastic.judged(model, tokenizer, found, longest, context)
     return sorted(judged, key=lambda one: (-one[1], one[0].cost))

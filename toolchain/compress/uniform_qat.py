@@ -13,17 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolchain.compress import _qat
+from toolchain.compress.shared import qat
 from toolchain.core.stage import Context, Metrics
 
 VERSION = 1
 LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate")
 
-fits, exports = _qat.fits, _qat.exports
+fits, exports = qat.fits, qat.exports
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(_qat.QatConfig):
+class Config(qat.QatConfig):
     """Settings of uniform quantization in training."""
 
 
@@ -44,4 +44,4 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     def form(bits: int) -> Any:
         return WeightFormat(bits=bits, channels=config.per_channel)
 
-    return _qat.train(source, out, config, context, form)
+    return qat.train(source, out, config, context, form)

@@ -1,8 +1,8 @@
 """What a technique's module may declare: every hook with its type, its meaning, and what holds where it is left out.
 
-A module is the file ``NAME.py`` in a package folder, and declares a hook by a function or a constant of that name. What
-asks for one goes through :meth:`toolchain.core.registry.Technique.of`, which gives the module's own or the default
-here; nothing else asks a module what it has.
+A module is ``NAME.py`` or ``NAME/__init__.py`` in a package folder, and declares a hook by a function or a constant of
+that name. What asks for one goes through :meth:`toolchain.core.registry.Technique.of`, which gives the module's own or
+the default here; nothing else asks a module what it has.
 """
 
 from __future__ import annotations

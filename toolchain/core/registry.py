@@ -1,6 +1,6 @@
-"""The files in a folder ARE the registry: a technique is added by adding its file.
+"""The folder is the registry: a technique is added by adding its file, ``NAME.py`` or ``NAME/__init__.py``.
 
-A file whose name starts with an underscore is shared by the techniques beside it and is no technique.
+What only one technique uses stands in its own folder, what several use in ``shared/``, which is no technique.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ PACKAGE = Path(__file__).parent.parent
 #: Folders whose files are techniques, and the stage that runs them.
 FOLDERS = {"augment": "augment", "compress": "compress", "optimize": "optimize", "engines": "build", "tasks": ""}
 
+#: The subfolder of each for what its techniques share.
+SHARED = "shared"
+
 #: Those whose techniques may stand in a variant.
 VARIANT_FOLDERS = ("augment", "compress", "optimize")
 
@@ -47,7 +50,7 @@ class Technique:
     """A technique's module and what it declares.
 
     Attributes:
-        name: Its file name, which is its name in recipes.
+        name: The name of its file or package, which is its name in recipes.
         folder: The package folder that holds it.
         module: The loaded module.
     """
@@ -113,8 +116,9 @@ class Technique:
 @cache
 def names(folder: str) -> tuple[str, ...]:
     """Names of the techniques in a package folder, sorted; nothing is imported."""
-    found = (PACKAGE / folder).glob("*.py")
-    return tuple(sorted(path.stem for path in found if not path.stem.startswith("_")))
+    files = (path.stem for path in (PACKAGE / folder).glob("*.py") if path.name != "__init__.py")
+    packages = (path.parent.name for path in (PACKAGE / folder).glob("*/__init__.py"))
+    return tuple(sorted({*files, *packages} - {SHARED}))
 
 
 @cache
@@ -122,7 +126,7 @@ def get(folder: str, name: str) -> Technique:
     """Loads one technique.
 
     Raises:
-        RecipeError: No file of that name is in the folder.
+        RecipeError: No file or package of that name is in the folder.
     """
     if name not in names(folder):
         kind = {"engines": "engine", "tasks": "task"}.get(folder, "technique")

@@ -9,9 +9,9 @@ from toolchain.core import registry
 from toolchain.core.artifact import copied
 from toolchain.core.errors import EngineError, ModelError
 from toolchain.deliver.doctor import diagnose
-from toolchain.engines._artifact import EngineFile, check_digest, read_engine
-from toolchain.engines._onnxruntime_tensorrt import check_plans
-from toolchain.engines._tensorrt_session import checked_plan
+from toolchain.engines.onnxruntime.tensorrt import check_plans
+from toolchain.engines.shared.artifact import EngineFile, check_digest, read_engine
+from toolchain.engines.tensorrt.session import checked_plan
 from toolchain.model import heads
 from toolchain.model.tokens import TOKENIZER_FILE
 from toolchain.runtime.interface import read_interface

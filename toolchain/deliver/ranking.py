@@ -10,8 +10,8 @@ from toolchain.core import documents
 from toolchain.core.errors import StoreError, ToolchainError
 from toolchain.deliver import report, training
 from toolchain.deliver.certification import objection
-from toolchain.engines._batching import BATCHING_KEY
-from toolchain.engines._contention import told
+from toolchain.engines.shared.batching import BATCHING_KEY
+from toolchain.engines.shared.contention import told
 from toolchain.measure import records
 from toolchain.pipeline.settings import plain
 

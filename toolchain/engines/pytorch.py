@@ -18,7 +18,7 @@ import numpy as np
 from toolchain.core.errors import EngineError, ModelError, require
 from toolchain.core.session import INPUTS, Session
 from toolchain.core.stage import Context, Metrics, StageConfig
-from toolchain.engines._artifact import need_space, place, read_engine, write_engine
+from toolchain.engines.shared.artifact import need_space, place, read_engine, write_engine
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

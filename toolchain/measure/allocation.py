@@ -17,8 +17,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from toolchain.compress._budget import Option, cheapest
-from toolchain.compress._svd import pays
+from toolchain.compress.shared.budget import Option, cheapest
+from toolchain.compress.shared.svd import pays
 from toolchain.core.errors import RecipeError
 from toolchain.core.registry import suggest
 from toolchain.measure.layer_costs import BLOCKS

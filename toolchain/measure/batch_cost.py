@@ -19,7 +19,7 @@ import numpy as np
 
 from toolchain.core.errors import EngineError
 from toolchain.core.session import Session
-from toolchain.engines._batching import Batching
+from toolchain.engines.shared.batching import Batching
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

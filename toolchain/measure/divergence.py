@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolchain.core.errors import ToolchainError, refuse_lost, require
-from toolchain.engines._artifact import place
+from toolchain.engines.shared.artifact import place
 from toolchain.measure.parity import MODEL_FILE, Graph, GraphSession, Texts
 from toolchain.model import graph, onnx_file
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from toolchain.core.stage import Context
-from toolchain.engines._artifact import EngineFile
+from toolchain.engines.shared.artifact import EngineFile
 from toolchain.measure import parity
 from toolchain.measure.process import WorkerProcess, write_texts
 from toolchain.model import checkpoint

@@ -18,7 +18,7 @@ from toolchain.core.data import Dataset
 from toolchain.core.errors import DataError, EngineError, ModelError
 from toolchain.core.log import progress
 from toolchain.core.stage import Context, Ge, Le, Metrics, StageConfig
-from toolchain.engines._artifact import EngineFile, read_engine
+from toolchain.engines.shared.artifact import EngineFile, read_engine
 from toolchain.measure import chance, engine_parity, invariance, isa, parity, records
 from toolchain.measure.engine_parity import Reference
 from toolchain.measure.process import WorkerProcess, texts_file, write_texts

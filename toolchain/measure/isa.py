@@ -18,7 +18,7 @@ import numpy as np
 from toolchain.core import documents
 from toolchain.core.errors import EngineError, LostProcessError, ToolchainError
 from toolchain.core.stage import Context
-from toolchain.engines._artifact import EngineFile
+from toolchain.engines.shared.artifact import EngineFile
 from toolchain.measure import parity
 from toolchain.measure.machine import instruction_sets
 from toolchain.measure.process import WorkerProcess, write_texts

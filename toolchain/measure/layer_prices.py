@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from toolchain.compress._svd import pays
-from toolchain.compress._time_table import TimeTable
+from toolchain.compress.shared.svd import pays
+from toolchain.compress.shared.time_table import TimeTable
 from toolchain.measure.layer_costs import BLOCKS, LayerSize, TableSize
 from toolchain.optimize.weight_only import stored_bytes
 

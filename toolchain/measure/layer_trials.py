@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from toolchain.compress import _matrices, _obs, _svd, _targets, _weighting
-from toolchain.compress._criteria import magnitude
-from toolchain.compress._gradients import sample
+from toolchain.compress.shared import matrices, obs, svd, weighting
+from toolchain.compress.shared import targets as prune_targets
+from toolchain.compress.shared.criteria import magnitude
+from toolchain.compress.shared.gradients import sample
 from toolchain.core.errors import ModelError, RecipeError, require
 from toolchain.core.stage import Context
 from toolchain.measure.layer_costs import MATRICES, LayerSize, TableSize
@@ -73,7 +74,7 @@ class Bench:
         self.layers = tuple(_size(model, index) for index in range(len(layers_of(model))))
         self.tables = _tables(model)
         self._hessians: tuple[int, dict[str, Any]] = (-1, {})
-        self._decomposed: tuple[int | str, dict[str, _svd.Decomposition]] = ("", {})
+        self._decomposed: tuple[int | str, dict[str, svd.Decomposition]] = ("", {})
 
     def trials(self) -> list[Trial]:
         """All trials, layer by layer, the embedding tables first; settings that come to the same stand once."""
@@ -109,7 +110,7 @@ class Bench:
         with self._copied(self._names(trial)), torch.no_grad():
             if trial.technique == "rank":
                 name = EMBEDDING if trial.layer == EMBEDDING else f"{trial.layer}.{trial.part}"
-                _matrices.put_in(self.model, self._found, decomposed, {name: trial.kept})
+                matrices.put_in(self.model, self._found, decomposed, {name: trial.kept})
             elif trial.technique == "bits":
                 for name in self._names(trial):
                     for module in self.model.get_submodule(name).modules():
@@ -123,10 +124,10 @@ class Bench:
 
     def _cut(self, trial: Trial, hessians: Mapping[str, Any]) -> None:
         index, kind = int(trial.layer), trial.technique
-        target = _targets.unit_targets(self.model, kind)[index]  # type: ignore[arg-type]
+        target = prune_targets.unit_targets(self.model, kind)[index]  # type: ignore[arg-type]
         weight = target.weight(self.model)
         units = weight.shape[1] // target.columns
-        found, fitted = _obs.eliminate(weight, hessians[target.name], target.columns, units - trial.kept)
+        found, fitted = obs.eliminate(weight, hessians[target.name], target.columns, units - trial.kept)
         weight.copy_(fitted)
         stay = sorted(set(range(units)) - set(found.order))
         keep = surgery.keep_heads if kind == "heads" else surgery.keep_neurons
@@ -136,10 +137,10 @@ class Bench:
         targets = self._weights(int(trial.layer))
         if hessians:
             for target in targets:
-                _obs.sparsify(target.weight(self.model), hessians[target.name], trial.setting, False)
+                obs.sparsify(target.weight(self.model), hessians[target.name], trial.setting, False)
             return
         scores = {target: magnitude(target.weight(self.model), None, target.pool) for target in targets}
-        kept = _targets.choose(scores, trial.setting, "local", magnitude)
+        kept = prune_targets.choose(scores, trial.setting, "local", magnitude)
         for target in targets:
             target.weight(self.model).mul_(kept[target])
 
@@ -162,27 +163,27 @@ class Bench:
             return list(layers_of(self.model)[int(trial.layer)].linears)
         return [anatomy(self.model).embedding] if trial.technique == "rank" else _table_names(self.model)
 
-    def _weights(self, index: int) -> list[_targets.Target]:
-        return [target for target in _targets.weight_targets(self.model) if target.layer == index]
+    def _weights(self, index: int) -> list[prune_targets.Target]:
+        return [target for target in prune_targets.weight_targets(self.model) if target.layer == index]
 
     def _inputs(self, index: int) -> dict[str, Any]:
         """What a layer's matrices read, of the dense model."""
         if self._hessians[0] != index:
             names = [target.name for target in self._weights(index)]
-            self._hessians = (index, _obs.inputs(self.model, names, self._calibration))
+            self._hessians = (index, obs.inputs(self.model, names, self._calibration))
         return self._hessians[1]
 
-    def _factors(self, layer: int | str) -> dict[str, _svd.Decomposition]:
+    def _factors(self, layer: int | str) -> dict[str, svd.Decomposition]:
         if self._decomposed[0] != layer or not self._decomposed[1]:
             made = {}
             for name, matrix in self._found.items():
                 if name == EMBEDDING if layer == EMBEDDING else name.startswith(f"{layer}."):
                     weight = self.model.get_submodule(matrix.module).weight
                     if name == EMBEDDING:
-                        made[name] = _svd.decompose(weight, rows=self._counts)
+                        made[name] = svd.decompose(weight, rows=self._counts)
                     else:
                         read = self._activations[name]
-                        made[name] = _svd.decompose(weight, gram=read.gram, mean=read.mean)
+                        made[name] = svd.decompose(weight, gram=read.gram, mean=read.mean)
             self._decomposed = (layer, made)
         return self._decomposed[1]
 
@@ -193,13 +194,13 @@ class Bench:
         size, multiple = self._found[name].size, self._config.multiple_of
         ranks = {part: int(part * size[0] * size[1] / sum(size)) // multiple * multiple for part in self._config.rank}
         ranks = {part: max(multiple, rank) for part, rank in ranks.items()}
-        return [(part, rank) for part, rank in _once(ranks) if _svd.pays(size, rank) and rank < min(size)]
+        return [(part, rank) for part, rank in _once(ranks) if svd.pays(size, rank) and rank < min(size)]
 
     @cached_property
-    def _found(self) -> dict[str, _matrices.Matrix]:
+    def _found(self) -> dict[str, matrices.Matrix]:
         """The matrices that may become two factors."""
         try:
-            return _matrices.matrices(self.model, MATRICES, embedding=self.tables.factors)
+            return matrices.matrices(self.model, MATRICES, embedding=self.tables.factors)
         except (ModelError, RecipeError):  # they are factors already
             return {}
 
@@ -208,13 +209,13 @@ class Bench:
         return sample(self.model, self._tokenizer, self._context, self._config.calibration_samples)
 
     @cached_property
-    def _activations(self) -> dict[str, _weighting.Activations]:
+    def _activations(self) -> dict[str, weighting.Activations]:
         modules = {name: matrix.module for name, matrix in self._found.items() if name != EMBEDDING}
-        return _weighting.activations(self.model, modules, self._calibration)
+        return weighting.activations(self.model, modules, self._calibration)
 
     @cached_property
     def _counts(self) -> Any:
-        return _weighting.counts(self._tokenizer, self.tables.tokens, self._longest, self._context)
+        return weighting.counts(self._tokenizer, self.tables.tokens, self._longest, self._context)
 
 
 class Dev:

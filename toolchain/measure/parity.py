@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolchain.core.errors import EngineError, require
 from toolchain.core.session import TEXT_INPUT
-from toolchain.engines._onnxruntime_session import remedy
+from toolchain.engines.onnxruntime.session import remedy
 from toolchain.runtime.predictor import Predictor
 
 if TYPE_CHECKING:

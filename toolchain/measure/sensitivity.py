@@ -42,13 +42,13 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from toolchain.compress import _time_table
-from toolchain.compress._stopwatch import stopwatch
+from toolchain.compress.shared import time_table
+from toolchain.compress.shared.stopwatch import stopwatch
 from toolchain.core.errors import DataError, RecipeError, require
 from toolchain.core.interrupt import held_back
 from toolchain.core.log import logger, progress
 from toolchain.core.stage import Context, Ge, Gt, Le, Lt, Metrics, StageConfig
-from toolchain.engines import _timed
+from toolchain.engines.shared import timed_on
 from toolchain.measure import panels
 from toolchain.measure.layer_costs import BLOCKS, MATRICES, channel_bytes
 from toolchain.measure.layer_trials import EMBEDDING, Bench, Dev, Trial
@@ -113,7 +113,7 @@ def tunes(config: Config) -> bool:
 
 def fingerprint(config: Config) -> dict[str, Any]:
     """What measured times depend on."""
-    return _timed.fingerprint("onnxruntime") if config.time else {}
+    return timed_on.fingerprint("onnxruntime") if config.time else {}
 
 
 def measure(
@@ -280,7 +280,7 @@ def _times(source: Path, tokenizer: Any, config: Config, context: Context) -> di
         work.mkdir()
         texts = context.dataset().dev.texts
         with stopwatch(source, texts, batch_size=config.batch_size, rounds=config.rounds, context=context) as time:
-            table = _time_table.measure(source, work, time, config.multiple_of, tokenizer)
+            table = time_table.measure(source, work, time, config.multiple_of, tokenizer)
         shutil.rmtree(work)
         checkpoint.write_json(kept, {
             "layer": table.layer, "depth": table.depth, "heads": {str(n): t for n, t in table.heads.items()},

@@ -32,7 +32,7 @@ from toolchain.core.errors import DataError, EngineError, ToolchainError, refuse
 from toolchain.core.log import logger, progress
 from toolchain.core.processors import physical_cores
 from toolchain.core.stage import Context, Ge, Gt, Le, Metrics, MinLen, StageConfig
-from toolchain.engines import _contention
+from toolchain.engines.shared import contention
 from toolchain.measure.machine import machine
 from toolchain.measure.process import WorkerProcess, texts_file, write_texts
 from toolchain.measure.rounds import Order, Setting, by_length, joules, result, round_values, settled
@@ -135,7 +135,7 @@ def time_engines(engines: Mapping[str, Path], out: Path, config: Config, context
     texts = [test.texts[i] for i in random_order.sample(range(len(test)), min(config.sample, len(test)))]
     threads = config.threads or physical_cores()
     settings = settings_of(config)
-    others = _contention.watch()
+    others = contention.watch()
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(texts_file(context.work))
         write_texts(file, texts)

@@ -78,7 +78,7 @@ class Worker:
         """Loads an engine; the runtime's own import is timed apart from the session."""
         from toolchain.core import registry
         from toolchain.core.hooks import Engine
-        from toolchain.engines._artifact import read_engine
+        from toolchain.engines.shared.artifact import read_engine
         from toolchain.runtime.predictor import Predictor, open_engine
 
         path = Path(folder)

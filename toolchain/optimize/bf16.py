@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated
 
 from toolchain.core.stage import Context, Ge, Le, Metrics, StageConfig
-from toolchain.optimize import _half
+from toolchain.optimize.shared import half
 
 VERSION = 1
 LIBRARIES = ("onnx", "onnxscript", "onnxruntime")
@@ -22,9 +22,9 @@ GIVES = "standard"
 AGREEMENT = 0.998
 
 #: It narrows single precision.
-requires = _half.refusal
+requires = half.refusal
 
-_KIND = _half.Kind("bf16", "BFLOAT16", 3.3895e38)
+_KIND = half.Kind("bf16", "BFLOAT16", 3.3895e38)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
         ModelError: The graph cannot be run, or is narrow already.
         RecipeError: An exclusion matches nothing.
     """
-    return _half.convert(
+    return half.convert(
         source, out, context, _KIND, compute=config.compute, samples=config.samples, headroom=config.headroom,
         exclude=config.exclude,
     )  # fmt: skip

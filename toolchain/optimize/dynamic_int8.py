@@ -15,7 +15,7 @@ from typing import Any
 from toolchain.core.errors import require
 from toolchain.core.stage import Context, Metrics, StageConfig
 from toolchain.model import graph
-from toolchain.optimize import _half, _int8
+from toolchain.optimize.shared import half, int8
 
 VERSION = 1
 LIBRARIES = ("onnxruntime", "onnx")
@@ -24,7 +24,7 @@ GIVES = "ort"
 AGREEMENT = 0.98
 
 #: It quantizes single precision.
-requires = _half.refusal
+requires = half.refusal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +57,11 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
         nodes, parameters, int8_weights, float_weights.
     """
     path = source / "model.onnx"
-    model = _int8.replace_gemm(_int8.load_float(path))
-    excluded = _int8.excluded_nodes(model, config.exclude, embeddings=config.embeddings)
-    with _int8.quantizer_errors(path):
+    model = int8.replace_gemm(int8.load_float(path))
+    excluded = int8.excluded_nodes(model, config.exclude, embeddings=config.embeddings)
+    with int8.quantizer_errors(path):
         quantize(model, out / "model.onnx", config, excluded)
-    return _int8.report(graph.load(out / "model.onnx"))
+    return int8.report(graph.load(out / "model.onnx"))
 
 
 def quantize(model: Any, target: Path, config: Config, excluded: Sequence[str]) -> None:

@@ -13,17 +13,18 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from toolchain.core.stage import Context, Ge, Gt, Le, Metrics, StageConfig
-from toolchain.optimize import _half, _inc
+from toolchain.optimize.shared import half
+from toolchain.optimize.shared.inc import quantize
 
 VERSION = 1
-LIBRARIES = _inc.LIBRARIES
+LIBRARIES = quantize.LIBRARIES
 TAKES = ("standard",)
 AGREEMENT = 0.98
 
 #: It quantizes single precision.
-requires = _half.refusal
+requires = half.refusal
 #: Versions in the interpreter that the settings name; empty for this one.
-fingerprint = _inc.fingerprint
+fingerprint = quantize.fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,19 +79,19 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
         nodes, parameters, int8_weights, float_weights, the package's versions, target_reached, trials,
         accuracy_dev, accuracy_dev_float and accuracy_drop_dev.
     """
-    job = _inc.job(
+    job = quantize.job(
         "inc_auto",
         config,
-        settings=_inc.static(config.activations == "symmetric", config.reduce_range)
+        settings=quantize.static(config.activations == "symmetric", config.reduce_range)
         | {
             "approach": "auto" if config.activations == "any" else "static",
             # Level 0, which "auto" begins with, ends in a TypeError where an operator can be static or dynamic.
             "quant_level": 1,
-            "op_type_dict": _inc.weights(config.per_channel),
+            "op_type_dict": quantize.weights(config.per_channel),
         },
         dialect=gives(config, "standard"),
-        tuning=_inc.Tuning(
+        tuning=quantize.Tuning(
             max_drop=config.max_drop / 100, trials=config.trials, minutes=config.minutes, dev_samples=config.dev_samples
         ),
     )
-    return _inc.quantize(_inc.load(source), source, out, job, context)
+    return quantize.quantize(quantize.load(source), source, out, job, context)

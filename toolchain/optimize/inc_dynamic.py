@@ -11,18 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toolchain.core.stage import Context, Metrics, StageConfig
-from toolchain.optimize import _half, _inc
+from toolchain.optimize.shared import half
+from toolchain.optimize.shared.inc import quantize
 
 VERSION = 1
-LIBRARIES = _inc.LIBRARIES
+LIBRARIES = quantize.LIBRARIES
 TAKES = ("standard",)
 GIVES = "ort"
 AGREEMENT = 0.98
 
 #: It quantizes single precision.
-requires = _half.refusal
+requires = half.refusal
 #: Versions in the interpreter that the settings name; empty for this one.
-fingerprint = _inc.fingerprint
+fingerprint = quantize.fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,14 +58,14 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     Returns:
         nodes, parameters, int8_weights, float_weights, and the package's versions.
     """
-    job = _inc.job(
+    job = quantize.job(
         "inc_dynamic",
         config,
         settings={
             "approach": "dynamic",
             "reduce_range": config.reduce_range,
-            "op_type_dict": _inc.weights(config.per_channel),
+            "op_type_dict": quantize.weights(config.per_channel),
         },
         dialect=GIVES,
     )
-    return _inc.quantize(_inc.load(source), source, out, job, context)
+    return quantize.quantize(quantize.load(source), source, out, job, context)

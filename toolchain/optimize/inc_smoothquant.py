@@ -13,17 +13,18 @@ from pathlib import Path
 from typing import Annotated
 
 from toolchain.core.stage import Context, Ge, Le, Metrics, StageConfig
-from toolchain.optimize import _half, _inc
+from toolchain.optimize.shared import half
+from toolchain.optimize.shared.inc import quantize
 
 VERSION = 1
-LIBRARIES = _inc.LIBRARIES
+LIBRARIES = quantize.LIBRARIES
 TAKES = ("standard",)
 AGREEMENT = 0.98
 
 #: It quantizes single precision.
-requires = _half.refusal
+requires = half.refusal
 #: Versions in the interpreter that the settings name; empty for this one.
-fingerprint = _inc.fingerprint
+fingerprint = quantize.fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,16 +74,16 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
         nodes, parameters, int8_weights, float_weights, and the package's versions.
     """
     smoothing = {"alpha": config.alpha, "folding": True, "scales_per_op": config.scale_per_product}
-    job = _inc.job(
+    job = quantize.job(
         "inc_smoothquant",
         config,
-        settings=_inc.static(config.symmetric, config.reduce_range)
+        settings=quantize.static(config.symmetric, config.reduce_range)
         | {
             "recipes": {"smooth_quant": True, "smooth_quant_args": smoothing},
-            "op_type_dict": _inc.weights(config.per_channel, "percentile"),
+            "op_type_dict": quantize.weights(config.per_channel, "percentile"),
         },
         dialect=gives(config, "standard"),
         readings=2,
         smooth=True,
     )
-    return _inc.quantize(_inc.load(source), source, out, job, context)
+    return quantize.quantize(quantize.load(source), source, out, job, context)

@@ -13,17 +13,18 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from toolchain.core.stage import Context, Ge, Le, Metrics, StageConfig
-from toolchain.optimize import _half, _inc
+from toolchain.optimize.shared import half
+from toolchain.optimize.shared.inc import quantize
 
 VERSION = 2
-LIBRARIES = _inc.LIBRARIES
+LIBRARIES = quantize.LIBRARIES
 TAKES = ("standard",)
 AGREEMENT = 0.98
 
 #: It quantizes single precision.
-requires = _half.refusal
+requires = half.refusal
 #: Versions in the interpreter that the settings name; empty for this one.
-fingerprint = _inc.fingerprint
+fingerprint = quantize.fingerprint
 
 _ALGORITHMS = {"min_max": "minmax", "percentile": "percentile", "entropy": "kl"}
 
@@ -73,11 +74,11 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     Returns:
         nodes, parameters, int8_weights, float_weights, and the package's versions.
     """
-    job = _inc.job(
+    job = quantize.job(
         "inc_static",
         config,
-        settings=_inc.static(config.symmetric, config.reduce_range)
-        | {"op_type_dict": _inc.weights(config.per_channel, _ALGORITHMS[config.calibration])},
+        settings=quantize.static(config.symmetric, config.reduce_range)
+        | {"op_type_dict": quantize.weights(config.per_channel, _ALGORITHMS[config.calibration])},
         dialect=gives(config, "standard"),
     )
-    return _inc.quantize(_inc.load(source), source, out, job, context)
+    return quantize.quantize(quantize.load(source), source, out, job, context)

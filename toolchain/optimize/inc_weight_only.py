@@ -15,18 +15,19 @@ from typing import Annotated, Literal
 
 from toolchain.core.errors import RecipeError
 from toolchain.core.stage import Context, Ge, Le, Metrics, StageConfig
-from toolchain.optimize import _half, _inc, _inc_graph
+from toolchain.optimize.shared import half
+from toolchain.optimize.shared.inc import graph_edits, quantize
 
 VERSION = 1
-LIBRARIES = _inc.LIBRARIES
+LIBRARIES = quantize.LIBRARIES
 TAKES = ("standard",)
 GIVES = "ort"
 AGREEMENT = 0.95
 
 #: It quantizes single precision.
-requires = _half.refusal
+requires = half.refusal
 #: Versions in the interpreter that the settings name; empty for this one.
-fingerprint = _inc.fingerprint
+fingerprint = quantize.fingerprint
 
 #: ``accuracy_level`` of MatMulNBits.
 _LEVELS = {"float32": 0, "int8": 4}
@@ -70,8 +71,8 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     Raises:
         RecipeError: The package would pack the groups wrongly, or round a shared weight once for each reader.
     """
-    model = _inc.load(source)
-    shared = _inc_graph.weights_read_often(model)
+    model = quantize.load(source)
+    shared = graph_edits.weights_read_often(model)
     if shared and config.algorithm != "rtn":
         name, count = next(iter(shared.items()))
         raise RecipeError(
@@ -79,14 +80,14 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
             "set algorithm: rtn for models whose layers share weights",
         )
     if not config.symmetric:
-        _inc_graph.check_groups(model, config.group_size)
+        graph_edits.check_groups(model, config.group_size)
     weight = {
         "bits": [4],
         "group_size": [config.group_size],
         "scheme": ["sym" if config.symmetric else "asym"],
         "algorithm": [config.algorithm.upper()],
     }
-    job = _inc.job(
+    job = quantize.job(
         "inc_weight_only",
         config,
         settings={
@@ -99,4 +100,4 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
         calibration_samples=0 if config.algorithm == "rtn" else config.calibration_samples,
         equal_lengths=config.algorithm == "awq",
     )
-    return _inc.quantize(model, source, out, job, context)
+    return quantize.quantize(model, source, out, job, context)

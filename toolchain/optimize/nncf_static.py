@@ -23,7 +23,7 @@ from toolchain.core.errors import ModelError, first_line, require
 from toolchain.core.log import logger, progress
 from toolchain.core.stage import Context, Ge, Le, Metrics, StageConfig
 from toolchain.model import graph, labels, tokens
-from toolchain.optimize import _half, _int8
+from toolchain.optimize.shared import half, int8
 from toolchain.optimize.static_int8 import calibration_batches
 
 VERSION = 2
@@ -32,7 +32,7 @@ TAKES = ("standard",)
 AGREEMENT = 0.98
 
 #: It quantizes single precision.
-requires = _half.refusal
+requires = half.refusal
 
 #: Presets by the names that NNCF has for them.
 _PRESETS = {"performance": "PERFORMANCE", "mixed": "MIXED"}
@@ -90,13 +90,13 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
         ModelError: NNCF cannot quantize the graph; with accuracy control, its labels are not the task's.
     """
     path = source / "model.onnx"
-    model = _int8.load_float(path)
+    model = int8.load_float(path)
     if config.accuracy_control and graph.size_bytes(model) > graph.MAX_BYTES:
         raise ModelError(
             f"{path} has {graph.size_bytes(model)} bytes; accuracy_control takes at most {graph.MAX_BYTES}",
             "leave accuracy_control out",
         )
-    excluded = _int8.excluded_nodes(model, config.exclude, embeddings=config.embeddings, attention=config.attention)
+    excluded = int8.excluded_nodes(model, config.exclude, embeddings=config.embeddings, attention=config.attention)
     samples = calibration_batches(source, config.calibration_samples, context)
     judged = dev_batches(source, context) if config.accuracy_control else []
     below = False
@@ -143,7 +143,7 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
         )
     graph.save(made, out / "model.onnx")
     counted = sum(int(batch["input_ids"].shape[0]) for batch in samples)
-    return {**_int8.report(made), "calibration_samples": counted, **measured}
+    return {**int8.report(made), "calibration_samples": counted, **measured}
 
 
 def _sign(model: Any) -> None:

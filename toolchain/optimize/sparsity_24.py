@@ -22,8 +22,8 @@ from toolchain.core.errors import ModelError, RecipeError
 from toolchain.core.log import logger, progress
 from toolchain.core.stage import Context, Ge, Le, Metrics, StageConfig
 from toolchain.model import graph, two_four
-from toolchain.optimize import _half, _int8
 from toolchain.optimize.nncf_static import dev_accuracy, dev_batches
+from toolchain.optimize.shared import half, int8
 
 VERSION = 1
 LIBRARIES = ("onnx", "onnxruntime")
@@ -32,7 +32,7 @@ GIVES = "standard"
 AGREEMENT = 0.9
 
 #: It masks single precision.
-requires = _half.refusal
+requires = half.refusal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
         RecipeError: An exclusion matches nothing.
     """
     path = source / "model.onnx"
-    model = _int8.load_float(path)
+    model = int8.load_float(path)
     chosen = _candidates(model, config.exclude, path)
     dense = {matrix.tensor.name: matrix.values.copy() for matrix in chosen}
     masks = {matrix.tensor.name: two_four.keep(matrix.values, matrix.axis) for matrix in chosen}

@@ -20,7 +20,7 @@ from toolchain.core.errors import ModelError, require
 from toolchain.core.log import progress
 from toolchain.core.stage import Context, Ge, Le, Metrics, StageConfig
 from toolchain.model import graph
-from toolchain.optimize import _int8, _observed
+from toolchain.optimize.shared import int8, observation
 from toolchain.optimize.static_int8 import calibration_batches
 
 VERSION = 1
@@ -71,15 +71,15 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
         RecipeError: An exclusion matches nothing.
     """
     path = source / "model.onnx"
-    model = _int8.load_float(path)
+    model = int8.load_float(path)
     opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
     if opset < LEAST_OPSET:
         raise ModelError(
             f"{path} is of operator set {opset}, whose Q/DQ pairs take no FP8",
             f"export: {{opset: {LEAST_OPSET}}} or more",
         )
-    model = _int8.replace_gemm(model)
-    excluded = set(_int8.excluded_nodes(model, config.exclude, embeddings=False))
+    model = int8.replace_gemm(model)
+    excluded = set(int8.excluded_nodes(model, config.exclude, embeddings=False))
     products = [node for node in model.graph.node if node.op_type == "MatMul" and node.name not in excluded]
     if not products:
         raise ModelError(
@@ -113,7 +113,7 @@ def largest_inputs(
         context: Threads, and a folder for temporary files.
     """
     found = dict.fromkeys((node.input[0] for node in products), 0.0)
-    with _observed.every_value(model, path, context, found) as session, progress("calibrating", len(samples)) as bar:
+    with observation.every_value(model, path, context, found) as session, progress("calibrating", len(samples)) as bar:
         for batch in samples:
             seen = session.run(batch, found)
             found = {name: max(most, float(np.abs(seen[name]).max())) for name, most in found.items()}

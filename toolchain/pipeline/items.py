@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolchain.augment._models import unfit
+from toolchain.augment.shared.models import unfit
 from toolchain.core import registry
 from toolchain.core.errors import EngineError, ModelError
 from toolchain.core.hooks import Augmentation, Compression, GraphPass
 from toolchain.core.stage import DIALECTS
-from toolchain.engines._artifact import read_engine
+from toolchain.engines.shared.artifact import read_engine
 from toolchain.measure.gates import PROVIDERS
 from toolchain.model import adopt, heads, source
 from toolchain.pipeline.document import Problems, beside

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from toolchain.augment import _models
+from toolchain.augment.shared import models
 from toolchain.core import hooks, registry
 from toolchain.core.data import Dataset
 from toolchain.core.stage import OBSERVED
@@ -130,8 +130,8 @@ def is_tuned(step: Step) -> bool:
 def _decides(step: Step) -> dict[str, Any]:
     """What of an augmentation's settings decides its result: of files and models that they name, the content."""
     augmentation = step.technique.of(hooks.Augmentation)
-    if models := augmentation.sources(step.config):
-        return dict(plain(_models.identity(step.config, models)))
+    if sources := augmentation.sources(step.config):
+        return dict(plain(models.identity(step.config, sources)))
     return dict(plain(augmentation.identity(step.config) or step.config))
 
 

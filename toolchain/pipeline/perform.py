@@ -9,14 +9,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from toolchain.augment import _data
+from toolchain.augment.shared import examples_file
 from toolchain.core.data import Dataset
 from toolchain.core.errors import ModelError
 from toolchain.core.files import copy_files, safe_folder
 from toolchain.core.hooks import Engine, GraphPass
 from toolchain.core.stage import Context, Teaching
 from toolchain.core.store import Artifact, key_of
-from toolchain.engines._batching import BATCHING_KEY, Batching
+from toolchain.engines.shared.batching import BATCHING_KEY, Batching
 from toolchain.measure import chance
 from toolchain.model import graph
 from toolchain.model import source as model_source
@@ -176,7 +176,7 @@ def _with_more(context: Context, folders: list[Path]) -> Context:
 
     @cache
     def data() -> Dataset:
-        return _data.joined(given(), folders)
+        return examples_file.joined(given(), folders)
 
     return dataclasses.replace(context, dataset=data)
 

@@ -10,9 +10,10 @@ from toolchain.core import registry
 from toolchain.core.errors import EngineError, ModelError, StoreError, first_line
 from toolchain.core.log import logger
 from toolchain.core.store import Artifact, Store, digest, key_of
-from toolchain.engines import _cudart, _tensorrt_refit
-from toolchain.engines import _tensorrt_build as builder
-from toolchain.engines._tensorrt_session import usable
+from toolchain.engines.shared import cudart
+from toolchain.engines.tensorrt import builder
+from toolchain.engines.tensorrt import refit as refitting
+from toolchain.engines.tensorrt.session import usable
 from toolchain.measure.machine import environment
 from toolchain.model import adopt, onnx_file
 from toolchain.pipeline import keys, perform
@@ -44,7 +45,7 @@ def refit(folder: Path, source: Path, store: Store) -> tuple[Artifact, bool]:
             "give a folder that 'toolchain export' or 'toolchain optimize' writes",
         )
     technique = registry.get("engines", "tensorrt")
-    names = [_tensorrt_refit.MODEL_FILE, *onnx_file.inspect(asked.model).external, "tokenizer.json", "interface.json"]
+    names = [refitting.MODEL_FILE, *onnx_file.inspect(asked.model).external, "tokenizer.json", "interface.json"]
     parts: dict[str, Any] = {
         "stage": "build",
         "technique": technique.name,
@@ -52,7 +53,7 @@ def refit(folder: Path, source: Path, store: Store) -> tuple[Artifact, bool]:
         "config": dict(asked.manifest.options),
         "inputs": [hashlib.sha256(asked.plan).hexdigest(), *(digest(source / name) for name in names)],
         "libraries": {library: builder.version(library)},
-        "fingerprint": _cudart.gpu(device),
+        "fingerprint": cudart.gpu(device),
         "refit": True,
     }
     key = key_of(parts)
@@ -66,13 +67,13 @@ def refit(folder: Path, source: Path, store: Store) -> tuple[Artifact, bool]:
         if claim is None:
             raise StoreError(f"another process has made engine {key[:12]}", "run again")
         clock = keys.Clock()
-        metrics = _tensorrt_refit.apply(asked, claim.out)
+        metrics = refitting.apply(asked, claim.out)
         perform.accompany(source, claim.out)
         made = keys.manifest(label, technique, parts, (), metrics, seed=None, clock=clock, environment=environment())
         return store.publish(claim, made), True
 
 
-def _fitting(folder: Path, source: Path) -> tuple[_tensorrt_refit.Refit, str, int]:
+def _fitting(folder: Path, source: Path) -> tuple[refitting.Refit, str, int]:
     """A plan and a graph that fit each other, and the plan's library and GPU.
 
     Raises:
@@ -80,7 +81,7 @@ def _fitting(folder: Path, source: Path) -> tuple[_tensorrt_refit.Refit, str, in
         ModelError: The graph or its interface is missing or damaged.
     """
     try:
-        asked = _tensorrt_refit.check(folder, source)
+        asked = refitting.check(folder, source)
         library = str(asked.manifest.options["library"]["name"])
         builder.version(library)
         device = int(asked.manifest.options["device_id"])

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from toolchain.core.errors import DataError, MissingPackageError, ModelError
 from toolchain.core.processors import physical_cores
-from toolchain.engines import _cudart
+from toolchain.engines.shared import cudart
 from toolchain.model import adopt, graph
 from toolchain.pipeline.at_hand import Data, Model
-from toolchain.tasks._examples import label_text
+from toolchain.tasks.shared.examples import label_text
 
 #: The share of one file that dev and test get each: a model that is still to be trained leaves most rows to learn from,
 #: a trained one needs only texts to calibrate on.
@@ -93,7 +93,7 @@ def _engines() -> tuple[list[str], list[str]]:
     if not importlib.util.find_spec("openvino"):
         comments.append("openvino is another engine: pip install 'toolchain[openvino]'")
     if importlib.util.find_spec("tensorrt") or importlib.util.find_spec("tensorrt_rtx"):
-        if reason := _cudart.absent():
+        if reason := cudart.absent():
             comments.append(f"tensorrt can be built here, not run ({reason}): add it for plans of another machine")
         else:
             engines.append("tensorrt")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from toolchain.augment._models import unfit
+from toolchain.augment.shared.models import unfit
 from toolchain.core.errors import DataError, ModelError, require
 from toolchain.core.hooks import Augmentation, Compression
 from toolchain.core.log import logger
@@ -94,7 +94,7 @@ def _check_tokens(step: Step, plan: Plan, task: Task) -> None:
         return
     texts, longest = task.data().train.texts[:SEEN], step.config.finetune.max_length
     if _tokens(student, texts) != _tokens(teacher, texts):
-        from toolchain.compress._lesson import token_ids
+        from toolchain.compress.distill.inner_losses import token_ids
 
         # transformers may read a tokenizer otherwise than its file alone says: it has the last word.
         token_ids(load_tokenizer(student), load_tokenizer(teacher), texts, longest)

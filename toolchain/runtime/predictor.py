@@ -23,8 +23,8 @@ from toolchain.core.hooks import Engine
 from toolchain.core.processors import physical_cores
 from toolchain.core.session import INPUTS, TEXT_INPUT, ConcurrentSession, Session
 from toolchain.core.vendor import vendor
-from toolchain.engines._artifact import ENGINE_FILE, check_digest, read_engine
-from toolchain.engines._batching import plan_batches, read_batching
+from toolchain.engines.shared.artifact import ENGINE_FILE, check_digest, read_engine
+from toolchain.engines.shared.batching import plan_batches, read_batching
 from toolchain.model import heads
 from toolchain.model.tokens import TOKENIZER_FILE, Tokens, load_tokenizer, pad, tokenize
 from toolchain.runtime.interface import read_interface

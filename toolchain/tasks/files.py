@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal
 
 from toolchain.core.data import Dataset
 from toolchain.core.stage import Ge, Gt, Lt, MinLen, StageConfig
-from toolchain.tasks._examples import Columns, absent_classes, class_names, examples, hold_out, text_columns
-from toolchain.tasks._overlap import without_overlaps
-from toolchain.tasks._reading import check_file, file_digest, read_table
+from toolchain.tasks.shared.examples import Columns, absent_classes, class_names, examples, hold_out, text_columns
+from toolchain.tasks.shared.overlap import without_overlaps
+from toolchain.tasks.shared.reading import check_file, file_digest, read_table
 
 VERSION = 1
 

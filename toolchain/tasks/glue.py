@@ -13,9 +13,9 @@ from typing import Annotated, Any
 
 from toolchain.core.data import Dataset
 from toolchain.core.stage import Ge, Gt, Lt, StageConfig
-from toolchain.tasks._examples import Columns, absent_classes, class_names, examples, hold_out, text_columns
-from toolchain.tasks._hub import data_folder, folder_digests, folder_tables, hub_tables, unlabelled
-from toolchain.tasks._overlap import without_overlaps
+from toolchain.tasks.shared.examples import Columns, absent_classes, class_names, examples, hold_out, text_columns
+from toolchain.tasks.shared.hub import data_folder, folder_digests, folder_tables, hub_tables, unlabelled
+from toolchain.tasks.shared.overlap import without_overlaps
 
 VERSION = 1
 

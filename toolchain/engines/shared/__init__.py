@@ -1,0 +1,1 @@
+"""What several engines share, and what others read of an engine's folder."""

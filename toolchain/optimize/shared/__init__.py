@@ -1,0 +1,1 @@
+"""What several graph passes share."""

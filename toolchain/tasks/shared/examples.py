@@ -1,0 +1,208 @@
+"""From tables to labelled examples: class names, checks of every row, and splits held out from training."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from toolchain.core.data import Split
+from toolchain.core.errors import DataError
+from toolchain.core.registry import suggest
+from toolchain.tasks.shared.overlap import normalized
+from toolchain.tasks.shared.reading import RowErrors, Table
+
+#: More classes than this, and more than half as many as rows, is a number or an id and no class.
+MANY_CLASSES = 50
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns hold what.
+
+    Attributes:
+        text: One column, or two for sentence pairs.
+        label: The column of the class.
+    """
+
+    text: tuple[str, ...]
+    label: str
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """Every column that is read."""
+        return (*self.text, self.label)
+
+    @property
+    def plain(self) -> tuple[str, ...]:
+        """Names for the two columns of a file without header; empty for pairs, which need one."""
+        return self.all if len(self.text) == 1 else ()
+
+
+def text_columns(text: str | Sequence[str]) -> tuple[str, ...]:
+    """The text columns as a tuple.
+
+    Raises:
+        ValueError: There are not one or two of them, or one is named twice.
+    """
+    names = (text,) if isinstance(text, str) else tuple(text)
+    if len(names) not in (1, 2) or len(set(names)) != len(names):
+        raise ValueError(f"text: {list(names)} are {len(names)} columns; one, or two different ones, are read")
+    return names
+
+
+def class_names(table: Table, column: str, given: Sequence[str] | None = None) -> tuple[str, ...]:
+    """Class names, in the order that gives each its index.
+
+    Args:
+        table: The training rows.
+        column: The label column.
+        given: Names from the settings; they win.
+
+    Returns:
+        The names given, those that the source itself has, or else the distinct labels: numbers in numeric order,
+        anything else in alphabetical order.
+
+    Raises:
+        DataError: There are fewer than two classes, or nearly as many as rows.
+    """
+    values = {shown for value in table.columns[column] if (shown := label_text(value))}
+    if len(values) == 1:
+        raise DataError(
+            f"{table.source}: one class only, {next(iter(values))!r}, in {len(table):,} rows; two at least are needed",
+            f"is {column!r} the label column?",
+        )
+    if given or column in table.classes:
+        return tuple(given or table.classes[column])
+    if len(values) > MANY_CLASSES and len(values) > len(table) / 2:
+        raise DataError(
+            f"{table.source}: {column!r} has {len(values):,} different values in {len(table):,} rows: "
+            "a number or an id, not a class",
+            "name another column as label:",
+        )
+    return tuple(sorted(values, key=_numeric_first))
+
+
+def examples(table: Table, columns: Columns, classes: Sequence[str]) -> Split:
+    """Checks every row and turns it into an example.
+
+    A label is a class name; where no class is named by a number, it may also be a class's index.
+
+    Raises:
+        DataError: Texts or labels are empty, not text, or unknown; all such rows are counted, the first ones shown.
+    """
+    index = {name: position for position, name in enumerate(classes)}
+    if not any(name.isdecimal() for name in classes):
+        index |= {str(position): position for position in range(len(classes))}
+    errors = RowErrors(table.source)
+    texts: list[tuple[str, ...]] = []
+    labels: list[int] = []
+    parts = [table.columns[name] for name in columns.text]
+    for row, (place, value) in enumerate(zip(table.places, table.columns[columns.label], strict=True)):
+        found = [part[row] for part in parts]
+        problem = next(filter(None, map(text_problem, found, columns.text)), "") or _label_problem(
+            value, index, classes
+        )
+        if problem:
+            errors.add(place, problem)
+            continue
+        texts.append(tuple(text.strip() for text in found))
+        labels.append(index[label_text(value)])
+    errors.check()
+    return Split(texts, labels)
+
+
+def hold_out(train: Split, share: float, names: Sequence[str], seed: int) -> tuple[Split, dict[str, Split]]:
+    """Sets examples aside, the same share of every class; texts that are equal stay together.
+
+    Args:
+        train: All examples.
+        share: Part of the examples for each of the splits, in (0, 0.5).
+        names: Splits to make.
+        seed: Seed of the choice.
+
+    Returns:
+        What is left to train on, and the new splits.
+
+    Raises:
+        DataError: There are too few examples for a split to have one.
+    """
+    groups: dict[int, dict[tuple[str, ...], list[int]]] = {}
+    seen: dict[tuple[str, ...], int] = {}
+    for row, (text, label) in enumerate(zip(train.texts, train.labels, strict=True)):
+        key = normalized(text)
+        # Equal texts with different labels go where the first of them goes, or they would sit on both sides.
+        groups.setdefault(seen.setdefault(key, label), {}).setdefault(key, []).append(row)
+    held: dict[str, list[int]] = {name: [] for name in names}
+    for label in sorted(groups):
+        batches = list(groups[label].values())
+        random.Random(f"{seed} {label}").shuffle(batches)
+        total = sum(map(len, batches))
+        for name in names:
+            room = max(1, round(total * share))
+            # Each class keeps at least one group to learn from.
+            while room > 0 and len(batches) > 1:
+                taken = batches.pop()
+                held[name].extend(taken)
+                room -= len(taken)
+    for name, rows in held.items():
+        if not rows:
+            raise DataError(f"{len(train)} training rows are too few to hold out {name}", f"name a file for {name}")
+    out = {row for rows in held.values() for row in rows}
+    left = train.take([row for row in range(len(train)) if row not in out])
+    return left, {name: train.take(sorted(rows)) for name, rows in held.items()}
+
+
+def absent_classes(split: Split, classes: Sequence[str], name: str) -> tuple[str, ...]:
+    """A note when classes have no example in a split, as a tuple of none or one."""
+    present = Counter(split.labels)
+    absent = [repr(label) for index, label in enumerate(classes) if not present[index]]
+    return (f"{name} has no example of {', '.join(absent[:5])}",) if absent else ()
+
+
+def label_text(value: Any) -> str:
+    """A label as text: ``1`` for 1, 1.0 and "1 "; empty where there is none."""
+    if value is None or value != value:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value).strip()
+
+
+def text_problem(value: Any, column: str) -> str:
+    """What is wrong with a text; empty if nothing is."""
+    if value is None:
+        return f"empty text in {column!r}"
+    if not isinstance(value, str):
+        return f"{column!r} is {value!r}; text is expected"
+    if not value.strip():
+        return f"empty text in {column!r}"
+    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        return f"{column!r} holds half of a surrogate pair, which is no character"
+    return ""
+
+
+def _label_problem(value: Any, index: Mapping[str, int], classes: Sequence[str]) -> str:
+    """What is wrong with a label; empty if nothing is."""
+    if isinstance(value, (list, dict, bytes)):
+        return f"the label is {value!r}; a name or a number is expected"
+    shown = label_text(value)
+    if not shown:
+        return "empty label"
+    if shown in index:
+        return ""
+    known = suggest(shown, classes) if len(classes) <= MANY_CLASSES else f"{len(classes)} labels are known"
+    return f"unknown label {shown!r}; {known}"
+
+
+def _numeric_first(label: str) -> tuple[int, float, str]:
+    try:
+        number = float(label)
+    except ValueError:
+        return 1, 0.0, label
+    return (0, number, label) if math.isfinite(number) else (1, 0.0, label)  # nan has no place among numbers
