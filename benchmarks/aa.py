@@ -22,6 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from toolchain.certainty.statistics import wilson
 from toolchain.core.errors import ToolchainError
 from toolchain.core.log import logger, setup
 from toolchain.core.processors import physical_cores
@@ -29,7 +30,6 @@ from toolchain.core.stage import Context
 from toolchain.core.store import Store
 from toolchain.deliver.report import Row, build_report, to_json
 from toolchain.measure.machine import environment, machine
-from toolchain.measure.statistics import wilson
 from toolchain.measure.timing import TIMING_FILE, time_engines
 from toolchain.pipeline import plan, run
 from toolchain.pipeline import recipe as recipes

@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from batch_cost import fit, measure
+
 from toolchain.engines.shared.batching import Batching, padding_waste, plan_batches
-from toolchain.measure.batch_cost import fit, measure
 from toolchain.runtime.predictor import Predictor
 
 #: Texts of a request.

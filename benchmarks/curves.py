@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from toolchain.certainty.statistics import accuracy_difference, discordant, mcnemar
 from toolchain.core.log import logger, setup
 from toolchain.core.processors import physical_cores
 from toolchain.core.store import Store
 from toolchain.measure.machine import machine
-from toolchain.measure.statistics import accuracy_difference, discordant, mcnemar
 from toolchain.model import checkpoint
 from toolchain.model.encoded import encode, logits
 from toolchain.pipeline import plan, run

@@ -26,13 +26,13 @@ sys.path.insert(0, str(Path(__file__).parent))  # pair_tasks, when this file is 
 
 import pair_tasks
 
+from toolchain.certainty.statistics import accuracy_difference
 from toolchain.core.errors import ToolchainError
 from toolchain.core.log import logger, setup
 from toolchain.core.processors import physical_cores
 from toolchain.core.store import Store
 from toolchain.measure.machine import machine
 from toolchain.measure.parity import Graph
-from toolchain.measure.statistics import accuracy_difference
 from toolchain.model.checkpoint import write_json
 from toolchain.pipeline import plan, recipe, run
 

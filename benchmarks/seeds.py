@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from toolchain.certainty.statistics import pooled
 from toolchain.core.errors import ToolchainError
 from toolchain.core.log import setup
 from toolchain.core.store import Artifact, Store
 from toolchain.measure.machine import environment
-from toolchain.measure.statistics import pooled
 from toolchain.model.checkpoint import read_json
 from toolchain.pipeline import keys, plan, run
 from toolchain.pipeline import recipe as recipes

@@ -21,12 +21,12 @@ from typing import Any
 
 import numpy as np
 
+from toolchain.certainty.statistics import speedup
 from toolchain.core import registry
 from toolchain.core.log import logger, setup
 from toolchain.core.processors import physical_cores
 from toolchain.core.stage import Context
 from toolchain.measure.machine import machine
-from toolchain.measure.statistics import speedup
 from toolchain.model import checkpoint, scratch
 from toolchain.tasks import reviews
 

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from toolchain.measure.statistics import speedup
+from toolchain.certainty.statistics import speedup
 
 Record = dict[str, Any]
 

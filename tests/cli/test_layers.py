@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.builders import checkpoint_folder, onnx_folder
-from tests.measure.test_sensitivity import without
+from tests.layers.test_sensitivity import without
 from tests.tiny import Result, call
 from toolchain.core.store import Store
 

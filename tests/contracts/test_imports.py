@@ -13,10 +13,10 @@ PACKAGE = ROOT / "toolchain"
 
 #: Rooms by what they may import: a module imports what stands in an earlier line, or in its own.
 ORDER = (
-    ("core",),
+    ("core", "certainty"),
     ("tasks", "model", "engines"),
     ("augment", "compress", "optimize", "runtime"),
-    ("measure",),
+    ("layers", "measure"),
     ("pipeline",),
     ("deliver",),
     ("cli",),

@@ -20,7 +20,7 @@ OWN = {
     "model/_optimum_child.py": "the request to a child process",
     "measure/process.py": "the answer of a worker",
     "measure/worker.py": "the request to a worker",
-    "measure/sensitivity.py": "a journal in the folder of the work",
+    "layers/sensitivity.py": "a journal in the folder of the work",
     "compress/low_rank.py": "a journal in the folder of the work",
     "compress/vocabulary_prune/tokenizer_file.py": "what the tokenizers library has made of a tokenizer",
     "augment/shared/examples.py": "a journal in the folder of the work",

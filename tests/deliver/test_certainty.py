@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from tests.deliver.test_report import EQUAL, lines_of, report, row, shown, three, timing
+from toolchain.certainty.statistics import holm
 from toolchain.core.errors import StoreError
 from toolchain.deliver.report import Row, csv_text, markdown, to_json
-from toolchain.measure.statistics import holm
 
 ROUNDS = [10, 10.2, 9.8, 10]
 

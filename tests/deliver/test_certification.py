@@ -9,11 +9,11 @@ import pytest
 
 from tests.deliver.test_report import lines_of, report, shown, three
 from tests.tasks import test_certification as task
+from toolchain.certainty.noninferiority import judge
+from toolchain.certainty.ranks import Scored, resampled
+from toolchain.certainty.statistics import Interval, design_effect, widened
 from toolchain.deliver.certification import objection
 from toolchain.deliver.report import markdown
-from toolchain.measure.noninferiority import judge
-from toolchain.measure.ranks import Scored, resampled
-from toolchain.measure.statistics import Interval, design_effect, widened
 from toolchain.pipeline import keys, plan, recipe
 from toolchain.pipeline.document import Document
 from toolchain.pipeline.run import Outcome

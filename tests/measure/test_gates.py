@@ -7,13 +7,13 @@ import pytest
 
 from tests.builders import context, engine_folder, onnx_folder
 from tests.optimize.variants import made
+from toolchain.certainty.statistics import Interval
 from toolchain.engines import onnxruntime as engine
 from toolchain.engines.onnxruntime import fusion
 from toolchain.engines.shared.artifact import read_engine
 from toolchain.measure import evaluate, gates
 from toolchain.measure.engine_parity import Reference
 from toolchain.measure.gates import Verdict, measurably_faster, never_slower, placement
-from toolchain.measure.statistics import Interval
 from toolchain.optimize import static_int8
 
 

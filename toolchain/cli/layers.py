@@ -17,7 +17,7 @@ from toolchain.core.manifest import MANIFEST
 
 if TYPE_CHECKING:
     from toolchain.core.store import Store
-    from toolchain.measure.layer_prices import By, Measure
+    from toolchain.layers.prices import By, Measure
 
 _PART = click.FloatRange(0, 1, min_open=True, max_open=True)
 
@@ -137,7 +137,7 @@ def allocate_command(
     """
     from toolchain.deliver import allocate as written
     from toolchain.deliver import layers
-    from toolchain.measure import allocation
+    from toolchain.layers import allocation
 
     budgets: dict[Measure, float | None] = {"size": size, "flops": flops, "time": time}
     given = {name: part for name, part in budgets.items() if part is not None}

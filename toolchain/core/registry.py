@@ -40,7 +40,7 @@ SINGLE = {
     "export": "model.export",
     "evaluate": "measure.evaluate",
     "time": "measure.timing",
-    "sensitivity": "measure.sensitivity",
+    "sensitivity": "layers.sensitivity",
     "teach": "model.teach",
 }
 

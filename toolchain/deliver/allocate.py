@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from toolchain.core import registry
-from toolchain.measure.allocation import WORDS, Allocation
+from toolchain.layers.allocation import WORDS, Allocation
 from toolchain.pipeline.settings import plain
 
 #: What the two variants are called.

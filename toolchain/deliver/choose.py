@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from toolchain.certainty.noninferiority import MOST_NEEDED
 from toolchain.deliver.report.figures import quantity, ratio, show
 from toolchain.deliver.report.limits import Finding, findings, floors
 from toolchain.deliver.report.limits import rule as accuracy_rule
@@ -13,7 +14,6 @@ from toolchain.deliver.report.line import FAILED
 from toolchain.deliver.report.page.lines import Line, failed, number, settings_of
 from toolchain.deliver.report.summary import time_figure
 from toolchain.deliver.report.take import take
-from toolchain.measure.noninferiority import MOST_NEEDED
 from toolchain.pipeline.limits import Limits
 
 #: How many engines are shown where none fits.

@@ -14,7 +14,7 @@ from toolchain.core import documents
 from toolchain.core.errors import StoreError, ToolchainError
 from toolchain.core.files import safe_folder
 from toolchain.core.store import Artifact, Store
-from toolchain.measure.sensitivity import SENSITIVITY_FILE, TECHNIQUES
+from toolchain.layers.sensitivity import SENSITIVITY_FILE, TECHNIQUES
 
 #: What a technique's settings are.
 _SETTINGS = {

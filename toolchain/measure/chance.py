@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from toolchain.measure.statistics import wilson
+from toolchain.certainty.statistics import wilson
 from toolchain.model.labels import mapping_option
 
 

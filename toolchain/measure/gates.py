@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from toolchain.measure.statistics import Interval, wilson
+from toolchain.certainty.statistics import Interval, wilson
 
 #: How the evidence of a gate begins that was run on too few data.
 CANNOT_SAY = "cannot say"

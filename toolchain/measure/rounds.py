@@ -48,7 +48,7 @@ def settled(rounds: Sequence[Sequence[float]], bound: float) -> bool:
     """
     import numpy as np
 
-    from toolchain.measure.statistics import median_interval
+    from toolchain.certainty.statistics import median_interval
 
     values = np.asarray(rounds, dtype=np.float64)
     for index in range(1, len(values)):

@@ -201,7 +201,7 @@ def sensitivity(recipe: Recipe, config: Any) -> Plan:
 
     Args:
         recipe: A validated recipe.
-        config: A :class:`toolchain.measure.sensitivity.Config`.
+        config: A :class:`toolchain.layers.sensitivity.Config`.
 
     Raises:
         RecipeError: The recipe begins with a graph or an engine.

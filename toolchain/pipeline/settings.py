@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
+from toolchain.certainty.noninferiority import MARGIN
 from toolchain.core.registry import suggest
 from toolchain.core.stage import Ge, Gt, Le, StageConfig
 from toolchain.measure.evaluate import Config as Evaluate
-from toolchain.measure.noninferiority import MARGIN
 from toolchain.measure.timing import Config as Benchmark
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from toolchain.certainty.noninferiority import MARGIN
 from toolchain.core.errors import RecipeError
 from toolchain.deliver.report.certainty import WEIGHTS, Front, Winner, corrected, fronts, ranked
 from toolchain.deliver.report.figures import figures
@@ -13,7 +14,6 @@ from toolchain.deliver.report.limits import floors, reasons
 from toolchain.deliver.report.line import Line, Row, against, judged, read_line, score
 from toolchain.deliver.report.pooling import Pooled, pool
 from toolchain.deliver.report.recommend import Recommendation, recommend
-from toolchain.measure.noninferiority import MARGIN
 from toolchain.pipeline.limits import Limits
 
 

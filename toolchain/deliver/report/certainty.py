@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from toolchain.certainty import pareto, ranks
+from toolchain.certainty.statistics import holm
 from toolchain.core.errors import StoreError
 from toolchain.deliver.report.line import Line
-from toolchain.measure import pareto, ranks
-from toolchain.measure.statistics import holm
 
 #: What WS weighs, in the order of its formula.
 WEIGHTS = ("accuracy", "compression", "speedup")

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from toolchain.certainty.statistics import Interval, median_interval
 from toolchain.deliver.report.line import SCOPES, Line
 from toolchain.deliver.report.pooling import Pooled
 from toolchain.measure.gates import GATES, Verdict
-from toolchain.measure.statistics import Interval, median_interval
 
 #: What a verdict says.
 STATES = {True: "passed", False: "failed", None: "not run"}

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from toolchain.certainty.pareto import beats
 from toolchain.deliver.report.beside import Room
 from toolchain.deliver.report.figures import STATES, Figures, key
 from toolchain.deliver.report.scale import Scale
+from toolchain.layers.panels import label
 from toolchain.measure.gates import BINDING
-from toolchain.measure.panels import label
-from toolchain.measure.pareto import beats
 
 #: Pixels.
 WIDTH, HEIGHT, GAP = 330, 300, 34

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from toolchain.certainty.statistics import widened, wilson
 from toolchain.deliver.report.line import Line
-from toolchain.measure.statistics import widened, wilson
 
 #: The most groups of examples.
 GROUPS = 5

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from toolchain.certainty.noninferiority import MOST_NEEDED, examples_needed
 from toolchain.deliver.report.figures import figures, key, quantity, show
 from toolchain.deliver.report.line import FAILED, Line
 from toolchain.measure.gates import binding
-from toolchain.measure.noninferiority import MOST_NEEDED, examples_needed
 from toolchain.pipeline.limits import Limits
 
 #: Share of the best baseline's accuracy that an engine must keep where no limit says otherwise.

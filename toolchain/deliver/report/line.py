@@ -10,11 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toolchain.core.errors import StoreError
-from toolchain.measure import gates, noninferiority, records
-from toolchain.measure.gates import Verdict
-from toolchain.measure.noninferiority import NonInferiority
-from toolchain.measure.statistics import (
+from toolchain.certainty import noninferiority
+from toolchain.certainty.noninferiority import NonInferiority
+from toolchain.certainty.statistics import (
     Interval,
     accuracy_difference,
     discordant,
@@ -24,6 +22,9 @@ from toolchain.measure.statistics import (
     widened,
     wilson,
 )
+from toolchain.core.errors import StoreError
+from toolchain.measure import gates, records
+from toolchain.measure.gates import Verdict
 
 #: Techniques of a model's history that do not make it smaller or faster.
 NOT_COMPRESSION = frozenset({"finetune", "export"})

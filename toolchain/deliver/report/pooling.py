@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from toolchain.certainty.noninferiority import Answer, answer_of, seeds_interval
+from toolchain.certainty.statistics import Interval, pooled, widened
 from toolchain.deliver.report.line import Line
-from toolchain.measure.noninferiority import Answer, answer_of, seeds_interval
-from toolchain.measure.statistics import Interval, pooled, widened
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from toolchain.certainty.statistics import Interval
 from toolchain.deliver.report.figures import key, quantity, ratio, show
 from toolchain.deliver.report.line import UNSTABLE
 from toolchain.deliver.report.page.lines import Line, barred, number, on_gpu, settings_of
 from toolchain.measure.gates import measurably_faster
-from toolchain.measure.statistics import Interval
 
 
 def scenarios(lines: Sequence[Line], asked: str = "") -> list[dict[str, Any]]:

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from toolchain.certainty import pareto
 from toolchain.deliver.report.line import NOT_COMPRESSION
-from toolchain.measure import pareto
 from toolchain.measure.gates import BINDING
 
 #: A line of ``report.json``.

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from toolchain.core.errors import RecipeError
-from toolchain.measure.allocation import Allocation, allocate, chosen, uniform
-from toolchain.measure.layer_costs import MATRICES, LayerSize, TableSize
-from toolchain.measure.layer_prices import Measure, Prices
+from toolchain.layers.allocation import Allocation, allocate, chosen, uniform
+from toolchain.layers.costs import MATRICES, LayerSize, TableSize
+from toolchain.layers.prices import Measure, Prices
 from toolchain.optimize.weight_only import stored_bytes
 
 #: A layer of 4 · 16² numbers in its attention and 2 · 16 · 32 in its FFN, 2048, and 3 · 16 + 32 in biases that may go.

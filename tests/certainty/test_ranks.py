@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from toolchain.measure.ranks import Scored, order, resampled, weight_ranges, weight_shares
+from toolchain.certainty.ranks import Scored, order, resampled, weight_ranges, weight_shares
 
 EQUAL = (1.0, 1.0, 1.0)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from toolchain.measure.noninferiority import judge, score_interval
+from toolchain.certainty.noninferiority import judge, score_interval
 
 
 def pair(lost: int, won: int, total: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

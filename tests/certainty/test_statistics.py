@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from toolchain.measure.statistics import (
+from toolchain.certainty.statistics import (
     Interval,
     accuracy_difference,
     discordant,

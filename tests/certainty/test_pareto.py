@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from toolchain.measure.pareto import beats, front, hypervolume
+from toolchain.certainty.pareto import beats, front, hypervolume
 
 
 def test_one_beats_another_when_it_is_nowhere_worse_and_somewhere_better() -> None:

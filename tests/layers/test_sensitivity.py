@@ -18,8 +18,8 @@ from toolchain.compress.shared import time_table
 from toolchain.compress.shared.pruning import Remove
 from toolchain.core.data import Dataset
 from toolchain.core.errors import ModelError, RecipeError
-from toolchain.measure import layer_trials, sensitivity
-from toolchain.measure.layer_trials import Dev
+from toolchain.layers import sensitivity, trials
+from toolchain.layers.trials import Dev
 from toolchain.model import checkpoint, export, scratch
 from toolchain.model.encoded import encode
 from toolchain.model.train import accuracy
@@ -160,10 +160,10 @@ def test_the_model_is_dense_again_after_every_trial() -> None:
     model, tokenizer = checkpoint.load_model(source), checkpoint.load_tokenizer(source)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     config = sensitivity.Config(**FEW)
-    bench = layer_trials.Bench(model, tokenizer, config, context(Path(tempfile.mkdtemp())), MAX_LENGTH)
-    trials = bench.trials()
-    assert {trial.technique for trial in trials} == set(sensitivity.TECHNIQUES)
-    for trial in trials:
+    bench = trials.Bench(model, tokenizer, config, context(Path(tempfile.mkdtemp())), MAX_LENGTH)
+    planned = bench.trials()
+    assert {trial.technique for trial in planned} == set(sensitivity.TECHNIQUES)
+    for trial in planned:
         with bench.changed(trial):
             changed = {name: value for name, value in model.state_dict().items()}
             assert any(name not in before or not torch.equal(value, before[name]) for name, value in changed.items())
@@ -192,7 +192,7 @@ def test_beginning_at_a_layer_changes_nothing_of_the_result() -> None:
 @pytest.mark.parametrize("bits", [8, 4, 3, 2])
 def test_rounding_has_so_many_levels_for_each_output_channel(bits: int) -> None:
     weight = torch.randn(8, 400, generator=torch.Generator().manual_seed(0)) * torch.arange(1, 9)[:, None]
-    found = layer_trials.rounded(weight, bits)
+    found = trials.rounded(weight, bits)
     step = weight.abs().amax(dim=1, keepdim=True) / (2 ** (bits - 1) - 1)
     assert ((found - weight).abs() <= step / 2 + 1e-6).all()
     assert max(len(set(row.tolist())) for row in found) <= 2**bits - 1
@@ -213,14 +213,14 @@ def test_a_run_that_was_killed_goes_on_where_it_was(tmp_path: Path, monkeypatch:
     work = tmp_path / "again/work"
     work.mkdir(parents=True)
     (work / sensitivity.JOURNAL_FILE).write_text("".join(journal[:20]) + journal[20][:30])
-    made: list[layer_trials.Trial] = []
-    changed = layer_trials.Bench.changed
+    made: list[trials.Trial] = []
+    changed = trials.Bench.changed
 
-    def noted(bench: layer_trials.Bench, trial: layer_trials.Trial) -> Any:
+    def noted(bench: trials.Bench, trial: trials.Trial) -> Any:
         made.append(trial)
         return changed(bench, trial)
 
-    monkeypatch.setattr(layer_trials.Bench, "changed", noted)
+    monkeypatch.setattr(trials.Bench, "changed", noted)
     again = measured(dense(), tmp_path / "again")
     assert len(made) == 27 - 20
     assert again == whole

@@ -49,9 +49,9 @@ from toolchain.core.interrupt import held_back
 from toolchain.core.log import logger, progress
 from toolchain.core.stage import Context, Ge, Gt, Le, Lt, Metrics, StageConfig
 from toolchain.engines.shared import timed_on
-from toolchain.measure import panels
-from toolchain.measure.layer_costs import BLOCKS, MATRICES, channel_bytes
-from toolchain.measure.layer_trials import EMBEDDING, Bench, Dev, Trial
+from toolchain.layers import panels
+from toolchain.layers.costs import BLOCKS, MATRICES, channel_bytes
+from toolchain.layers.trials import EMBEDDING, Bench, Dev, Trial
 from toolchain.model import checkpoint, export
 from toolchain.model.encoded import Encoded, encode
 from toolchain.model.labels import match_labels

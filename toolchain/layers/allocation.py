@@ -21,8 +21,8 @@ from toolchain.compress.shared.budget import Option, cheapest
 from toolchain.compress.shared.svd import pays
 from toolchain.core.errors import RecipeError
 from toolchain.core.registry import suggest
-from toolchain.measure.layer_costs import BLOCKS
-from toolchain.measure.layer_prices import EMBEDDING, UNITS, By, Measure, Prices, Settings
+from toolchain.layers.costs import BLOCKS
+from toolchain.layers.prices import EMBEDDING, UNITS, By, Measure, Prices, Settings
 
 #: What a budget may count, and the techniques that save some of it, in the order in which they are carried out.
 COUNTS: dict[Measure, tuple[str, ...]] = {

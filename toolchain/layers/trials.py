@@ -20,13 +20,13 @@ from toolchain.compress.shared.criteria import magnitude
 from toolchain.compress.shared.gradients import sample
 from toolchain.core.errors import ModelError, RecipeError, require
 from toolchain.core.stage import Context
-from toolchain.measure.layer_costs import MATRICES, LayerSize, TableSize
+from toolchain.layers.costs import MATRICES, LayerSize, TableSize
 from toolchain.model import shapes, surgery
 from toolchain.model.anatomy import anatomy, head_size, heads, hidden, layers_of, neurons
 from toolchain.model.encoded import Encoded, collate
 
 if TYPE_CHECKING:
-    from toolchain.measure.sensitivity import Config
+    from toolchain.layers.sensitivity import Config
 
 Technique = Literal["sparsity", "heads", "ffn", "rank", "bits"]
 

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from toolchain.measure.statistics import (
+from toolchain.certainty.statistics import (
     CONFIDENCE,
     Interval,
     accuracy_difference,
@@ -104,7 +104,7 @@ def judge(
 def seeds_interval(differences: NDArray[np.float64], groups: NDArray[np.int64] | None = None) -> Interval:
     """The interval of a difference over several seeds that a verdict may rest on.
 
-    It is that of :func:`~toolchain.measure.statistics.pooled`, and no narrower than one of examples on which two
+    It is that of :func:`~toolchain.certainty.statistics.pooled`, and no narrower than one of examples on which two
     engines never disagree.
 
     Args:

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.builders import engine_folder
+from tests.command import ROOT
 from toolchain.core.errors import EngineError
 from toolchain.engines.onnxruntime import open_session
 from toolchain.engines.shared.batching import Batching
-from toolchain.measure.batch_cost import NO_ATTENTION, SHAPES, fit, measure
+
+COST: dict[str, Any] = runpy.run_path(str(ROOT / "benchmarks/batch_cost.py"))
+SHAPES, fit, measure = COST["SHAPES"], COST["fit"], COST["measure"]
 
 
 def test_costs_that_follow_the_formula_are_found_again() -> None:
@@ -23,7 +28,7 @@ def test_a_cost_that_would_be_negative_is_left_out() -> None:
     times = {(rows, n): 10e-6 * rows * n - 5e-6 * (rows * n) ** 0.5 for rows, n in SHAPES}
     found = fit(times)
     assert found.call == 1
-    assert 0 < found.attention <= NO_ATTENTION
+    assert 0 < found.attention <= COST["NO_ATTENTION"]
 
 
 def test_the_budget_is_the_largest_batch_whose_cells_are_nearly_the_cheapest() -> None:
@@ -44,4 +49,4 @@ def test_an_engine_that_tokenizes_has_no_shapes_to_time() -> None:
         inputs = ("text",)
 
     with pytest.raises(EngineError, match="reads text"):
-        measure(Reader(), 32)  # type: ignore[arg-type]
+        measure(Reader(), 32)

@@ -17,7 +17,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from toolchain.measure.statistics import CONFIDENCE, student_quantile
+from toolchain.certainty.statistics import CONFIDENCE, student_quantile
 
 #: Bootstrap resamples of all engines together.
 RESAMPLES = 2_000
