@@ -30,12 +30,12 @@ def clear(check: bool, junit: Path | None, only: Sequence[str] = ()) -> None:
             junit.unlink()
 
 
-def need_rules(made: Plan, check: bool) -> None:
+def need_rules(plan: Plan, check: bool) -> None:
     """Holds that there is something to check, before any work."""
     from toolchain.pipeline import bounds
 
     if check:
-        bounds.need_rules(made.recipe.check, made.recipe.name)
+        bounds.need_rules(plan.recipe.check, plan.recipe.name)
 
 
 def write(

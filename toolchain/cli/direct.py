@@ -91,13 +91,13 @@ def _direct(
             if kind == "checkpoint" and "export" not in rest:
                 rest = [*rest, "export"] if _stages(rest) & {"augment", "compress"} else ["export", *rest]
             root["variants"][_name(target, targets)] = [first, *rest]
-    made = document.Document(root, None)
+    written = document.Document(root, None)
     prefix = items[0] if items else ""
     known = {*recipes.KEYS, *document.mentioned(root)} - settings_of(prefix)
     sets = [
         s if s.partition("=")[0].split(".")[0] in known or not prefix else f"{prefix}.{s}" for s in settings["sets"]
     ]
-    recipe = recipes.parse(made, options.with_threads(sets, settings["threads"]), (), settings["data"])
+    recipe = recipes.parse(written, options.with_threads(sets, settings["threads"]), (), settings["data"])
     return dataclasses.replace(recipe, stand_in=task is None)
 
 
@@ -143,9 +143,9 @@ def _name(target: str, targets: Sequence[str]) -> str:
     """What to call a target in the table: the end of its path, as much of it as tells it from the others."""
 
     def end(path: str, parts: int) -> str:
-        found = Path(path).expanduser()
-        found = found.resolve() if found.exists() else found
-        return "-".join((*found.parts[:-1], found.stem)[-parts:]).replace("/", "").lstrip(".") or "model"
+        local = Path(path).expanduser()
+        local = local.resolve() if local.exists() else local
+        return "-".join((*local.parts[:-1], local.stem)[-parts:]).replace("/", "").lstrip(".") or "model"
 
     others = [other for other in targets if other != target]
     for parts in range(1, len(Path(target).expanduser().resolve().parts)):

@@ -49,10 +49,10 @@ def describe(config: type[Any], prefix: str = "") -> Iterator[dict[str, Any]]:
 
 def written(value: Any) -> str:
     """A default as it is written in a recipe."""
-    found = plain(value)
-    if isinstance(found, dict):
-        return "{" + ", ".join(f"{name}: {written(item)}" for name, item in found.items()) + "}"
-    return found if isinstance(found, str) and found else json.dumps(found)
+    plain_value = plain(value)
+    if isinstance(plain_value, dict):
+        return "{" + ", ".join(f"{name}: {written(item)}" for name, item in plain_value.items()) + "}"
+    return plain_value if isinstance(plain_value, str) and plain_value else json.dumps(plain_value)
 
 
 def _settings_in(hint: Any) -> type[Any] | None:
@@ -105,13 +105,13 @@ def _range(node: ast.expr) -> str:
 
 def _meanings(config: type[Any]) -> dict[str, str]:
     """What each field's comment, or its line under ``Attributes``, says; a base class's are inherited."""
-    found: dict[str, str] = {}
+    meanings: dict[str, str] = {}
     for owner in reversed(config.__mro__):
         attributes = docstring(owner).partition("Attributes:")[2]
         for match in re.finditer(r"^    (\w+): (.*(?:\n        .*)*)", attributes, re.MULTILINE):
-            found[match[1]] = re.sub(r"\s+", " ", match[2])
+            meanings[match[1]] = re.sub(r"\s+", " ", match[2])
         if dataclasses.is_dataclass(owner):
             source = inspect.getsource(owner)
             for match in re.finditer(r"((?:^ +#: .*\n)+)^ +(\w+):", source, re.MULTILINE):
-                found[match[2]] = re.sub(r"\s+", " ", re.sub(r"^ +#: ?", "", match[1], flags=re.MULTILINE)).strip()
-    return found
+                meanings[match[2]] = re.sub(r"\s+", " ", re.sub(r"^ +#: ?", "", match[1], flags=re.MULTILINE)).strip()
+    return meanings

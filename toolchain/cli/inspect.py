@@ -35,22 +35,22 @@ def verify_command(references: tuple[str, ...], root: str | None, store: Store, 
 
     if root is not None and references:
         raise click.UsageError("--root is the digest of the whole store: name no artifacts")
-    found = verify(store, [store.resolve(reference) for reference in references] if references else None)
-    wrong = [line for lines in found.problems.values() for line in lines]
-    if root is not None and root != found.root:
-        wrong.append(f"the root digest is {found.root}, and not {root}: something was added, removed or changed since")
+    result = verify(store, [store.resolve(reference) for reference in references] if references else None)
+    wrong = [line for lines in result.problems.values() for line in lines]
+    if root is not None and root != result.root:
+        wrong.append(f"the root digest is {result.root}, and not {root}: something was added, removed or changed since")
     if as_json:
-        options.echo_json({"problems": found.problems, "notes": found.notes, "root": found.root or None})
+        options.echo_json({"problems": result.problems, "notes": result.notes, "root": result.root or None})
         return 1 if wrong else 0
     for line in wrong:
         options.echo(line, err=True)
-    for line in found.notes:
+    for line in result.notes:
         options.echo(f"note: {line}", err=True)
-    bad = len(found.problems)
+    bad = len(result.problems)
     state = f"{bad} not as published" if bad else "all as published" if not wrong else "the root differs"
-    options.echo(f"{len(found.artifacts)} artifacts, {found.size_bytes / 1e6:,.1f} MB: {state}")
-    if found.root:
-        options.echo(f"root {found.root}")
+    options.echo(f"{len(result.artifacts)} artifacts, {result.size_bytes / 1e6:,.1f} MB: {state}")
+    if result.root:
+        options.echo(f"root {result.root}")
     return 1 if wrong else 0
 
 
@@ -101,22 +101,24 @@ def gc_command(
     if bool(recipes) == everything:
         raise click.UsageError("name the recipes whose artifacts stay, or --all to remove everything")
     keep = _needed(recipes, sets, models, data, store)
-    kept, damaged = [artifact for artifact in store.artifacts([]) if artifact.key in keep], list[str]()
+    staying, damaged = [artifact for artifact in store.artifacts([]) if artifact.key in keep], list[str]()
     gone, freed = store.gc(keep, dry_run=True, damaged=damaged)
     removes = dry_run or yes or not freed
     if not as_json:
-        options.echo("\n".join(_gc_lines(kept, gone, freed, recipes)))
+        options.echo("\n".join(_gc_lines(staying, gone, freed, recipes)))
         removes = removes or (sys.stdin.isatty() and click.confirm("Remove them?"))
     if not removes:
-        said = "nothing is removed" if sys.stdin.isatty() and not as_json else "nothing is removed without a yes"
-        raise ToolchainError(said, f"the same command with --yes removes {freed / 1e6:,.1f} MB; --dry-run only lists")
+        refusal = "nothing is removed" if sys.stdin.isatty() and not as_json else "nothing is removed without a yes"
+        raise ToolchainError(
+            refusal, f"the same command with --yes removes {freed / 1e6:,.1f} MB; --dry-run only lists"
+        )
     if not dry_run:
         gone, freed = store.gc(keep, only=[artifact.key for artifact in gone], wait=wait, damaged=[])
     if as_json:
-        options.echo_json({"removed": [artifact.key for artifact in gone], "bytes": freed, "kept": len(kept)})
+        options.echo_json({"removed": [artifact.key for artifact in gone], "bytes": freed, "kept": len(staying)})
     elif freed:
         verb = "would remove" if dry_run else "removed"
-        options.echo(f"{verb} {_count(gone)}, {freed / 1e6:,.1f} MB; {len(kept)} kept")
+        options.echo(f"{verb} {_count(gone)}, {freed / 1e6:,.1f} MB; {len(staying)} kept")
     for message in damaged:
         options.echo(f"damaged, and left: {message}", err=True)
     return 1 if damaged else 0
@@ -138,11 +140,11 @@ def _needed(
     return keep | {timing.key for timing in timings if set(timing.manifest["parents"]) <= keep}
 
 
-def _gc_lines(kept: Sequence[Artifact], gone: Sequence[Artifact], freed: int, recipes: Sequence[Path]) -> list[str]:
+def _gc_lines(staying: Sequence[Artifact], gone: Sequence[Artifact], freed: int, recipes: Sequence[Path]) -> list[str]:
     """Return what stays and what goes, each with its size."""
     needed = f", which {', '.join(map(str, recipes))} need{'s' if len(recipes) == 1 else ''}" if recipes else ""
-    size = sum(artifact.size_bytes for artifact in kept)
-    lines = [f"keeps {_count(kept)}, {size / 1e6:,.1f} MB{needed}"]
+    size = sum(artifact.size_bytes for artifact in staying)
+    lines = [f"keeps {_count(staying)}, {size / 1e6:,.1f} MB{needed}"]
     if not freed:
         return [*lines, "nothing to remove"]
     lines.append(f"removes {_count(gone)}, {freed / 1e6:,.1f} MB:")
@@ -191,15 +193,15 @@ def _examine(folder: Path, opened: bool, digest: str | None, as_json: bool) -> i
     """Says that an engine can run here; that it cannot is an error."""
     from toolchain.deliver import health
 
-    found = health.examine(folder, opened=opened, digest=digest)
+    record = health.examine(folder, opened=opened, digest=digest)
     if as_json:
-        options.echo_json(found)
+        options.echo_json(record)
     else:
-        named = f"{found['engine']} ({found['provider']})" if found["provider"] else found["engine"]
-        answered = f", and answers {health.QUESTION!r} with {found['label']!r}" if opened else ""
+        named = f"{record['engine']} ({record['provider']})" if record["provider"] else record["engine"]
+        answered = f", and answers {health.QUESTION!r} with {record['label']!r}" if opened else ""
         options.echo(f"{folder}: {named} can run here{answered}")
-        if found["note"]:
-            options.echo(f"note: {found['note']}", err=True)
+        if record["note"]:
+            options.echo(f"note: {record['note']}", err=True)
     return 0
 
 
@@ -211,8 +213,8 @@ def completion_command(shell: str) -> int:
 
     from toolchain.cli import cli
 
-    found = get_completion_class(shell)
-    if found is None:
+    completion = get_completion_class(shell)
+    if completion is None:
         raise click.UsageError(f"no completion for {shell}")
-    click.echo(found(cli, {}, "toolchain", "_TOOLCHAIN_COMPLETE").source())
+    click.echo(completion(cli, {}, "toolchain", "_TOOLCHAIN_COMPLETE").source())
     return 0

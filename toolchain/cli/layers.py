@@ -32,26 +32,27 @@ def sensitivity_command(target: str, **settings: Any) -> int:
     those of 'toolchain show sensitivity': --set sensitivity.bits=[8,4] tries two widths, sensitivity.heads=[] no heads.
     """
     from toolchain.cli.recipes import print_preview
-    from toolchain.pipeline import plan, run
+    from toolchain.pipeline import plan as plans
+    from toolchain.pipeline import run
     from toolchain.pipeline.shipped import is_recipe
 
     store: Store = settings["store"]
     direct = not is_recipe(target)
     own, others = _own(settings["sets"], direct)
     recipe = recipe_of([target], [], settings | {"sets": others})
-    made = plan.sensitivity(recipe, _config(own))
+    plan = plans.sensitivity(recipe, _config(own))
     force = options.forced(settings["force"])
     if settings["dry_run"]:
-        return print_preview(made, store, settings["as_json"], force)
+        return print_preview(plan, store, settings["as_json"], force)
     output: Path | None = settings["output"]
     if output:
         stages.check_output(output)
     run.quiet_libraries()
     options.hold(store)
-    outcome = run.execute(made, store, force=force)
+    outcome = run.execute(plan, store, force=force)
     if outcome.rank:
         return outcome.exit_code
-    step = next(step for step in made.steps.values() if step.stage == "sensitivity")
+    step = next(step for step in plan.steps.values() if step.stage == "sensitivity")
     artifact = outcome.artifacts.get(step.id)
     for reason in dict.fromkeys(outcome.failed.values()):
         logger.error("failed: %s", reason)
@@ -100,9 +101,9 @@ def _config(own: dict[str, Any]) -> Any:
     from toolchain.pipeline.settings import validate
 
     problems = Problems(Document({"sensitivity": own}, None))
-    found = validate(problems, registry.stage("sensitivity").config, own, ("sensitivity",), "sensitivity")
+    config = validate(problems, registry.stage("sensitivity").config, own, ("sensitivity",), "sensitivity")
     problems.raise_if_any()
-    return found
+    return config
 
 
 @click.command("allocate")
@@ -149,20 +150,20 @@ def allocate_command(
         raise click.UsageError("--techniques is empty: name some of heads, ffn, rank, sparsity, bits")
     names = [name.strip() for name in techniques.split(",") if name.strip()] if techniques is not None else None
     chosen = allocation.chosen(record, measure, names)
-    found = allocation.allocate(record, measure, part, chosen, by)
+    settings = allocation.allocate(record, measure, part, chosen, by)
     alike = allocation.uniform(record, measure, part, chosen, by)
     if output:
         if output.suffix not in (".yaml", ".yml") or output.exists():
             why = "it exists" if output.exists() else "a recipe's name ends in .yaml"
             raise ToolchainError(f"-o {output}: {why}", "choose another")
-        text = written.recipe(record, found, alike, model or _checkpoint(record, store), output.stem)
+        text = written.recipe(record, settings, alike, model or _checkpoint(record, store), output.stem)
         with options.output_errors(output):
             output.write_text(text, "utf-8")
         logger.info("written: %s; toolchain run %s", output, output)
     if as_json:
-        options.echo_json(written.as_json(record, found, alike))
+        options.echo_json(written.as_json(record, settings, alike))
     else:
-        options.echo(written.variants(record, found, alike), nl=False)
+        options.echo(written.variants(record, settings, alike), nl=False)
     return 0
 
 
@@ -172,11 +173,11 @@ def _checkpoint(record: Mapping[str, Any], store: Store) -> str:
     Raises:
         ToolchainError: The store does not have it.
     """
-    found = store.find("checkpoint", str(record["checkpoint"]))
-    if found is None:
+    checkpoint = store.find("checkpoint", str(record["checkpoint"]))
+    if checkpoint is None:
         raise ToolchainError(
             f"the store {store.root} does not have the checkpoint {str(record['checkpoint'])[:12]} that was measured",
             "name the store with --store FOLDER, or the checkpoint with --model FOLDER",
         )
-    store.check(found)
-    return str(found.path.resolve())
+    store.check(checkpoint)
+    return str(checkpoint.path.resolve())

@@ -31,10 +31,10 @@ def refit_command(engine: Path, graph: Path, output: Path | None, store: Store, 
 
     if output:
         stages.check_output(output)
-    artifact, made = refit(engine, graph, store)
-    told = stages.delivered(artifact, str(artifact.manifest["label"]), made, output)
+    artifact, is_new = refit(engine, graph, store)
+    row = stages.delivered(artifact, str(artifact.manifest["label"]), is_new, output)
     if as_json:
-        options.echo_json(told)
+        options.echo_json(row)
     else:
-        options.echo(f"{artifact.kind} {artifact.key[:12]}  {told['path']}")
+        options.echo(f"{artifact.kind} {artifact.key[:12]}  {row['path']}")
     return 0

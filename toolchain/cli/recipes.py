@@ -45,17 +45,18 @@ def run_command(
     What the store has is not done again; what was interrupted goes on where it stopped. The report is written into the
     store's folder reports/NAME, unless --set changes limits, weights or bounds: then only -o writes one.
     """
-    from toolchain.pipeline import plan, run
+    from toolchain.pipeline import plan as plans
     from toolchain.pipeline import recipe as recipes
+    from toolchain.pipeline import run
 
     checks.clear(check, junit, variants)
-    made = plan.make(recipes.load(recipe, options.with_threads(sets, threads), models, data), only=variants)
-    checks.need_rules(made, check)
+    plan = plans.make(recipes.load(recipe, options.with_threads(sets, threads), models, data), only=variants)
+    checks.need_rules(plan, check)
     if dry_run:
-        return print_preview(made, store, as_json, options.forced(force))
+        return print_preview(plan, store, as_json, options.forced(force))
     run.quiet_libraries()
     options.hold(store)
-    outcome = run.execute(made, store, force=options.forced(force))
+    outcome = run.execute(plan, store, force=options.forced(force))
     keep = not any(text.partition("=")[0].split(".")[0] in _JUDGING for text in sets)
     return finish(outcome, store, output, as_json, check, junit, keep=keep)
 
@@ -73,7 +74,8 @@ def validate_command(
     Then what they name is looked at: data files (read whole), model folders, labels of the model against those of the
     data, packages.
     """
-    from toolchain.pipeline import document, inputs, plan
+    from toolchain.pipeline import document, inputs
+    from toolchain.pipeline import plan as plans
     from toolchain.pipeline import recipe as loader
 
     results: list[dict[str, Any]] = []
@@ -81,17 +83,17 @@ def validate_command(
         try:
             written = document.read(path)
             recipe = loader.parse(written, sets, models, data)
-            made = plan.make(recipe)
+            plan = plans.make(recipe)
             packages = inputs.check(written, recipe)
         except ToolchainError as error:
-            found = [line for line in str(error).splitlines() if not re.fullmatch(r"\d+ problems", line)]
-            results.append({"recipe": str(path), "valid": False, "problems": found})
+            problems = [line for line in str(error).splitlines() if not re.fullmatch(r"\d+ problems", line)]
+            results.append({"recipe": str(path), "valid": False, "problems": problems})
             continue
         results.append(
             {
-                "recipe": str(path), "valid": True, "steps": len(made.steps),
-                "engines": [row.name for row in made.rows], "not_applicable": dict(made.not_applicable),
-                "not_run": {row.name: reason for row, reason in made.not_run}, "packages": packages,
+                "recipe": str(path), "valid": True, "steps": len(plan.steps),
+                "engines": [row.name for row in plan.rows], "not_applicable": dict(plan.not_applicable),
+                "not_run": {row.name: reason for row, reason in plan.not_run}, "packages": packages,
                 "task": recipe.task.label, "task_named": "task" in written.value,
             }
         )  # fmt: skip
@@ -134,7 +136,7 @@ def report_command(
     is formed across machines. With -o, one report is drawn again (report.html and its pictures), several become
     comparison.html, .md and .json.
     """
-    from toolchain.pipeline import plan
+    from toolchain.pipeline import plan as plans
     from toolchain.pipeline import recipe as recipes
 
     recipe = targets[0]
@@ -151,9 +153,9 @@ def report_command(
             f"{', '.join(str(t) for t in targets if t.suffix != '.json' and not t.is_dir())}"
         )
     checks.clear(check, junit, variants)
-    made = plan.make(recipes.load(recipe, sets, models, data), only=variants)
-    checks.need_rules(made, check)
-    return finish(finished(recipe, made, store, by_variant=True), store, output, as_json, check, junit, keep=False)
+    plan = plans.make(recipes.load(recipe, sets, models, data), only=variants)
+    checks.need_rules(plan, check)
+    return finish(finished(recipe, plan, store, by_variant=True), store, output, as_json, check, junit, keep=False)
 
 
 def _compare(paths: Sequence[Path], output: Path | None, as_json: bool) -> int:
@@ -162,7 +164,7 @@ def _compare(paths: Sequence[Path], output: Path | None, as_json: bool) -> int:
     from toolchain.deliver.report import compare_text, kept, page
 
     reports = [kept.read(path) for path in paths]
-    found = report.compare(reports, kept.labels(reports, paths))
+    comparison = report.compare(reports, kept.labels(reports, paths))
     if output:
         with options.output_errors(output):
             output.mkdir(parents=True, exist_ok=True)
@@ -170,11 +172,11 @@ def _compare(paths: Sequence[Path], output: Path | None, as_json: bool) -> int:
                 page.write(reports[0], output)
                 logger.info("drawn again: %s/%s%s", output, page.PAGE, _no_png())
             else:
-                page.write_comparison(found, output)
+                page.write_comparison(comparison, output)
     if as_json:
-        options.echo_json(found)
+        options.echo_json(comparison)
     else:
-        options.echo(compare_text.markdown(found), nl=False)
+        options.echo(compare_text.markdown(comparison), nl=False)
     return 0
 
 
@@ -202,13 +204,13 @@ def explain_command(
     when no engine came through parity, fusion, placement and invariance.
     """
     from toolchain.deliver import explain
-    from toolchain.pipeline import plan
+    from toolchain.pipeline import plan as plans
     from toolchain.pipeline import recipe as recipes
     from toolchain.pipeline.shipped import is_recipe
 
     path = Path(target)
     if is_recipe(target):
-        return _explain_recipe(plan.make(recipes.load(path, sets, models, data), only=variants), store, as_json)
+        return _explain_recipe(plans.make(recipes.load(path, sets, models, data), only=variants), store, as_json)
     if sets or models or data or variants:
         raise click.UsageError("--set, --model, --data and --variant are for a recipe; what was made is as it is")
     if path.suffix == ".json" or (path / explain.REPORT_FILE).is_file():
@@ -231,19 +233,19 @@ def explain_command(
     return 3 if explain.nothing_sound(engines) else 0
 
 
-def _explain_recipe(made: Plan, store: Store, as_json: bool) -> int:
+def _explain_recipe(plan: Plan, store: Store, as_json: bool) -> int:
     """Explains the plan of a recipe, and those of its engines that the store has evaluated."""
     from toolchain.deliver import explain, ranking, report
     from toolchain.pipeline import run
 
-    outcome, status = run.preview(made, store)
+    outcome, status = run.preview(plan, store)
     outcome.refuse_damaged(options.again(store=True))
-    evaluated = any(row.evaluate in outcome.artifacts for row in made.rows)
+    evaluated = any(row.evaluate in outcome.artifacts for row in plan.rows)
     engines = explain.of_report(report.to_json(ranking.rank(outcome))) if evaluated else []
-    show_preview(made, store, outcome, status, as_json, {"engines": explain.to_json(engines)})
+    show_preview(plan, store, outcome, status, as_json, {"engines": explain.to_json(engines)})
     if not as_json:
         options.print_rich("", *explain.render(engines))
-        waiting = [row.name for row in made.rows if row.evaluate not in outcome.artifacts]
+        waiting = [row.name for row in plan.rows if row.evaluate not in outcome.artifacts]
         if waiting:
             options.echo(f"not run yet: {', '.join(waiting)}: {options.again(store=True)}")
     return 3 if explain.nothing_sound(engines) else 0
@@ -253,9 +255,11 @@ def _explain_report(path: Path, as_json: bool) -> int:
     """Explains the engines of a written report."""
     from toolchain.deliver import explain
 
-    found = explain.read_report(path)
-    engines = explain.of_report(found)
-    apart = {"not_applicable": found["not_applicable"], "not_run": found.get("not_run", []), "failed": found["failed"]}
+    report = explain.read_report(path)
+    engines = explain.of_report(report)
+    apart = {
+        "not_applicable": report["not_applicable"], "not_run": report.get("not_run", []), "failed": report["failed"],
+    }  # fmt: skip
     if as_json:
         options.echo_json({"engines": explain.to_json(engines), **apart})
         return 3 if explain.nothing_sound(engines) else 0
@@ -306,7 +310,7 @@ def show_preview(
     for step in steps:
         table.add_row(step["stage"], step["label"], step["status"], (step["key"] or "")[:12])
     options.print_rich(table)
-    hits = sum(found == "hit" for found in status.values())
+    hits = sum(state == "hit" for state in status.values())
     options.echo(f"\n{len(steps)} steps: {hits} in the store, {len(steps) - hits} to run")
     if missing:
         options.echo(summary(taken, len(missing)))

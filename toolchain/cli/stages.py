@@ -147,7 +147,8 @@ def _stage(
     """Runs a plan up to a stage and shows what it has made."""
     from toolchain.cli.finishing import finish
     from toolchain.cli.recipes import print_preview
-    from toolchain.pipeline import plan, run
+    from toolchain.pipeline import plan as plans
+    from toolchain.pipeline import run
     from toolchain.pipeline.shipped import is_recipe
 
     store: Store = settings["store"]
@@ -155,16 +156,16 @@ def _stage(
     judges |= any(not _READS.isdisjoint(direct.settings_of(item)) for item in items)
     one = engines if stage == "build" and is_recipe(targets[0]) else ()
     recipe = direct.recipe_of(targets, items, settings, () if one else engines, judges=judges)
-    made = plan.make(recipe, stage, settings["variants"])
+    plan = plans.make(recipe, stage, settings["variants"])
     if one:
-        made = plan.narrowed(made, settings["variants"], one)
+        plan = plans.narrowed(plan, settings["variants"], one)
     if settings["dry_run"]:
-        return print_preview(made, store, settings["as_json"], options.forced(settings["force"]))
+        return print_preview(plan, store, settings["as_json"], options.forced(settings["force"]))
     if settings["output"] and stage != "time":
         check_output(settings["output"])
     run.quiet_libraries()
     options.hold(store)
-    outcome = run.execute(made, store, force=options.forced(settings["force"]))
+    outcome = run.execute(plan, store, force=options.forced(settings["force"]))
     if stage == "time":
         return finish(outcome, store, settings["output"], settings["as_json"])
     return _show(outcome, stage, settings["output"], settings["as_json"])
@@ -227,7 +228,7 @@ def _show(outcome: Outcome, stage: str, output: Path | None, as_json: bool) -> i
     if not ends:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in outcome.plan.not_applicable)
         raise ToolchainError(f"there is nothing to {stage}{f': {reasons}' if reasons else ''}", _NOTHING.get(stage, ""))
-    found = []
+    rows = []
     for step in ends:
         artifact = outcome.artifacts.get(step.id)
         if artifact is None:
@@ -236,18 +237,18 @@ def _show(outcome: Outcome, stage: str, output: Path | None, as_json: bool) -> i
         if output and len(ends) > 1:
             where = output / step.label.replace(" · ", "/")
             where = where.with_name(f"{where.name}-{artifact.key[:12]}") if step.label in twice else where
-        found.append(delivered(artifact, step.label, step.id in outcome.made, where))
+        rows.append(delivered(artifact, step.label, step.id in outcome.made, where))
     if as_json:
-        options.echo_json(found)
+        options.echo_json(rows)
     else:
-        for item in found:
+        for item in rows:
             options.echo(f"{item['kind']:10s} {item['label']:30s} {str(item['key'])[:12]}  {item['path']}")
     for reason in dict.fromkeys(outcome.failed.values()):
         logger.error("failed: %s", reason)
-    return outcome.exit_code or _rejected(found)
+    return outcome.exit_code or _rejected(rows)
 
 
-def delivered(artifact: Artifact, label: str, made: bool, where: Path | None) -> dict[str, Any]:
+def delivered(artifact: Artifact, label: str, is_new: bool, where: Path | None) -> dict[str, Any]:
     """Copies an artifact to where the user wants it, if anywhere, and tells of it as ``--json`` does.
 
     Raises:
@@ -261,18 +262,18 @@ def delivered(artifact: Artifact, label: str, made: bool, where: Path | None) ->
         logger.info("%s: digest %s", where, artifact.digest)
     return {
         "label": label, "kind": artifact.kind, "key": artifact.key, "digest": artifact.digest,
-        "path": str(where or artifact.path), "made": made,
+        "path": str(where or artifact.path), "made": is_new,
         "metrics": artifact.metrics,
     }  # fmt: skip
 
 
-def _rejected(found: Sequence[dict[str, Any]]) -> int:
+def _rejected(rows: Sequence[dict[str, Any]]) -> int:
     """Name each graph whose pass changed more labels than it may; return 3 when no other graph is left."""
     from toolchain.measure import gates
 
-    lost = [item for item in found if (item["metrics"].get("parity") or {}).get("passed") is False]
+    lost = [item for item in rows if (item["metrics"].get("parity") or {}).get("passed") is False]
     for item in lost:
         logger.warning(
             "rejected: %s: parity failed: %s", item["label"], gates.parity([item["metrics"]["parity"]], None).evidence
         )
-    return 3 if lost and len(lost) == len(found) else 0
+    return 3 if lost and len(lost) == len(rows) else 0

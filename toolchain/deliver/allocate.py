@@ -29,41 +29,41 @@ def items(record: Mapping[str, Any], allocation: Allocation) -> Items:
     return [*(item for item in found if item), "export", *(item for item in [_bits(record, allocation)] if item)]
 
 
-def variants(record: Mapping[str, Any], found: Allocation, alike: Allocation | None) -> str:
+def variants(record: Mapping[str, Any], allocation: Allocation, alike: Allocation | None) -> str:
     """The variant as YAML, to be pasted into a recipe, with what it is predicted to cost."""
-    return _notes(found, alike) + _yaml({"variants": {ALLOCATED: items(record, found)}})
+    return _notes(allocation, alike) + _yaml({"variants": {ALLOCATED: items(record, allocation)}})
 
 
-def recipe(record: Mapping[str, Any], found: Allocation, alike: Allocation | None, model: str, name: str) -> str:
+def recipe(record: Mapping[str, Any], allocation: Allocation, alike: Allocation | None, model: str, name: str) -> str:
     """A whole recipe as YAML: the dense model, the settings for each layer, and uniform ones of the same budget.
 
     Args:
         record: What ``sensitivity.json`` holds.
-        found: Settings for each layer.
+        allocation: Settings for each layer.
         alike: One setting for all layers; None where there is none.
         model: The checkpoint.
         name: The recipe's name.
     """
-    made = {"base": ["export"], ALLOCATED: items(record, found)}
-    made |= {UNIFORM: items(record, alike)} if alike else {}
-    whole = {"name": name, "task": _task(record), "model": model, "variants": made, "engines": ["onnxruntime"]}
-    return _notes(found, alike) + _yaml(whole)
+    variants = {"base": ["export"], ALLOCATED: items(record, allocation)}
+    variants |= {UNIFORM: items(record, alike)} if alike else {}
+    whole = {"name": name, "task": _task(record), "model": model, "variants": variants, "engines": ["onnxruntime"]}
+    return _notes(allocation, alike) + _yaml(whole)
 
 
-def as_json(record: Mapping[str, Any], found: Allocation, alike: Allocation | None) -> dict[str, Any]:
+def as_json(record: Mapping[str, Any], allocation: Allocation, alike: Allocation | None) -> dict[str, Any]:
     """Both allocations with their items, for a program."""
     return {
-        "measure": found.measure,
-        "by": found.by,
+        "measure": allocation.measure,
+        "by": allocation.by,
         **{
-            name: made and {**_told(made), "items": items(record, made)}
-            for name, made in ((ALLOCATED, found), (UNIFORM, alike))
+            name: each and {**_told(each), "items": items(record, each)}
+            for name, each in ((ALLOCATED, allocation), (UNIFORM, alike))
         },
     }
 
 
-def _told(made: Allocation) -> dict[str, Any]:
-    return {name: plain(getattr(made, name)) for name in ("cost", "left", "layers", "tables")}
+def _told(allocation: Allocation) -> dict[str, Any]:
+    return {name: plain(getattr(allocation, name)) for name in ("cost", "left", "layers", "tables")}
 
 
 def _removed(record: Mapping[str, Any], allocation: Allocation) -> dict[str, Any] | None:
@@ -87,10 +87,10 @@ def _removed(record: Mapping[str, Any], allocation: Allocation) -> dict[str, Any
 
 
 def _ranks(record: Mapping[str, Any], allocation: Allocation) -> dict[str, Any] | None:
-    named = [*((f"{index}.", found) for index, found in enumerate(allocation.layers)), ("", allocation.tables)]
+    named = [*((f"{index}.", chosen) for index, chosen in enumerate(allocation.layers)), ("", allocation.tables)]
     ranks = {
         f"{prefix}{name.removeprefix('rank ')}": int(value)
-        for prefix, found in named for name, value in found.items() if name.startswith("rank ")
+        for prefix, chosen in named for name, value in chosen.items() if name.startswith("rank ")
     }  # fmt: skip
     if not ranks:
         return None
@@ -99,7 +99,7 @@ def _ranks(record: Mapping[str, Any], allocation: Allocation) -> dict[str, Any] 
 
 
 def _sparse(record: Mapping[str, Any], allocation: Allocation) -> dict[str, Any] | None:
-    parts = [found.get("sparsity", 0.0) for found in allocation.layers]
+    parts = [chosen.get("sparsity", 0.0) for chosen in allocation.layers]
     if not any(parts):
         return None
     if record["settings"]["criterion"] == "magnitude":
@@ -110,10 +110,10 @@ def _sparse(record: Mapping[str, Any], allocation: Allocation) -> dict[str, Any]
 def _bits(record: Mapping[str, Any], allocation: Allocation) -> dict[str, Any] | None:
     """Widths by group of nodes; what has none stays in floats."""
     widths, run = {}, 0
-    for found, layer in zip(allocation.layers, record["layers"], strict=True):
+    for chosen, layer in zip(allocation.layers, record["layers"], strict=True):
         last = run + layer["runs"] - 1
-        if "bits" in found:
-            widths[f"layer {run} *" if last == run else f"layers {run}-{last} *"] = int(found["bits"])
+        if "bits" in chosen:
+            widths[f"layer {run} *" if last == run else f"layers {run}-{last} *"] = int(chosen["bits"])
         run = last + 1
     tables = allocation.tables.get("bits")
     if not widths and tables is None:
@@ -139,12 +139,13 @@ def _settled(value: Any) -> Any:
     return str(Path(value).resolve()) if isinstance(value, str) and Path(value).exists() else value
 
 
-def _notes(found: Allocation, alike: Allocation | None) -> str:
-    said = {"divergence": "divergence on dev", "loss": "increase of the dev loss"}[found.by]
-    lines = [f"{100 * found.left:.1f} % of the {WORDS[found.measure]} remain; predicted {said}: {found.cost:.3g}"]
+def _notes(allocation: Allocation, alike: Allocation | None) -> str:
+    measure = {"divergence": "divergence on dev", "loss": "increase of the dev loss"}[allocation.by]
+    remain = f"{100 * allocation.left:.1f} % of the {WORDS[allocation.measure]} remain"
+    lines = [f"{remain}; predicted {measure}: {allocation.cost:.3g}"]
     if alike:
         lines.append(f"one setting for all layers: {100 * alike.left:.1f} %, {alike.cost:.4f}")
-    if any("sparsity" in own for own in found.layers):
+    if any("sparsity" in own for own in allocation.layers):
         lines.append("zeros are counted as saved, which they are only where a format or a kernel skips them")
     return "".join(f"# {line}\n" for line in lines)
 
@@ -157,9 +158,9 @@ def _yaml(value: Mapping[str, Any]) -> str:
     def flow(item: Any) -> Any:
         if not isinstance(item, Mapping):
             return item
-        made = CommentedMap({name: flow(inner) for name, inner in item.items()})
-        made.fa.set_flow_style()
-        return made
+        mapping = CommentedMap({name: flow(inner) for name, inner in item.items()})
+        mapping.fa.set_flow_style()
+        return mapping
 
     shown = {**value, "variants": {name: [flow(item) for item in own] for name, own in value["variants"].items()}}
     if "task" in value:

@@ -46,12 +46,12 @@ def _of(step: Step, identity: Mapping[str, Any], base: Path | None) -> str:
     """What speaks against a step: a checkpoint from elsewhere that is not known to be trained on this split."""
     if step.stage not in ("adopt", "finetune") or not step.source:
         return ""
-    found = _manifest(step.source, base).get("parts", {})
+    parts = _manifest(step.source, base).get("parts", {})
     if step.stage == "finetune":  # an encoder that was only pretrained has no task
-        return "" if found.get("task", identity) == identity else f"{step.source} was trained on other data before"
-    if found.get("stage") == "finetune" and found.get("task") == identity:
+        return "" if parts.get("task", identity) == identity else f"{step.source} was trained on other data before"
+    if parts.get("stage") == "finetune" and parts.get("task") == identity:
         return ""
-    known = "was trained on other data" if "task" in found else "does not say what it was trained on"
+    known = "was trained on other data" if "task" in parts else "does not say what it was trained on"
     return f"{step.source} {known}"
 
 

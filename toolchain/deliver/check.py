@@ -96,18 +96,19 @@ def judge(outcome: Outcome, report: Report | None) -> list[Check]:
         One for each engine and bound, in the recipe's order of engines and rules.
     """
     recipe = outcome.plan.recipe
-    found: dict[tuple[str, int, str, str], Line | _Absence] = dict(_absences(outcome))
+    standings: dict[tuple[str, int, str, str], Line | _Absence] = dict(_absences(outcome))
     for line in report.lines if report else ():
-        found[line.row.model, line.row.seed, line.row.variant, line.row.engine] = line
+        standings[line.row.model, line.row.seed, line.row.variant, line.row.engine] = line
     unfit = dict(outcome.plan.not_applicable)
     checks: list[Check] = []
     for seed in recipe.seeds:
         for model, variant in recipe.variants:
-            own = (engine for *of, engine in found if of == [model, seed, variant])  # what came as an engine is its own
+            # What came as an engine is its own.
+            own = (engine for *of, engine in standings if of == [model, seed, variant])
             for engine in dict.fromkeys([*(item.label for item in recipe.engines), *own]):
                 name = "/".join([*([model] if len(recipe.models) > 1 else []), variant, engine])
                 shown = f"{name} #{seed}" if len(recipe.seeds) > 1 else name
-                standing = found.get((model, seed, variant, engine))
+                standing = standings.get((model, seed, variant, engine))
                 if standing is None and name in unfit:
                     standing = _Absence("skipped", f"not applicable: {unfit[name]}")
                 if standing is None:
@@ -137,24 +138,26 @@ def _judged(rule: Rule, name: str, standing: Line | _Absence, baseline: bool) ->
         if baseline and bound in RELATIVE:
             continue
         timed = bound in ("per_s", "latency_ratio", "speedup")
-        told = f"{bound} at {rule.at}" if timed else bound
-        told += _told(rule, timed or bound == "latency_ms", ranged=not bound.startswith("size"))
+        label = f"{bound} at {rule.at}" if timed else bound
+        label += _told(rule, timed or bound == "latency_ms", ranged=not bound.startswith("size"))
         side = "at least" if bound in (*LEAST, "accuracy_drop") else "at most"
         allowed = f"{side} {_number(bound, limit)}{UNITS[bound]}"
         if isinstance(standing, _Absence):
-            yield _absent(rule, name, told, allowed, standing)
+            yield _absent(rule, name, label, allowed, standing)
             continue
         value, note = _measured(bound, rule, standing)
         if value is None:
-            said = f"{name}: {told}: {note}; {allowed} was asked for"
-            yield Check(engine=name, bound=told, limit=allowed, value=None, found=note, state="failed", message=said)
+            message = f"{name}: {label}: {note}; {allowed} was asked for"
+            yield Check(
+                engine=name, bound=label, limit=allowed, value=None, found=note, state="failed", message=message
+            )
             continue
         # Nine decimals: a share of examples times 100 is not exact in binary.
         holds = round(value, 9) >= limit if bound in LEAST else round(value, 9) <= limit
         found = f"{_number(bound, value)}{UNITS[bound]}{note}"
-        said = "" if holds else f"{name}: {told} is {found}, {allowed} was asked for: {ADVICE[bound]}"
+        message = "" if holds else f"{name}: {label} is {found}, {allowed} was asked for: {ADVICE[bound]}"
         state: State = "passed" if holds else "failed"
-        yield Check(engine=name, bound=told, limit=allowed, value=value, found=found, state=state, message=said)
+        yield Check(engine=name, bound=label, limit=allowed, value=value, found=found, state=state, message=message)
     for gate in dict.fromkeys(rule.gates):
         if baseline and gate == "never slower":
             continue
@@ -295,11 +298,11 @@ def table(checks: Sequence[Check]) -> Table:
     from rich.text import Text
 
     styles = {"passed": "green", "failed": "bold red", "skipped": "yellow"}
-    made = Table(box=None, header_style="bold", pad_edge=False, title="Checks", title_justify="left")
+    grid = Table(box=None, header_style="bold", pad_edge=False, title="Checks", title_justify="left")
     for column in ("engine", "bound", "limit", "found", "result"):
-        made.add_column(column, overflow="fold")
+        grid.add_column(column, overflow="fold")
     for check in checks:
         short = check.found if check.state != "passed" else check.found.partition(":")[0]  # a gate's evidence is long
         told = (check.engine, check.bound, check.limit, short)
-        made.add_row(*map(Text, told), Text(check.state, style=styles[check.state]))
-    return made
+        grid.add_row(*map(Text, told), Text(check.state, style=styles[check.state]))
+    return grid

@@ -65,14 +65,14 @@ def diagnose(store: Path = Path("artifacts")) -> dict[str, Any]:
     """
     from toolchain.measure.machine import instruction_sets, machine
 
-    found, sets = machine(), instruction_sets()
+    hardware, sets = machine(), instruction_sets()
     base, extras = _packages()
     folders = [_folder("store", store), _folder("temporary files", _temporary()), _folder("home", _home())]
-    engines = _engines(extras, found)
+    engines = _engines(extras, hardware)
     return {
         "toolchain": __version__,
         "python": {"version": platform.python_version(), "executable": sys.executable},
-        "machine": found,
+        "machine": hardware,
         "instruction_sets": list(sets),
         "int8": int8_outlook(sets),
         "bf16": bool({"avx512_bf16", "amx_bf16", "bf16"} & set(sets)),
@@ -81,7 +81,7 @@ def diagnose(store: Path = Path("artifacts")) -> dict[str, Any]:
         "extras": extras,
         "engines": engines,
         "folders": folders,
-        "problems": [*_base_problems(base), *conflicts(extras, gpu=bool(found["gpus"])), *_folder_problems(folders)],
+        "problems": [*_base_problems(base), *conflicts(extras, gpu=bool(hardware["gpus"])), *_folder_problems(folders)],
     }
 
 
@@ -110,14 +110,14 @@ def conflicts(extras: Sequence[Mapping[str, Any]], *, gpu: bool) -> list[dict[st
         gpu: Whether the machine has a GPU, which decides the one to keep.
     """
     installed = {package["name"] for extra in extras for package in extra["packages"] if package["installed"]}
-    found = []
+    problems = []
     for module, distributions in SAME_MODULE.items():
         both = [name for name in distributions if name in installed]
         if len(both) > 1:
-            said = f"{' and '.join(both)} are both installed: they overwrite each other's files in {module}/"
+            problem = f"{' and '.join(both)} are both installed: they overwrite each other's files in {module}/"
             fix = f"pip uninstall -y {' '.join(both)} && pip install 'toolchain[{'gpu' if gpu else 'cpu'}]'"
-            found.append({"problem": said, "fix": fix})
-    return found
+            problems.append({"problem": problem, "fix": fix})
+    return problems
 
 
 def satisfies(version: str, wanted: str) -> bool:
@@ -146,8 +146,8 @@ def satisfies(version: str, wanted: str) -> bool:
 
 
 def _release(version: str) -> tuple[int, ...]:
-    found = re.match(r"\d+(\.\d+)*", version)
-    return tuple(int(part) for part in found[0].split(".")) if found else ()
+    match = re.match(r"\d+(\.\d+)*", version)
+    return tuple(int(part) for part in match[0].split(".")) if match else ()
 
 
 def _packages() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -209,22 +209,22 @@ def _engines(extras: Sequence[Mapping[str, Any]], machine: Mapping[str, Any]) ->
     """Every engine of the registry on each of its providers: whether it runs and can be built here, or why not."""
     export = next((extra for extra in extras if extra["extra"] == EXPORT_EXTRA), None)
     unbuilt = [p["name"] for p in export["packages"] if not p["installed"]] if export else []
-    found = []
+    rows = []
     for name in registry.names("engines"):
         try:
             technique = registry.get("engines", name)
         except ImportError as error:
-            found.append(_verdict(name, "", [f"its module cannot be loaded: {error}"], [], {}))
+            rows.append(_verdict(name, "", [f"its module cannot be loaded: {error}"], [], {}))
             continue
         for provider in _providers(technique.config):
             lacking = _lacking(technique.libraries, provider, extras, machine)
             engine = technique.of(Engine)
             lacking += [reason] if (reason := engine.lacks(provider)) else []
             exporting = [f"building needs {', '.join(unbuilt)}: {export['command']}"] if export and unbuilt else []
-            asked = {"run": engine.absent, "build": engine.unbuilt} if not lacking else {}
-            here = {what: reason for what, hook in asked.items() if (reason := hook(technique.config()))}
-            found.append(_verdict(name, provider, lacking, exporting, here, _which(technique.libraries)))
-    return found
+            hooks = {"run": engine.absent, "build": engine.unbuilt} if not lacking else {}
+            here = {what: reason for what, hook in hooks.items() if (reason := hook(technique.config()))}
+            rows.append(_verdict(name, provider, lacking, exporting, here, _which(technique.libraries)))
+    return rows
 
 
 def _verdict(
@@ -309,7 +309,7 @@ def _folder(use: str, path: Path) -> dict[str, Any]:
 
 def _folder_problems(folders: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     """What a run would miss: temporary files may lie in the store, and the home is for downloads alone."""
-    found = []
+    problems = []
     writable = {folder["use"]: folder["writable"] for folder in folders}
     for folder in folders:
         where = f"the folder of the {folder['use']}, {folder['folder']},"
@@ -318,12 +318,12 @@ def _folder_problems(folders: Sequence[Mapping[str, Any]]) -> list[dict[str, str
         if not folder["writable"] and not (folder["use"] == "temporary files" and writable["store"]):
             variable = _NAMED_BY[folder["use"]]
             fix = f"make it a writable folder, or name another one: {variable}"
-            found.append({"problem": f"{where} cannot be written", "fix": fix})
+            problems.append({"problem": f"{where} cannot be written", "fix": fix})
         elif folder["writable"] and folder["free_bytes"] < LOW_DISK_BYTES:
             room = f"{folder['free_bytes'] / 1e6:,.0f} MB"
             fix = "free some, or name another folder; 'toolchain gc' removes from the store what no recipe needs"
-            found.append({"problem": f"{where} has only {room} left", "fix": fix})
-    return found
+            problems.append({"problem": f"{where} has only {room} left", "fix": fix})
+    return problems
 
 
 def _base_problems(base: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:

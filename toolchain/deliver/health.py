@@ -39,22 +39,24 @@ def examine(folder: Path, *, opened: bool = False, digest: str | None = None) ->
         EngineError: The engine is missing or damaged, or cannot run here; the message says why.
         ModelError: What is known of its model is missing or damaged, or it is no single-label classifier.
     """
-    found = read_engine(folder)
+    engine_file = read_engine(folder)
     if digest is not None:
         check_digest(folder, digest)
     interface = read_interface(folder)
     heads.check_deployed(folder, interface.labels)
     if not (folder / TOKENIZER_FILE).is_file():
         raise ModelError(f"{folder / TOKENIZER_FILE} is missing", "an engine folder is what 'toolchain build' writes")
-    _compare(folder, found, opened)
+    _compare(folder, engine_file, opened)
     known = diagnose(folder)["engines"]
-    provider = str(found.options.get("provider", ""))
-    ours = [each for each in known if each["engine"] == found.engine and each["provider"] in ("", provider)]
+    provider = str(engine_file.options.get("provider", ""))
+    ours = [each for each in known if each["engine"] == engine_file.engine and each["provider"] in ("", provider)]
     if not ours:
         names = [each["engine"] for each in known]
-        raise EngineError(f"{folder} is for the engine {found.engine!r}", registry.suggest(found.engine, names))
+        raise EngineError(
+            f"{folder} is for the engine {engine_file.engine!r}", registry.suggest(engine_file.engine, names)
+        )
     if not ours[0]["runs"]:
-        named = f"{found.engine} ({provider})" if provider else found.engine
+        named = f"{engine_file.engine} ({provider})" if provider else engine_file.engine
         raise EngineError(f"{folder}: {named} cannot run here: {ours[0]['reason']}", "'toolchain doctor' shows all")
     label = None
     if opened:
@@ -63,8 +65,8 @@ def examine(folder: Path, *, opened: bool = False, digest: str | None = None) ->
         text = (QUESTION, QUESTION) if interface.pair else QUESTION
         label = Predictor(folder).predict([text])[0].label
     return {
-        "engine": found.engine, "provider": provider, "folder": str(folder), "opened": opened, "label": label,
-        "note": trust_note(found) if digest is None else None,
+        "engine": engine_file.engine, "provider": provider, "folder": str(folder), "opened": opened, "label": label,
+        "note": trust_note(engine_file) if digest is None else None,
     }  # fmt: skip
 
 
@@ -78,16 +80,16 @@ def trust_note(engine: EngineFile) -> str | None:
     )
 
 
-def _compare(folder: Path, found: EngineFile, opened: bool) -> None:
+def _compare(folder: Path, engine_file: EngineFile, opened: bool) -> None:
     """Compares the files with what is recorded of them.
 
     Raises:
         EngineError: One differs.
     """
-    if found.engine == "tensorrt":
-        checked_plan(folder, found)
-    if "plans" in found.extra:
-        check_plans(folder, found)
+    if engine_file.engine == "tensorrt":
+        checked_plan(folder, engine_file)
+    if "plans" in engine_file.extra:
+        check_plans(folder, engine_file)
     artifact = copied(folder)
     if artifact is None:
         return

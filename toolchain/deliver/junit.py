@@ -49,13 +49,13 @@ def junit(name: str, cases: Sequence[Case], properties: Mapping[str, Any]) -> by
         for key, value in properties.items():
             ElementTree.SubElement(held, "property", {"name": _text(key), "value": _text(value)})
     for case in cases:
-        made = ElementTree.SubElement(suite, "testcase", {"classname": _text(case.group), "name": _text(case.name)})
+        element = ElementTree.SubElement(suite, "testcase", {"classname": _text(case.group), "name": _text(case.name)})
         if case.state == "failed":
-            ElementTree.SubElement(made, "failure", {"message": _text(case.message)}).text = _text(case.output)
+            ElementTree.SubElement(element, "failure", {"message": _text(case.message)}).text = _text(case.output)
         elif case.state == "skipped":
-            ElementTree.SubElement(made, "skipped", {"message": _text(case.message)})
+            ElementTree.SubElement(element, "skipped", {"message": _text(case.message)})
         else:
-            ElementTree.SubElement(made, "system-out").text = _text(case.output)
+            ElementTree.SubElement(element, "system-out").text = _text(case.output)
     ElementTree.indent(root)
     written: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
     return written + b"\n"

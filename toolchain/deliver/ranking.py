@@ -108,12 +108,12 @@ def _download_bytes(engine: Artifact, built: Mapping[str, Any]) -> int:
 
 def _built(metrics: Mapping[str, Any]) -> str:
     """What is known of an engine that was built and not run."""
-    told = [f"{metrics['bytes'] / 1e6:,.1f} MB"]
+    facts = [f"{metrics['bytes'] / 1e6:,.1f} MB"]
     if products := metrics.get("products"):
-        told.append("products " + ", ".join(f"{count} in {kind}" for kind, count in products.items()))
+        facts.append("products " + ", ".join(f"{count} in {kind}" for kind, count in products.items()))
     narrow, of = metrics.get("int8_products") or (0, 0)
-    told += [f"{narrow} of {of} quantized products computed so"] if of else []
-    return "; ".join(told)
+    facts += [f"{narrow} of {of} quantized products computed so"] if of else []
+    return "; ".join(facts)
 
 
 def engine_settings(built: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,13 +138,13 @@ def _made(outcome: Outcome, command: str) -> dict[str, Any]:
 
 def _passes(outcome: Outcome, build: str) -> list[Any]:
     """Parity of each graph pass between the export and an engine, in order."""
-    steps, found = outcome.plan.steps, []
+    steps, passes = outcome.plan.steps, []
     step = steps[build]
     while step.inputs:
         step = steps[step.inputs[0]]
         if step.stage == "optimize" and "parity" in outcome.artifacts[step.id].metrics:
-            found.append(outcome.artifacts[step.id].metrics["parity"])
-    return found[::-1]
+            passes.append(outcome.artifacts[step.id].metrics["parity"])
+    return passes[::-1]
 
 
 def _missed(outcome: Outcome, row: Row) -> list[dict[str, Any]]:
@@ -187,22 +187,22 @@ def _training(outcome: Outcome, build: str) -> dict[str, Any]:
 
 def _machine(environment: Mapping[str, Any]) -> str:
     """The processor and how many cores of it, and the GPU where there is one."""
-    found = environment.get("machine", {})
-    gpus = [str(gpu) for gpu in found.get("gpus", ())]
-    return ", ".join([f"{found.get('physical_cores', '?')} cores of {found.get('cpu', 'an unknown CPU')}", *gpus])
+    machine = environment.get("machine", {})
+    gpus = [str(gpu) for gpu in machine.get("gpus", ())]
+    return ", ".join([f"{machine.get('physical_cores', '?')} cores of {machine.get('cpu', 'an unknown CPU')}", *gpus])
 
 
 def _notes(outcome: Outcome) -> list[str]:
     """What the task said of its data; kept with the training so that an all-hit run need not load the data."""
-    found: dict[str, None] = {}
+    notes: dict[str, None] = {}
     if outcome.plan.only:
         of = len(outcome.plan.recipe.variants)
-        found[f"a part of the recipe, {len(outcome.plan.only)} of {of} variants: {', '.join(outcome.plan.only)}"] = None
+        notes[f"a part of the recipe, {len(outcome.plan.only)} of {of} variants: {', '.join(outcome.plan.only)}"] = None
     for step, artifact in outcome.artifacts.items():
-        found |= dict.fromkeys(artifact.manifest.get("notes", ()))
+        notes |= dict.fromkeys(artifact.manifest.get("notes", ()))
         if text := _contended(outcome.plan.steps[step].label, artifact):
-            found[text] = None
-    return list(found)
+            notes[text] = None
+    return list(notes)
 
 
 def _contended(label: str, artifact: Artifact) -> str:
