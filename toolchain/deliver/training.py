@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from toolchain.core.hooks import GraphPass
 from toolchain.core.registry import get
 from toolchain.core.store import Artifact
 
@@ -40,5 +41,5 @@ def failed_parity(made_from: Sequence[Artifact], task: Any, evaluation: Mapping[
 def _keeps_weights(parts: Mapping[str, Any]) -> bool:
     """Return whether a step claims to answer as what it was made from."""
     if parts.get("stage") == "optimize":
-        return bool(get("optimize", str(parts["technique"])).module.AGREEMENT == 1)
+        return bool(get("optimize", str(parts["technique"])).of(GraphPass).AGREEMENT == 1)
     return parts.get("stage") == "export"
