@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from tests.command import ROOT, toolchain
+from tests.command import ROOT
 from tests.shared import TRACES, VARIABLE
+from tests.tiny import call
 from toolchain.core import traces
 from toolchain.core.log import logger
 
@@ -45,8 +46,8 @@ def smoke_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = shared / "smoke-store"
     with FileLock(shared / "smoke-store.lock"):
         if not (store / "reports").exists():  # the last thing that a run writes
-            done = toolchain("run", ROOT / "recipes/smoke.yaml", "--store", store)
-            assert done.returncode == 0, done.stderr
+            done = call("run", "recipes/smoke.yaml", "--store", str(store), cwd=ROOT)
+            assert done.code == 0, done.stderr
     return store
 
 

@@ -108,7 +108,8 @@ def test_two_runs_give_equal_bytes(name: str, config: Any, tmp_path: Path) -> No
 def test_latency_is_reached_or_said_to_be_out_of_reach(tmp_path: Path) -> None:
     """A machine that is too busy to tell is no fault, nor is more speed where nothing but a whole layer has left."""
     module = registry.get("compress", "latency_prune").module
-    config = module.Config(speedup=1.25, batch_size=8, calibration_samples=16)
+    # Every size that is timed is traced: of 128, 256 and 384 neurons.
+    config = module.Config(speedup=1.25, batch_size=8, calibration_samples=16, multiple_of=128)
     try:
         source, out, metrics = compressed("latency_prune", config, "bert", tmp_path)
     except ModelError as error:
