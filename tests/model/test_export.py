@@ -18,9 +18,9 @@ ARCHITECTURES = ("bert", "roberta", "albert", "distilbert", "electra", "deberta-
 
 
 def made(folder: Path, architecture: str = "bert") -> Path:
-    """A classifier of two layers, 32 wide, with random weights."""
+    """A classifier of two layers, 64 wide as those whose fusion is tested, with random weights."""
     data = sentences()
-    scratch.create(f"scratch:{architecture}-2x32", data.train.texts, 17, folder / "encoder")
+    scratch.create(f"scratch:{architecture}-2x64", data.train.texts, 17, folder / "encoder")
     model = checkpoint.load_for_training(folder / "encoder", data.labels, 17)
     tokenizer = checkpoint.load_tokenizer(folder / "encoder")
     (folder / "checkpoint").mkdir()
@@ -119,7 +119,7 @@ def test_a_graph_that_differs_is_refused_and_the_first_node_named(
 
 def test_flops_are_those_of_the_matrix_products() -> None:
     _, metrics = shared()
-    tokens, hidden = round(metrics["mean_tokens"]), 32
+    tokens, hidden = round(metrics["mean_tokens"]), 64
     layer = 2 * tokens * (4 * hidden * hidden + 2 * hidden * 4 * hidden) + 2 * 2 * tokens * tokens * hidden
     assert metrics["flops"] == 2 * layer + 2 * hidden * hidden + 2 * hidden * 2  # two layers, pooler, classifier
 
