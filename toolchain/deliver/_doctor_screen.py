@@ -61,8 +61,8 @@ def _engines(diagnosis: Mapping[str, Any]) -> RenderableType:
     for engine in diagnosis["engines"]:
         name = engine["engine"] + (f" ({engine['provider']})" if engine["provider"] else "")
         can = [what for what, able in (("builds", engine["builds"]), ("runs", engine["runs"])) if able]
-        told = " and ".join(can) or "no"
-        grid.add_row(_mark(GOOD if can else ABSENT), Text(name), Text(told), Text(engine["reason"], style="dim"))
+        answer = " and ".join(can) or "no"
+        grid.add_row(_mark(GOOD if can else ABSENT), Text(name), Text(answer), Text(engine["reason"], style="dim"))
     return grid
 
 
@@ -72,14 +72,14 @@ def _packages(diagnosis: Mapping[str, Any], *, verbose: bool) -> RenderableType:
     absent = [] if verbose else [extra["extra"] for extra in diagnosis["extras"] if not _wanted(extra)]
     for extra in (base, *(extra for extra in diagnosis["extras"] if extra["extra"] not in absent)):
         complete = all(package["ok"] for package in extra["packages"])
-        told = Text(", ").join(_package(package) for package in extra["packages"])
+        packages = Text(", ").join(_package(package) for package in extra["packages"])
         if not complete:
-            told.append(f"\n{extra['command']}", style="cyan")
-        grid.add_row(_mark(GOOD if complete else ABSENT), Text(extra["extra"]), told)
+            packages.append(f"\n{extra['command']}", style="cyan")
+        grid.add_row(_mark(GOOD if complete else ABSENT), Text(extra["extra"]), packages)
     if absent:
-        told = Text(f"{', '.join(absent)}\n").append("toolchain doctor -v", style="cyan")
+        packages = Text(f"{', '.join(absent)}\n").append("toolchain doctor -v", style="cyan")
         grid.add_row(
-            _mark(ABSENT), Text("not here"), told.append(" says what each brings, and the command that adds it")
+            _mark(ABSENT), Text("not here"), packages.append(" says what each brings, and the command that adds it")
         )
     return grid
 
@@ -107,9 +107,9 @@ def _folders(diagnosis: Mapping[str, Any]) -> RenderableType:
     for folder in diagnosis["folders"]:
         state = "" if folder["exists"] else ", made when needed"
         free = f"{folder['free_bytes'] / 1e9:,.1f} GB free"
-        told = f"{free}{state}" if folder["writable"] else "cannot be written"
+        room = f"{free}{state}" if folder["writable"] else "cannot be written"
         mark = GOOD if folder["writable"] else ABSENT if folder["use"] == "home" else BAD
-        grid.add_row(_mark(mark), Text(folder["use"]), Text(folder["folder"], overflow="fold"), Text(told))
+        grid.add_row(_mark(mark), Text(folder["use"]), Text(folder["folder"], overflow="fold"), Text(room))
     return grid
 
 
@@ -117,8 +117,8 @@ def _problems(diagnosis: Mapping[str, Any]) -> RenderableType:
     if not diagnosis["problems"]:
         return Text("No problems found.", style="green")
     grid = _grid()
-    for found in diagnosis["problems"]:
-        grid.add_row(_mark(BAD), Text.assemble(found["problem"], "\n", (found["fix"], "cyan")))
+    for problem in diagnosis["problems"]:
+        grid.add_row(_mark(BAD), Text.assemble(problem["problem"], "\n", (problem["fix"], "cyan")))
     return Group(Text("Problems", style="bold red"), Padding(grid, (0, 0, 0, 2)))
 
 

@@ -25,8 +25,8 @@ def items(record: Mapping[str, Any], allocation: Allocation) -> Items:
         record: What ``sensitivity.json`` holds.
         allocation: Settings for its layers.
     """
-    found = [_removed(record, allocation), _ranks(record, allocation), _sparse(record, allocation)]
-    return [*(item for item in found if item), "export", *(item for item in [_bits(record, allocation)] if item)]
+    passes = [_removed(record, allocation), _ranks(record, allocation), _sparse(record, allocation)]
+    return [*(item for item in passes if item), "export", *(item for item in [_bits(record, allocation)] if item)]
 
 
 def variants(record: Mapping[str, Any], allocation: Allocation, alike: Allocation | None) -> str:
@@ -70,8 +70,8 @@ def _removed(record: Mapping[str, Any], allocation: Allocation) -> dict[str, Any
     remove: dict[str, list[float]] = {}
     for kind, name in (("heads", "heads"), ("ffn", "neurons")):
         parts = [
-            round(1 - found.get(name, layer[name]) / layer[name], 4)
-            for found, layer in zip(allocation.layers, record["layers"], strict=True)
+            round(1 - chosen.get(name, layer[name]) / layer[name], 4)
+            for chosen, layer in zip(allocation.layers, record["layers"], strict=True)
         ]
         remove |= {kind: parts} if any(parts) else {}
     if not remove:

@@ -303,6 +303,6 @@ def table(checks: Sequence[Check]) -> Table:
         grid.add_column(column, overflow="fold")
     for check in checks:
         short = check.found if check.state != "passed" else check.found.partition(":")[0]  # a gate's evidence is long
-        told = (check.engine, check.bound, check.limit, short)
-        grid.add_row(*map(Text, told), Text(check.state, style=styles[check.state]))
+        cells = (check.engine, check.bound, check.limit, short)
+        grid.add_row(*map(Text, cells), Text(check.state, style=styles[check.state]))
     return grid

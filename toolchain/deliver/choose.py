@@ -79,7 +79,7 @@ def choose(report: Mapping[str, Any], limits: Limits, store: str = "") -> Choice
     """
     lines: Sequence[Line] = report["lines"]
     batches = settings_of(lines)
-    asked = floors(lines)
+    floor_of = floors(lines)
     at = limits.at or (batches[-1] if batches else "")
     setting = at if limits.per_s is not None else "batch 1" if limits.latency_ms is not None else str(report["speedup"])
     pairs = [
@@ -88,7 +88,7 @@ def choose(report: Mapping[str, Any], limits: Limits, store: str = "") -> Choice
             Candidate(
                 name=str(line["name"]),
                 engine_key=str(line.get("engine_key") or ""),
-                findings=tuple(findings(line, limits, asked.get(line["seed"]), batches)),
+                findings=tuple(findings(line, limits, floor_of.get(line["seed"]), batches)),
                 gates=tuple(failed(line)),
             ),
         )
@@ -102,14 +102,14 @@ def choose(report: Mapping[str, Any], limits: Limits, store: str = "") -> Choice
         first = min(equal, key=lambda pair: float(pair[0]["size_mb"]))
         fit = [first, *(pair for pair in fit if pair is not first)]
     others = sorted((pair for pair in pairs if not pair[1].fits), key=lambda pair: _far(pair[1]))
-    made = str((report.get("made") or {}).get("command") or "")
+    command = str((report.get("made") or {}).get("command") or "")
     return Choice(
         limits=limits,
         rule=accuracy_rule(limits),
         setting=setting,
         chosen=fit[0][1] if fit else None,
         candidates=tuple(candidate for _, candidate in (*fit, *others)),
-        command=take(made, fit[0][0], lines, store) if fit else "",
+        command=take(command, fit[0][0], lines, store) if fit else "",
     )
 
 
@@ -226,12 +226,12 @@ def _nothing(choice: Choice) -> Iterator[Any]:
         yield Text(f"{open_ones[0].name} may fit: the data cannot say; --as-measured takes it on trust", style="yellow")
 
 
-def _next(choice: Choice, made: str) -> Iterator[Any]:
+def _next(choice: Choice, command: str) -> Iterator[Any]:
     """Yield what can be done where nothing fits, by what the nearest engine misses.
 
     Args:
         choice: The choice.
-        made: The command that makes the report again; may be empty.
+        command: The command that makes the report again; may be empty.
     """
     from rich.text import Text
 
@@ -241,8 +241,8 @@ def _next(choice: Choice, made: str) -> Iterator[Any]:
     if nearest is None:
         return
     states = {finding.limit: finding.state for finding in nearest.findings}
-    if made and "cannot say" in (states.get("latency_ms"), states.get("per_s")):
-        yield command_line("take the times again, with nothing else running:\n  ", f"{made} --force time")
+    if command and "cannot say" in (states.get("latency_ms"), states.get("per_s")):
+        yield command_line("take the times again, with nothing else running:\n  ", f"{command} --force time")
     if "missed" in states.values():
         yield Text(
             "next: ask for less, or add variants to the recipe that are smaller and faster (docs/smaller.md, "

@@ -240,7 +240,7 @@ def _verdict(
         here: What this machine lacks to ``build`` and to ``run`` it.
         which: The package that brings it, where several may.
     """
-    needs = [f"to {what} it: {told}" for what, told in here.items()]
+    needs = [f"to {what} it: {reason}" for what, reason in here.items()]
     reason = "; ".join(lacking or [*([which] if which else []), *needs, *exporting])
     runs, builds = not lacking and "run" not in here, not lacking and not exporting and "build" not in here
     return {"engine": engine, "provider": provider, "runs": runs, "builds": builds, "reason": reason}

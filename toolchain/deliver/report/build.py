@@ -155,8 +155,8 @@ def build_report(
 
 def settings_of(lines: Sequence[Line]) -> tuple[str, ...]:
     """Every setting that some engine was timed at, by batch size."""
-    found = {setting for line in lines for setting in line.settings}
-    return tuple(sorted(found, key=lambda setting: int(setting.split()[1])))
+    settings = {setting for line in lines for setting in line.settings}
+    return tuple(sorted(settings, key=lambda setting: int(setting.split()[1])))
 
 
 def _name(row: Row, rows: Sequence[Row], several_models: bool) -> str:

@@ -62,8 +62,8 @@ class Front:
 def corrected(lines: Sequence[Line]) -> list[Line]:
     """The lines with McNemar's p-values corrected for how many engines are compared with a baseline."""
     tested = [line for line in lines if line.p_value is not None and not line.row.baseline]
-    found = holm([line.p_value for line in tested if line.p_value is not None])
-    p_values = {line.name: value for line, value in zip(tested, found, strict=True)}
+    corrected_ps = holm([line.p_value for line in tested if line.p_value is not None])
+    p_values = {line.name: value for line, value in zip(tested, corrected_ps, strict=True)}
     return [replace(line, p_holm=p_values.get(line.name)) for line in lines]
 
 
@@ -83,9 +83,9 @@ def ranked(lines: Sequence[Line], weights: Mapping[str, float], setting: str) ->
     )
     counts = {len(line.correct): line.name for line in ordered if line.score is not None}
     if len(counts) > 1:
-        told = ", ".join(f"{name} on {count}" for count, name in sorted(counts.items()))
+        examples = ", ".join(f"{name} on {count}" for count, name in sorted(counts.items()))
         raise StoreError(
-            f"engines were evaluated on different numbers of examples, and cannot be ranked together: {told}",
+            f"engines were evaluated on different numbers of examples, and cannot be ranked together: {examples}",
             "evaluate them on the same data: 'toolchain run' with --force",
         )
     scored = [line for line in ordered if line.score is not None and not line.barred]
@@ -122,7 +122,7 @@ def fronts(lines: Sequence[Line], setting: str) -> tuple[Front, ...]:
         lines: The report's lines, in its order.
         setting: The setting whose IS is the speed.
     """
-    found = []
+    by_model = []
     baselines = sorted((line.row.model, line.row.seed, line.name) for line in lines if line.row.baseline)
     named = {line.name: line for line in lines}
     for base in (named[name] for *_, name in baselines):
@@ -136,7 +136,7 @@ def fronts(lines: Sequence[Line], setting: str) -> tuple[Front, ...]:
         if not gains:
             continue
         names, points = list(gains), list(gains.values())
-        found.append(
+        by_model.append(
             Front(
                 model=base.row.model,
                 seed=base.row.seed,
@@ -145,4 +145,4 @@ def fronts(lines: Sequence[Line], setting: str) -> tuple[Front, ...]:
                 floor_percent=floor,
             )
         )
-    return tuple(found)
+    return tuple(by_model)

@@ -131,25 +131,25 @@ def rules(
     runs: Sequence[Mapping[str, Any]], machines: Sequence[Mapping[str, Any]], test_sets: Sequence[Mapping[str, Any]]
 ) -> list[str]:
     """What was compared and what was not, and why, for these runs."""
-    found = ["Sizes are bytes on disk and are compared across all runs."]
+    lines = ["Sizes are bytes on disk and are compared across all runs."]
     if len(test_sets) > 1:
-        found.append(f"Accuracies are compared within each of {len(test_sets)} test sets, and not across them.")
+        lines.append(f"Accuracies are compared within each of {len(test_sets)} test sets, and not across them.")
     else:
-        found.append("Accuracies are all of one test set. Their intervals are unpaired: runs share no list of answers.")
+        lines.append("Accuracies are all of one test set. Their intervals are unpaired: runs share no list of answers.")
     silent = [run["label"] for run in runs if run["test_set"] is None]
     if silent and len(runs) > 1:
-        found.append(
+        lines.append(
             f"{', '.join(silent)}: written before reports kept a digest of their test set; taken for one where their "
             "split and number of examples agree."
         )
     if len(machines) > 1:
-        found.append(
+        lines.append(
             f"{len(machines)} machines: times stand in a table for each, and none of one is divided by another's; CR "
             "and IS are each run's own, against its own baseline."
         )
     if any(len(each["runs"]) > 1 for each in machines):
-        found.append(
+        lines.append(
             "Runs are of one machine where processor, its features, cores, memory, host, system, GPUs, threads agree: "
             "their times stand side by side; they are of different rounds, so no ratio is formed across runs either."
         )
-    return found
+    return lines

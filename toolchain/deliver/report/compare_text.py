@@ -13,37 +13,37 @@ from toolchain.deliver.report.text import table
 LEFT = {"run", "engine", "machine", "command", "gates", "engines", "nothing is smaller and as right"}
 
 
-def markdown(found: Mapping[str, Any]) -> str:
+def markdown(comparison: Mapping[str, Any]) -> str:
     """The comparison: runs, accuracy and size by test set, times by machine, and engines that several runs have.
 
     Args:
-        found: What ``compare`` gave.
+        comparison: What ``compare`` gave.
     """
-    blocks = [f"# {heading(found)}", "\n".join(f"- {rule}" for rule in found["rules"])]
-    blocks += ["## Runs", _runs(found)]
-    for test_set in found["test_sets"]:
-        rows = by_accuracy(found, test_set)
+    blocks = [f"# {heading(comparison)}", "\n".join(f"- {rule}" for rule in comparison["rules"])]
+    blocks += ["## Runs", _runs(comparison)]
+    for test_set in comparison["test_sets"]:
+        rows = by_accuracy(comparison, test_set)
         blocks += [f"## Accuracy and size: {test_set['told']}", _accuracy(rows, test_set)]
-    for machine in found["machines"]:
-        blocks += [f"## Times: {machine['told']}", _times(found, machine)]
-    if found["same"]:
-        blocks += ["## Engines of one name in several runs", _same(found)]
+    for machine in comparison["machines"]:
+        blocks += [f"## Times: {machine['told']}", _times(comparison, machine)]
+    if comparison["same"]:
+        blocks += ["## Engines of one name in several runs", _same(comparison)]
     return foreign.markdown("\n\n".join(blocks) + "\n")
 
 
-def heading(found: Mapping[str, Any]) -> str:
+def heading(comparison: Mapping[str, Any]) -> str:
     """How many runs, engines and machines."""
 
     def count(number: int, word: str) -> str:
         return f"{number} {word}{'' if number == 1 else 's'}"
 
-    runs, machines = len(found["runs"]), len(found["machines"])
-    return f"{count(runs, 'run')}, {count(len(found['lines']), 'engine')}, {count(machines, 'machine')}"
+    runs, machines = len(comparison["runs"]), len(comparison["machines"])
+    return f"{count(runs, 'run')}, {count(len(comparison['lines']), 'engine')}, {count(machines, 'machine')}"
 
 
-def by_accuracy(found: Mapping[str, Any], test_set: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def by_accuracy(comparison: Mapping[str, Any], test_set: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The lines of a test set, the most accurate first and, among equals, the smallest."""
-    members = [line for line in found["lines"] if line["run"] in test_set["runs"]]
+    members = [line for line in comparison["lines"] if line["run"] in test_set["runs"]]
     return sorted(members, key=lambda line: (-line["accuracy_percent"], line["size_mb"]))
 
 
@@ -52,9 +52,9 @@ def on_front(line: Mapping[str, Any], test_set: Mapping[str, Any]) -> bool:
     return {"run": line["run"], "name": line["name"]} in test_set["front"]
 
 
-def settings_on(found: Mapping[str, Any], machine: Mapping[str, Any]) -> list[str]:
+def settings_on(comparison: Mapping[str, Any], machine: Mapping[str, Any]) -> list[str]:
     """The settings that runs on a machine were timed at, by batch size."""
-    names = {setting for run in found["runs"] if run["label"] in machine["runs"] for setting in run["settings"]}
+    names = {setting for run in comparison["runs"] if run["label"] in machine["runs"] for setting in run["settings"]}
     return sorted(names, key=lambda setting: int(setting.split()[1]))
 
 
@@ -67,10 +67,10 @@ def ranged(line: Mapping[str, Any], name: str, digits: int | None = None) -> str
     return f"{value} [{low}, {high}]"
 
 
-def _runs(found: Mapping[str, Any]) -> str:
+def _runs(comparison: Mapping[str, Any]) -> str:
     rows = [
         [run["label"], show(run["engines"]), run["machine"], show(run["threads"]), run["command"] or "-"]
-        for run in found["runs"]
+        for run in comparison["runs"]
     ]
     return table(["run", "engines", "machine", "threads", "command"], rows, LEFT)
 
@@ -89,13 +89,13 @@ def _accuracy(rows: Sequence[Mapping[str, Any]], test_set: Mapping[str, Any]) ->
     )
 
 
-def _times(found: Mapping[str, Any], machine: Mapping[str, Any]) -> str:
-    settings = settings_on(found, machine)
+def _times(comparison: Mapping[str, Any], machine: Mapping[str, Any]) -> str:
+    settings = settings_on(comparison, machine)
     heads = ["run", "engine"]
     for setting in settings:
         heads += ["p50 ms" if setting == "batch 1" else f"/s {setting}", f"IS {setting}"]
     rows = []
-    for line in found["lines"]:
+    for line in comparison["lines"]:
         if line["run"] not in machine["runs"]:
             continue
         cells = [line["run"], line["name"]]
@@ -107,18 +107,18 @@ def _times(found: Mapping[str, Any], machine: Mapping[str, Any]) -> str:
     return table(heads, rows, LEFT)
 
 
-def _same(found: Mapping[str, Any]) -> str:
-    runs = [run["label"] for run in found["runs"]]
+def _same(comparison: Mapping[str, Any]) -> str:
+    runs = [run["label"] for run in comparison["runs"]]
     settings = sorted(
-        {setting for run in found["runs"] for setting in run["settings"]}, key=lambda s: int(s.split()[1])
+        {setting for run in comparison["runs"] for setting in run["settings"]}, key=lambda s: int(s.split()[1])
     )
     heads = ["engine", "engines", *(f"{run}: IS {setting}" for setting in settings for run in runs)]
     rows = []
-    for each in found["same"]:
+    for each in comparison["same"]:
         cells = [each["name"], "one" if each["one_engine"] else "different"]
         for setting in settings:
             for run in runs:
                 at = each["lines"].get(run)
-                cells.append("-" if at is None else ranged(found["lines"][at], f"speedup_{key(setting)}"))
+                cells.append("-" if at is None else ranged(comparison["lines"][at], f"speedup_{key(setting)}"))
         rows.append(cells)
     return table(heads, rows, LEFT)

@@ -48,7 +48,7 @@ def figures(line: Line, batches: Sequence[str]) -> Figures:
         batches: Every setting of the report, ``batch 1`` first.
     """
     row, evaluation, timing = line.row, line.evaluation, line.row.timing or {}
-    found: Figures = {
+    values: Figures = {
         "rank": line.rank,
         "rank_low": line.rank_range[0] if line.rank_range else None,
         "rank_high": line.rank_range[1] if line.rank_range else None,
@@ -88,14 +88,14 @@ def figures(line: Line, batches: Sequence[str]) -> Figures:
         "peak_memory_mb": _millions(timing.get("peak_memory_bytes")),
     }
     for setting in batches:
-        found |= _latency(line) if setting == "batch 1" else _throughput(line, setting)
+        values |= _latency(line) if setting == "batch 1" else _throughput(line, setting)
         for scope in SCOPES:
             name = f"speedup_{key(setting)}" if scope == "engine" else f"speedup_{scope}_{key(setting)}"
-            found |= _interval(name, line.speedup_of(scope).get(setting), 1)
-        found[f"energy_j_{key(setting)}"] = _joules(timing, setting)
+            values |= _interval(name, line.speedup_of(scope).get(setting), 1)
+        values[f"energy_j_{key(setting)}"] = _joules(timing, setting)
     verdicts = {verdict.gate: state(verdict) for verdict in line.gates}
-    found |= {f"gate_{gate.replace(' ', '_')}": verdicts.get(gate, STATES[None]) for gate in GATES}
-    return {**found, "size_only": line.size_only, "marks": ", ".join(line.marks), "error": line.error}
+    values |= {f"gate_{gate.replace(' ', '_')}": verdicts.get(gate, STATES[None]) for gate in GATES}
+    return {**values, "size_only": line.size_only, "marks": ", ".join(line.marks), "error": line.error}
 
 
 def pooled_figures(engine: Pooled, batches: Sequence[str]) -> dict[str, Any]:
@@ -124,26 +124,26 @@ def pooled_figures(engine: Pooled, batches: Sequence[str]) -> dict[str, Any]:
 
 def _latency(line: Line) -> Figures:
     """Batch 1: percentiles of the time of one text."""
-    found: Figures = {}
+    values: Figures = {}
     for scope in SCOPES:
         timed = line.measured("batch 1", scope)
-        found |= {f"latency_{scope}_{p}_ms": timed.get(f"{p}_ms") for p in ("p50", "p90", "p99")}
-        found[f"latency_{scope}_spread"] = timed.get("spread")
-        found |= _ends(f"latency_{scope}_p50_ms", _rounds(timed, "p50_ms", "rounds_ms"), 1)
-    return found
+        values |= {f"latency_{scope}_{p}_ms": timed.get(f"{p}_ms") for p in ("p50", "p90", "p99")}
+        values[f"latency_{scope}_spread"] = timed.get("spread")
+        values |= _ends(f"latency_{scope}_p50_ms", _rounds(timed, "p50_ms", "rounds_ms"), 1)
+    return values
 
 
 def _throughput(line: Line, setting: str) -> Figures:
     """A batch size: sentences per second, sorted by length and in the data's order."""
-    found: Figures = {}
+    values: Figures = {}
     for order in ("sorted", "data_order"):
         for scope in SCOPES:
             timed = line.measured(setting, scope, order)
-            found[f"per_s_{order}_{scope}_{key(setting)}"] = timed.get("median_per_s")
-            found[f"spread_{order}_{scope}_{key(setting)}"] = timed.get("spread")
+            values[f"per_s_{order}_{scope}_{key(setting)}"] = timed.get("median_per_s")
+            values[f"spread_{order}_{scope}_{key(setting)}"] = timed.get("spread")
             name = f"per_s_{order}_{scope}_{key(setting)}"
-            found |= _ends(name, _rounds(timed, "median_per_s", "rounds_per_s"), 1)
-    return found
+            values |= _ends(name, _rounds(timed, "median_per_s", "rounds_per_s"), 1)
+    return values
 
 
 def _joules(timing: Mapping[str, Any], setting: str) -> float | None:

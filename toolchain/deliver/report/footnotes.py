@@ -57,7 +57,7 @@ def footnotes(report: Report) -> list[tuple[str, str]]:
         f"{weights['accuracy']:g} · accuracy in percent + {weights['compression']:g} · times smaller + "
         f"{weights['speedup']:g} · times faster"
     )
-    found = [
+    entries = [
         ("score", f"{formula}, at {report.speedup}; the baseline's bytes and time over the engine's own"),
         ("to be shipped", f"asked of an engine: {wanted(report.limits)}; and that no gate bars it"),
         ("accuracy", _accuracy(report)),
@@ -66,26 +66,26 @@ def footnotes(report: Report) -> list[tuple[str, str]]:
     ]
     machine = _machine(report)
     if machine:
-        found.append(("machine", machine))
-    found += _order(report)
+        entries.append(("machine", machine))
+    entries += _order(report)
     seen = {mark for line in report.lines for mark in line.marks}
-    found += [(mark, text) for mark, text in MARKS.items() if any(other.startswith(mark) for other in seen)]
-    found += [("not certified", f"{line.name}: {line.row.objection}") for line in report.lines if line.row.objection]
-    found += [("may not be shipped", f"{line.name}: {reason}") for line in report.lines for reason in line.barred]
-    found += [
+    entries += [(mark, text) for mark, text in MARKS.items() if any(other.startswith(mark) for other in seen)]
+    entries += [("not certified", f"{line.name}: {line.row.objection}") for line in report.lines if line.row.objection]
+    entries += [("may not be shipped", f"{line.name}: {reason}") for line in report.lines for reason in line.barred]
+    entries += [
         ("partly fused", f"{line.name}: {verdict.evidence}")
         for line in report.lines
         for verdict in line.gates
         if verdict.label
     ]
-    found += [(f"gate {gate}", f"{ASKED[gate]}: {counts}") for gate, counts in _gates(report)]
-    found += [("not applicable", f"{name}: {reason}") for name, reason in report.not_applicable]
-    found += [("not run", f"{name}: {reason}") for name, reason in report.not_run]
-    found += [("not timed", f"{line.name}: {line.error}") for line in report.lines if line.error]
-    found += [("failed", f"{name}: {error}") for name, error in report.failed]
+    entries += [(f"gate {gate}", f"{ASKED[gate]}: {counts}") for gate, counts in _gates(report)]
+    entries += [("not applicable", f"{name}: {reason}") for name, reason in report.not_applicable]
+    entries += [("not run", f"{name}: {reason}") for name, reason in report.not_run]
+    entries += [("not timed", f"{line.name}: {line.error}") for line in report.lines if line.error]
+    entries += [("failed", f"{name}: {error}") for name, error in report.failed]
     # An engine's own notes repeat from engine to engine; each is told once.
     notes = [*report.notes, *(note for line in report.lines for note in line.evaluation.get("notes", ()))]
-    return found + [("note", text) for text in dict.fromkeys(notes)]
+    return entries + [("note", text) for text in dict.fromkeys(notes)]
 
 
 def _accuracy(report: Report) -> str:
@@ -113,9 +113,9 @@ def _not_worse(report: Report) -> list[tuple[str, str]]:
 
 def _order(report: Report) -> list[tuple[str, str]]:
     """What the data settle of the ranking, and what the weights decide of it."""
-    found = []
+    notes = []
     if any(line.tied for line in report.lines):
-        found.append(("≈", "the data do not settle which of the row and the one above it is ahead"))
+        notes.append(("≈", "the data do not settle which of the row and the one above it is ahead"))
     winner = report.winner
     if winner and sum(line.rank is not None for line in report.lines) > 1:
         tie = f"{winner.name} is tied with {tied_with(winner)}: the data do not settle which is ahead"
@@ -123,13 +123,13 @@ def _order(report: Report) -> list[tuple[str, str]]:
         share = f"{winner.name} is first under {share_of_weights(winner.share)} % of all weights of the score"
         limits = [f"{NOUNS[part]} {_range(*ends)}" for part, ends in winner.ranges.items() if ends != (0.0, math.inf)]
         moved = f", and, one moved at a time, while the weight of {', of '.join(limits)}" if limits else ""
-        found += [("winner", tie if winner.tied else settled), ("weights", share + moved)]
+        notes += [("winner", tie if winner.tied else settled), ("weights", share + moved)]
     if report.pooled:
         seeds = max(len(pooled.seeds) for pooled in report.pooled)
-        found.append(
+        notes.append(
             ("#", f"a seed's row; report.md has each engine over its {seeds} seeds, and what holds for others")
         )
-    return found
+    return notes
 
 
 def tied_with(winner: Winner, most: int = NAMED) -> str:
@@ -150,9 +150,9 @@ def _gates(report: Report) -> list[tuple[str, str]]:
         verdicts = [verdict for line in report.lines for verdict in line.gates if verdict.gate == gate]
         states = Counter(map(state, verdicts))
         reasons = Counter(verdict.reason for verdict in verdicts if verdict.reason)
-        told = ", ".join(f"{states[word]} {word}" for word in (*STATES.values(), LABEL) if states[word])
+        counts = ", ".join(f"{states[word]} {word}" for word in (*STATES.values(), LABEL) if states[word])
         why = "; ".join(f"{reason} ({count})" for reason, count in reasons.items())
-        rows.append((gate, f"{told}: {why}" if why else told))
+        rows.append((gate, f"{counts}: {why}" if why else counts))
     return rows
 
 

@@ -225,8 +225,8 @@ class Line:
         if setting not in self.settings or not self.row.timing:
             return {}
         timed = self.row.timing["settings"]
-        found = timed["latency"] if setting == "batch 1" else timed["throughput"][setting.split()[1]].get(order, {})
-        measured: Mapping[str, Any] = found.get(scope) or {}
+        entry = timed["latency"] if setting == "batch 1" else timed["throughput"][setting.split()[1]].get(order, {})
+        measured: Mapping[str, Any] = entry.get(scope) or {}
         return measured
 
     def unstable(self, setting: str) -> bool:

@@ -36,17 +36,17 @@ def recommend(lines: Sequence[Line], batches: Sequence[str], speedup: str) -> tu
         batches: Settings that were timed.
         speedup: The setting whose IS is in the score.
     """
-    found = []
+    chosen = []
     scored = [line for line in lines if line.score is not None]
     best, passed_over = _choose(sorted(scored, key=lambda line: (-(line.score or 0.0), line.name)))
     if best:
         gains = f"{quantity(best.size_mb)} MB, {ratio(best.compression)}x smaller, {_speed(best, speedup)} at {speedup}"
         warning = "; size only: not for speed" if best.size_only else ""
-        found.append(_told("best score", best, f"{gains}{warning}", passed_over))
+        chosen.append(_told("best score", best, f"{gains}{warning}", passed_over))
     smallest, passed_over = _choose(sorted(lines, key=lambda line: (line.size_mb, line.name)))
     if smallest:
         gains = f"{quantity(smallest.size_mb)} MB, {ratio(smallest.compression)}x smaller"
-        found.append(_told("smallest", smallest, gains, passed_over))
+        chosen.append(_told("smallest", smallest, gains, passed_over))
     for setting in batches:
         fast = [(_time(line, setting), line.name, line) for line in lines if _is_fast(line, setting)]
         fastest, passed_over = _choose([line for *_, line in sorted(fast, key=lambda item: item[:2])])
@@ -54,8 +54,8 @@ def recommend(lines: Sequence[Line], batches: Sequence[str], speedup: str) -> tu
             pace = f"{quantity(_time(fastest, setting))} ms" if setting == "batch 1" else f"{_pace(fastest, setting)}/s"
             shaky = ", unstable" if fastest.unstable(setting) else ""
             gains = f"{pace}, {_speed(fastest, setting)}{shaky}"
-            found.append(_told(f"fastest, {setting}", fastest, gains, passed_over))
-    return tuple(found)
+            chosen.append(_told(f"fastest, {setting}", fastest, gains, passed_over))
+    return tuple(chosen)
 
 
 def _choose(ordered: Sequence[Line]) -> tuple[Line | None, str]:
@@ -93,5 +93,5 @@ def _pace(line: Line, setting: str) -> str:
 
 
 def _speed(line: Line, setting: str) -> str:
-    found = line.speedup_of("engine").get(setting)
-    return f"{ratio(found.estimate)}x as fast" if found else "not timed"
+    speedup = line.speedup_of("engine").get(setting)
+    return f"{ratio(speedup.estimate)}x as fast" if speedup else "not timed"

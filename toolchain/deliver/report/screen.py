@@ -120,7 +120,7 @@ class _Screen:
 
 def _columns(report: Report, rows: Sequence[Figures]) -> list[_Column]:
     """All columns but the names, in order; the widest terminals get all of them."""
-    found = [
+    columns = [
         _Column("\n#", _rank),
         _Column("accuracy\n%", lambda row: Text(show(row["accuracy_percent"], 2))),
         _Column("±\n95 %", _reach, from_width=100, note="half of the 95 % interval of the accuracy"),
@@ -141,11 +141,11 @@ def _columns(report: Report, rows: Sequence[Figures]) -> list[_Column]:
         note = f"time of the baseline over its own at {setting}, in the same rounds"
         head, best = ("ms a\ntext", min) if setting == "batch 1" else (f"texts/s\n{setting}", max)
         form = quantity if setting == "batch 1" else show
-        found += [
+        columns += [
             _Column(head, _shown(time_figure(setting), rows, best, form), width),
             _Column("times\nfaster", _gain(f"speedup_{key(setting)}"), width, note),
         ]
-    return [*found, _Column("\nscore", lambda row: Text(show(row["score"], 2)))]
+    return [*columns, _Column("\nscore", lambda row: Text(show(row["score"], 2)))]
 
 
 def _settings(report: Report) -> list[str]:

@@ -29,13 +29,13 @@ def standing(
         One sentence about the rank, then why it may not be shipped, or what it is recommended for.
     """
     goals = "; ".join(chosen.goal for chosen in recommendations if chosen.name == line.name)
-    found = [_rank(line, ranked, weights, setting)]
-    found += [f"may not be shipped: {reason}" for reason in line.barred]
+    sentences = [_rank(line, ranked, weights, setting)]
+    sentences += [f"may not be shipped: {reason}" for reason in line.barred]
     if goals:
-        found.append(f"recommended: {goals}")
+        sentences.append(f"recommended: {goals}")
     if line.size_only:
-        found.append("never recommended for speed: size only")
-    return tuple(found)
+        sentences.append("never recommended for speed: size only")
+    return tuple(sentences)
 
 
 def _rank(line: Line, ranked: int, weights: Mapping[str, float], setting: str) -> str:
@@ -50,8 +50,8 @@ def _rank(line: Line, ranked: int, weights: Mapping[str, float], setting: str) -
         "times smaller": (weights["compression"], ratio(line.compression)),
         f"times as fast at {setting}": (weights["speedup"], ratio(speedup.estimate)),
     }
-    told = " + ".join(f"{weight:g}·{value} ({name})" for name, (weight, value) in parts.items())
-    return f"rank {line.rank} of {ranked}{tie}: score {show(line.score, 2)} = {told}"
+    sentence = " + ".join(f"{weight:g}·{value} ({name})" for name, (weight, value) in parts.items())
+    return f"rank {line.rank} of {ranked}{tie}: score {show(line.score, 2)} = {sentence}"
 
 
 def _unranked(line: Line, setting: str) -> str:

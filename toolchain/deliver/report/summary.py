@@ -71,24 +71,24 @@ def _times(value: float | None, words: str, line: Line) -> str:
 
 def _sure(report: Report, line: Line) -> str:
     """Return what the data settle: the order, and whether the margin holds."""
-    told = []
+    parts = []
     winner = report.winner
     if winner and winner.name == line.name and sum(each.rank is not None for each in report.lines) > 1:
-        told.append(f"tied with {tied_with(winner, 1)}" if winner.tied else "settled, ahead of all others")
+        parts.append(f"tied with {tied_with(winner, 1)}" if winner.tied else "settled, ahead of all others")
     if line.not_worse is not None:
-        told.append(f"at most {report.margin:g} points worse: {line.not_worse}")
+        parts.append(f"at most {report.margin:g} points worse: {line.not_worse}")
     if line.row.objection:
-        told.append("its accuracy is not certified")
+        parts.append("its accuracy is not certified")
     if line.unstable(report.speedup):
-        told.append("its times are unstable")
-    return "; ".join(told) or "nothing else to compare it with"
+        parts.append("its times are unstable")
+    return "; ".join(parts) or "nothing else to compare it with"
 
 
 def _counted(barred: Sequence[Line]) -> str:
     """Return the first reason of each engine, the most frequent first."""
     marks = Counter(line.barred[0].partition(":")[0] for line in barred).most_common()
-    told = [f"{mark} ({count})" for mark, count in marks[:NAMED]]
-    return ", ".join(told) + (", …" if len(marks) > NAMED else "")
+    counts = [f"{mark} ({count})" for mark, count in marks[:NAMED]]
+    return ", ".join(counts) + (", …" if len(marks) > NAMED else "")
 
 
 def _more(report: Report) -> str:

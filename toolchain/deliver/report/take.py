@@ -25,16 +25,16 @@ def take(made: str, line: Mapping[str, Any], lines: Sequence[Mapping[str, Any]],
         return ""
     if words[:2] != ["toolchain", "run"]:
         return ""
-    kept, skip = [], False
+    arguments, skip = [], False
     for word in words[2:]:
         if skip or word in _LEFT_OUT:
             skip = not skip and _LEFT_OUT[word]
             continue
-        kept.append(word)
+        arguments.append(word)
     models, seeds = ({each[part] for each in lines} for part in ("model", "seed"))
-    kept += ["--set", f"seeds=[{line['seed']}]"] if len(seeds) > 1 else []
-    kept += ["--store", store] if store else []
+    arguments += ["--set", f"seeds=[{line['seed']}]"] if len(seeds) > 1 else []
+    arguments += ["--store", store] if store else []
     variant = f"{line['model']}/{line['variant']}" if len(models) > 1 else str(line["variant"])
     return shlex.join(
-        ["toolchain", "build", *kept, "--variant", variant, "--engine", str(line["engine"]), "-o", "engine"]
+        ["toolchain", "build", *arguments, "--variant", variant, "--engine", str(line["engine"]), "-o", "engine"]
     )

@@ -18,26 +18,26 @@ SIZES = (
 TIMES = "IS is against the baseline of the engine's own run, in the same rounds, with its 95 % interval. Headings sort."
 
 
-def html(found: Mapping[str, Any]) -> str:
+def html(comparison: Mapping[str, Any]) -> str:
     """The page of a comparison.
 
     Args:
-        found: What ``compare`` gave.
+        comparison: What ``compare`` gave.
     """
-    rules = fill("<ul>{}</ul>", join(fill("<li>{}</li>", rule) for rule in found["rules"]))
-    parts = [("runs", "Runs", _runs(found)), ("rules", "What is compared", rules)]
-    for at, test_set in enumerate(found["test_sets"]):
-        told = f"Accuracy and size: {test_set['told']}"
-        parts.append((f"accuracy-{at}", told, _sizes(found, test_set) + _scatter(found, test_set)))
-    for at, machine in enumerate(found["machines"]):
-        parts.append((f"times-{at}", f"Times: {machine['told']}", _times(found, machine)))
-    parts.append(("same", "Engines of one name in several runs", _same(found)))
-    runs = ", ".join(run["label"] for run in found["runs"])
-    header = fill('<h1>{}</h1><p class="lead">{}</p>', heading(found), runs)
-    return assemble(heading(found), header, parts, known(found["lines"], []))
+    rules = fill("<ul>{}</ul>", join(fill("<li>{}</li>", rule) for rule in comparison["rules"]))
+    parts = [("runs", "Runs", _runs(comparison)), ("rules", "What is compared", rules)]
+    for at, test_set in enumerate(comparison["test_sets"]):
+        title = f"Accuracy and size: {test_set['told']}"
+        parts.append((f"accuracy-{at}", title, _sizes(comparison, test_set) + _scatter(comparison, test_set)))
+    for at, machine in enumerate(comparison["machines"]):
+        parts.append((f"times-{at}", f"Times: {machine['told']}", _times(comparison, machine)))
+    parts.append(("same", "Engines of one name in several runs", _same(comparison)))
+    runs = ", ".join(run["label"] for run in comparison["runs"])
+    header = fill('<h1>{}</h1><p class="lead">{}</p>', heading(comparison), runs)
+    return assemble(heading(comparison), header, parts, known(comparison["lines"], []))
 
 
-def _runs(found: Mapping[str, Any]) -> Markup:
+def _runs(comparison: Mapping[str, Any]) -> Markup:
     named = (("run", "name"), ("engines", ""), ("machine", "words"), ("threads", ""), ("command", "words"))
     heads = join(fill('<th scope="col" class="{}">{}</th>', kind, head) for head, kind in named)
     rows = join(
@@ -46,19 +46,23 @@ def _runs(found: Mapping[str, Any]) -> Markup:
             '<td class="words"><code>{}</code></td></tr>',
             run["label"], show(run["engines"]), run["machine"], show(run["threads"]), run["command"] or "-",
         )
-        for run in found["runs"]
+        for run in comparison["runs"]
     )  # fmt: skip
     table_of_runs = "<table><caption>Runs</caption><thead><tr>{}</tr></thead><tbody>{}</tbody></table>"
     body = fill(table_of_runs, heads, rows)
     return scroll(body, "Runs", "Commands are those that the reports keep; older reports keep none.")
 
 
-def _scatter(found: Mapping[str, Any], test_set: Mapping[str, Any]) -> Markup:
+def _scatter(comparison: Mapping[str, Any], test_set: Mapping[str, Any]) -> Markup:
     """Accuracy over size of all runs of a test set: the shape of a mark tells the run."""
-    places = {id(line): place for place, line in enumerate(by_accuracy(found, test_set), start=1)}
-    inside = [index for index, line in enumerate(found["lines"]) if id(line) in places]
+    places = {id(line): place for place, line in enumerate(by_accuracy(comparison, test_set), start=1)}
+    inside = [index for index, line in enumerate(comparison["lines"]) if id(line) in places]
     lines = [
-        {**found["lines"][index], "model": found["lines"][index]["run"], "rank": places[id(found["lines"][index])]}
+        {
+            **comparison["lines"][index],
+            "model": comparison["lines"][index]["run"],
+            "rank": places[id(comparison["lines"][index])],
+        }
         for index in inside
     ]
     along = planes.abscissas([])[0]
@@ -66,12 +70,12 @@ def _scatter(found: Mapping[str, Any], test_set: Mapping[str, Any]) -> Markup:
     return figure(drawn)
 
 
-def _sizes(found: Mapping[str, Any], test_set: Mapping[str, Any]) -> Markup:
+def _sizes(comparison: Mapping[str, Any], test_set: Mapping[str, Any]) -> Markup:
     heads = [("#", "sorts"), ("run", "words sorts"), ("engine", "name sorts")]
     heads += [("accuracy %", "sorts"), ("size MB", "sorts"), ("CR", "sorts"), ("front", "sorts"), ("gates", "marks")]
-    index = {id(line): at for at, line in enumerate(found["lines"])}
+    index = {id(line): at for at, line in enumerate(comparison["lines"])}
     rows = []
-    for place, line in enumerate(by_accuracy(found, test_set), start=1):
+    for place, line in enumerate(by_accuracy(comparison, test_set), start=1):
         first = on_front(line, test_set)
         cells = (
             _cell("place", place, show(place))
@@ -87,21 +91,21 @@ def _sizes(found: Mapping[str, Any], test_set: Mapping[str, Any]) -> Markup:
         rows.append(fill(row, index[id(line)], "chosen" if first else "", cells))
     name = f"Accuracy and size, {test_set['told']}"
     return scroll(
-        _table(name, heads, rows, f"sortable{table.compact(found['lines'])}"),
+        _table(name, heads, rows, f"sortable{table.compact(comparison['lines'])}"),
         name,
         f"{SIZES} Tinted: no sound engine is as right and smaller.",
     )
 
 
-def _times(found: Mapping[str, Any], machine: Mapping[str, Any]) -> Markup:
-    settings = settings_on(found, machine)
+def _times(comparison: Mapping[str, Any], machine: Mapping[str, Any]) -> Markup:
+    settings = settings_on(comparison, machine)
     if not settings:
         return Markup("<p>Nothing was timed.</p>")
     heads = [("run", "words sorts"), ("engine", "name sorts")]
     for setting in settings:
         heads += [("p50 ms" if setting == "batch 1" else f"/s {setting}", "sorts"), (f"IS {setting}", "sorts")]
     rows = []
-    for at, line in enumerate(found["lines"]):
+    for at, line in enumerate(comparison["lines"]):
         if line["run"] not in machine["runs"]:
             continue
         cells = _words("run", line["run"]) + table.named(line)
@@ -111,27 +115,27 @@ def _times(found: Mapping[str, Any], machine: Mapping[str, Any]) -> Markup:
             cells += _cell(timed, line.get(timed), shown) + _ranged(line, f"speedup_{key(setting)}", digits=False)
         rows.append(fill('<tr data-line="{}">{}</tr>', at, cells))
     name = f"Times, {machine['told']}"
-    return scroll(_table(name, heads, rows, f"sortable{table.compact(found['lines'])}"), name, TIMES)
+    return scroll(_table(name, heads, rows, f"sortable{table.compact(comparison['lines'])}"), name, TIMES)
 
 
-def _same(found: Mapping[str, Any]) -> Markup:
+def _same(comparison: Mapping[str, Any]) -> Markup:
     """Speedups of one engine in each run that has it, each against that run's own baseline."""
-    if not found["same"]:
+    if not comparison["same"]:
         return Markup("")
-    runs = [run["label"] for run in found["runs"]]
+    runs = [run["label"] for run in comparison["runs"]]
     settings = sorted(
-        {setting for run in found["runs"] for setting in run["settings"]}, key=lambda s: int(s.split()[1])
+        {setting for run in comparison["runs"] for setting in run["settings"]}, key=lambda s: int(s.split()[1])
     )
     heads = [("engine", "name"), ("engines", "marks")]
     heads += [(f"{run}: IS {setting}", "") for setting in settings for run in runs]
     rows = []
-    for each in found["same"]:
+    for each in comparison["same"]:
         cells = fill('<th scope="row" class="name">{}</th>', breakable(each["name"]))
         cells += fill('<td class="marks">{}</td>', "one" if each["one_engine"] else "different")
         for setting in settings:
             for run in runs:
                 at = each["lines"].get(run)
-                line = {} if at is None else found["lines"][at]
+                line = {} if at is None else comparison["lines"][at]
                 cells += _ranged(line, f"speedup_{key(setting)}", digits=False)
         rows.append(fill("<tr>{}</tr>", cells))
     body = _table("Engines of one name in several runs", heads, rows, "")

@@ -183,8 +183,8 @@ def _lengths(lines: Sequence[Line], found: Mapping[str, Any] | None) -> Markup:
     return _tabs("length", items) if items else Markup("")
 
 
-def _pooled(found: Sequence[Line], settings: Sequence[str]) -> Markup:
-    return scroll(table.pooled(found, settings), "Over the seeds", table.POOLED) if found else Markup("")
+def _pooled(engines: Sequence[Line], settings: Sequence[str]) -> Markup:
+    return scroll(table.pooled(engines, settings), "Over the seeds", table.POOLED) if engines else Markup("")
 
 
 def _gates(lines: Sequence[Line]) -> Markup:

@@ -74,8 +74,8 @@ def failed(line: Line) -> list[str]:
 
 def barred(line: Line) -> list[str]:
     """Why it may not be shipped; older reports know only the gates."""
-    found: list[str] | None = line.get("barred")
-    return [f"failed {gate}" for gate in failed(line)] if found is None else found
+    reasons: list[str] | None = line.get("barred")
+    return [f"failed {gate}" for gate in failed(line)] if reasons is None else reasons
 
 
 def number(line: Line, name: str) -> float | None:
