@@ -86,6 +86,11 @@ def test_a_kept_graph_takes_nothing_but_weights_from_outside(tmp_path: Path) -> 
     assert blueprint._read(tmp_path, "key", {"bias": torch.zeros(4)}) is not None
 
 
+def test_what_is_kept_and_is_no_graph_is_traced_again(tmp_path: Path) -> None:
+    traces.write(tmp_path, "key", b"\xff" * 40)
+    assert blueprint._read(tmp_path, "key", {}) is None
+
+
 def test_a_kept_graph_is_called_by_the_code_that_was_traced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def name(word: str) -> str:
         (tmp_path / f"{word}.py").write_text(f"import torch\n\nclass Own(torch.nn.Linear):\n    {word} = 1\n")

@@ -88,8 +88,11 @@ def _read(folder: Path | None, name: str, weights: Mapping[str, Any]) -> Any | N
         return None
     onnx, ir = require("onnx", "torch"), require("onnx_ir", "torch")
     proto = onnx.ModelProto()
-    proto.ParseFromString(content)  # fits its digest, and the versions that wrote it stand in its name
-    model = ir.from_proto(proto)
+    try:
+        proto.ParseFromString(content)
+        model = ir.from_proto(proto)
+    except Exception:  # fits its digest, and is no graph: somebody else has put it there
+        return None
     tensors = [value.const_value for name, value in model.graph.initializers.items() if name not in weights]
     attributes = [each for node in model.graph.all_nodes() for each in node.attributes.values()]
     tensors += [each.value for each in attributes if each.type == ir.AttributeType.TENSOR]
