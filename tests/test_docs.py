@@ -111,7 +111,7 @@ def test_every_recipe_in_the_documentation_is_valid() -> None:
 
 def test_the_table_of_keys_has_every_key_of_a_recipe() -> None:
     text = (ROOT / "docs/recipes.md").read_text("utf-8").partition("## Keys")[2].partition("##")[0]
-    assert re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE) == list(recipe.KEYS)
+    assert re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE) == list(document.KEYS)
 
 
 def test_the_generated_pages_are_what_the_code_says() -> None:

@@ -19,7 +19,7 @@ from toolchain.compress.shared import qat
 from toolchain.core import registry
 from toolchain.core.errors import GateError, ModelError, RecipeError
 from toolchain.engines import onnxruntime as engine
-from toolchain.model import checkpoint, export, graph, integer, quantized
+from toolchain.model import checkpoint, export, graph, integer, quantized, shapes
 from toolchain.model.encoded import encode, logits
 from toolchain.model.quantized import ActivationFormat, ActivationQuantizer, WeightFormat, WeightQuantizer
 from toolchain.model.source import Shape
@@ -345,7 +345,7 @@ def test_what_is_quantized_in_training_is_not_compressed_again(tmp_path: Path) -
 def test_a_config_that_names_other_layers_is_refused(tmp_path: Path) -> None:
     out, _ = trained(tmp_path, "uniform_qat", **UNTRAINED)
     config = checkpoint.read_json(out / "config.json")
-    config[checkpoint.QUANTIZERS]["bert.encoder.layer.9.output.dense"] = {"weights": {"bits": 8}}
+    config[shapes.QUANTIZERS]["bert.encoder.layer.9.output.dense"] = {"weights": {"bits": 8}}
     checkpoint.write_json(out / "config.json", config)
     with pytest.raises(ModelError, match="quantizers"):
         checkpoint.load_model(out)

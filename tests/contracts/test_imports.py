@@ -3,6 +3,7 @@ from __future__ import annotations
 import ast
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -50,9 +51,14 @@ def room_of(path: Path) -> str:
     return parts[0] if len(parts) > 1 else GROUND
 
 
+@cache
+def nodes_of(path: Path) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(ast.parse(path.read_text("utf-8"))))
+
+
 def imports(path: Path) -> Iterator[tuple[int, str]]:
     """Every import of this package in a file, wherever it stands: the line, and the dotted name."""
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in nodes_of(path):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: a relative import"
             if node.module and node.module.partition(".")[0] == "toolchain":
@@ -94,6 +100,46 @@ def test_imports_point_one_way() -> None:
 def test_rooms_of_equal_rank_keep_an_order_too() -> None:
     level = {(a, b) for a, b in edges() if a != b and GROUND not in (a, b) and RANK[a] == RANK[b]}
     assert level <= {("engines", "model")}
+
+
+def test_statistics_import_nothing_of_this_package() -> None:
+    assert {target for room, target in edges() if room == "certainty"} == {"certainty"}
+
+
+def test_no_private_module_or_name_is_imported_across_folders() -> None:
+    crossing = [
+        f"{path.relative_to(ROOT)}:{line}"
+        for path in MODULES
+        for line, name in imports(path)
+        if any(part.startswith("_") and not part.startswith("__") for part in name.split("."))
+    ]
+    assert crossing == []
+
+
+def dotted(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Imports inside functions count; those of types alone (``TYPE_CHECKING``) do not."""
+    names = {dotted(path) for path in MODULES}
+    needs = {}
+    for path in MODULES:
+        typed = {
+            line
+            for node in nodes_of(path)
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+            for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
+        }
+        named = {name for line, name in imports(path) if line not in typed}
+        found = {name if name in names else name.rpartition(".")[0] for name in named}
+        needs[dotted(path)] = found & names - {dotted(path)}
+    assert sum(map(len, needs.values())) > 500
+    while free := [name for name, others in needs.items() if not others & needs.keys()]:
+        for name in free:
+            del needs[name]
+    assert sorted(needs) == []
 
 
 def loaded(*arguments: str | Path) -> set[str]:

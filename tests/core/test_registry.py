@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import ast
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
 
-from toolchain.core import registry
+from toolchain.core import registry, source
 from toolchain.core.errors import RecipeError
 
 
@@ -35,12 +37,43 @@ def test_a_technique_tells_its_version_settings_libraries_and_source() -> None:
     assert technique.source_digest != registry.get("optimize", "static_int8").source_digest
 
 
-def test_the_source_of_a_technique_is_its_file_and_what_it_imports_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    technique = registry.get("optimize", "dynamic_int8")
-    before, read = technique.source_digest, Path.read_bytes
-    for name, changes in (("dynamic_int8.py", True), ("int8.py", True), ("graph.py", True), ("stages.py", False)):
-        monkeypatch.setattr(Path, "read_bytes", lambda path, name=name: read(path) + b"#" * (path.name == name))
-        assert (technique.source_digest != before) is changes
+@pytest.mark.parametrize(
+    ("folder", "name", "changed", "counts"),
+    [
+        ("optimize", "dynamic_int8", "optimize/dynamic_int8.py", True),
+        ("optimize", "dynamic_int8", "optimize/shared/int8.py", True),
+        ("optimize", "dynamic_int8", "model/graph.py", True),
+        ("optimize", "dynamic_int8", "optimize/static_int8/__init__.py", False),
+        ("optimize", "dynamic_int8", "core/stage.py", False),
+        ("engines", "onnxruntime", "engines/onnxruntime/fusion.py", True),  # by way of lowering
+        ("engines", "openvino", "engines/openvino/convert_child.py", True),  # started, not imported
+        ("engines", "openvino", "engines/onnxruntime/fusion.py", False),
+    ],
+)
+def test_the_source_of_a_technique_is_its_package_and_all_that_it_imports(
+    folder: str, name: str, changed: str, counts: bool, tmp_path: Path
+) -> None:
+    package = Path(shutil.copytree(registry.PACKAGE, tmp_path / "toolchain", ignore=shutil.ignore_patterns("*.pyc")))
+    with (package / changed).open("a", encoding="utf-8") as file:
+        file.write("\n#")
+    technique = registry.get(folder, name)
+    assert (source.digest(package, technique.module.__name__) != technique.source_digest) is counts
+
+
+def test_imports_are_those_of_the_syntax_tree() -> None:
+    modules = sorted(registry.PACKAGE.rglob("*.py"))
+    assert len(modules) > 200
+    more = set()
+    for path in modules:
+        nodes = list(ast.walk(ast.parse(path.read_bytes())))
+        named = [item.name for node in nodes if isinstance(node, ast.Import) for item in node.names]
+        named += [
+            f"{node.module}.{item.name}" for node in nodes if isinstance(node, ast.ImportFrom) for item in node.names
+        ]
+        ours = {each for each in named if each.partition(".")[0] == "toolchain"}
+        assert ours <= source.imports(path.read_bytes()), path
+        more |= source.imports(path.read_bytes()) - ours
+    assert more == {"toolchain.measure.worker.main"}  # what a process that measure/process.py starts is told to import
 
 
 @pytest.mark.parametrize("name", registry.SINGLE)

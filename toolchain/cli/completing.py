@@ -95,8 +95,7 @@ def setting(ctx: click.Context) -> Iterable[str]:
 
 
 def _keys(root: Mapping[str, Any]) -> Iterator[str]:
-    from toolchain.pipeline.document import mentioned
-    from toolchain.pipeline.recipe import KEYS
+    from toolchain.pipeline.document import KEYS, mentioned
     from toolchain.pipeline.settings import Benchmark, Evaluate, Report
 
     configs = {"evaluate": Evaluate, "benchmark": Benchmark, "report": Report}

@@ -93,7 +93,7 @@ def _direct(
             root["variants"][_name(target, targets)] = [first, *rest]
     written = document.Document(root, None)
     prefix = items[0] if items else ""
-    known = {*recipes.KEYS, *document.mentioned(root)} - settings_of(prefix)
+    known = {*document.KEYS, *document.mentioned(root)} - settings_of(prefix)
     sets = [
         s if s.partition("=")[0].split(".")[0] in known or not prefix else f"{prefix}.{s}" for s in settings["sets"]
     ]

@@ -77,13 +77,12 @@ def sensitivity_command(target: str, **settings: Any) -> int:
 def _own(sets: Sequence[str], direct: bool) -> tuple[dict[str, Any], list[str]]:
     """The settings that are sensitivity's own, and the others; of a direct run, the names alone will do."""
     from toolchain.pipeline import document
-    from toolchain.pipeline import recipe as recipes
 
     own, others = {}, []
     for text in sets:
         key, _, raw = text.partition("=")
         name = key.removeprefix("sensitivity.")
-        if name != key or (direct and "." not in key and key not in recipes.KEYS):
+        if name != key or (direct and "." not in key and key not in document.KEYS):
             own[name] = document.parse_value(raw) if raw else ""
         else:
             others.append(text)

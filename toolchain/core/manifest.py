@@ -15,18 +15,12 @@ from typing import Any
 
 from toolchain.core import disk, documents
 from toolchain.core.errors import DamagedError
+from toolchain.core.manifest_format import FORMAT, KEY_DIGITS
 
 MANIFEST = "manifest.json"
-KINDS = ("data", "checkpoint", "onnx", "engine", "evaluation", "timing", "sensitivity", "answers")
-
-#: Manifests of format 1 have no seal and no digests of parents; they are read, and ``verify`` names them.
-FORMAT = 2
 
 #: No manifest is larger; one of a hundred files and a long record has some 50 kB.
 MOST_BYTES = 16 * 2**20
-
-#: Digits of a key and of a digest.
-KEY_DIGITS, DIGEST_DIGITS = 32, 64
 
 #: What differs between two runs that make the same thing.
 OBSERVED = frozenset({

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from toolchain.core.manifest import DIGEST_DIGITS, FORMAT, KEY_DIGITS, KINDS
+from toolchain.core.manifest_format import DIGEST_DIGITS, FORMAT, KEY_DIGITS, KINDS
 
 #: How much of a wrong value a message repeats.
 SHOWN = 80

@@ -6,9 +6,7 @@ What only one technique uses stands in its own folder, what several use in ``sha
 from __future__ import annotations
 
 import difflib
-import hashlib
 import importlib
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -16,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from toolchain.core import hooks
+from toolchain.core import hooks, source
 from toolchain.core.docstrings import docstring
 from toolchain.core.errors import RecipeError
 
@@ -97,20 +95,13 @@ class Technique:
         """First line of the docstring."""
         return next(iter(docstring(self.module).splitlines()), "")
 
-    @property
+    @cached_property
     def source_digest(self) -> str:
-        """SHA-256 of the source of the technique and of what it imports of ours, beside the ground floor.
+        """SHA-256 of the source of the technique and of what it imports of ours, directly or not; ``core/`` aside.
 
         Recorded so that a forgotten VERSION bump is noticed.
         """
-        used = {self.module.__name__}
-        for value in vars(self.module).values():
-            used.add(value.__name__ if isinstance(value, ModuleType) else str(getattr(value, "__module__", "")))
-        ours = [
-            n for n in used if n.startswith("toolchain.") and not n.startswith("toolchain.core") and n in sys.modules
-        ]
-        files = sorted(str(sys.modules[name].__file__) for name in ours)
-        return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()
+        return source.digest(PACKAGE, str(self.module.__name__))
 
 
 @cache

@@ -29,7 +29,8 @@ from toolchain.core.checked import Checked
 from toolchain.core.disk_errors import HINTS, explain
 from toolchain.core.errors import DamagedError, StoreError
 from toolchain.core.log import logger
-from toolchain.core.manifest import KEY_DIGITS, KINDS, MANIFEST, key_of
+from toolchain.core.manifest import MANIFEST, key_of
+from toolchain.core.manifest_format import KEY_DIGITS, KINDS
 
 __all__ = ["KINDS", "MANIFEST", "Artifact", "Claim", "Store", "digest", "key_of"]
 

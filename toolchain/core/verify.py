@@ -17,7 +17,7 @@ from pathlib import Path
 from toolchain.core import disk, manifest, traces
 from toolchain.core.artifact import Artifact
 from toolchain.core.errors import StoreError
-from toolchain.core.manifest import FORMAT, KINDS
+from toolchain.core.manifest_format import FORMAT, KINDS
 from toolchain.core.store import Store, key_of
 
 

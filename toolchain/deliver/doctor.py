@@ -21,7 +21,7 @@ from typing import Any
 from toolchain import __version__
 from toolchain.core import registry
 from toolchain.core.hooks import Engine
-from toolchain.deliver._doctor_screen import render
+from toolchain.deliver.doctor_screen import render
 
 __all__ = ["diagnose", "render"]
 

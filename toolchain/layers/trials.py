@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
 from toolchain.compress.shared import matrices, obs, svd, weighting
 from toolchain.compress.shared import targets as prune_targets
@@ -24,9 +24,6 @@ from toolchain.layers.costs import MATRICES, LayerSize, TableSize
 from toolchain.model import shapes, surgery
 from toolchain.model.anatomy import anatomy, head_size, heads, hidden, layers_of, neurons
 from toolchain.model.encoded import Encoded, collate
-
-if TYPE_CHECKING:
-    from toolchain.layers.sensitivity import Config
 
 Technique = Literal["sparsity", "heads", "ffn", "rank", "bits"]
 
@@ -57,6 +54,50 @@ class Trial:
     kept: int
 
 
+class Strengths(Protocol):
+    """What a bench reads of the settings of sensitivity; see its ``Config``."""
+
+    @property
+    def heads(self) -> Sequence[float]:
+        """Return the parts of a layer's heads that are removed."""
+        ...
+
+    @property
+    def ffn(self) -> Sequence[float]:
+        """Return the parts of a layer's FFN neurons that are removed."""
+        ...
+
+    @property
+    def rank(self) -> Sequence[float]:
+        """Return the parts of a matrix's parameters that two factors keep."""
+        ...
+
+    @property
+    def sparsity(self) -> Sequence[float]:
+        """Return the parts of a layer's weights that become zero."""
+        ...
+
+    @property
+    def criterion(self) -> str:
+        """Return how those weights are chosen: obs or magnitude."""
+        ...
+
+    @property
+    def bits(self) -> Sequence[int]:
+        """Return the widths that weights are rounded to."""
+        ...
+
+    @property
+    def multiple_of(self) -> int:
+        """Return what neurons and ranks are a multiple of."""
+        ...
+
+    @property
+    def calibration_samples(self) -> int:
+        """Return how many training examples are read."""
+        ...
+
+
 class Bench:
     """Makes trials on a model.
 
@@ -68,7 +109,7 @@ class Bench:
         max_length: Longest input in tokens.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, config: Config, context: Context, max_length: int) -> None:
+    def __init__(self, model: Any, tokenizer: Any, config: Strengths, context: Context, max_length: int) -> None:
         self.model, self._tokenizer, self._config, self._context = model, tokenizer, config, context
         self._longest = max_length
         self.layers = tuple(_size(model, index) for index in range(len(layers_of(model))))

@@ -17,7 +17,7 @@ import numpy as np
 from toolchain.core.errors import GateError, ModelError, require
 from toolchain.core.vendor import vendor
 from toolchain.measure.parity import Graph
-from toolchain.model import checkpoint, tokens
+from toolchain.model import checkpoint, shapes, tokens
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -106,7 +106,7 @@ def check(source: Path, deployed: Path, own: Sequence[Text], threads: int) -> di
     """
     torch = require("torch", "torch")
     found = check_tokens(source, deployed, own)
-    if checkpoint.QUANTIZERS in checkpoint.read_json(source / "config.json"):
+    if shapes.QUANTIZERS in checkpoint.read_json(source / "config.json"):
         return found | {"max_difference": None}
     graph = Graph(deployed, threads)
     longest = graph.predictor.interface.max_length

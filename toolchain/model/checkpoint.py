@@ -25,9 +25,6 @@ from toolchain.model.config import read_config
 from toolchain.model.folder import check_folder
 from toolchain.model.source import POSITIONS, first_position
 
-#: Name in ``config.json`` of what is quantized in training: :mod:`toolchain.model.quantized`.
-QUANTIZERS = "toolchain_quantizers"
-
 _AGAIN = "copy or download it again"
 
 #: Settings of ``config.json`` that describe the head that a model had before.
@@ -80,7 +77,7 @@ def refuse_quantized(folder: Path) -> None:
     Raises:
         ModelError: It was.
     """
-    if QUANTIZERS in read_config(folder):
+    if shapes.QUANTIZERS in read_config(folder):
         raise ModelError(
             f"{folder} is quantized in training already, and its layers stay as they are",
             "use the checkpoint that it was made from, and quantize last",
@@ -144,7 +141,7 @@ def _load(folder: Path, **settings: Any) -> tuple[Any, set[str], dict[str, str]]
     config = read_config(folder)
     try:
         with quiet():
-            if shapes.KEY in config or QUANTIZERS in config:
+            if shapes.KEY in config or shapes.QUANTIZERS in config:
                 return _load_own(folder, config, settings)
             model, info = pretrained.model(
                 folder, "SequenceClassification", dtype=torch.float32, ignore_mismatched_sizes=True, **settings
@@ -175,10 +172,10 @@ def _load_own(folder: Path, found: dict[str, Any], settings: dict[str, Any]) -> 
         config, dtype=torch.float32, trust_remote_code=False
     )
     shapes.restore(model, found.get(shapes.KEY, {}), str(folder))
-    if QUANTIZERS in found:
+    if shapes.QUANTIZERS in found:
         from toolchain.model import quantized
 
-        quantized.restore(model, found[QUANTIZERS], str(folder))
+        quantized.restore(model, found[shapes.QUANTIZERS], str(folder))
     weights = require("safetensors.torch", "torch").load_file(str(folder / "model.safetensors"))
     wanted = {name: value.shape for name, value in model.state_dict().items()}
     unfit = {

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from toolchain.core.errors import GateError, ModelError, require
 from toolchain.core.garbage import uncollected
 from toolchain.core.stage import Context, Ge, Gt, Le, Metrics, StageConfig
-from toolchain.model import blueprint, checkpoint, graph, optimum, tidy, tokens, vocabulary
+from toolchain.model import blueprint, checkpoint, graph, optimum, shapes, tidy, tokens, vocabulary
 
 VERSION = 2
 LIBRARIES = ("torch", "transformers", "onnx", "onnxscript")
@@ -87,7 +87,7 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     names = checkpoint.model_inputs(model, tokenizer)
     batches = list(example_batches(tokenizer, context, interface["max_length"], names))
     wrapper = logits_only(model, names).eval()
-    quantized = checkpoint.QUANTIZERS in model.config.to_dict()
+    quantized = shapes.QUANTIZERS in model.config.to_dict()
     opset = config.opset
     path = out / "model.onnx"
 

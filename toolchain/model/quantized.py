@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from toolchain.core.errors import ModelError
-from toolchain.model.checkpoint import QUANTIZERS
+from toolchain.model.shapes import QUANTIZERS
 
 #: Largest integer that an int8 kernel multiplies, of either sign.
 TOP = 127

@@ -16,6 +16,9 @@ from toolchain.model.anatomy import anatomy
 #: Name in ``config.json``.
 KEY = "toolchain_shapes"
 
+#: The same of what is quantized in training: :mod:`toolchain.model.quantized`.
+QUANTIZERS = "toolchain_quantizers"
+
 
 def record(model: Any) -> None:
     """Writes into a model's config what its modules' shapes are, where they are not the config's own."""

@@ -14,6 +14,12 @@ from toolchain.core.failure import name_of, shorten
 from toolchain.core.registry import suggest
 from toolchain.pipeline import shipped
 
+#: Top-level keys of a recipe.
+KEYS = (
+    "name", "description", "task", "model", "models", "seeds", "stages", "variants", "engines", "baseline", "evaluate",
+    "benchmark", "report", "limits", "check", "test",
+)  # fmt: skip
+
 #: After so many problems no more are looked for.
 MANY = 100
 
@@ -131,7 +137,6 @@ def override(document: Document, text: str) -> None:
         raise RecipeError(f"--set {text}: not of the form key=value", "for example --set finetune.epochs=1")
     value = parse_value(raw) if raw else ""
     parts = tuple(key.split("."))
-    from toolchain.pipeline.recipe import KEYS
 
     if parts[0] in KEYS:
         _assign(document, parts, value, text)

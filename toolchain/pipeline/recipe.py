@@ -11,7 +11,7 @@ from typing import Any
 from toolchain.core import registry
 from toolchain.model.source import settled
 from toolchain.pipeline.bounds import Rule, rules
-from toolchain.pipeline.document import Document, Problems, beside, override, read
+from toolchain.pipeline.document import KEYS, Document, Problems, beside, override, read
 from toolchain.pipeline.items import (
     PATHS,
     Item,
@@ -30,12 +30,6 @@ from toolchain.pipeline.items import (
 from toolchain.pipeline.limits import Limits, limits
 from toolchain.pipeline.settings import Benchmark, Evaluate, Report, over, validate
 from toolchain.pipeline.sources import point_data, point_models
-
-#: Top-level keys of a recipe.
-KEYS = (
-    "name", "description", "task", "model", "models", "seeds", "stages", "variants", "engines", "baseline", "evaluate",
-    "benchmark", "report", "limits", "check", "test",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,7 @@ def build(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     plan, tuning = tuned(source, out, config, context)
     plan = replace(plan, int8_products=expected.int8_products)
     session = open_plan(out, plan, context.threads)
-    told = describe(session.executed(), expected, plan)
+    told = describe(session.executed(), expected, plan.precision, plan.attention)
     batching = Batching(call=plan.call_tokens).record()
     extra = fusion_claim.record(told["fusion"], source) | {"precision": told["precision"]}
     write_engine(out, "openvino", files, asdict(plan), extra | {BATCHING_KEY: batching})

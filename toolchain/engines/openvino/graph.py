@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from toolchain.engines.openvino.ir import Expected
-    from toolchain.engines.openvino.session import Plan
 
 #: Layer types that compute nothing at run time.
 _STILL = ("Const", "Input", "Parameter", "Output", "Result")
@@ -74,13 +73,14 @@ def count_int8(nodes: Sequence[Executed]) -> int:
     return sum(node.layer == "FullyConnected" and is_int8(node) for node in nodes)
 
 
-def describe(nodes: Sequence[Executed], expected: Expected, plan: Plan) -> dict[str, Any]:
+def describe(nodes: Sequence[Executed], expected: Expected, precision: str, attention: str) -> dict[str, Any]:
     """What was executed, in numbers.
 
     Args:
         nodes: The executed nodes.
         expected: What the source graph has.
-        plan: How it was run.
+        precision: What float operators were asked to compute in.
+        attention: ``fused`` or ``plain``, as it was asked for.
 
     Returns:
         ``fusion``: by kind, found and expected, where ``attention`` is left out when plain products were chosen because
@@ -92,12 +92,12 @@ def describe(nodes: Sequence[Executed], expected: Expected, plan: Plan) -> dict[
         "layer_norm": [sum(node.layer == "MVN" for node in nodes), expected.layer_norm],
         "gelu": [_absorbed(nodes, ("FullyConnected",), "Gelu"), expected.gelu],
     }
-    if plan.attention == "fused":
+    if attention == "fused":
         fusion["attention"] = [_absorbed(nodes, _ATTENTION, "Softmax"), expected.attention]
     return {
         "fusion": {kind: counted for kind, counted in fusion.items() if counted[1]},
         "precision": {
-            "hint": plan.precision,
+            "hint": precision,
             "nodes": dict(sorted(Counter(node.precision for node in nodes).items())),
             "int8_products": [count_int8(nodes), expected.int8_products],
             "kernels": dict(sorted(Counter(node.kernel for node in products).items())),

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -19,9 +19,6 @@ from toolchain.engines.openvino.ir import WEIGHTS_FILE
 from toolchain.engines.openvino.session import OpenvinoSession, Plan, open_plan
 from toolchain.engines.shared import contention
 from toolchain.engines.shared.samples import Samples, encode_dev
-
-if TYPE_CHECKING:
-    from toolchain.engines.openvino import Config
 
 BATCH_SIZE = 32
 
@@ -41,7 +38,61 @@ MOST_TIMES = 30
 NEVER_SPLIT = 10**6
 
 
-def tuned(source: Path, out: Path, config: Config, context: Context) -> tuple[Plan, dict[str, Any]]:
+class Wanted(Protocol):
+    """What tuning reads of the engine's settings; see its ``Config``."""
+
+    @property
+    def precision(self) -> str:
+        """Return what float operators compute in."""
+        ...
+
+    @property
+    def performance(self) -> str:
+        """Return what the threads are for."""
+        ...
+
+    @property
+    def streams(self) -> int:
+        """Return how many batches are computed at a time; 0 is as tuned."""
+        ...
+
+    @property
+    def attention(self) -> Literal["auto", "fused", "plain"]:
+        """Return the kernel of attention; auto is as tuned."""
+        ...
+
+    @property
+    def static_lengths(self) -> int:
+        """Return how many graphs of fixed length there may be."""
+        ...
+
+    @property
+    def static_memory_mib(self) -> int:
+        """Return the memory that they may take together."""
+        ...
+
+    @property
+    def call_tokens(self) -> int:
+        """Return what one more part of a batch costs, in tokens; 0 is as tuned."""
+        ...
+
+    @property
+    def dynamic_quantization(self) -> int:
+        """Return the group size of activations that are quantized as they come."""
+        ...
+
+    @property
+    def tune(self) -> bool:
+        """Return whether to time settings on dev texts."""
+        ...
+
+    @property
+    def tune_seconds(self) -> float:
+        """Return how long that may take, in seconds."""
+        ...
+
+
+def tuned(source: Path, out: Path, config: Wanted, context: Context) -> tuple[Plan, dict[str, Any]]:
     """Chooses how an engine is run.
 
     Args:
@@ -131,7 +182,7 @@ def best_lengths(lengths: Sequence[int], count: int) -> tuple[int, ...]:
 
 
 def _tune(
-    out: Path, plan: Plan, config: Config, context: Context, samples: Samples, record: dict[str, Any]
+    out: Path, plan: Plan, config: Wanted, context: Context, samples: Samples, record: dict[str, Any]
 ) -> tuple[Plan, dict[str, Any]]:
     """Tries attention kernels and numbers of streams, each on single texts and on batches."""
     threads = max(1, context.threads)
