@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import hashlib
 import shutil
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -98,3 +100,8 @@ def test_an_unknown_name_is_an_error_that_names_what_is_close() -> None:
 def test_suggest_names_everything_where_nothing_is_close() -> None:
     assert registry.suggest("xyz", ["b", "a"]) == "known: a, b"
     assert registry.suggest("xyz", []) == "known: none"
+
+
+def test_a_technique_that_a_program_defines_has_no_source() -> None:
+    defined = registry.Technique("toy", "optimize", ModuleType("toolchain.optimize.toy"))
+    assert defined.source_digest == hashlib.sha256(b"").hexdigest()

@@ -24,10 +24,10 @@ def digest(package: Path, name: str) -> str:
 
     Args:
         package: The folder of the package ``toolchain``.
-        name: The module's dotted name; of a package, all of its modules count.
+        name: The module's dotted name; of a package, all of its modules count. One that has no file here has no source.
     """
     modules: set[str] = set()
-    waiting = {name} | {each for each in _files(package) if each.startswith(f"{name}.")}
+    waiting = {each for each in _files(package) if each == name or each.startswith(f"{name}.")}
     while waiting:
         module = waiting.pop()
         modules.add(module)
