@@ -7,9 +7,9 @@ the default here; nothing else asks a module what it has.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
@@ -160,6 +160,8 @@ class Engine(Declared):
     MODULES: tuple[str, ...] = ()
     #: Where it runs, where it has one place; empty where that is a setting, or the processor.
     DEVICE: str = ""
+    #: Execution providers by the names that its setting ``provider`` has for them; empty where it has none.
+    PROVIDERS: Mapping[str, str] = MappingProxyType({})
 
     def build(self, source: Path, out: Path, config: Any, context: Context) -> Metrics:
         """Write an engine folder; required."""

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolchain.core import documents
+from toolchain.core import documents, registry
 from toolchain.core.errors import StoreError
 from toolchain.core.files import check_file
+from toolchain.core.hooks import Engine
 from toolchain.core.store import Artifact, Store
 from toolchain.deliver import training
 from toolchain.deliver.ranking import engine_settings
@@ -171,7 +172,9 @@ def _engine(artifact: Artifact, store: Store) -> Explained:
     evaluated = _evaluation(artifact, store)
     evaluation = evaluate.read(evaluated.path) if evaluated else {}
     options = built.get("options", {})
-    provider = gates.PROVIDERS.get(str(options.get("provider", "")), str(options.get("device", "")))
+    name = str(built.get("engine", ""))
+    providers = registry.get("engines", name).of(Engine).PROVIDERS if name in registry.names("engines") else {}
+    provider = providers.get(str(options.get("provider", "")), str(options.get("device", "")))
     passes, partly = _passes(artifact, store), built.get("partly_fused", "")
     if evaluated:
         task = evaluated.manifest["parts"].get("task")

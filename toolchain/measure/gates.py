@@ -58,13 +58,6 @@ MOST_FLIPS = 0.005
 #: How many flipped sentences the evidence names.
 NAMED = 5
 
-#: Execution providers by the names that engines' settings have for them.
-PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-}
-
 NO_EMULATOR = "neither a switch nor an emulator (qemu-x86_64 on PATH) turns VNNI off here"
 NOT_EVALUATED = "the engine was not evaluated"
 

@@ -12,10 +12,9 @@ from typing import Any
 from toolchain.augment.shared.models import unfit
 from toolchain.core import registry
 from toolchain.core.errors import EngineError, ModelError
-from toolchain.core.hooks import Augmentation, Compression, GraphPass
+from toolchain.core.hooks import Augmentation, Compression, Engine, GraphPass
 from toolchain.core.stage import DIALECTS
 from toolchain.engines.shared.artifact import read_engine
-from toolchain.measure.gates import PROVIDERS
 from toolchain.model import adopt, heads, source
 from toolchain.pipeline.document import Problems, beside
 from toolchain.pipeline.settings import validate
@@ -142,7 +141,7 @@ def engine_in(folder: str) -> Item:
         raise EngineError(f"{folder} is of an unknown engine {held.engine!r}", registry.suggest(held.engine, known))
     technique = registry.get("engines", held.engine)
     provider = held.options.get("provider")
-    chosen = isinstance(provider, str) and provider in PROVIDERS
+    chosen = isinstance(provider, str) and provider in technique.of(Engine).PROVIDERS
     takes = "provider" in {field.name for field in dataclasses.fields(technique.config)}
     config = technique.config(provider=provider) if chosen and takes else technique.config()
     return Item("build", technique, config, technique.name)

@@ -13,7 +13,6 @@ from toolchain.core.errors import RecipeError
 from toolchain.core.hooks import Compression, Engine
 from toolchain.core.stage import STAGES as STAGE_KINDS
 from toolchain.core.store import key_of
-from toolchain.measure.gates import PROVIDERS
 from toolchain.model import source as model_source
 from toolchain.pipeline.bounds import fits
 from toolchain.pipeline.items import BEFORE, Item, engine_in, exported, gives, teachers_of
@@ -347,7 +346,7 @@ def _engine(
             plan, "evaluate", stage, plan.recipe.evaluate, read, kind="evaluation",
             label=_named(plan, model, variant, engine),
         )  # fmt: skip
-    provider = PROVIDERS.get(getattr(engine.config, "provider", ""), runtime.DEVICE)
+    provider = runtime.PROVIDERS.get(getattr(engine.config, "provider", ""), runtime.DEVICE)
     techniques = tuple(item.technique.name for item in items if item.stage != "adopt")
     baseline = (variant, engine.label) == plan.recipe.baseline
     return Row(model, seed, variant, engine.label, build, evaluate, techniques, name, provider, baseline)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 #: The operators of a graph that holds its tokenizer.
 EXTENSIONS_DOMAIN = "ai.onnx.contrib"
 
+#: Execution providers by the names that the setting ``provider`` has for them.
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
