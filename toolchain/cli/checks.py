@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from toolchain.cli import options
+from toolchain.core import delivery
 from toolchain.core.log import logger
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def clear(check: bool, junit: Path | None, only: Sequence[str] = ()) -> None:
     if junit and not check:
         raise click.UsageError("--junit writes what --check finds: give both")
     if junit and junit.is_file():
-        with options.output_errors(junit, "--junit"):
+        with delivery.writing(junit, "--junit"):
             junit.unlink()
 
 
@@ -50,11 +50,11 @@ def write(
     machine = ranked.machine if ranked else {}
     facts = {"toolchain": __version__, **{key: machine[key] for key in ("cpu", "gpus") if machine.get(key)}}
     for folder in folders:
-        with store.errors() if store.root in folder.parents else options.output_errors(folder):
+        with store.errors() if store.root in folder.parents else delivery.writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             checks.write(judged, name, facts, folder)
     if junit:
-        with options.output_errors(junit, "--junit"):
+        with delivery.writing(junit, "--junit"):
             junit.parent.mkdir(parents=True, exist_ok=True)
             junit.write_bytes(checks.to_junit(judged, name, facts))
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolchain.cli import checks, options
+from toolchain.core import delivery
 from toolchain.core.errors import GateError, ToolchainError
 from toolchain.core.files import check_output
 from toolchain.core.log import logger
@@ -86,7 +87,7 @@ def finish(
             for name in judging.FILES:
                 (stored / name).unlink(missing_ok=True)  # of another run
     if output:
-        with options.output_errors(output):
+        with delivery.writing(output):
             output.mkdir(parents=True, exist_ok=True)
             report.write(ranked, output)
     judged = judging.judge(outcome, ranked) if check else []

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from toolchain.cli import completing, options
+from toolchain.core import delivery
 from toolchain.core.errors import RecipeError, ToolchainError
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def _write(text: str, output: Path) -> None:
     from toolchain.pipeline import recipe as recipes
 
     draft = output.with_name(f".{output.name}.draft.yaml")
-    with options.output_errors(output), options.output_errors(draft):
+    with delivery.writing(output), delivery.writing(draft):
         output.absolute().parent.mkdir(parents=True, exist_ok=True)
         draft.write_text(text, "utf-8")
     try:
@@ -101,7 +102,7 @@ def _write(text: str, output: Path) -> None:
         raise RecipeError(error.message.replace(str(draft), str(output)), error.hint) from error
     finally:
         draft.unlink()
-    with options.output_errors(output):
+    with delivery.writing(output):
         output.write_text(text, "utf-8")
 
 

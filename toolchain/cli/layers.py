@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from toolchain.cli import completing, options, stages
-from toolchain.cli.direct import recipe_of
-from toolchain.core.errors import DamagedError, ToolchainError
-from toolchain.core.files import copy_files
+from toolchain.core import delivery
+from toolchain.core.errors import ToolchainError
 from toolchain.core.log import logger
-from toolchain.core.manifest import MANIFEST
 
 if TYPE_CHECKING:
     from toolchain.core.store import Store
@@ -34,19 +32,21 @@ def sensitivity_command(target: str, **settings: Any) -> int:
     from toolchain.cli.recipes import print_preview
     from toolchain.pipeline import plan as plans
     from toolchain.pipeline import run
+    from toolchain.pipeline.direct import recipe_of
     from toolchain.pipeline.shipped import is_recipe
 
     store: Store = settings["store"]
     direct = not is_recipe(target)
     own, others = _own(settings["sets"], direct)
-    recipe = recipe_of([target], [], settings | {"sets": others})
+    with options.usage_errors():
+        recipe = recipe_of([target], [], options.asked(settings | {"sets": others}))
     plan = plans.sensitivity(recipe, _config(own))
     force = options.forced(settings["force"])
     if settings["dry_run"]:
         return print_preview(plan, store, settings["as_json"], force)
     output: Path | None = settings["output"]
     if output:
-        stages.check_output(output)
+        delivery.check_target(output)
     run.quiet_libraries()
     options.hold(store)
     outcome = run.execute(plan, store, force=force)
@@ -59,8 +59,7 @@ def sensitivity_command(target: str, **settings: Any) -> int:
     if artifact is None:
         return outcome.exit_code
     if output:
-        with options.output_errors(output):
-            copy_files(artifact.path, [*artifact.manifest["files"], MANIFEST], output, DamagedError)
+        delivery.copy(artifact, output)
     from toolchain.deliver import layers
 
     record, _ = layers.read(str(artifact.path), store)
@@ -156,7 +155,7 @@ def allocate_command(
             why = "it exists" if output.exists() else "a recipe's name ends in .yaml"
             raise ToolchainError(f"-o {output}: {why}", "choose another")
         text = written.recipe(record, settings, alike, model or _checkpoint(record, store), output.stem)
-        with options.output_errors(output):
+        with delivery.writing(output):
             output.write_text(text, "utf-8")
         logger.info("written: %s; toolchain run %s", output, output)
     if as_json:

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from toolchain.cli import completing
-from toolchain.core import disk, files, foreign, log
-from toolchain.core.errors import ToolchainError
+from toolchain.core import disk, foreign, log
 
 if TYPE_CHECKING:
     from toolchain.core.store import Store
+    from toolchain.pipeline.direct import Asked
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -148,6 +148,31 @@ def with_threads(sets: Sequence[str], threads: int | None) -> list[str]:
     return [*sets, *([] if threads is None else [f"benchmark.threads={threads}"])]
 
 
+def asked(settings: Mapping[str, Any]) -> Asked:
+    """Return what a command of stages is given beside its target."""
+    from toolchain.pipeline.direct import Asked
+
+    return Asked(
+        task=settings["task"], tokenizer=settings["tokenizer"], models=settings["models"], data=settings["data"],
+        sets=with_threads(settings["sets"], settings["threads"]), variants=settings.get("variants", ()),
+    )  # fmt: skip
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """Say what does not go together as click does: with the command's usage.
+
+    Raises:
+        click.UsageError: What is given does not go together.
+    """
+    from toolchain.pipeline.direct import UsageError
+
+    try:
+        yield
+    except UsageError as error:
+        raise click.UsageError(error.message) from error
+
+
 def forced(value: str | None) -> Sequence[str]:
     """The stages that ``--force`` names.
 
@@ -165,22 +190,6 @@ def forced(value: str | None) -> Sequence[str]:
     if not set(stages) <= set(STAGES):
         raise click.BadParameter(f"{value!r} is no stage: {suggest(value, STAGES)}", param_hint="--force")
     return stages
-
-
-@contextmanager
-def output_errors(path: Path, option: str = "-o") -> Iterator[None]:
-    """Turns the system's errors about a path that an option names into ones that say so.
-
-    Raises:
-        ToolchainError: It cannot be written, or would be written through a link.
-    """
-    try:
-        files.check_output(path, option)
-        yield
-    except OSError as error:
-        raise ToolchainError(
-            f"{option} {path} cannot be written: {error.strerror or error}", "choose another"
-        ) from error
 
 
 def again(store: bool = False) -> str:

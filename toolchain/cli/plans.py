@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from toolchain.cli import options, stages
+from toolchain.core import delivery
 
 if TYPE_CHECKING:
     from toolchain.core.store import Store
@@ -30,7 +31,7 @@ def refit_command(engine: Path, graph: Path, output: Path | None, store: Store, 
     from toolchain.pipeline.refit import refit
 
     if output:
-        stages.check_output(output)
+        delivery.check_target(output)
     artifact, is_new = refit(engine, graph, store)
     row = stages.delivered(artifact, str(artifact.manifest["label"]), is_new, output)
     if as_json:

@@ -11,6 +11,7 @@ import click
 
 from toolchain.cli import checks, completing, options
 from toolchain.cli.finishing import finish, finished
+from toolchain.core import delivery
 from toolchain.core.errors import ToolchainError
 from toolchain.core.failure import SCREEN_CHARACTERS, SCREEN_LINES, shorten
 from toolchain.core.log import logger
@@ -166,7 +167,7 @@ def _compare(paths: Sequence[Path], output: Path | None, as_json: bool) -> int:
     reports = [kept.read(path) for path in paths]
     comparison = report.compare(reports, kept.labels(reports, paths))
     if output:
-        with options.output_errors(output):
+        with delivery.writing(output):
             output.mkdir(parents=True, exist_ok=True)
             if len(reports) == 1:
                 page.write(reports[0], output)

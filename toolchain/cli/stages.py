@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,11 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from toolchain.cli import completing, direct, options
-from toolchain.core import files
-from toolchain.core.errors import DamagedError, ToolchainError
+from toolchain.cli import completing, options
+from toolchain.core import delivery
 from toolchain.core.log import logger
-from toolchain.core.manifest import MANIFEST
 
 if TYPE_CHECKING:
     from toolchain.core.store import Artifact, Store
@@ -29,9 +25,6 @@ _TECHNIQUE = click.option(
     "-t", "--technique", shell_complete=completing.technique,
     help="Technique of a direct run; 'toolchain list techniques' shows them.",
 )  # fmt: skip
-#: Settings of the graph passes that decide by the task's texts: how many they read.
-_READS = {"samples", "calibration_samples"}
-
 _OUTPUT = click.option("-o", "--output", type=click.Path(path_type=Path), help="Copy the result here.")
 _TOKENIZER = click.option("--tokenizer", help="Folder with tokenizer.json, when it is not beside the ONNX file.")
 
@@ -147,22 +140,15 @@ def _stage(
     """Runs a plan up to a stage and shows what it has made."""
     from toolchain.cli.finishing import finish
     from toolchain.cli.recipes import print_preview
-    from toolchain.pipeline import plan as plans
-    from toolchain.pipeline import run
-    from toolchain.pipeline.shipped import is_recipe
+    from toolchain.pipeline import direct, run
 
     store: Store = settings["store"]
-    judges = stage in ("finetune", "augment", "compress", "time")
-    judges |= any(not _READS.isdisjoint(direct.settings_of(item)) for item in items)
-    one = engines if stage == "build" and is_recipe(targets[0]) else ()
-    recipe = direct.recipe_of(targets, items, settings, () if one else engines, judges=judges)
-    plan = plans.make(recipe, stage, settings["variants"])
-    if one:
-        plan = plans.narrowed(plan, settings["variants"], one)
+    with options.usage_errors():
+        plan = direct.plan_of(stage, targets, items, options.asked(settings), engines)
     if settings["dry_run"]:
         return print_preview(plan, store, settings["as_json"], options.forced(settings["force"]))
     if settings["output"] and stage != "time":
-        check_output(settings["output"])
+        delivery.check_target(settings["output"])
     run.quiet_libraries()
     options.hold(store)
     outcome = run.execute(plan, store, force=options.forced(settings["force"]))
@@ -192,42 +178,14 @@ def _needed(stage: str, target: str, technique: str | None) -> list[str]:
     return [technique]
 
 
-#: What to give a stage that found nothing to do.
-_NOTHING = {
-    "export": "export takes a checkpoint folder or a model source, not an ONNX graph",
-    "augment": "no variant that was asked for has an augmentation: 'toolchain list techniques' shows them",
-    "compress": "no variant that was asked for has a compression technique: 'toolchain list techniques' shows them",
-    "optimize": "no variant that was asked for has a graph pass: 'toolchain list techniques' shows them",
-    "build": "an engine folder is built already; of a graph, choose an engine that takes it: 'toolchain list engines'",
-}
-
-
-def check_output(output: Path) -> None:
-    """Holds that a result can be copied there.
-
-    Raises:
-        ToolchainError: It cannot.
-    """
-    files.check_output(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ToolchainError(f"-o {output}: it exists and is not an empty folder", "choose another, or remove it")
-    above = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise ToolchainError(f"-o {output} cannot be written: {above} is no folder that can be", "choose another")
-
-
 def _show(outcome: Outcome, stage: str, output: Path | None, as_json: bool) -> int:
     """Prints the artifacts that end their chain, and copies them."""
     if outcome.rank:
         return outcome.exit_code
-    steps = outcome.plan.steps
-    read = {i for step in steps.values() for i in step.inputs}
-    # What is made by an augmentation is read by what learns from it, and is to be looked at all the same.
-    ends = [step for step in steps.values() if step.stage == stage and (stage == "augment" or step.id not in read)]
+    from toolchain.pipeline import direct
+
+    ends = direct.ends(outcome.plan, stage)
     twice = [label for label, count in Counter(step.label for step in ends).items() if count > 1]
-    if not ends:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in outcome.plan.not_applicable)
-        raise ToolchainError(f"there is nothing to {stage}{f': {reasons}' if reasons else ''}", _NOTHING.get(stage, ""))
     rows = []
     for step in ends:
         artifact = outcome.artifacts.get(step.id)
@@ -255,11 +213,7 @@ def delivered(artifact: Artifact, label: str, is_new: bool, where: Path | None) 
         ToolchainError: It cannot be copied there.
     """
     if where:
-        with options.output_errors(where):
-            files.copy_files(artifact.path, [*artifact.manifest["files"], MANIFEST], where, DamagedError)
-        if changed := dataclasses.replace(artifact, path=where).changes():
-            raise DamagedError("; ".join(changed), f"it was copied from {artifact.path}: run 'toolchain verify'")
-        logger.info("%s: digest %s", where, artifact.digest)
+        delivery.copy(artifact, where)
     return {
         "label": label, "kind": artifact.kind, "key": artifact.key, "digest": artifact.digest,
         "path": str(where or artifact.path), "made": is_new,

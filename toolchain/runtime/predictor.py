@@ -240,6 +240,8 @@ class Predictor:
         best = probabilities.argmax(axis=1) if len(probabilities) else []
         return [Prediction(self.labels[k], float(row[k])) for k, row in zip(best, probabilities, strict=True)]
 
+    __call__ = predict
+
     def _checked(self, texts: Iterable[tuple[str, ...] | str]) -> list[tuple[str, ...]]:
         if isinstance(texts, str):
             raise DataError(f"one text was given, {texts[:SHOWN]!r}; allowed is a list of them")
