@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from toolchain.api import augment, benchmark, build, compress, export, finetune, load, optimize, run, validate
     from toolchain.core import errors
-    from toolchain.deliver.report import Report
+    from toolchain.deliver.report.result import Report
     from toolchain.runtime.predictor import Prediction, Predictor
 
 __version__ = "0.1.0"
@@ -31,7 +31,8 @@ __all__ = [
 
 #: Names that are not in ``api``, and the module that has each.
 _ELSEWHERE = {
-    "Prediction": "runtime.predictor", "Predictor": "runtime.predictor", "Report": "deliver.report", "errors": "core",
+    "Prediction": "runtime.predictor", "Predictor": "runtime.predictor", "Report": "deliver.report.result",
+    "errors": "core",
 }  # fmt: skip
 
 #: Functions whose name is that of a package folder too: the folder's module is called in their place.

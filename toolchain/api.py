@@ -20,7 +20,7 @@ from toolchain.pipeline import direct
 from toolchain.runtime.predictor import Predictor
 
 if TYPE_CHECKING:
-    from toolchain.deliver.report import Report
+    from toolchain.deliver.report.result import Report
     from toolchain.pipeline.plan import Plan
     from toolchain.pipeline.run import Outcome
 
@@ -283,10 +283,11 @@ def _report(outcome: Outcome, output: Place | None) -> Report:
     """Return the report of a run, and write it where it is asked for."""
     from toolchain.core import delivery
     from toolchain.deliver import ranking
-    from toolchain.deliver import report as reports
+    from toolchain.deliver.report import write
+    from toolchain.deliver.report.result import Report
 
-    ranked = ranking.rank(outcome)
+    ranked = Report.of(ranking.rank(outcome))
     if output is not None:
         with delivery.writing(Path(output), "output"):
-            reports.write(ranked, Path(output))
+            write(ranked, Path(output))
     return ranked

@@ -46,7 +46,7 @@ sys.exit(code)
 
 def room_of(path: Path) -> str:
     parts = path.relative_to(PACKAGE).parts
-    if parts == ("__main__.py",):  # `python -m toolchain` is the command line
+    if parts in (("__main__.py",), ("api.py",)):  # they stand above everything, as the command line does
         return "cli"
     return parts[0] if len(parts) > 1 else GROUND
 
@@ -68,11 +68,25 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
             yield from ((node.lineno, name) for name in named if name.partition(".")[0] == "toolchain")
 
 
+def typed_lines(path: Path) -> set[int]:
+    """Lines that only type checkers read."""
+    return {
+        line
+        for node in nodes_of(path)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
+    }
+
+
 def edges() -> dict[tuple[str, str], list[str]]:
     """(room, imported room) → where that is done."""
     found: dict[tuple[str, str], list[str]] = defaultdict(list)
     for path in MODULES:
+        # What the package names for types alone it loads from above when it is asked for: the Python API.
+        typed = typed_lines(path) if path == PACKAGE / "__init__.py" else set()
         for line, name in imports(path):
+            if line in typed:
+                continue
             target = name.split(".")[1]
             target = GROUND if target.startswith("__") else target
             found[room_of(path), target].append(f"{path.relative_to(ROOT)}:{line} imports {name}")
@@ -126,12 +140,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     names = {dotted(path) for path in MODULES}
     needs = {}
     for path in MODULES:
-        typed = {
-            line
-            for node in nodes_of(path)
-            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-            for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
-        }
+        typed = typed_lines(path)
         named = {name for line, name in imports(path) if line not in typed}
         found = {name if name in names else name.rpartition(".")[0] for name in named}
         needs[dotted(path)] = found & names - {dotted(path)}

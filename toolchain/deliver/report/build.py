@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from html import escape
 from typing import Any, Literal
 
 from toolchain.certainty.noninferiority import MARGIN
-from toolchain.core.errors import RecipeError, require
+from toolchain.core.errors import RecipeError
 from toolchain.deliver.report.certainty import WEIGHTS, Front, Winner, corrected, fronts, ranked
 from toolchain.deliver.report.figures import figures
 from toolchain.deliver.report.limits import floors, reasons
@@ -66,32 +65,6 @@ class Report:
     def batches(self) -> tuple[str, ...]:
         """Every setting that some engine was timed at, batch 1 first."""
         return settings_of(self.lines)
-
-    def to_dicts(self) -> list[dict[str, Any]]:
-        """Return every figure of every engine, in the order of the ranking, unrounded; None where there is none."""
-        return [dict(figures(line, self.batches)) for line in self.lines]
-
-    def to_pandas(self) -> Any:
-        """Return the same as a ``pandas.DataFrame``, a row for each engine.
-
-        Raises:
-            MissingPackageError: pandas is not installed.
-        """
-        return require("pandas", "torch").DataFrame(self.to_dicts())
-
-    def to_markdown(self) -> str:
-        """Return the whole report as Markdown."""
-        from toolchain.deliver.report.tables import markdown
-
-        return markdown(self)
-
-    def _repr_html_(self) -> str:
-        """Return the page in a frame, for notebooks."""
-        from toolchain.deliver.report.page import html
-        from toolchain.deliver.report.tables import to_json
-
-        page = escape(html(to_json(self)), quote=True)
-        return f'<iframe srcdoc="{page}" sandbox="allow-scripts" style="width:100%;height:40em;border:0"></iframe>'
 
 
 def build_report(
