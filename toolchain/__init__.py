@@ -1,7 +1,5 @@
 """toolchain: from a transformer encoder to the engine you should ship, with the measurements that say so.
 
-    import toolchain
-
     report = toolchain.run("recipe.yaml")
     model = toolchain.load(toolchain.build("recipe.yaml", variant="static-int8", output="engine"))
     model.predict(["a text"])

@@ -268,3 +268,17 @@ def test_an_onnx_file_that_names_no_classes_gets_its_order_written_down(tmp_path
     assert loaded.task.config.labels == ("negative", "positive")
     adopted = next(iter(loaded.variants.values()))[0]
     assert Path(adopted.config.tokenizer).name == "tokenizer", "the only tokenizer beside the file is taken"
+
+
+def test_limits_stand_in_the_recipe_so_that_two_commands_give_the_answer(tmp_path: Path) -> None:
+    _named(checkpoint_folder(), tmp_path / "mine", *LABELS)
+    _csv(tmp_path / "reviews.csv")
+    result = call("init", "--size-mb", "12", "--latency-ms", "2", "--drop", "1", cwd=tmp_path)
+    assert result.code == 0, result.stderr
+    assert "limits    size_mb: 12.0, latency_ms: 2.0, drop: 1.0" in result.stdout
+    assert result.stdout.endswith("next:\n  toolchain run recipe.yaml\n")
+    written = _is_valid(tmp_path).limits
+    assert (written.size_mb, written.latency_ms, written.drop, written.per_s) == (12, 2, 1, None)
+    wrong = call("init", "--per-s", "100", "--at", "7", "--force", cwd=tmp_path)
+    assert wrong.code == 1
+    assert "limits: at: 'batch 7' is not measured" in wrong.stderr

@@ -10,7 +10,7 @@ from toolchain.core import hooks, registry
 
 def test_a_hook_that_a_technique_does_not_declare_has_its_default() -> None:
     prune = hooks.Compression(ModuleType("toy"))
-    assert (prune.asks(None), prune.fits_task(None, True)) == (True, None)
+    assert (prune.asks(None), prune.fits_task(None, lambda: True)) == (True, None)
     assert prune.leaves(None, "the shape that came") == "the shape that came"
     assert (prune.teachers(None), prune.reads_alike(None)) == ((), False)
     assert registry.get("engines", "pytorch").of(hooks.Engine).DEVICE == ""

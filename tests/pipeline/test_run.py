@@ -204,6 +204,12 @@ def test_a_source_that_changed_under_the_same_version_is_said(copied: Path, monk
     assert "dynamic_int8's source under the same VERSION; --force optimize makes it again" in result.stderr
 
 
+def test_a_run_that_is_all_hits_reads_no_data(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry.get("tasks", "reviews").module, "load", None)
+    result = _run(copied)
+    assert (result.code, made(result)) == (0, 0), result.stderr
+
+
 def test_a_report_comes_from_the_store_alone(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "perform", None)
     result = call("report", "tiny.yaml", "--store", "store", "--json", "-o", "out", cwd=copied)

@@ -8,6 +8,7 @@ with one label to a prompt. A teacher that does not ``agree`` may leave it out.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -57,9 +58,10 @@ class Config(AugmentConfig):
             raise ValueError(f"line: {self.line!r} is not one line with {{label}} in it and {{text}} at its end")
 
 
-def fits_task(config: Config, pairs: bool) -> tuple[str, str] | None:
+def fits_task(config: Config, pairs: Callable[[], bool]) -> tuple[str, str] | None:
     """Why it writes none of a task's texts, and what to do, or None."""
-    return ("text_generation writes single texts, and the task's are pairs", "use back_translation") if pairs else None
+    refusal = ("text_generation writes single texts, and the task's are pairs", "use back_translation")
+    return refusal if pairs() else None
 
 
 def sources(config: Config) -> tuple[str, ...]:
@@ -84,7 +86,7 @@ def apply(source: Path | None, out: Path, config: Config, context: Context) -> M
         ModelError: The model is no causal language model, or does not read a whole prompt.
     """
     data = context.dataset()
-    if refusal := fits_task(config, data.pairs):
+    if refusal := fits_task(config, lambda: data.pairs):
         raise DataError(*refusal)
     writer = models.load(config.model, HEAD, context)
     of_label = [[i for i, own in enumerate(data.train.labels) if own == label] for label in range(len(data.labels))]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -69,14 +70,14 @@ def fits(config: Config) -> tuple[str, str] | None:
     return None
 
 
-def fits_task(config: Config, pairs: bool) -> tuple[str, str] | None:
+def fits_task(config: Config, pairs: Callable[[], bool]) -> tuple[str, str] | None:
     """Why such texts are none of a task's, and what to do, or None."""
-    columns = len(task_examples.text_columns(config.text))
-    if columns == 1 + pairs:
+    columns, paired = len(task_examples.text_columns(config.text)), pairs()
+    if columns == 1 + paired:
         return None
-    wanted = "pairs" if pairs else "single texts"
-    said = f"{config.path}: {columns} column{'s' * (not pairs)} of text, and the task has {wanted}"
-    return said, "name two columns of a table: text: [a, b]" if pairs else "name one column: text: a"
+    wanted = "pairs" if paired else "single texts"
+    said = f"{config.path}: {columns} column{'s' * (not paired)} of text, and the task has {wanted}"
+    return said, "name two columns of a table: text: [a, b]" if paired else "name one column: text: a"
 
 
 def identity(config: Config) -> dict[str, Any]:
@@ -106,7 +107,7 @@ def apply(source: Path | None, out: Path, config: Config, context: Context) -> M
     Raises:
         DataError: The file cannot be read, or holds pairs where the task has single texts, or the other way round.
     """
-    if refusal := fits_task(config, context.dataset().pairs):
+    if refusal := fits_task(config, lambda: context.dataset().pairs):
         raise DataError(*refusal)
     found = texts(config)
     if config.limit and config.limit < len(found):

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from toolchain.pipeline.limits import Limits
 
 
-def _limit_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the limits."""
+def _held_by(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add which engines may be chosen, and how limits are held."""
     for option in (
         click.option(
             "--confident/--as-measured", "confident", default=None,
@@ -28,22 +28,6 @@ def _limit_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "--engine", "patterns", multiple=True, metavar="PATTERN",
             help="Only engines that fit: a variant, an engine, or variant/engine; may be given several times.",
         ),
-        click.option(
-            "--accuracy", type=click.FloatRange(0, 100), metavar="FLOOR", help="The least accuracy, in percent."
-        ),
-        click.option(
-            "--drop", type=click.FloatRange(0, 100), metavar="POINTS", help="The most points below the baseline."
-        ),
-        click.option("--at", metavar="BATCH", help="Where --per-s is taken, e.g. 'batch 32'. [default: the largest]"),
-        click.option(
-            "--per-s", type=click.FloatRange(0, min_open=True), metavar="X", help="The fewest texts a second."
-        ),
-        click.option(
-            "--latency-ms", type=click.FloatRange(0, min_open=True), metavar="X", help="The most ms of one text."
-        ),
-        click.option(
-            "--size-mb", type=click.FloatRange(0, min_open=True), metavar="X", help="The most MB to download."
-        ),
     ):  # fmt: skip
         function = option(function)
     return function
@@ -51,7 +35,8 @@ def _limit_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command("choose")
 @click.argument("target", type=click.Path(path_type=Path), shell_complete=completing.recipe)
-@_limit_options
+@options.limit_options
+@_held_by
 @options.recipe_options
 @options.store_option
 @options.json_option
@@ -69,11 +54,8 @@ def choose_command(
     """
     from toolchain.deliver import choose
 
-    given: dict[str, Any] = {
-        "size_mb": size_mb, "latency_ms": latency_ms, "per_s": per_s,
-        "at": f"batch {at}" if at and at.isdigit() else at,
-        "drop": drop, "accuracy": accuracy, "engines": patterns or None, "confident": confident,
-    }  # fmt: skip
+    given: dict[str, Any] = {"engines": patterns or None, "confident": confident}
+    given |= options.given_limits(size_mb, latency_ms, per_s, at, drop, accuracy)
     report = _report(target, sets, models, data, store)
     limits = dataclasses.replace(_own(report), **{name: value for name, value in given.items() if value is not None})
     _check(report, limits)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -34,18 +35,21 @@ if TYPE_CHECKING:
     "--tokenizer", type=click.Path(path_type=Path), metavar="FOLDER",
     help="Folder of the tokenizer, when it is not beside the ONNX file.",
 )  # fmt: skip
+@options.limit_options
 @click.option("--force", is_flag=True, help="Overwrite the recipe.")
 @options.json_option
 @options.verbosity
 def init_command(
     targets: tuple[str, ...], output: Path, text: tuple[str, ...], label: str | None, task: str | None,
-    tokenizer: Path | None, force: bool, as_json: bool,
+    tokenizer: Path | None, size_mb: float | None, latency_ms: float | None, per_s: float | None, at: str | None,
+    drop: float | None, accuracy: float | None, force: bool, as_json: bool,
 ) -> int:  # fmt: skip
     """Write a recipe for the model and the data at hand.
 
     PATHs are a checkpoint folder, an ONNX file or folder, or a hub id, and the task's CSV, TSV, JSONL or Parquet files,
     or folders that hold them; by default the current folder. Columns, labels and installed runtimes are found out. A
-    fine-tuned checkpoint is taken as it is; a plain encoder is fine-tuned first.
+    fine-tuned checkpoint is taken as it is; a plain encoder is fine-tuned first. Limits stand in the recipe: what
+    'toolchain run' says to ship keeps within them.
     """
     from toolchain.core.registry import names, suggest
     from toolchain.pipeline import at_hand, starter
@@ -71,12 +75,13 @@ def init_command(
             f"no model in {where}; a model is a folder with config.json, an .onnx file or a hub id",
             f"for example: toolchain init path/to/checkpoint {shlex.join(map(str, files))}",
         )
-    recipe = starter.compose(model, data, task, output, tokenizer)
+    limits = options.given_limits(size_mb, latency_ms, per_s, at, drop, accuracy)
+    recipe = starter.compose(model, data, task, output, tokenizer, limits)
     _write(recipe.text, output)
     if as_json:
-        options.echo_json(_as_json(recipe, model, data, task, output))
+        options.echo_json(_as_json(recipe, model, data, task, output, limits))
     else:
-        options.echo("\n".join(_summary(recipe, model, data, task, output)))
+        options.echo("\n".join(_summary(recipe, model, data, task, output, limits)))
     return 0
 
 
@@ -106,7 +111,9 @@ def _write(text: str, output: Path) -> None:
         output.write_text(text, "utf-8")
 
 
-def _as_json(recipe: Starter, model: Model, data: Data | None, task: str | None, output: Path) -> dict[str, object]:
+def _as_json(
+    recipe: Starter, model: Model, data: Data | None, task: str | None, output: Path, limits: Mapping[str, Any]
+) -> dict[str, object]:
     return {
         "recipe": str(output),
         "model": {"source": model.spec, "kind": model.kind, "labels": list(model.labels)},
@@ -117,11 +124,14 @@ def _as_json(recipe: Starter, model: Model, data: Data | None, task: str | None,
         "variants": list(recipe.variants),
         "engines": list(recipe.engines),
         "notes": list(recipe.notes),
-        "next": _next(output),
+        "limits": dict(limits),
+        "next": _next(output, limits),
     }
 
 
-def _summary(recipe: Starter, model: Model, data: Data | None, task: str | None, output: Path) -> list[str]:
+def _summary(
+    recipe: Starter, model: Model, data: Data | None, task: str | None, output: Path, limits: Mapping[str, Any]
+) -> list[str]:
     kinds = {
         "classifier": "a fine-tuned checkpoint, taken as it is",
         "encoder": "an encoder, fine-tuned first",
@@ -145,8 +155,9 @@ def _summary(recipe: Starter, model: Model, data: Data | None, task: str | None,
         f"  variants  {', '.join(recipe.variants)}",
         f"  engines   {', '.join(recipe.engines)}",
         *(f"  check     {note}" for note in recipe.notes),
-        "next (with your own limits):",
-        *(f"  {command}" for command in _next(output)),
+        *([f"  limits    {', '.join(f'{name}: {value}' for name, value in limits.items())}"] if limits else []),
+        "next:" if limits else "next (with your own limits):",
+        *(f"  {command}" for command in _next(output, limits)),
     ]
 
 
@@ -159,6 +170,7 @@ def _held_out(model: Model, data: Data) -> str:
     return ", ".join(f"{share} {purpose}" for part, purpose in purposes.items() if part not in data.files)
 
 
-def _next(output: Path) -> list[str]:
+def _next(output: Path, limits: Mapping[str, Any]) -> list[str]:
     name = shlex.quote(str(output))
-    return [f"toolchain run {name}", f"toolchain choose {name} --size-mb 50 --latency-ms 20 --drop 1"]
+    choose = [] if limits else [f"toolchain choose {name} --size-mb 50 --latency-ms 20 --drop 1"]
+    return [f"toolchain run {name}", *choose]

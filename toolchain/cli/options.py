@@ -110,6 +110,37 @@ def variant_option(function: F) -> F:
     )(function)  # fmt: skip
 
 
+def limit_options(function: F) -> F:
+    """Adds what an engine must keep within to be shipped."""
+    positive = click.FloatRange(0, min_open=True)
+    for option in (
+        click.option(
+            "--accuracy", type=click.FloatRange(0, 100), metavar="FLOOR", help="The least accuracy, in percent."
+        ),
+        click.option(
+            "--drop", type=click.FloatRange(0, 100), metavar="POINTS", help="The most points below the baseline."
+        ),
+        click.option("--at", metavar="BATCH", help="Where --per-s is taken, e.g. 'batch 32'. [default: the largest]"),
+        click.option("--per-s", type=positive, metavar="X", help="The fewest texts a second."),
+        click.option("--latency-ms", type=positive, metavar="X", help="The most ms of one text."),
+        click.option("--size-mb", type=positive, metavar="X", help="The most MB to download."),
+    ):
+        function = option(function)
+    return function
+
+
+def given_limits(
+    size_mb: float | None, latency_ms: float | None, per_s: float | None, at: str | None, drop: float | None,
+    accuracy: float | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Return the limits that are given, as a recipe has them."""
+    named = {
+        "size_mb": size_mb, "latency_ms": latency_ms, "per_s": per_s,
+        "at": f"batch {at}" if at and at.isdigit() else at, "drop": drop, "accuracy": accuracy,
+    }  # fmt: skip
+    return {name: value for name, value in named.items() if value is not None}
+
+
 def check_options(function: F) -> F:
     """Adds ``--check`` and ``--junit``."""
     for option in (

@@ -7,7 +7,7 @@ the default here; nothing else asks a module what it has.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -64,8 +64,8 @@ class Declared:
         """Return who teaches: ``before``, what stands before it, ``MODEL.finetune``, or a model from outside."""
         return ()
 
-    def fits_task(self, config: Any, pairs: bool) -> Refusal:
-        """Return why a task's texts, which may be pairs, cannot be taken."""
+    def fits_task(self, config: Any, pairs: Callable[[], bool]) -> Refusal:
+        """Return why a task's texts cannot be taken; ``pairs`` reads the data to say whether they are pairs."""
         return None
 
 

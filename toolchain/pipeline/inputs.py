@@ -47,8 +47,7 @@ def check(document: Document, recipe: Recipe) -> list[str]:
         for item in items:
             if item.stage == "adopt":
                 _adopted(problems, item, own if named_by_model else where, data)
-            refusal = item.technique.hooks.fits_task(item.config, data.pairs) if data is not None else None
-            if refusal:
+            if data is not None and (refusal := item.technique.hooks.fits_task(item.config, lambda: data.pairs)):
                 problems.add(where, f"{item.label}: {refusal[0]}", refusal[1])
             for teacher in teachers_of(item):
                 _teacher(problems, teacher, where, data, recipe.base)

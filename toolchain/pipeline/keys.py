@@ -154,10 +154,19 @@ def installed(distribution: str) -> str:
     return "missing"
 
 
+#: How a digest of all that a technique imports begins; one without it is of an earlier version, which left some out.
+_WHOLE = "whole:"
+
+
 def changed_source(step: Step, artifact: Artifact) -> bool:
     """Whether the technique's source differs from the one that made this artifact, under the same VERSION."""
-    made: str | None = artifact.manifest.get("source_digest")
-    return made is not None and made != step.technique.source_digest
+    recorded = str(artifact.manifest.get("source_digest") or "")
+    return recorded.startswith(_WHOLE) and recorded != source_digest(step.technique)
+
+
+def source_digest(technique: registry.Technique) -> str:
+    """Return the digest of the source that decides a technique's result, as a manifest records it."""
+    return f"{_WHOLE}{technique.source_digest}"
 
 
 class Clock:
@@ -187,7 +196,7 @@ def manifest(
         "commit": commit,
         "notes": list(notes),
         "task": task,
-        "source_digest": technique.source_digest,
+        "source_digest": source_digest(technique),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(clock.began)),
         "duration_s": round(clock.seconds(), 3),
         "metrics": {name: value for name, value in metrics.items() if name not in OBSERVED},

@@ -43,7 +43,10 @@ class Starter:
     notes: tuple[str, ...]
 
 
-def compose(model: Model, data: Data | None, task: str | None, output: Path, tokenizer: Path | None = None) -> Starter:
+def compose(
+    model: Model, data: Data | None, task: str | None, output: Path, tokenizer: Path | None = None,
+    limits: Mapping[str, float | str] | None = None,
+) -> Starter:  # fmt: skip
     """Write the recipe.
 
     Args:
@@ -52,6 +55,7 @@ def compose(model: Model, data: Data | None, task: str | None, output: Path, tok
         task: The name of a task that brings its own data.
         output: The recipe's file; paths in it are relative to its folder.
         tokenizer: Folder with the tokenizer of an ONNX model that has none beside it.
+        limits: What an engine must keep within to be shipped, as a recipe has it.
 
     Raises:
         ModelError: The model lacks something.
@@ -77,7 +81,7 @@ def compose(model: Model, data: Data | None, task: str | None, output: Path, tok
         f"engines: [{', '.join(engines)}]",
         *(f"# {line}" for line in commented),
         "# What an engine must keep within to be shipped; 'toolchain choose' takes other limits without a new run.",
-        "# limits: {size_mb: 50, latency_ms: 20, drop: 1}",
+        f"limits: {json.dumps(limits)}" if limits else "# limits: {size_mb: 50, latency_ms: 20, drop: 1}",
         "# Sizes and times are compared with this one.",
         f"baseline: {{variant: {next(iter(variants))}, engine: {engines[0]}}}",
         f"# threads: 0 is every core, here {physical_cores()}. Name the batch sizes and threads that you serve with.",

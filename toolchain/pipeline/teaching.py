@@ -42,7 +42,7 @@ def check(plan: Plan, task: Task, fresh: Collection[str] = ()) -> None:
         technique = step.technique
         if step.id in fresh:
             adopt.check_labels(step.config, task.data())
-        if refusal := technique.hooks.fits_task(step.config, task.data().pairs):
+        if refusal := technique.hooks.fits_task(step.config, lambda: task.data().pairs):
             raise DataError(*refusal)
         if step.stage == "augment":
             augmentation = technique.of(Augmentation)
