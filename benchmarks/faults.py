@@ -29,20 +29,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kills import Digests, command, digests, leftovers, published, run
+from kills import RECIPE, Digests, command, digests, leftovers, published, run
 
 from toolchain.core.store import Store
-
-#: One layer, 32 texts: a run of a few seconds that has every stage.
-RECIPE = """\
-name: tiny
-task: {reviews: {train_size: 32, dev_size: 16, test_size: 24}}
-model: scratch:bert-1x32
-stages: [{finetune: {epochs: 1, batch_size: 8}}]
-variants: {base: [export], dynamic-int8: [export, dynamic_int8]}
-engines: [onnxruntime]
-benchmark: {batch_sizes: [1, 4], warmup: 1}
-"""
 
 #: Signals are sent when this stage is named.
 STAGES = ("finetune", "export", "optimize", "build", "evaluate", "time")

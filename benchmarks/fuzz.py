@@ -117,7 +117,7 @@ def _surroundings(root: Path) -> None:
     sys.path.append(str(root / "packages"))
     os.environ |= {
         "HOME": str(root / "home"), "TMPDIR": str(root / "tmp"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1",
-        "COLUMNS": "100", "HF_HOME": str(root / "home" / "hub"),
+        "COLUMNS": "100", "HF_HOME": str(root / "home" / "hub"), "TOOLCHAIN_TRACES": str(root / "traces"),
     }  # fmt: skip
     tempfile.tempdir = None
 
@@ -305,7 +305,8 @@ def _work(root: Path, good: Path, seed: int, reader: str, numbers: Sequence[int]
     tempfile.tempdir = None
     _, learned = json.loads((good.parent / "modules.json").read_text("utf-8"))
     watch = Watch(root, good, frozenset(learned))
-    watch.allowed += (f"{root}/tmp/", f"{good.parent}/home/", f"{good.parent}/packages/")
+    own = (f"{good.parent}/{name}/" for name in ("home", "packages", "traces"))
+    watch.allowed += (f"{root}/tmp/", *own)
     watch.prepare()
     for number in numbers:
         case = watch.run(seed, Case(reader, number))

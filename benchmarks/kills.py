@@ -1,6 +1,7 @@
 """Kills a run with SIGKILL at random moments, lets the next run complete, and checks what is left.
 
-    python benchmarks/kills.py --kills 100 --json kills.json
+    python benchmarks/kills.py --kills 200 --json kills.json
+    python benchmarks/kills.py --kills 20 --recipe recipes/smoke.yaml
 
 Each kill starts from an empty store. After the run that follows: the files, and what manifests state of them, are those
 of a run that was never killed; nothing but the step that was interrupted was done twice; ``verify`` finds the store as
@@ -28,6 +29,17 @@ from typing import Any
 
 from toolchain.core.store import Store
 from toolchain.core.verify import verify
+
+#: One layer, 32 texts: a run of a few seconds that has every stage.
+RECIPE = """\
+name: tiny
+task: {reviews: {train_size: 32, dev_size: 16, test_size: 24}}
+model: scratch:bert-1x32
+stages: [{finetune: {epochs: 1, batch_size: 8}}]
+variants: {base: [export], dynamic-int8: [export, dynamic_int8]}
+engines: [onnxruntime]
+benchmark: {batch_sizes: [1, 4], warmup: 1}
+"""
 
 Digests = dict[str, tuple[str, str]]
 
@@ -116,7 +128,8 @@ def main() -> int:
     """Runs the kills and prints a summary."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--recipe", type=Path, default=Path("recipes/smoke.yaml"))
+    parser.add_argument("--recipe", type=Path, help="by default one of a few seconds that has every stage")
+    parser.add_argument("--minutes", type=float, default=600, help="kill no more after so long")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", action="append", default=[], dest="sets", help="another setting of the run")
     parser.add_argument("--json", type=Path, help="write every kill's record here")
@@ -124,15 +137,20 @@ def main() -> int:
     rng = random.Random(arguments.seed)
     MORE.extend(arguments.sets)
     with tempfile.TemporaryDirectory(prefix="kills-") as name:
-        folder = Path(name)
-        code, length = run(arguments.recipe, folder / "reference")
+        folder, until = Path(name), time.monotonic() + 60 * arguments.minutes
+        recipe = arguments.recipe or folder / "tiny.yaml"
+        if not arguments.recipe:
+            recipe.write_text(RECIPE, "utf-8")
+        code, length = run(recipe, folder / "reference")
         if code:
             return code
         expected, total = digests(folder / "reference"), len(published(folder / "reference"))
         print(f"reference: {total} artifacts in {length:.1f} s", flush=True)
         records = []
         for number in range(arguments.kills):
-            record = one(arguments.recipe, folder, expected, total, rng.uniform(0.2, length))
+            if time.monotonic() > until:
+                break
+            record = one(recipe, folder, expected, total, rng.uniform(0.2, length))
             records.append(record)
             print(f"{number + 1:4d}  {json.dumps(record)}", flush=True)
     killed = [record for record in records if record["killed"]]
