@@ -8,8 +8,10 @@ import pytest
 
 from tests.builders import classifier_folder, onnx_folder
 from tests.pipeline.loading import BASE, load, problems, settings
+from toolchain.core.errors import RecipeError
 from toolchain.core.stage import StageConfig
 from toolchain.pipeline.document import Document, Problems
+from toolchain.pipeline.recipe import load as load_recipe
 from toolchain.pipeline.settings import plain, validate
 
 
@@ -372,3 +374,10 @@ class TestEngines:
         assert load(tmp_path, BASE + "engines: [pytorch, onnxruntime]\n").baseline == ("base", "pytorch")
         assert load(tmp_path, BASE + "baseline: {variant: int8}\n").baseline == ("int8", "onnxruntime")
         assert "did you mean 'int8'?" in problems(tmp_path, BASE + "baseline: {variant: int}\n")[0]
+
+
+@pytest.mark.parametrize("place", ["9" * 5000, "7", "²"])
+def test_a_place_that_no_list_has_is_an_error(place: str, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("model: scratch:bert-1x32\nstages: [finetune]\nvariants: {base: [export]}\n")
+    with pytest.raises(RecipeError, match="items: finetune"):
+        load_recipe(tmp_path / "r.yaml", [f"stages.{place}=1"])

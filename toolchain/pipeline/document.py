@@ -200,9 +200,13 @@ def _assign(document: Document, parts: tuple[Any, ...], value: Any, text: str) -
     document.sets[tuple(walked)] = text
 
 
+#: Digits of a number that no list has as many items as.
+_DIGITS = 9
+
+
 def _index(items: list[Any], part: Any) -> int | None:
-    if str(part).isdigit():
-        return int(part) if int(part) < len(items) else None
+    if str(part).isdecimal():
+        return int(part) if len(str(part)) < _DIGITS and int(part) < len(items) else None
     return next(
         (i for i, item in enumerate(items) if item == part or (isinstance(item, Mapping) and part in item)), None
     )
