@@ -33,6 +33,8 @@ def test_what_a_run_measured_is_read_as_it_is(tmp_path: Path, kind: str) -> None
         ("evaluation", {"notes": [1]}, "notes.0"),
         ("evaluation", {"invariance": {"batch": {"ties": 0}}}, "invariance.batch.flips"),
         ("timing", {"engines": []}, "engines"),
+        ("timing", {"engines": {"a": {"energy_j": {"latency": 2.5}}}}, "energy_j.latency"),
+        ("timing", {"engines": {"a": {"energy_j": {"latency": {"engine": {"package-0": "x"}}}}}}, "package-0"),
         ("timing", {"engines": {"a": {"settings": {"latency": {"engine": {"rounds_ms": [-1.0]}}}}}}, "rounds_ms.0"),
     ],
 )

@@ -102,10 +102,16 @@ class _Settings(_Part):
     throughput: dict[str, dict[str, dict[str, _Timed]]] = {}
 
 
+class _Energy(_Part):
+    latency: dict[str, dict[str, Number]]
+    throughput: dict[str, dict[str, dict[str, dict[str, Number]]]] = {}
+
+
 class _Engine(_Part):
     error: str | None = None
     load_s: Number | None = None
     peak_memory_bytes: Count | None = None
+    energy_j: _Energy | None = None
     settings: _Settings | None = None
 
 

@@ -39,7 +39,7 @@ def estimates(steps: Iterable[Step], store: Store) -> dict[str, Estimate]:
     here = _described(machine())
     for artifact in store.artifacts(damaged=[]):
         parts, ran_on = artifact.manifest["parts"], artifact.manifest.get("environment", {}).get("machine")
-        if ran_on and _described(ran_on) == here and "duration_s" in artifact.manifest:
+        if isinstance(ran_on, Mapping) and _described(ran_on) == here and "duration_s" in artifact.manifest:
             kind = (str(parts.get("stage")), str(parts.get("technique")))
             like.setdefault(kind, []).append(Estimate(float(artifact.manifest["duration_s"]), artifact.size_bytes))
     known = {

@@ -151,8 +151,9 @@ def _joules(timing: Mapping[str, Any], setting: str) -> float | None:
     energy = timing.get("energy_j")
     if not energy:
         return None
-    timed = energy["latency"] if setting == "batch 1" else energy["throughput"][setting.split()[1]]["sorted"]
-    counters = timed["engine"].values()
+    by_size = energy.get("throughput", {})
+    timed = energy["latency"] if setting == "batch 1" else by_size.get(setting.split()[1], {}).get("sorted", {})
+    counters = timed.get("engine", {}).values()
     return sum(counters) if counters else None
 
 

@@ -138,7 +138,8 @@ def _timed(each: Line, way: str) -> Mapping[str, Any]:
         found = settings.get("throughput", {}).get(way.removeprefix("batch_"), {}).get("sorted", {}).get("engine")
     else:
         found = settings.get("latency", {}).get(way)
-    return found or {}
+    whole = bool(found) and len(_quantiles(found, way.startswith("batch_"))) == (1 if way.startswith("batch_") else 3)
+    return found if whole else {}
 
 
 def times(lines: Sequence[Line], way: str, words: str, *, narrow: bool) -> Picture:
