@@ -57,12 +57,12 @@ def run(
         RecipeError: The recipe or a setting is not valid; every problem is named.
         ToolchainError: No engine came through; or the store or the output cannot be used.
     """
-    from toolchain.pipeline import plan
+    from toolchain.pipeline import plan as plans
     from toolchain.pipeline import recipe as recipes
 
     asked = _asked(None, None, overrides, models, data, variants, threads)
-    made = plan.make(recipes.load(Path(recipe), asked.sets, asked.models, asked.data), only=asked.variants)
-    return _report(_executed(made, store, force), output)
+    plan = plans.make(recipes.load(Path(recipe), asked.sets, asked.models, asked.data), only=asked.variants)
+    return _report(_executed(plan, store, force), output)
 
 
 def validate(
@@ -105,7 +105,7 @@ def load(engine: Place, *, threads: int = 0, digest: str | None = None) -> Predi
         ModelError: A file is missing or damaged, or the model is of a kind that cannot be answered.
         EngineError: The engine cannot run here.
     """
-    return Predictor(engine if isinstance(engine, str) else Path(engine), threads, digest=digest)
+    return Predictor(Path(engine), threads, digest=digest)
 
 
 def finetune(model: Place, **settings: Any) -> Path:

@@ -214,12 +214,11 @@ ROOMS: dict[str, type[Declared]] = {
 
 def names(room: type[Declared]) -> frozenset[str]:
     """Return the names of the hooks that a technique may declare."""
-    found = _NAMES.get(room)
-    if found is None:
+    if room not in _NAMES:
         own = [vars(each) for each in room.__mro__[:-1]]
         declared = {name for each in own for name in (*each, *each.get("__annotations__", ()))}
-        found = _NAMES[room] = frozenset(name for name in declared if not name.startswith("_"))
-    return found
+        _NAMES[room] = frozenset(name for name in declared if not name.startswith("_"))
+    return _NAMES[room]
 
 
 _NAMES: dict[type[Declared], frozenset[str]] = {}

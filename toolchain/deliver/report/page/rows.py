@@ -133,13 +133,12 @@ def ways(lines: Sequence[Line], settings: Sequence[str]) -> list[tuple[str, str]
 
 def _timed(each: Line, way: str) -> Mapping[str, Any]:
     """What was timed of an engine in one of ``ways``; empty when it was not."""
-    settings = (each.get("timing") or {}).get("settings") or {}
-    if way.startswith("batch_"):
+    settings, fast = (each.get("timing") or {}).get("settings") or {}, way.startswith("batch_")
+    if fast:
         found = settings.get("throughput", {}).get(way.removeprefix("batch_"), {}).get("sorted", {}).get("engine")
     else:
         found = settings.get("latency", {}).get(way)
-    whole = bool(found) and len(_quantiles(found, way.startswith("batch_"))) == (1 if way.startswith("batch_") else 3)
-    return found if whole else {}
+    return found if found and len(_quantiles(found, fast)) == (1 if fast else 3) else {}
 
 
 def times(lines: Sequence[Line], way: str, words: str, *, narrow: bool) -> Picture:
