@@ -248,6 +248,14 @@ def _write(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value), encoding="utf-8")
 
 
+def weights(path: Path, *names: str, size: int = 4) -> None:
+    """Write a safetensors file with a tensor of zeros under each name, each of that many bytes."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    save_file({name: np.zeros(size // 4, np.float32) for name in names}, path)
+
+
 def stopping_at(stop: int) -> Callable[..., Any]:
     """The training loop, as one that Ctrl-C ends after so many steps; for techniques that have no hook there."""
     from toolchain.model.train import train

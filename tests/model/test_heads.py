@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.builders import checkpoint_folder, classifier_folder, context, engine_folder
+from tests.builders import checkpoint_folder, classifier_folder, context, engine_folder, weights
 from tests.command import python
 from toolchain.core.errors import ModelError, RecipeError
 from toolchain.deliver import health
@@ -50,7 +50,7 @@ HEADS: dict[str, tuple[dict[str, Any], str]] = {
 def folder_of(path: Path, config: dict[str, Any]) -> Path:
     """A model folder with that config and no weights to speak of."""
     path.mkdir(parents=True, exist_ok=True)
-    (path / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    weights(path / "model.safetensors")
     write_json(path / "config.json", {"model_type": "bert", **config})
     return path
 
@@ -81,8 +81,7 @@ def test_a_folder_that_names_no_class_is_told_by_its_weights(tmp_path: Path) -> 
     folder = folder_of(tmp_path, {})
 
     def with_weights(*names: str) -> heads.Head:
-        header = json.dumps({name: {} for name in names}).encode()
-        (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+        weights(folder / "model.safetensors", *names)
         return heads.read(folder)
 
     assert with_weights("bert.pooler.dense.weight", "classifier.weight").kind == heads.CLASSIFIER

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.builders import weights
 from toolchain.core.errors import ModelError
 from toolchain.model import source
 
@@ -13,7 +14,7 @@ from toolchain.model import source
 def _folder(path: Path) -> Path:
     path.mkdir(parents=True)
     (path / "config.json").write_text("{}")
-    (path / "model.safetensors").write_bytes(b"weights")
+    weights(path / "model.safetensors", "w")
     return path
 
 
@@ -25,7 +26,7 @@ def test_a_folder_is_found_and_known_by_its_files(tmp_path: Path) -> None:
     assert set(found.identity["files"]) == {"config.json", "model.safetensors"}
     copy = _folder(tmp_path / "other" / "copy")
     assert source.resolve(str(copy)).identity == found.identity
-    (copy / "model.safetensors").write_bytes(b"Weights")
+    weights(copy / "model.safetensors", "w", size=8)
     assert source.resolve(str(copy)).identity != found.identity
 
 

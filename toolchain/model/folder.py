@@ -16,7 +16,7 @@ from typing import Any
 from toolchain.core import documents, limits
 from toolchain.core.errors import ModelError
 from toolchain.core.files import check_file, is_plain, safe_folder
-from toolchain.model import tokenizer_config
+from toolchain.model import tokenizer_config, weights_file
 from toolchain.model.config import check_weights, read_config
 
 #: What a model folder may hold that decides the result; nothing else is read.
@@ -86,6 +86,9 @@ def _check_content(folder: Path, files: tuple[State, ...], given: tuple[tuple[st
     config = read_config(folder)
     if any(name.endswith(".safetensors") for name in names):
         _check_shards(folder, names)
+        for name in sorted(names):
+            if name.endswith(".safetensors"):
+                weights_file.tensors(folder / name)
         check_weights(folder, config)
         return
     if any(folder.glob("pytorch_model*.bin")):

@@ -14,18 +14,16 @@ Encoder-decoder families, and families that PyTorch cannot export, are refused b
 from __future__ import annotations
 
 import re
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolchain.core import disk, documents
+from toolchain.core import documents
 from toolchain.core.errors import ModelError
+from toolchain.model import weights_file
 from toolchain.model.checkpoint import read_json
 from toolchain.model.config import read_config
-
-_AGAIN = "copy or download it again"
 
 #: The head that is served.
 CLASSIFIER = "single-label classification"
@@ -76,9 +74,6 @@ _OF_CLASSIFIERS = re.compile(
 
 #: Families whose taggers have those weights too.
 _ALIKE = ("squeezebert",)
-
-#: Longest header of a safetensors file, in bytes: the format's own limit.
-_HEADER_BYTES = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -250,7 +245,7 @@ def new_head_reason(folder: Path, labels: Sequence[str]) -> str:
 
 def _of_weights(folder: Path, config: Mapping[str, Any]) -> Head:
     """Return the head of a folder whose ``config.json`` names no class."""
-    names = _weight_names(folder)
+    names = [name for path in sorted(folder.glob("*.safetensors")) for name in weights_file.tensors(path)]
     if not names:  # a graph or an engine, which is looked at itself
         return of_config(config, trained_here=_trained_here(folder))
     unnamed = "no architectures in config.json"
@@ -263,24 +258,6 @@ def _of_weights(folder: Path, config: Mapping[str, Any]) -> Head:
     if config.get("model_type") in _ALIKE or not any(_OF_CLASSIFIERS.search(name) for name in names):
         return Head("", f"{unnamed}, and a tagger has the same weights")
     return of_config(config, trained_here=_trained_here(folder))
-
-
-def _weight_names(folder: Path) -> list[str]:
-    """Return the names in the headers of a folder's safetensors files."""
-    names: list[str] = []
-    for path in sorted(folder.glob("*.safetensors")):
-        try:
-            with disk.open_regular(path) as file:
-                (length,) = struct.unpack("<Q", file.read(8))
-                if length > _HEADER_BYTES:
-                    raise ValueError(f"a header of {length} bytes")
-                header = documents.parse_json(file.read(length), f"the header of {path}", ModelError, _AGAIN)
-        except (OSError, ValueError, struct.error) as error:
-            raise ModelError(f"{path}: the weights are damaged: {error}", _AGAIN) from error
-        if not isinstance(header, dict):
-            raise ModelError(f"{path}: the weights are damaged: the header is no object", _AGAIN)
-        names += header
-    return names
 
 
 def _activation(config: Mapping[str, Any]) -> str:
