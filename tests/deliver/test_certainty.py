@@ -59,7 +59,7 @@ def test_a_winner_that_the_data_do_not_settle_is_called_tied(tmp_path: Path) -> 
     lines = lines_of(found)
     assert (lines["int8/ort"]["rank_low"], lines["int8/ort"]["rank_high"]) == (1, 2)
     assert "int8/ort is tied with base/ort: the data do not settle which is ahead" in markdown(found)
-    assert "tied with base/ort" in shown(found, 200)
+    assert "tied (≈) with base/ort" in shown(found, 200)
     assert "| int8/ort | 1 | 1 to 2 | tied for first |" in markdown(found)
 
 

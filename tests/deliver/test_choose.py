@@ -53,6 +53,19 @@ def test_the_fastest_of_those_that_fit_is_taken_with_each_limit_and_its_value(tm
     assert "folder store/engine/k" in said
 
 
+def test_it_is_said_why_the_engine_that_the_report_ships_is_not_taken(tmp_path: Path) -> None:
+    found = made(tmp_path)
+    assert next(line["name"] for line in found["lines"] if line["rank"] == 1) == "half/ort"
+    limits = Limits(latency_ms=6, drop=6, confident=False)
+    assert (
+        "not half/ort, which the report ships: it has the best score, of accuracy, size and speed together, and "
+        "misses a limit"
+    ) in " ".join(text(found, limits).split())
+    limits = Limits(latency_ms=9, drop=6, confident=False)
+    assert "together, and is not the fastest that fits" in " ".join(text(found, limits).split())
+    assert "which the report ships" not in text(found, Limits())
+
+
 def test_the_interval_decides_unless_asked_otherwise_and_what_would_settle_it_is_said(tmp_path: Path) -> None:
     found = made(tmp_path)
     # int8 alone has 25 MB; it lost 4 of 200, won none: -2 points, and the data do not exclude a drop of 3.

@@ -183,11 +183,23 @@ def _fitting(choice: Choice, report: Mapping[str, Any], folder: str) -> Iterator
     grid.add_row(Text("why", style="green"), Text(_why(line, choice, others)))
     for finding in chosen.findings:
         grid.add_row("", Text(f"{finding}: holds{finding.by}"))
+    if beside := _best_score(report, choice):
+        grid.add_row(Text("not", style="green"), Text(beside, overflow="fold"))
     if folder:
         grid.add_row(Text("folder", style="green"), Text(folder, overflow="fold"))
     yield grid
     if choice.command:
         yield command_line("take    ", choice.command)
+
+
+def _best_score(report: Mapping[str, Any], choice: Choice) -> str:
+    """Return why the engine that the report ships is not the chosen one, or '' if it is."""
+    best = next((line["name"] for line in report["lines"] if line["rank"] == 1), None)
+    other = next((each for each in choice.candidates if each.name == best and each is not choice.chosen), None)
+    if other is None:
+        return ""
+    reason = "and is not the fastest that fits" if other.fits else "and misses a limit"
+    return f"{best}, which the report ships: it has the best score, of accuracy, size and speed together, {reason}"
 
 
 def _why(line: Line, choice: Choice, others: int) -> str:

@@ -74,7 +74,7 @@ def _sure(report: Report, line: Line) -> str:
     parts = []
     winner = report.winner
     if winner and winner.name == line.name and sum(each.rank is not None for each in report.lines) > 1:
-        parts.append(f"tied with {tied_with(winner, 1)}" if winner.tied else "settled, ahead of all others")
+        parts.append(f"tied (≈) with {tied_with(winner, 1)}" if winner.tied else "settled, ahead of all others")
     if line.not_worse is not None:
         parts.append(f"at most {report.margin:g} points worse: {line.not_worse}")
     if line.row.objection:
