@@ -6,6 +6,7 @@ The pages are committed, so that they can be read where they lie; a test holds t
 from __future__ import annotations
 
 import re
+import runpy
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from toolchain.pipeline.plan import STAGES
 from toolchain.pipeline.settings import Benchmark, Evaluate, Report, Weights
 
 FOLDER = Path(__file__).parent / "reference"
+_HOUSE: Callable[[], Iterator[str]] = runpy.run_path(str(Path(__file__).with_name("house.py")))["page"]
 _NOTE = "<!-- Written by docs/reference.py from the code; change the code, then run: make reference -->\n"
 
 
@@ -52,7 +54,7 @@ def pages() -> dict[str, str]:
     """File name → text of every generated page."""
     made: dict[str, Callable[[], Iterator[str]]] = {
         "techniques.md": _techniques, "engines.md": _engines, "tasks.md": _tasks, "settings.md": _settings,
-        "cli.md": _commands,
+        "cli.md": _commands, "house.md": _HOUSE,
     }  # fmt: skip
     return {name: _NOTE + "\n" + "\n\n".join(make()) + "\n" for name, make in made.items()}
 
