@@ -5,7 +5,6 @@ import json
 import shutil
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from tests.builders import context, onnx_folder, sentences
 from tests.engines.broken import unknown_input, unknown_operator
 from tests.optimize.variants import FAMILIES, exported, made
 from toolchain.core.errors import EngineError
-from toolchain.core.session import ConcurrentSession
 from toolchain.measure import gates
 from toolchain.model import graph
 from toolchain.optimize import static_int8
@@ -209,47 +207,11 @@ def test_logits_do_not_hang_on_streams_splits_or_fixed_lengths(folders: Any) -> 
             assert np.abs(found - expected).max() < 1e-4
 
 
-def test_several_batches_come_back_in_their_order(folders: Any) -> None:
-    out, _ = folders("bert", "float")
-    session = engine.open_session(out, 2)
-    assert isinstance(session, ConcurrentSession)
-    predictor = Predictor(out, session=session)
-    batches = [batch for _, batch in predictor.batches(predictor.encode(TEXTS), 2, sort=False)]
-    for found, batch in zip(session.run_many(batches), batches, strict=True):
-        assert np.abs(found - session.run(batch)).max() < 1e-5
-    assert session.run_many([]) == []
-
-
-def test_a_session_answers_after_a_batch_that_it_cannot_compute(folders: Any) -> None:
-    out, _ = folders("bert", "float")
-    session = engine.open_session(out, 1)
-    assert isinstance(session, ConcurrentSession)
-    predictor = Predictor(out, session=session)
-    _, good = next(predictor.batches(predictor.encode(TEXTS), 4))
-    expected = session.run(good)
-    long = {name: np.ones((2, 500), dtype=np.int64) for name in session.inputs}
+def test_a_text_that_is_too_long_says_where_the_limit_stands(folders: Any) -> None:
+    session = engine.open_session(folders("bert", "float")[0], 1)
     with pytest.raises(EngineError, match=r"\(2, 500\)") as caught:
-        session.run_many([good, long])
+        session.run({name: np.ones((2, 500), dtype=np.int64) for name in session.inputs})
     assert "max_length" in caught.value.hint
-    assert np.array_equal(session.run(good), expected)
-
-
-def test_threads_share_a_session(folders: Any) -> None:
-    out, _ = folders("bert", "float")
-    predictor = Predictor(out, 1)
-    expected, found = predictor.logits(TEXTS), {}
-
-    def ask(number: int) -> None:
-        found[number] = [predictor.logits(TEXTS[number:]) for _ in range(3)]
-
-    threads = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join()
-    for number in range(4):
-        for answer in found[number]:
-            assert np.abs(answer - expected[number:]).max() < 1e-4
 
 
 def test_batches_that_are_padded_to_a_known_shape_answer_alike(folders: Any, monkeypatch: pytest.MonkeyPatch) -> None:
