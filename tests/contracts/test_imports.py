@@ -15,6 +15,7 @@ PACKAGE = ROOT / "toolchain"
 #: Rooms by what they may import: a module imports what stands in an earlier line, or in its own.
 ORDER = (
     ("core", "certainty"),
+    ("kinds",),
     ("tasks", "model", "engines"),
     ("augment", "compress", "optimize", "runtime"),
     ("layers", "measure"),

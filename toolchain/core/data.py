@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
+
+#: The kind of task where nothing names another.
+CLASSIFICATION = "classification"
 
 
 @dataclass(frozen=True)
@@ -12,13 +16,15 @@ class Split:
 
     Attributes:
         texts: One tuple per example: one string, or two for sentence pairs.
-        labels: Class indices, as many as texts.
+        labels: Gold answers, as many as texts: class indices, or what the kind of task has in their place.
         groups: Which examples hang together, such as phrases of one sentence, by number; empty where none do.
+        kind: The kind of task, a file in ``kinds/``.
     """
 
     texts: Sequence[tuple[str, ...]]
-    labels: Sequence[int]
+    labels: Sequence[Any]
     groups: Sequence[int] = ()
+    kind: str = CLASSIFICATION
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -26,7 +32,8 @@ class Split:
     def take(self, indices: Sequence[int]) -> Split:
         """The examples at these positions, in this order."""
         groups = [self.groups[i] for i in indices] if self.groups else ()
-        return Split([self.texts[i] for i in indices], [self.labels[i] for i in indices], groups)
+        texts, labels = [self.texts[i] for i in indices], [self.labels[i] for i in indices]
+        return replace(self, texts=texts, labels=labels, groups=groups)
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,11 @@ class Dataset:
     labels: tuple[str, ...]
     notes: tuple[str, ...] = ()
     stand_in: bool = False
+
+    @property
+    def kind(self) -> str:
+        """The kind of task, a file in ``kinds/``."""
+        return self.train.kind
 
     @property
     def pairs(self) -> bool:

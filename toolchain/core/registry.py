@@ -28,6 +28,9 @@ FOLDERS = {"augment": "augment", "compress": "compress", "optimize": "optimize",
 #: The subfolder of each for what its techniques share.
 SHARED = "shared"
 
+#: The module that declares what the others of its folder define.
+CONTRACT = "contract"
+
 #: Those whose techniques may stand in a variant.
 VARIANT_FOLDERS = ("augment", "compress", "optimize")
 
@@ -109,7 +112,7 @@ def names(folder: str) -> tuple[str, ...]:
     """Names of the techniques in a package folder, sorted; nothing is imported."""
     files = (path.stem for path in (PACKAGE / folder).glob("*.py") if path.name != "__init__.py")
     packages = (path.parent.name for path in (PACKAGE / folder).glob("*/__init__.py"))
-    return tuple(sorted({*files, *packages} - {SHARED}))
+    return tuple(sorted({*files, *packages} - {SHARED, CONTRACT}))
 
 
 @cache
@@ -120,7 +123,7 @@ def get(folder: str, name: str) -> Technique:
         RecipeError: No file or package of that name is in the folder.
     """
     if name not in names(folder):
-        kind = {"engines": "engine", "tasks": "task"}.get(folder, "technique")
+        kind = {"engines": "engine", "tasks": "task", "kinds": "kind of task"}.get(folder, "technique")
         raise RecipeError(f"unknown {kind} {name!r}", suggest(name, names(folder)))
     return Technique(name, folder, importlib.import_module(f"toolchain.{folder}.{name}"))
 

@@ -1,0 +1,197 @@
+"""What a file in ``kinds/`` may define: each with its type, its meaning, and what holds where it is left out.
+
+A kind imports numpy alone when it is loaded, and torch only inside functions: deployments load kinds. Arrays are
+numpy's unless a function says that they are tensors. Outputs go by their names in ``OUTPUTS``, one row for each row
+that an engine computes; answers are one for each example, which may have been several rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from toolchain.core.hooks import Declared
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_Row = TypeVar("_Row")
+
+
+@dataclass(frozen=True)
+class Output:
+    """An output of a model's graph.
+
+    Attributes:
+        name: Its name in the graph.
+        axes: What each axis counts: ``batch`` first, then ``tokens``, ``labels``, or a size that the model decides.
+    """
+
+    name: str
+    axes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """The figure that models of a kind are judged by.
+
+    Attributes:
+        name: Its name, in words.
+        unit: What it is shown in: ``%`` of a figure of 0 to 1, or nothing.
+        greater_is_better: Whether a greater figure is a better one.
+        binary: Whether each example counts 0 or 1, so that Wilson's and McNemar's statistics hold.
+    """
+
+    name: str
+    unit: str = ""
+    greater_is_better: bool = True
+    binary: bool = False
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How answers agree with those that are expected.
+
+    Attributes:
+        differs: Which examples are answered otherwise, by what gates count, ``[examples]``.
+        undecided: Which examples both decide by so little that a difference is a toss-up, ``[examples]``.
+        distance: The largest difference of a number of each example's answer, ``[examples]``.
+    """
+
+    differs: NDArray[np.bool_]
+    undecided: NDArray[np.bool_]
+    distance: NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The likeliest label of one example.
+
+    Attributes:
+        label: Its name.
+        probability: Its probability, of 0 to 1.
+    """
+
+    label: str
+    probability: float
+
+
+class Kind(Declared):
+    """A kind of task: a file in ``kinds/``."""
+
+    _folder = "kinds"
+
+    #: What transformers calls a model of this kind, behind ``AutoModelFor``.
+    HEAD: str
+    #: Every output of the graph, in its order.
+    OUTPUTS: tuple[Output, ...]
+    #: What models are judged by.
+    METRIC: Metric
+    #: What an augmentation of a text must keep: its label, the labels of words, the place of spans, or nothing.
+    LABELS: Literal["text", "word", "span", "none"] = "none"
+    #: What messages call the answers: ``label`` and ``labels``.
+    WORDS: tuple[str, str] = ("answer", "answers")
+
+    def head_config(self, labels: Sequence[str]) -> dict[str, Any]:
+        """Return what ``config.json`` says of a new head for these labels."""
+        names = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
+        return {"num_labels": len(labels), **names}
+
+    def reordered(self, gold: Sequence[Any], index: Sequence[int]) -> list[Any]:
+        """Return gold answers as a model counts its labels.
+
+        Args:
+            gold: Gold answers by the task's labels.
+            index: For each label of the task, its index in the model.
+        """
+        return list(gold)
+
+    def forward(self, model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a PyTorch model's outputs by name, as tensors; pooling and the like belong here."""
+        found = model(**inputs)
+        return {output.name: getattr(found, output.name) for output in self.OUTPUTS}
+
+    def rows(self, encoded: Sequence[_Row], max_length: int) -> tuple[Sequence[_Row], Sequence[int]]:
+        """Return the rows that an engine computes, and the position of the example that each belongs to.
+
+        Args:
+            encoded: One for each example.
+            max_length: Tokens that a row may have.
+        """
+        return encoded, range(len(encoded))
+
+    def fold(self, owners: Sequence[int], outputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        """Return the answer of each example, ``[examples, …]``, from the outputs of its rows.
+
+        Args:
+            owners: The example of each row, as ``rows`` gives them.
+            outputs: Every output, ``[rows, …]``.
+        """
+        return outputs[self.OUTPUTS[0].name]
+
+    def activate(self, answers: NDArray[Any]) -> NDArray[Any]:
+        """Return answers as they are shown and kept, such as probabilities of logits; of their own precision."""
+        return answers
+
+    def decode(self, answers: NDArray[Any], labels: Sequence[str]) -> list[Prediction]:
+        """Return what activated answers say, for people."""
+        raise NotImplementedError
+
+    def loss(self, outputs: Mapping[str, Any], batch: Mapping[str, Any], reduction: str = "mean") -> Any:
+        """Return the loss against ``labels`` of a batch, a scalar; tensors.
+
+        Args:
+            outputs: The model's outputs by name, single precision.
+            batch: ``labels``, and the model's inputs.
+            reduction: ``mean`` or ``sum`` over the examples.
+        """
+        raise NotImplementedError
+
+    def soft_loss(self, outputs: Mapping[str, Any], teacher: Any, batch: Mapping[str, Any], temperature: float) -> Any:
+        """Return the loss against a teacher's answers, a scalar; tensors.
+
+        Args:
+            outputs: The student's outputs by name, single precision.
+            teacher: The teacher's answers.
+            batch: The model's inputs.
+            temperature: T, by which both are softened.
+        """
+        raise NotImplementedError
+
+    def blend(self, teachers: Sequence[NDArray[Any]], temperature: float) -> NDArray[np.float64]:
+        """Return answers in which several teachers count alike.
+
+        Args:
+            teachers: Each one's answers.
+            temperature: T, by which they are softened when they are learned from.
+        """
+        raise NotImplementedError
+
+    def score(self, answers: NDArray[Any], gold: Any) -> NDArray[np.float64]:
+        """Return what the metric needs of each example, ``[examples, k]``.
+
+        Args:
+            answers: Answers, activated or not.
+            gold: Gold answers.
+        """
+        raise NotImplementedError
+
+    def combine(self, scores: NDArray[np.float64]) -> float:
+        """Return the metric of scored examples."""
+        return float(scores[:, 0].mean())
+
+    def agree(self, expected: NDArray[Any], found: NDArray[Any], decided: float = 0.0) -> Agreement:
+        """Compare two models' answers to the same examples, of equal shape.
+
+        Args:
+            expected: What is right; not activated.
+            found: What is judged.
+            decided: A lead below this is a toss-up.
+        """
+        raise NotImplementedError
+
+    def margin(self, answers: NDArray[Any]) -> NDArray[Any]:
+        """Return by how much each answer would have to change before gates count it, ``[examples]``."""
+        raise NotImplementedError
