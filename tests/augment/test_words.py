@@ -15,7 +15,7 @@ from tests.builders import classifier_folder, context, sentences, writer_folder
 from toolchain.augment import back_translation, masked_words, neighbours, text_generation
 from toolchain.augment.shared import examples_file as more_data
 from toolchain.augment.shared import models
-from toolchain.augment.shared.words import rewritten, spelled, whole_words
+from toolchain.augment.shared.words import near_words, rewritten, spelled, whole_words
 from toolchain.core.data import Dataset, Split
 from toolchain.core.errors import DataError, ModelError
 from toolchain.model import checkpoint
@@ -45,7 +45,9 @@ def test_neighbours_are_the_nearest_in_the_table(family: str, tmp_path: Path) ->
     model, tokenizer = checkpoint.load_model(source), checkpoint.load_tokenizer(source)
     known = whole_words(tokenizer)
     config = neighbours.Config(nearest=3, closeness=-0.99)
-    found = neighbours.neighbours(source, {"film", "Story", "qqqq"}, config, context(tmp_path))
+    found = near_words(
+        source, {"film", "Story", "qqqq"}, context(tmp_path), nearest=config.nearest, closeness=config.closeness
+    )
     assert set(found) == {"film", "Story"}
     with torch.no_grad():
         table = model.get_input_embeddings().weight[torch.tensor(list(known.values()))]
@@ -53,7 +55,10 @@ def test_neighbours_are_the_nearest_in_the_table(family: str, tmp_path: Path) ->
     best = cosines.argsort(descending=True)[1:4].tolist()
     assert found["film"] == [list(known)[index] for index in best]
     close = dataclasses.replace(config, closeness=float(cosines[best[1]]) - 1e-6)
-    assert neighbours.neighbours(source, {"film"}, close, context(tmp_path))["film"] == found["film"][:2]
+    assert (
+        near_words(source, {"film"}, context(tmp_path), nearest=close.nearest, closeness=close.closeness)["film"]
+        == found["film"][:2]
+    )
 
 
 def test_the_asked_part_of_the_words_is_replaced_and_nothing_else() -> None:
@@ -69,7 +74,7 @@ def test_the_asked_part_of_the_words_is_replaced_and_nothing_else() -> None:
 
 def test_a_table_without_near_words_is_refused_with_what_to_change(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="none of the 1 words of the training examples has a neighbour") as caught:
-        neighbours.neighbours(classifier_folder(), {"film"}, neighbours.Config(closeness=0.99), context(tmp_path))
+        near_words(classifier_folder(), {"film"}, context(tmp_path), nearest=10, closeness=0.99)
     assert "lower closeness (now 0.99)" in str(caught.value.hint)
 
 

@@ -14,6 +14,7 @@ import torch
 from tests.builders import classifier_folder, context, sentences, stopping_at, taught
 from toolchain.compress import distill
 from toolchain.compress.distill import inner_losses
+from toolchain.compress.distill.losses import Losses
 from toolchain.compress.shared.recovery import answers_loss
 from toolchain.core.errors import ModelError, RecipeError
 from toolchain.core.stage import Context, Teaching
@@ -115,8 +116,8 @@ def test_layers_are_mapped_evenly_and_the_last_learns_from_the_last() -> None:
     assert inner_losses.spread(6, 12) == (1, 3, 5, 7, 9, 11)
     assert inner_losses.spread(4, 6)[-1] == 5
     assert inner_losses.spread(6, 6) == tuple(range(6))
-    assert distill.kept(distill.Config(layers=3), 6) == (0, 2, 4)
-    assert distill.kept(distill.Config(layers=(1, 5)), 6) == (1, 5)
+    assert distill._kept(distill.Config(layers=3), 6) == (0, 2, 4)
+    assert distill._kept(distill.Config(layers=(1, 5)), 6) == (1, 5)
     assert inner_losses.relation_heads(384, 312) == 12
     assert inner_losses.relation_heads(32, 48) == 8
 
@@ -160,7 +161,7 @@ def test_a_student_of_answers_alone_comes_nearer_to_its_teacher(tmp_path: Path) 
         return float(np.abs(np.array(logits(model, data, 1)) - teach.read(tmp_path / "work" / "answers")[0]).mean())
 
     training = dataclasses.replace(TRAINING, epochs=12)
-    out, metrics = distilled(tmp_path, layers=1, losses=distill.Losses(labels=0, logits=1), finetune=training)
+    out, metrics = distilled(tmp_path, layers=1, losses=Losses(labels=0, logits=1), finetune=training)
     untrained = checkpoint.load_model(classifier_folder())
     surgery.keep_layers(untrained, [0])
     (tmp_path / "cut").mkdir()
@@ -174,7 +175,7 @@ def test_a_student_of_answers_alone_comes_nearer_to_its_teacher(tmp_path: Path) 
 def test_a_lesson_that_is_stopped_ends_with_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
-    settings: dict[str, Any] = {"layers": 1, "losses": distill.Losses(**EVERYTHING)}
+    settings: dict[str, Any] = {"layers": 1, "losses": Losses(**EVERYTHING)}
     whole, _ = distilled(tmp_path / "whole", **settings)
 
     with monkeypatch.context() as patch:
@@ -192,8 +193,8 @@ def test_a_lesson_that_is_stopped_ends_with_the_same_bytes(
         ({"layers": 3}, "layers: a student of 3 layers, from a model of 2"),
         ({"layers": (0, 2)}, "layers: there is no layer 2"),
         ({"layers": (1, 0)}, r"layers: \[1, 0\] are not in order"),
-        ({"mapping": (0, 1, 1), "losses": distill.Losses(hidden=1)}, "mapping: 3 layers of the teacher for the 2 of"),
-        ({"mapping": (0, 2), "losses": distill.Losses(hidden=1)}, "mapping: the teacher has no layer 2"),
+        ({"mapping": (0, 1, 1), "losses": Losses(hidden=1)}, "mapping: 3 layers of the teacher for the 2 of"),
+        ({"mapping": (0, 2), "losses": Losses(hidden=1)}, "mapping: the teacher has no layer 2"),
     ],
 )
 def test_a_student_that_cannot_be_is_refused_by_the_config_alone(settings: dict[str, Any], says: str) -> None:
@@ -205,12 +206,12 @@ def test_a_student_that_cannot_be_is_refused_by_the_config_alone(settings: dict[
 
 def test_a_mapping_beyond_the_teacher_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="does not map 2 layers of the student to the teacher's 2"):
-        distilled(tmp_path, mapping=(0, 2), losses=distill.Losses(hidden=1))
+        distilled(tmp_path, mapping=(0, 2), losses=Losses(hidden=1))
 
 
 def test_losses_that_teach_nothing_are_refused() -> None:
     with pytest.raises(ValueError, match="neither labels nor logits"):
-        distill.Losses(labels=0, logits=0, hidden=1)
+        Losses(labels=0, logits=0, hidden=1)
     with pytest.raises(ValueError, match="mapping: no loss compares layers"):
         distill.Config(mapping="last")
 

@@ -60,7 +60,7 @@ def test_the_most_important_stand_first_and_the_whole_computes_what_it_did(famil
     model, tokenizer = checkpoint.load_model(source), checkpoint.load_tokenizer(source)
     before, first = answered(model, family), layers_of(model)[0]
     rows = model.get_submodule(first.ffn_in).weight.detach().clone()
-    dynabert.order(model, tokenizer, 16, context(tmp_path))
+    elastic.order_by_importance(model, tokenizer, 16, context(tmp_path))
     assert torch.allclose(answered(model, family), before, atol=1e-4)
     assert not torch.equal(model.get_submodule(first.ffn_in).weight, rows)
     targets = unit_targets(model, "ffn")
@@ -75,11 +75,11 @@ def test_sizes_are_every_width_with_every_depth_and_steps_draw_between_the_ends(
     assert found[-1] == Size(0.5, 3)
     assert {(size.width, size.layers) for size in found} == {(w, d) for w in (1.0, 0.5) for d in (6, 4, 3)}
     assert surgery.evenly(3, 6) == (0, 2, 4)
-    drawn = [dynabert.sandwich(found, 2, 17, step) for step in range(50)]
+    drawn = [elastic.sandwich(found, 2, 17, step) for step in range(50)]
     assert all(each[0] == found[0] and each[-1] == found[-1] and len(set(each)) == 4 for each in drawn)
     assert {size for each in drawn for size in each} == set(found)
-    assert drawn == [dynabert.sandwich(found, 2, 17, step) for step in range(50)]
-    assert len(dynabert.sandwich(found[:2], 5, 17, 0)) == 2
+    assert drawn == [elastic.sandwich(found, 2, 17, step) for step in range(50)]
+    assert len(elastic.sandwich(found[:2], 5, 17, 0)) == 2
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -70,7 +70,7 @@ def test_sizes_keep_to_the_time_and_the_model_is_cut_to_them(tmp_path: Path) -> 
 def test_a_plan_says_whether_nothing_but_whole_layers_left(tmp_path: Path) -> None:
     found = search(tmp_path)
     one_layer = found._within(TABLE, 0.7, [1])  # it takes 0.6 of the time as it is
-    assert one_layer == latency_prune.Plan((1,), (4,), (512,), whole=True)
+    assert one_layer == latency_prune._Plan((1,), (4,), (512,), whole=True)
     less = found._within(TABLE, 0.5, [1])
     assert less is not None
     assert not less.whole

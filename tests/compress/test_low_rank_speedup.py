@@ -13,6 +13,7 @@ from tests.builders import context, sentences
 from tests.compress.test_low_rank import MATRICES, factorized, made, save
 from toolchain.compress import low_rank
 from toolchain.compress.shared import stopwatch as timing
+from toolchain.compress.shared.speedup_search import find_share
 from toolchain.core.errors import ModelError
 from toolchain.model import checkpoint, surgery
 
@@ -37,19 +38,19 @@ def test_the_search_ends_within_a_twentieth_of_the_wanted_speedup(
         tried.append(share)
         return speedup(share)
 
-    share = low_rank.find_share(measure, 0.05, wanted)
+    share = find_share(measure, 0.05, wanted)
     assert speedup(share) == pytest.approx(wanted, rel=0.05)
     assert len(tried) <= 3
 
 
 def test_where_speed_jumps_the_largest_model_that_is_fast_enough_is_taken() -> None:
-    share = low_rank.find_share(jumping, 0.05, 2.0)
+    share = find_share(jumping, 0.05, 2.0)
     assert 0.3 < share < 0.4
 
 
 def test_a_speedup_out_of_reach_says_what_was_reached() -> None:
     with pytest.raises(ModelError, match=r"× 6 is out of reach; the most is × 4.17, with 0.05 of the parameters"):
-        low_rank.find_share(linear, 0.05, 6.0)
+        find_share(linear, 0.05, 6.0)
 
 
 def test_ranks_for_a_speedup_are_searched_once_and_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import torch
 from tests.builders import classifier_folder, context, sentences, stopping_at, taught
 from tests.tiny import call
 from toolchain.compress import learned_qat, logarithmic_qat, uniform_qat
-from toolchain.compress.shared import qat
+from toolchain.compress.shared import levels, qat
 from toolchain.core import registry
 from toolchain.core.errors import GateError, ModelError, RecipeError
 from toolchain.engines import onnxruntime as engine
@@ -34,14 +34,14 @@ def quantizer(name: str, bits: int, **settings: Any) -> WeightQuantizer:
     """One of each kind, ready to round :data:`WEIGHT`."""
     if name == "logarithmic":
         base = settings.pop("base", 2.0)
-        form = WeightFormat(bits=bits, levels="table", top=logarithmic_qat.top(base, bits), **settings)
-        return WeightQuantizer(form, len(WEIGHT), logarithmic_qat.levels(base, bits))
+        form = WeightFormat(bits=bits, levels="table", top=levels.top_integer(base, bits), **settings)
+        return WeightQuantizer(form, len(WEIGHT), levels.powers(base, bits))
     if name == "codebook":
         form = WeightFormat(bits=bits, levels="table", learned=True, **settings)
-        return WeightQuantizer(form, len(WEIGHT), learned_qat.codebook(WEIGHT, form))
+        return WeightQuantizer(form, len(WEIGHT), levels.codebook(WEIGHT, form))
     found = WeightQuantizer(WeightFormat(bits=bits, learned=name == "learned", **settings), len(WEIGHT))
     if name == "learned":
-        found.log_step.data = learned_qat.least_squares(WEIGHT, found.format).log()
+        found.log_step.data = levels.least_squares(WEIGHT, found.format).log()
     return found
 
 
@@ -77,13 +77,13 @@ def test_more_bits_lose_less_and_what_is_fitted_loses_less_than_what_is_not() ->
 
 
 def test_levels_of_powers_are_powers_and_finer_bases_are_denser() -> None:
-    levels = logarithmic_qat.levels(2.0, 4)
-    assert sorted(levels[levels > 0].tolist()) == [2.0**-k for k in range(6, -1, -1)]
-    assert logarithmic_qat.top(2.0, 4) == 64
-    assert (levels * 64).tolist() == (levels * 64).round().tolist()
-    assert logarithmic_qat.top(2**0.5, 4) == 127
-    assert logarithmic_qat.top(2.0, 8) == logarithmic_qat.top(3.0, 4) == 0
-    ratio = logarithmic_qat.levels(2**0.5, 8)
+    powers = levels.powers(2.0, 4)
+    assert sorted(powers[powers > 0].tolist()) == [2.0**-k for k in range(6, -1, -1)]
+    assert levels.top_integer(2.0, 4) == 64
+    assert (powers * 64).tolist() == (powers * 64).round().tolist()
+    assert levels.top_integer(2**0.5, 4) == 127
+    assert levels.top_integer(2.0, 8) == levels.top_integer(3.0, 4) == 0
+    ratio = levels.powers(2**0.5, 8)
     ratio = ratio[ratio > 0]
     torch.testing.assert_close(ratio[1:] / ratio[:-1], torch.full((126,), 2**0.5))
 
@@ -167,9 +167,9 @@ def test_a_training_that_is_stopped_ends_with_the_same_bytes(
 
 
 def test_steps_and_levels_are_learned(tmp_path: Path) -> None:
-    for levels, last in (("uniform", "log_step"), ("codebook", "levels")):
-        before, _ = trained(tmp_path / f"{levels}-before", "learned_qat", levels=levels, bits=4, **UNTRAINED)
-        after, _ = trained(tmp_path / levels, "learned_qat", levels=levels, bits=4)
+    for kind, last in (("uniform", "log_step"), ("codebook", "levels")):
+        before, _ = trained(tmp_path / f"{kind}-before", "learned_qat", levels=kind, bits=4, **UNTRAINED)
+        after, _ = trained(tmp_path / kind, "learned_qat", levels=kind, bits=4)
         one, other = (checkpoint.load_model(folder).state_dict() for folder in (before, after))
         names = [name for name in one if name.endswith(f"weights.{last}")]
         assert names

@@ -23,6 +23,7 @@ from toolchain.core.errors import DataError, ModelError
 from toolchain.model import checkpoint
 from toolchain.model.factorized import FactorizedEmbedding
 from toolchain.model.train import TrainConfig
+from toolchain.optimize.with_tokenizer.comparison import PLAIN
 
 FAMILIES = ("bert", "roberta", "albert")
 
@@ -314,7 +315,7 @@ def test_the_tokenizer_goes_into_the_graph_as_well(architecture: str, tmp_path: 
     source = beside.with_its_tokenizer(architecture, small, tmp_path)
     # It raises where the ids of its operators are not the tokenizer's, on all eight sentences and more.
     _, metrics = optimized(with_tokenizer, source, tmp_path / "out")
-    assert metrics["compared"] == 32 + len(with_tokenizer.PLAIN)
+    assert metrics["compared"] == 32 + len(PLAIN)
 
 
 def test_a_tokenizer_of_another_kind_is_named(tmp_path: Path) -> None:

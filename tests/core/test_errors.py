@@ -24,7 +24,7 @@ def test_an_error_says_what_is_wrong_and_then_what_to_do() -> None:
 def test_every_error_is_a_toolchain_error_and_only_a_missed_gate_exits_with_3() -> None:
     found = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
     kinds = [kind for kind in found if issubclass(kind, ToolchainError)]
-    assert len(found) == len(kinds) == 10
+    assert len(found) == len(kinds) == 11
     assert {kind.exit_code for kind in kinds if kind is not GateError} == {1}
     assert GateError.exit_code == 3
 

@@ -9,7 +9,7 @@ from toolchain.core.errors import RecipeError
 from toolchain.layers.allocation import Allocation, allocate, chosen, uniform
 from toolchain.layers.costs import MATRICES, LayerSize, TableSize
 from toolchain.layers.prices import Measure, Prices
-from toolchain.optimize.weight_only import stored_bytes
+from toolchain.optimize.weight_only.packing import stored_bytes
 
 #: A layer of 4 · 16² numbers in its attention and 2 · 16 · 32 in its FFN, 2048, and 3 · 16 + 32 in biases that may go.
 SIZE = LayerSize(runs=1, hidden=16, heads=4, head_size=4, neurons=32)

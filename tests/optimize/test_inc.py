@@ -19,7 +19,8 @@ from tests.optimize.inc import DATA, made
 from toolchain.core.data import Dataset, Split
 from toolchain.core.errors import RecipeError
 from toolchain.model import graph
-from toolchain.optimize import inc_auto, inc_dynamic, inc_smoothquant, inc_static, inc_weight_only, static_int8
+from toolchain.optimize import inc_auto, inc_dynamic, inc_smoothquant, inc_static, inc_weight_only
+from toolchain.optimize.shared.calibration import calibration_batches
 from toolchain.optimize.shared.inc import graph_edits, quantize, quantize_child
 
 
@@ -72,7 +73,7 @@ def scales_and_extremes(model: Any, folder: Path) -> list[tuple[float, float]]:
     del floating.graph.output[:]
     floating.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in found)
     session = ort.InferenceSession(floating.SerializeToString())
-    batches = static_int8.calibration_batches(onnx_folder("albert"), 8, context(folder, DATA))
+    batches = calibration_batches(onnx_folder("albert"), 8, context(folder, DATA))
     runs = [session.run(list(found), batch) for batch in batches]
     extremes = [max(float(np.abs(run[index]).max()) for run in runs) for index in range(len(found))]
     return list(zip(found.values(), extremes, strict=True))

@@ -14,6 +14,7 @@ from toolchain.core.errors import ModelError, RecipeError
 from toolchain.model import graph
 from toolchain.optimize import dynamic_int8, static_int8
 from toolchain.optimize.shared import int8
+from toolchain.optimize.shared.calibration import calibration_batches
 
 DATA = sentences()
 
@@ -99,7 +100,7 @@ def test_a_quantized_graph_is_not_quantized_again(tmp_path: Path) -> None:
 
 
 def test_calibration_batches_hold_no_padding(tmp_path: Path) -> None:
-    batches = static_int8.calibration_batches(onnx_folder(), 20, context(tmp_path, DATA))
+    batches = calibration_batches(onnx_folder(), 20, context(tmp_path, DATA))
     assert sum(batch["input_ids"].shape[0] for batch in batches) == 20
     assert all(batch["attention_mask"].all() for batch in batches)
 

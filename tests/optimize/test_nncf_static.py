@@ -22,6 +22,7 @@ from toolchain.optimize import static_int8
 pytest.importorskip("nncf")
 
 from toolchain.optimize import nncf_static
+from toolchain.optimize.shared.dev_accuracy import dev_accuracy, dev_batches
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -118,8 +119,8 @@ def test_dev_accuracy_is_counted_in_the_order_of_the_models_own_labels(tmp_path:
     source, data = exported("bert"), sentences()
     dev = Split(data.dev.texts, [1 - label for label in model_labels(source)])
     turned = replace(data, dev=dev, labels=tuple(reversed(LABELS)))
-    items = nncf_static.dev_batches(source, context(tmp_path, turned))
-    assert nncf_static.dev_accuracy(graph.load(source / "model.onnx"), items, 1)[0] == 1
+    items = dev_batches(source, context(tmp_path, turned))
+    assert dev_accuracy(graph.load(source / "model.onnx"), items, 1)[0] == 1
 
 
 def test_a_model_of_other_labels_is_refused_with_accuracy_control(tmp_path: Path) -> None:
@@ -169,7 +170,7 @@ def test_a_search_that_ends_below_its_goal_says_so_and_whether_a_quantized_graph
 
 
 def model_labels(source: Path) -> list[int]:
-    items = nncf_static.dev_batches(source, context(source))
+    items = dev_batches(source, context(source))
     import onnxruntime as ort
 
     session = ort.InferenceSession(str(source / "model.onnx"))
@@ -179,13 +180,13 @@ def model_labels(source: Path) -> list[int]:
 def test_dev_accuracy_counts_right_labels(tmp_path: Path) -> None:
     source = exported("bert")
     labels = model_labels(source)
-    encoded = nncf_static.dev_batches(source, context(tmp_path))
+    encoded = dev_batches(source, context(tmp_path))
     items = [(inputs, label) for (inputs, _), label in zip(encoded, labels, strict=True)]
     assert all(1 <= inputs["input_ids"].shape[1] <= MAX_LENGTH for inputs, _ in items)
     wrong = [(inputs, 1 - label) if index % 4 == 0 else (inputs, label) for index, (inputs, label) in enumerate(items)]
     model = graph.load(source / "model.onnx")
-    assert nncf_static.dev_accuracy(model, items, 1) == (1.0, [1.0] * 32)
-    assert nncf_static.dev_accuracy(model, wrong, 1)[0] == 0.75
+    assert dev_accuracy(model, items, 1) == (1.0, [1.0] * 32)
+    assert dev_accuracy(model, wrong, 1)[0] == 0.75
 
 
 def test_what_is_excluded_stays_in_float(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from tests.optimize.variants import FAMILIES, difference, exported, made, save, 
 from toolchain.model import graph
 from toolchain.optimize import static_int8
 from toolchain.optimize.shared import int8, observation
+from toolchain.optimize.shared.calibration import calibration_batches
 from toolchain.optimize.static_int8.smoothing import channel_maxima, smooth
 
 DATA = sentences()
@@ -23,7 +24,7 @@ def smoothed(family: str, folder: Path, alpha: float, exclude: tuple[str, ...] =
     path = exported(family) / "model.onnx"
     model = int8.replace_gemm(int8.load_float(path))
     excluded = int8.excluded_nodes(model, exclude, embeddings=True)
-    samples = static_int8.calibration_batches(exported(family), 16, context(folder, DATA))
+    samples = calibration_batches(exported(family), 16, context(folder, DATA))
     maxima = channel_maxima(model, path, samples, excluded, context(folder, DATA))
     return model, smooth(model, maxima, alpha, excluded)
 
@@ -46,7 +47,7 @@ def test_channels_of_unlike_size_become_alike(tmp_path: Path) -> None:
         """Of the channels that the first product reads on the calibration sentences: the largest by the median."""
         name = next(n.input[0] for n in model.graph.node if n.op_type == "MatMul")
         with observation.every_value(model, tmp_path, context(tmp_path, DATA)) as values:
-            samples = static_int8.calibration_batches(exported("bert"), 16, context(tmp_path, DATA))
+            samples = calibration_batches(exported("bert"), 16, context(tmp_path, DATA))
             seen = [np.abs(values.run(batch, [name])[name]).reshape(-1, 64).max(axis=0) for batch in samples]
         channels = np.max(seen, axis=0)
         return float(channels.max() / np.median(channels))
@@ -165,7 +166,7 @@ def test_the_default_range_keeps_every_value_of_the_calibration_texts(tmp_path: 
     ends = {n.input[0]: 127 * constants[n.input[1]] for n in model.graph.node if n.op_type == "QuantizeLinear"}
     assert len(ends) == 10
     floats = graph.load(exported("bert") / "model.onnx")
-    samples = static_int8.calibration_batches(exported("bert"), 16, context(tmp_path, DATA))
+    samples = calibration_batches(exported("bert"), 16, context(tmp_path, DATA))
     with observation.every_value(floats, tmp_path, context(tmp_path, DATA)) as values:
         seen = [values.run(batch) for batch in samples]
     for name, end in ends.items():
@@ -194,7 +195,7 @@ def test_corrected_biases_give_the_products_their_means_back(tmp_path: Path) -> 
 
     source = planted(tmp_path / "source", coarse)
     name = next(n.output[0] for n in graph.load(source / "model.onnx").graph.node if n.name == "bias")
-    samples = static_int8.calibration_batches(source, 16, context(tmp_path, DATA))
+    samples = calibration_batches(source, 16, context(tmp_path, DATA))
     settings = {"calibration_samples": 16, "embeddings": False, "smooth": 0.0}
     plain, _ = made(static_int8, source, tmp_path / "plain", correct_biases=False, **settings)
     corrected, metrics = made(static_int8, source, tmp_path / "corrected", **settings)

@@ -59,11 +59,11 @@ def test_the_largest_number_is_the_largest_of_the_type(tmp_path: Path) -> None:
     tensors = {tensor.name: tensor for tensor in graph.load(out / "model.onnx").graph.initializer}
     name = weights(out, onnx.TensorProto.FLOAT8E4M3FN)[0]
     narrow = onnx.numpy_helper.to_array(tensors[name]).astype(np.float32)
-    assert np.abs(narrow).max() == static_fp8.LARGEST
+    assert np.abs(narrow).max() == static_fp8._LARGEST
     before = {t.name: t for t in graph.load(exported("bert") / "model.onnx").graph.initializer}
     wide = onnx.numpy_helper.to_array(before[name.removesuffix(".fp8")])
     scale = onnx.numpy_helper.to_array(tensors[f"{name}_scale"])
-    assert scale == pytest.approx(np.abs(wide).max() / static_fp8.LARGEST)
+    assert scale == pytest.approx(np.abs(wide).max() / static_fp8._LARGEST)
     normal = np.abs(wide) >= scale / 64  # below 2⁻⁶ steps are no longer relative
     assert np.abs(narrow * scale / wide - 1)[normal].max() <= 1 / 16
 

@@ -171,7 +171,7 @@ def test_layers_have_bits_of_their_own(tmp_path: Path) -> None:
     assert widths(out) == {"layer 0 attention": 4, "layer 0 ffn": 4, "layer 1 attention": 8, "classifier": 8}
     assert metrics["linear_weights"] == 6 + 4 + 1  # the classifier's own matrix, 64 × 2, is too small
     numbers = {4: 4 * 64 * 64 + 2 * 64 * 128, 8: 4 * 64 * 64 + 64 * 64}
-    stored = {4: weight_only.stored_bytes(4), 8: weight_only.stored_bytes(8)}
+    stored = {4: packing.stored_bytes(4), 8: packing.stored_bytes(8)}
     wanted = sum(count * stored[bits] for bits, count in numbers.items()) / sum(numbers.values())
     assert metrics["bytes_per_weight"] == pytest.approx(wanted)
     some, _ = made(weight_only, exported("bert"), tmp_path / "some", **(settings | {"linear_bits": None}))

@@ -18,6 +18,7 @@ from toolchain.core.errors import ModelError
 from toolchain.measure import parity
 from toolchain.model import graph
 from toolchain.optimize import clean, cls_only, dynamic_int8, with_tokenizer
+from toolchain.optimize.with_tokenizer.comparison import PLAIN
 
 extensions = pytest.importorskip("onnxruntime_extensions")
 
@@ -71,7 +72,7 @@ def test_text_goes_in_and_the_label_comes_out(tokenizer: Callable[[], Any], arch
     assert list(labels) == [LABELS[index] for index in expected.argmax(axis=1)]
     exponents = np.exp(expected - expected.max(axis=1, keepdims=True))
     np.testing.assert_allclose(probabilities, exponents / exponents.sum(axis=1, keepdims=True), atol=1e-5)
-    assert metrics["compared"] == 32 + len(with_tokenizer.PLAIN)
+    assert metrics["compared"] == 32 + len(PLAIN)
     assert graph.dialect(graph.load(out / "model.onnx")) == with_tokenizer.GIVES == "ort"
     interface = json.loads((out / "interface.json").read_text())
     assert interface["inputs"] == ["text"]

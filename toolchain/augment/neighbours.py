@@ -17,18 +17,14 @@ from typing import Annotated
 from toolchain.augment.shared import examples
 from toolchain.augment.shared.examples import AugmentConfig
 from toolchain.augment.shared.examples_file import Example
-from toolchain.augment.shared.words import drawn, replaced, spelled, whole_words, words_of
-from toolchain.core.errors import ModelError, require
+from toolchain.augment.shared.words import drawn, near_words, replaced, words_of
+from toolchain.core.errors import ModelError
 from toolchain.core.stage import Context, Ge, Gt, Le, Lt, Metrics
-from toolchain.model import checkpoint
 
 VERSION = 1
 LIBRARIES = ("torch", "transformers", "tokenizers")
 
 teachers = examples.teachers
-
-#: Words whose neighbours are looked for together.
-_BLOCK = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +65,7 @@ def apply(source: Path | None, out: Path, config: Config, context: Context) -> M
         )
     train = context.dataset().train
     words = {word for text in train.texts for word in words_of(text)}
-    near = neighbours(source, words, config, context)
+    near = near_words(source, words, context, nearest=config.nearest, closeness=config.closeness)
 
     def make(piece: range, rng: random.Random) -> list[Example]:
         return [
@@ -79,43 +75,6 @@ def apply(source: Path | None, out: Path, config: Config, context: Context) -> M
 
     made = examples.in_pieces(len(train), context, "replacing words", make)
     return examples.finish(made, out, config, context) | {"words": len(near)}
-
-
-def neighbours(source: Path, words: set[str], config: Config, context: Context) -> dict[str, list[str]]:
-    """The neighbours of words, nearest first; words that have none, or are not one token, are left out.
-
-    Raises:
-        ModelError: No word has any.
-    """
-    torch = require("torch", "torch")
-    torch.set_num_threads(context.threads)
-    known = whole_words(checkpoint.load_tokenizer(source))
-    asked = {word: spelling for word in sorted(words) if (spelling := spelled(word, known))}
-    spellings = list(known)
-    rows = {word: row for row, word in enumerate(spellings)}
-    found: dict[str, list[str]] = {}
-    if asked:
-        embed = checkpoint.load_for_training(source, context.dataset().labels, context.seed).get_input_embeddings()
-        with torch.no_grad():
-            table = torch.nn.functional.normalize(embed(torch.tensor([known[word] for word in spellings])), dim=1)
-        distinct = sorted(set(asked.values()))
-        near: dict[str, list[str]] = {}
-        for start in range(0, len(distinct), _BLOCK):
-            block = distinct[start : start + _BLOCK]
-            own = torch.tensor([rows[word] for word in block])
-            cosines = table[own] @ table.T
-            cosines[torch.arange(len(block)), own] = -2.0
-            values, places = cosines.topk(min(config.nearest, len(spellings) - 1), dim=1)
-            for word, value, place in zip(block, values.tolist(), places.tolist(), strict=True):
-                near[word] = [spellings[p] for v, p in zip(value, place, strict=True) if v >= config.closeness]
-        found = {word: near[spelling] for word, spelling in asked.items() if near[spelling]}
-    if not found:
-        raise ModelError(
-            f"{source}: none of the {len(words):,} words of the training examples has a neighbour among the "
-            f"{len(known):,} words that its tokenizer reads as one token",
-            f"lower closeness (now {config.closeness:g}), or take another augmentation",
-        )
-    return found
 
 
 def _changed(text: tuple[str, ...], near: dict[str, list[str]], part: float, rng: random.Random) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ LIBRARIES = ("torch", "transformers", "tokenizers")
 _HINT = "save it as UTF-8, columns separated by a comma, or in .tsv by a tab"
 
 #: A file with one text in a line.
-TEXT = ".txt"
+_TEXT = ".txt"
 
 teachers = examples.teachers
 
@@ -52,7 +52,7 @@ class Config(AugmentConfig):
         task_examples.text_columns(self.text)
         if self.teacher is None:
             raise ValueError("teacher: nobody has labelled these texts; name who does")
-        if Path(self.path).suffix.lower() == TEXT and self.text != "text":
+        if Path(self.path).suffix.lower() == _TEXT and self.text != "text":
             raise ValueError(f"text: a text file has no columns, and {self.text!r} names some; leave it out")
         if self.agree:
             raise ValueError("agree: these texts have no labels to agree with; leave it out")
@@ -62,7 +62,7 @@ def fits(config: Config) -> tuple[str, str] | None:
     """What is wrong with the file, and what to do, or None: said before anything runs."""
     try:
         identity(config)
-        read = texts(config)
+        read = _rows(config)
     except DataError as error:
         return error.message, error.hint
     if not any(map(all, read)):
@@ -83,7 +83,7 @@ def fits_task(config: Config, pairs: Callable[[], bool]) -> tuple[str, str] | No
 def identity(config: Config) -> dict[str, Any]:
     """What decides the result: the settings, and the content of the file."""
     path = Path(config.path).expanduser()
-    if path.suffix.lower() != TEXT:
+    if path.suffix.lower() != _TEXT:
         reading.check_file(path)
     elif path.is_dir():
         raise DataError(f"{path}: is a folder; a file is expected", "name the file inside it")
@@ -109,13 +109,13 @@ def apply(source: Path | None, out: Path, config: Config, context: Context) -> M
     """
     if refusal := fits_task(config, lambda: context.dataset().pairs):
         raise DataError(*refusal)
-    found = texts(config)
+    found = _rows(config)
     if config.limit and config.limit < len(found):
         found = random.Random(context.seed).sample(found, config.limit)
     return examples.finish([Example(text) for text in found], out, config, context, labelled=False)
 
 
-def texts(config: Config) -> list[tuple[str, ...]]:
+def _rows(config: Config) -> list[tuple[str, ...]]:
     """The texts of the file, in its order, empty rows of a table among them.
 
     Raises:
@@ -130,7 +130,7 @@ def texts(config: Config) -> list[tuple[str, ...]]:
 def _texts(path: Path, columns: tuple[str, ...], state: tuple[int, int]) -> list[tuple[str, ...]]:
     """The texts of a file in this state, which is read once for all the variants that name it."""
     try:
-        if path.suffix.lower() == TEXT:
+        if path.suffix.lower() == _TEXT:
             lines = [line.strip() for line in reading.decode(path).split("\n")]  # splitlines() cuts at more than that
             return [(line,) for line in lines if line]
         table = reading.read_table(path, columns)

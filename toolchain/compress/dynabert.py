@@ -11,27 +11,24 @@ in place of the paper's two stages over all sizes, which is a third of the passe
 from __future__ import annotations
 
 import dataclasses
-import random
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from toolchain.compress.shared import criteria, elastic, gradients, pruning
+from toolchain.compress.shared import elastic, pruning
 from toolchain.compress.shared.recovery import Teacher, learn, taught_by
-from toolchain.compress.shared.targets import Units, unit_targets
 from toolchain.core.log import logger
 from toolchain.core.stage import Context, Ge, Gt, Le, Metrics, MinLen, StageConfig
-from toolchain.model import checkpoint, surgery, zeros
-from toolchain.model.anatomy import anatomy, layers_of
+from toolchain.model import checkpoint, zeros
+from toolchain.model.anatomy import anatomy
 from toolchain.model.source import Shape
 from toolchain.model.train import Hooks, TrainConfig
 
 VERSION = 1
 LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate")
 
-#: Parts of heads and neurons, or of layers.
-Parts = Annotated[tuple[Annotated[float, Gt(0), Le(1)], ...], MinLen(1)]
+#: _Parts of heads and neurons, or of layers.
+_Parts = Annotated[tuple[Annotated[float, Gt(0), Le(1)], ...], MinLen(1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,16 +36,16 @@ class Config(StageConfig):
     """Settings of training for several sizes.
 
     Attributes:
-        widths: Parts of the heads and neurons that a sub-network has; the whole is among them.
-        depths: Parts of the layers; the whole is among them.
+        widths: _Parts of the heads and neurons that a sub-network has; the whole is among them.
+        depths: _Parts of the layers; the whole is among them.
         samples: Sub-networks that every step trains besides the largest and the smallest.
         calibration_samples: Training examples that importance is gathered on.
         finetune: Settings of the training.
         teacher: How the checkpoint that is given teaches; null: labels alone.
     """
 
-    widths: Parts = (1.0, 0.75, 0.5, 0.25)
-    depths: Parts = (1.0, 0.67, 0.5)
+    widths: _Parts = (1.0, 0.75, 0.5, 0.25)
+    depths: _Parts = (1.0, 0.67, 0.5)
     samples: Annotated[int, Ge(0), Le(100)] = 1
     calibration_samples: Annotated[int, Ge(1), Le(100_000)] = 256
     finetune: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=4, learning_rate=1e-4))
@@ -101,13 +98,13 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     model, tokenizer = checkpoint.load_model(source), checkpoint.load_tokenizer(source)
     elastic.check(model)
     zeros.warn_of_loss(model, "dynabert")
-    order(model, tokenizer, config.calibration_samples, context)
+    elastic.order_by_importance(model, tokenizer, config.calibration_samples, context)
     found = elastic.sizes(config.widths, config.depths, anatomy(model).depth)
     task, taught = taught_by(source, model, tokenizer, config.finetune, config.teacher, context)
     now = [0]
 
     def loss(prepared: Any, batch: dict[str, Any]) -> Any:
-        drawn = sandwich(found, config.samples, context.seed, now[0])
+        drawn = elastic.sandwich(found, config.samples, context.seed, now[0])
         total = 0.0
         for size in drawn:
             with elastic.within(model, size):
@@ -126,21 +123,3 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
         logger.info("    %s: dev accuracy %.2f %%", size, 100 * reached)
         told.append({"width": size.width, "layers": size.layers, "dev_accuracy": reached})
     return metrics | pruning.size(model) | {"dev_by_size": told}
-
-
-def order(model: Any, tokenizer: Any, samples: int, context: Context) -> None:
-    """Puts the heads and neurons of every layer into the order of their importance, the most important first."""
-    kinds: tuple[Units, ...] = ("heads", "ffn")
-    targets = [target for kind in kinds for target in unit_targets(model, kind)]
-    scores = gradients.gather(model, tokenizer, targets, criteria.taylor, context, samples)
-    for target, score in scores.items():
-        ranked = score.flatten().argsort(descending=True, stable=True).tolist()
-        put = surgery.order_heads if target.kind == "heads" else surgery.order_neurons
-        put(model, layers_of(model)[target.layer], ranked)
-
-
-def sandwich(found: Sequence[elastic.Size], samples: int, seed: int, step: int) -> list[elastic.Size]:
-    """The sub-networks of a step: the largest, the smallest, and some of the others."""
-    between = list(found[1:-1])
-    drawn = random.Random(seed * 1_000_003 + step).sample(between, min(samples, len(between)))
-    return [found[0], *drawn, found[-1]]

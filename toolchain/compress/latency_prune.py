@@ -39,10 +39,10 @@ VERSION = 1
 LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "onnx", "onnxruntime")
 
 #: What leaves, beside whole layers, in the order in which a plan names it.
-KINDS: tuple[Units, ...] = ("heads", "ffn")
+_KINDS: tuple[Units, ...] = ("heads", "ffn")
 
 #: How often the time that is aimed at is corrected.
-CORRECTIONS = 4
+_CORRECTIONS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ def tunes(config: Config) -> bool:
 
 
 @dataclass(frozen=True)
-class Plan:
+class _Plan:
     """Sizes of a smaller model.
 
     Attributes:
@@ -163,7 +163,7 @@ class _Search:
             table = measure(self.source, work, timed, self.config.multiple_of, self.tokenizer)
             self._check(table)
             aim, tries = 1 / asked, []
-            for number in range(1 + CORRECTIONS):
+            for number in range(1 + _CORRECTIONS):
                 plan = self._best(table, aim)
                 folder = work / f"try-{number}"
                 folder.mkdir()
@@ -197,7 +197,7 @@ class _Search:
                 f"ask for less than {most:.2f}" + ("" if self.config.layers else ", or let layers leave: layers: true"),
             )
 
-    def _best(self, table: TimeTable, aim: float) -> Plan:
+    def _best(self, table: TimeTable, aim: float) -> _Plan:
         """The candidate with the least loss on training examples: one for each number of layers that leaves."""
         depth, candidates = anatomy(self.model).depth, []
         order = self._leaving()
@@ -213,7 +213,7 @@ class _Search:
             )
         return min(candidates)[2]
 
-    def _within(self, table: TimeTable, aim: float, kept: Sequence[int]) -> Plan | None:
+    def _within(self, table: TimeTable, aim: float, kept: Sequence[int]) -> _Plan | None:
         """The sizes of least error within a time, when these layers stay."""
         errors = self._errors(kept)
         physical = layers_of(self.model)
@@ -228,14 +228,14 @@ class _Search:
         if chosen is None:
             return None
         whole = chosen == [max(option.value for option in group) for group in groups]
-        return Plan(tuple(kept), tuple(chosen[::2]), tuple(chosen[1::2]), whole)
+        return _Plan(tuple(kept), tuple(chosen[::2]), tuple(chosen[1::2]), whole)
 
     def _errors(self, kept: Sequence[int]) -> list[dict[str, dict[int, float]]]:
         """By physical layer and kind: the error of a layer's output, by how many heads or neurons are left."""
         model = self._of_layers(kept)
         found: list[dict[str, dict[int, float]]] = [{} for _ in layers_of(model)]
         step = self.config.multiple_of
-        for kind in KINDS:
+        for kind in _KINDS:
             targets = unit_targets(model, kind)
             hessians = obs.inputs(model, [target.name for target in targets], self.data)
             for target in targets:
@@ -249,10 +249,10 @@ class _Search:
                 found[target.layer][kind] = own
         return found
 
-    def _cut(self, plan: Plan) -> Any:
+    def _cut(self, plan: _Plan) -> Any:
         """The model at these sizes, what stays fitted to what has left."""
         model = self._of_layers(plan.kept)
-        for index, kind in itertools.product(range(len(plan.heads)), KINDS):
+        for index, kind in itertools.product(range(len(plan.heads)), _KINDS):
             target = unit_targets(model, kind)[index]
             left = (plan.heads if kind == "heads" else plan.neurons)[index]
             weight = target.weight(model)
@@ -289,5 +289,5 @@ class _Search:
         return accuracy(model, self.data)[1]
 
 
-def _told(plan: Plan) -> str:
+def _told(plan: _Plan) -> str:
     return f"{len(plan.kept)} layers, heads {list(plan.heads)}, neurons {list(plan.neurons)}"

@@ -14,17 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from toolchain.compress.shared import qat
-from toolchain.core.errors import require
+from toolchain.compress.shared import levels, qat
 from toolchain.core.stage import Context, Ge, Gt, Le, Metrics
 
 VERSION = 1
 LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate")
 
 fits = qat.fits
-
-#: Bits up to which levels are integers.
-INTEGER_BITS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +41,10 @@ class Config(qat.QatConfig):
 def exports(config: Config) -> str:
     """The dialect of the graph that such a model is exported to: one that has no integers is a plain one."""
     linear, tables = qat.widths(config)
-    if any(top(config.base, bits) for bits in linear):
+    if any(levels.top_integer(config.base, bits) for bits in linear):
         return qat.exports(config)
-    return "qdq" if tables and top(config.base, tables) else "standard"  # nothing that is read has a zero point
+    integers = tables and levels.top_integer(config.base, tables)
+    return "qdq" if integers else "standard"  # nothing that is read has a zero point
 
 
 def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
@@ -65,24 +62,11 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     from toolchain.model.quantized import WeightFormat
 
     def form(bits: int) -> Any:
-        return WeightFormat(bits=bits, levels="table", channels=config.per_channel, top=top(config.base, bits))
+        return WeightFormat(
+            bits=bits, levels="table", channels=config.per_channel, top=levels.top_integer(config.base, bits)
+        )
 
     def table(weight: Any, form: Any) -> Any:
-        return levels(config.base, form.bits)
+        return levels.powers(config.base, form.bits)
 
     return qat.train(source, out, config, context, form, table)
-
-
-def top(base: float, bits: int) -> int:
-    """The integer that the largest level is; 0 where levels are no integers of 8 bits."""
-    widest = base ** (2 ** (bits - 1) - 2)
-    if bits > INTEGER_BITS or widest > 127:
-        return 0
-    return round(widest) if float(base).is_integer() else 127
-
-
-def levels(base: float, bits: int) -> Any:
-    """The levels beside 0, ``[2^bits − 2]``, from −1 to 1."""
-    torch = require("torch", "torch")
-    positive = base ** -torch.arange(2 ** (bits - 1) - 1, dtype=torch.float64)
-    return torch.cat([-positive, positive.flip(0)]).float()

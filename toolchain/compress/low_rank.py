@@ -33,8 +33,9 @@ from toolchain.compress.shared import svd, weighting
 from toolchain.compress.shared.gradients import sample
 from toolchain.compress.shared.matrices import EMBEDDING, Matrix, check_smaller, given_ranks, matrices, put_in
 from toolchain.compress.shared.recovery import Teacher, recover
+from toolchain.compress.shared.speedup_search import find_share
 from toolchain.compress.shared.stopwatch import stopwatch
-from toolchain.core.errors import ModelError, RecipeError, require
+from toolchain.core.errors import RecipeError, require
 from toolchain.core.log import logger, progress
 from toolchain.core.stage import Context, Ge, Gt, Le, Lt, Metrics, StageConfig
 from toolchain.engines.shared import timed_on
@@ -45,14 +46,9 @@ from toolchain.model.train import TrainConfig
 VERSION = 1
 LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate")
 
-#: A measured speedup is near enough to the one that was asked for.
-NEAR = 0.05
-
-#: Models that are built and timed in a search, after the smallest one.
-TRIALS = 8
 
 #: Times that an engine goes through the texts in a trial.
-ROUNDS = 9
+_ROUNDS = 9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,7 +275,7 @@ def _search(
             if share not in known:
                 if time is None:
                     texts = context.dataset().dev.texts
-                    watch = stopwatch(source, texts, batch_size=config.batch_size, rounds=ROUNDS, context=context)
+                    watch = stopwatch(source, texts, batch_size=config.batch_size, rounds=_ROUNDS, context=context)
                     time = stack.enter_context(watch)
                 with tempfile.TemporaryDirectory(dir=context.work) as folder:
                     write(share, Path(folder))
@@ -290,44 +286,6 @@ def _search(
             return known[share]
 
         return find_share(measure, least, wanted), known
-
-
-def find_share(measure: Callable[[float], float], least: float, wanted: float) -> float:
-    """Finds the part of the parameters whose speedup is near the one that is wanted.
-
-    Time is nearly a line over the parameters; where it is not, or jumps, the interval gets smaller by a tenth at least.
-
-    Args:
-        measure: Gives the speedup of a part, measured.
-        least: The least part that can remain.
-        wanted: The speedup to find.
-
-    Returns:
-        A part whose speedup is within 5 % of that; after 8 trials, the largest found that is faster.
-
-    Raises:
-        ModelError: With the least part it is slower.
-    """
-    low, high = round(least, 4), 1.0
-    found = measure(low)
-    if found < wanted * (1 - NEAR):
-        raise ModelError(
-            f"speedup: × {wanted:g} is out of reach; the most is × {found:.2f}, with {low:.3g} of the parameters",
-            "ask for less, lower multiple_of, or factorize more of each layer's matrices (layers)",
-        )
-    slow, fast = 1.0, 1 / found  # times with high and low
-    share = low
-    for _ in range(TRIALS):
-        if abs(found / wanted - 1) <= NEAR:
-            return share
-        where = (1 / wanted - fast) / (slow - fast) if slow > fast else 0.5
-        share = round(low + (high - low) * min(max(where, 0.1), 0.9), 4)
-        found = measure(share)
-        if found > wanted:
-            low, fast = share, 1 / found
-        else:
-            high, slow = share, 1 / found
-    return share if abs(found / wanted - 1) <= NEAR else low
 
 
 def _told(trials: Mapping[float, float]) -> list[dict[str, float]]:

@@ -74,6 +74,10 @@ class GateError(ToolchainError):
     exit_code = 3
 
 
+class HookError(ToolchainError):
+    """A technique's module defines what is not declared, or does not define what every one has."""
+
+
 class MissingPackageError(ToolchainError):
     """An optional package is needed and not installed."""
 

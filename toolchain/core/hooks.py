@@ -2,11 +2,14 @@
 
 A module is ``NAME.py`` or ``NAME/__init__.py`` in a package folder, and declares a hook by a function or a constant of
 that name. What asks for one goes through :meth:`toolchain.core.registry.Technique.of`, which gives the module's own or
-the default here; nothing else asks a module what it has.
+the default here; nothing else asks a module what it has. What a module defines beside its hooks is private: its names
+begin with an underscore, or stand in ``shared/`` or in another module of the technique's own folder.
 """
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType, ModuleType
@@ -16,6 +19,10 @@ if TYPE_CHECKING:
     from toolchain.core.data import Dataset
     from toolchain.core.session import Session
     from toolchain.core.stage import Context, Metrics
+
+#: A constant that a module defines, ``NAME = …`` or ``NAME: type = …`` at its left edge, and others beside it. A test
+#: holds that a syntax tree says the same, which takes longer than all else that loading does.
+_CONSTANT = re.compile(r"^([A-Za-z]\w*(?:, *\w+)*)(?:: [^\n=]+)? = ", re.MULTILINE)
 
 #: Why something cannot be, and what to do instead; None where it can.
 Refusal = tuple[str, str] | None
@@ -38,6 +45,8 @@ class Declared:
     _module: ModuleType
     #: The package folder whose techniques are declared so; empty where any may be.
     _folder: ClassVar[str] = ""
+    #: Hooks without a default; of ``one or another``, either.
+    _required: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, module: ModuleType) -> None:
         object.__setattr__(self, "_module", module)
@@ -73,6 +82,7 @@ class Augmentation(Declared):
     """A way to make more training examples: a file in ``augment/``."""
 
     _folder = "augment"
+    _required = ("VERSION", "Config", "apply")
 
     #: What ``AutoModelFor…`` ends with, of the models that it needs; goes with ``sources``.
     HEAD: Literal["MaskedLM", "Seq2SeqLM", "CausalLM"]
@@ -98,6 +108,7 @@ class Compression(Declared):
     """A technique that makes a checkpoint of a checkpoint: a file in ``compress/``."""
 
     _folder = "compress"
+    _required = ("VERSION", "Config", "apply")
 
     def apply(self, source: Path, out: Path, config: Any, context: Context) -> Metrics:
         """Write a whole checkpoint; required."""
@@ -132,6 +143,7 @@ class GraphPass(Declared):
     """A technique that makes a graph of a graph: a file in ``optimize/``."""
 
     _folder = "optimize"
+    _required = ("VERSION", "Config", "apply", "TAKES", "GIVES or gives", "AGREEMENT")
 
     #: Dialects that it takes.
     TAKES: tuple[str, ...]
@@ -153,6 +165,7 @@ class Engine(Declared):
     """A runtime: a file in ``engines/``."""
 
     _folder = "engines"
+    _required = ("VERSION", "Config", "build", "open_session", "ACCEPTS")
 
     #: Dialects that it builds from; ``checkpoint`` for one that runs checkpoints.
     ACCEPTS: tuple[str, ...]
@@ -192,6 +205,7 @@ class Task(Declared):
     """A data set: a file in ``tasks/``."""
 
     _folder = "tasks"
+    _required = ("VERSION", "Config", "load", "identity")
 
     def load(self, config: Any) -> Dataset:
         """Return the examples; required."""
@@ -222,3 +236,24 @@ def names(room: type[Declared]) -> frozenset[str]:
 
 
 _NAMES: dict[type[Declared], frozenset[str]] = {}
+
+
+def defined(module: ModuleType) -> set[str]:
+    """Return the public names that a module defines itself, leaving out what it imports."""
+    own = {
+        name for name, value in vars(module).items()
+        if (inspect.isfunction(value) or inspect.isclass(value)) and value.__module__ == module.__name__
+    }  # fmt: skip
+    text = Path(str(module.__file__)).read_text("utf-8")
+    own |= {name for names_ in _CONSTANT.findall(text) for name in re.split(", *", names_)} & vars(module).keys()
+    return {name for name in own if not name.startswith("_")}
+
+
+def unknown(room: type[Declared], module: ModuleType) -> list[str]:
+    """Return the public names that a technique defines and its folder declares no hook for, sorted."""
+    return sorted(defined(module) - names(room))
+
+
+def missing(room: type[Declared], module: ModuleType) -> list[str]:
+    """Return the required hooks that a technique has not."""
+    return [hook for hook in room._required if not vars(module).keys() & set(hook.split(" or "))]

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from toolchain.core import hooks, source
 from toolchain.core.docstrings import docstring
-from toolchain.core.errors import RecipeError
+from toolchain.core.errors import HookError, RecipeError
 
 _Room = TypeVar("_Room", bound=hooks.Declared)
 
@@ -117,15 +117,42 @@ def names(folder: str) -> tuple[str, ...]:
 
 @cache
 def get(folder: str, name: str) -> Technique:
-    """Loads one technique.
+    """Load one technique.
 
     Raises:
         RecipeError: No file or package of that name is in the folder.
+        HookError: It defines a public name that is no hook, or lacks one that is required.
     """
     if name not in names(folder):
         kind = {"engines": "engine", "tasks": "task", "kinds": "kind of task"}.get(folder, "technique")
         raise RecipeError(f"unknown {kind} {name!r}", suggest(name, names(folder)))
-    return Technique(name, folder, importlib.import_module(f"toolchain.{folder}.{name}"))
+    module = importlib.import_module(f"toolchain.{folder}.{name}")
+    check_hooks(name, folder, module)
+    return Technique(name, folder, module)
+
+
+def check_hooks(name: str, folder: str, module: ModuleType) -> None:
+    """Raise HookError if a technique's module has a public name that is no hook, or lacks a required one.
+
+    Args:
+        name: The technique.
+        folder: The package folder that it lies in.
+        module: Its module.
+    """
+    room = hooks.ROOMS[folder]
+    if unknown := hooks.unknown(room, module):
+        meant = {hook.casefold(): hook for hook in sorted(hooks.names(room))}
+        close = [meant[hook] for hook in difflib.get_close_matches(unknown[0].casefold(), meant, n=1, cutoff=0.75)]
+        private = f"a name of the module's own begins with an underscore; what is shared stands in {folder}/{SHARED}/"
+        raise HookError(
+            f"{folder}/{name}: {unknown[0]!r} is not a hook of a technique in {folder}/",
+            f"did you mean {close[0]!r}? {private}" if close else private,
+        )
+    if missing := hooks.missing(room, module):
+        raise HookError(
+            f"{folder}/{name}: {missing[0]} is missing, which every technique in {folder}/ defines",
+            "toolchain/core/hooks.py says what it is",
+        )
 
 
 @cache

@@ -31,8 +31,8 @@ ACCEPTS = ("checkpoint",)
 MODULES = ("torch", "transformers")
 
 #: What a checkpoint is made of; ``history.json`` tells pruned shapes and shared layers.
-FILES = ("config.json", "model.safetensors")
-OPTIONAL = ("history.json",)
+_FILES = ("config.json", "model.safetensors")
+_OPTIONAL = ("history.json",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,16 +68,16 @@ def build(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     """
     require("torch", "torch")
     _check_compiler(config)
-    for name in FILES:
+    for name in _FILES:
         if not (source / name).is_file():
-            raise ModelError(f"{source / name} is missing", f"a checkpoint folder has {', '.join(FILES)}")
-    files = (*FILES, *(name for name in OPTIONAL if (source / name).is_file()))
+            raise ModelError(f"{source / name} is missing", f"a checkpoint folder has {', '.join(_FILES)}")
+    files = (*_FILES, *(name for name in _OPTIONAL if (source / name).is_file()))
     size_bytes = sum((source / name).stat().st_size for name in files)
     need_space(out, size_bytes)
     for name in files:
         place(source / name, out / name)
     # The history is a record of how the weights came about, and no part of what has to be shipped.
-    write_engine(out, "pytorch", FILES, asdict(config))
+    write_engine(out, "pytorch", _FILES, asdict(config))
     session = open_session(out, context.threads)
     if config.compile:  # which happens at the first batch
         session.run({name: np.ones((2, 7), dtype=np.int64) for name in session.inputs})

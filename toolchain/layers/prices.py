@@ -17,7 +17,7 @@ import numpy as np
 from toolchain.compress.shared.svd import pays
 from toolchain.compress.shared.time_table import TimeTable
 from toolchain.layers.costs import BLOCKS, LayerSize, TableSize
-from toolchain.optimize.weight_only import stored_bytes
+from toolchain.optimize.weight_only.packing import stored_bytes
 
 Measure = Literal["size", "flops", "time"]
 

@@ -7,12 +7,9 @@ DynamicQuantizeMatMul; no other engine takes the graph. See Jacob et al., arXiv 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from toolchain.core.errors import require
 from toolchain.core.stage import Context, Metrics, StageConfig
 from toolchain.model import graph
 from toolchain.optimize.shared import half, int8
@@ -60,29 +57,7 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     model = int8.replace_gemm(int8.load_float(path))
     excluded = int8.excluded_nodes(model, config.exclude, embeddings=config.embeddings)
     with int8.quantizer_errors(path):
-        quantize(model, out / "model.onnx", config, excluded)
+        int8.quantize_dynamic(
+            model, out / "model.onnx", excluded, per_channel=config.per_channel, reduce_range=config.reduce_range
+        )
     return int8.report(graph.load(out / "model.onnx"))
-
-
-def quantize(model: Any, target: Path, config: Config, excluded: Sequence[str]) -> None:
-    """Quantizes a graph.
-
-    Args:
-        model: The float graph, without Gemm, every node named; it is used up.
-        target: The file to write.
-        config: Settings.
-        excluded: Names of nodes that stay in floating point.
-    """
-    quantization = require("onnxruntime.quantization", "cpu")
-    onnx = require("onnx", "torch")
-    quantization.quantize_dynamic(
-        model,
-        target,
-        op_types_to_quantize=["MatMul", "Gather"],
-        per_channel=config.per_channel,
-        reduce_range=config.reduce_range,
-        weight_type=quantization.QuantType.QInt8,
-        nodes_to_exclude=list(excluded),
-        use_external_data_format=graph.size_bytes(model) > graph.MAX_BYTES,
-        extra_options={"MatMulConstBOnly": True, "DefaultTensorType": onnx.TensorProto.FLOAT},
-    )

@@ -22,9 +22,10 @@ import numpy as np
 from toolchain.core.errors import ModelError, first_line, require
 from toolchain.core.log import logger, progress
 from toolchain.core.stage import Context, Ge, Le, Metrics, StageConfig
-from toolchain.model import graph, labels, tokens
+from toolchain.model import graph
 from toolchain.optimize.shared import half, int8
-from toolchain.optimize.static_int8 import calibration_batches
+from toolchain.optimize.shared.calibration import calibration_batches
+from toolchain.optimize.shared.dev_accuracy import dev_accuracy, dev_batches
 
 VERSION = 2
 LIBRARIES = ("nncf", "onnx", "onnxruntime")
@@ -218,37 +219,6 @@ def _controlled(
         after, made = best[0], type(model).FromString(best[1])
     reached = graph.dialect(made) != "standard"
     return made, {"float_dev_accuracy": before * 100, "dev_accuracy": after * 100, "target_reached": reached}, below
-
-
-def dev_batches(source: Path, context: Context) -> list[tuple[dict[str, Any], int]]:
-    """Dev sentences, each as inputs ``[1, tokens]`` int64 and its label, as the index of the logits.
-
-    Args:
-        source: Folder with tokenizer and interface.
-        context: Gives the sentences.
-
-    Raises:
-        ModelError: The model has other labels than the task.
-    """
-    gold = labels.dev_labels(source, context.dataset())
-    encoded = tokens.encode(source, context.dataset().dev.texts)
-    return [(tokens.padded(source, [item]), label) for item, label in zip(encoded, gold, strict=True)]
-
-
-def dev_accuracy(proto: Any, items: Iterable[tuple[dict[str, Any], int]], threads: int) -> tuple[float, list[float]]:
-    """The share of sentences that a graph labels rightly, and for each 1 or 0.
-
-    Args:
-        proto: The ``onnx.ModelProto``.
-        items: Inputs ``[1, tokens]`` and label of each sentence.
-        threads: Threads to compute with.
-    """
-    ort = require("onnxruntime", "cpu")
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = threads, 3
-    session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    right = [float(session.run(None, inputs)[0][0].argmax() == label) for inputs, label in items]
-    return sum(right) / len(right), right
 
 
 @contextlib.contextmanager

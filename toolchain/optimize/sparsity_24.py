@@ -22,8 +22,8 @@ from toolchain.core.errors import ModelError, RecipeError
 from toolchain.core.log import logger, progress
 from toolchain.core.stage import Context, Ge, Le, Metrics, StageConfig
 from toolchain.model import graph, two_four
-from toolchain.optimize.nncf_static import dev_accuracy, dev_batches
 from toolchain.optimize.shared import half, int8
+from toolchain.optimize.shared.dev_accuracy import dev_accuracy, dev_batches
 
 VERSION = 1
 LIBRARIES = ("onnx", "onnxruntime")

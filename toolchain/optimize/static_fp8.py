@@ -21,7 +21,7 @@ from toolchain.core.log import progress
 from toolchain.core.stage import Context, Ge, Le, Metrics, StageConfig
 from toolchain.model import graph
 from toolchain.optimize.shared import int8, observation
-from toolchain.optimize.static_int8 import calibration_batches
+from toolchain.optimize.shared.calibration import calibration_batches
 
 VERSION = 1
 LIBRARIES = ("onnx", "onnxruntime")
@@ -30,10 +30,10 @@ GIVES = "qdq-fp8"
 AGREEMENT = 0.98
 
 #: The largest number of E4M3.
-LARGEST = 448.0
+_LARGEST = 448.0
 
 #: The first operator set whose Q/DQ pairs take FP8.
-LEAST_OPSET = 19
+_LEAST_OPSET = 19
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +73,10 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     path = source / "model.onnx"
     model = int8.load_float(path)
     opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
-    if opset < LEAST_OPSET:
+    if opset < _LEAST_OPSET:
         raise ModelError(
             f"{path} is of operator set {opset}, whose Q/DQ pairs take no FP8",
-            f"export: {{opset: {LEAST_OPSET}}} or more",
+            f"export: {{opset: {_LEAST_OPSET}}} or more",
         )
     model = int8.replace_gemm(model)
     excluded = set(int8.excluded_nodes(model, config.exclude, embeddings=False))
@@ -87,7 +87,7 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
             "exclude less, or take static_fp8 out",
         )
     samples = calibration_batches(source, config.calibration_samples, context)
-    quantize(model, products, largest_inputs(model, path, products, samples, context))
+    _quantize(model, products, _largest_inputs(model, path, products, samples, context))
     graph.save(model, out / "model.onnx")
     matrices = [tensor.data_type for tensor in model.graph.initializer if len(tensor.dims) >= 2]
     narrow = matrices.count(require("onnx", "torch").TensorProto.FLOAT8E4M3FN)
@@ -100,7 +100,7 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     }
 
 
-def largest_inputs(
+def _largest_inputs(
     model: Any, path: Path, products: Sequence[Any], samples: Sequence[Mapping[str, Any]], context: Context
 ) -> dict[str, float]:
     """The largest |number| of each input of products.
@@ -121,7 +121,7 @@ def largest_inputs(
     return found
 
 
-def quantize(model: Any, products: Sequence[Any], largest: Mapping[str, float]) -> None:
+def _quantize(model: Any, products: Sequence[Any], largest: Mapping[str, float]) -> None:
     """Puts a Q/DQ pair before each product's input, and its weight in FP8, in place.
 
     Args:
@@ -152,7 +152,7 @@ def quantize(model: Any, products: Sequence[Any], largest: Mapping[str, float]) 
             ))  # fmt: skip
         if weight not in done:
             scale = _scale(float(np.abs(values).max()), values.dtype)
-            narrow = np.clip(values.astype(np.float32) / np.float32(scale), -LARGEST, LARGEST)
+            narrow = np.clip(values.astype(np.float32) / np.float32(scale), -_LARGEST, _LARGEST)
             narrow = narrow.astype(require("ml_dtypes", "torch").float8_e4m3fn)
             made.append(helper.make_tensor(f"{weight}.fp8", kind, values.shape, narrow.tobytes(), raw=True))
             made.append(onnx.numpy_helper.from_array(scale, f"{weight}.fp8_scale"))
@@ -176,4 +176,4 @@ def quantize(model: Any, products: Sequence[Any], largest: Mapping[str, float]) 
 
 def _scale(largest: float, kind: Any) -> Any:
     """The scale of numbers up to so much, in the type that they are of; never zero."""
-    return np.array(max(largest / LARGEST, float(np.finfo(kind).tiny)), dtype=kind)
+    return np.array(max(largest / _LARGEST, float(np.finfo(kind).tiny)), dtype=kind)

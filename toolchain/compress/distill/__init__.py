@@ -21,6 +21,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 
+from toolchain.compress.distill.losses import Losses
 from toolchain.compress.shared import pruning
 from toolchain.compress.shared.recovery import answers_loss, learn
 from toolchain.core.errors import RecipeError
@@ -33,36 +34,6 @@ from toolchain.model.train import TrainConfig
 
 VERSION = 1
 LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Losses(StageConfig):
-    """Weights of what the loss is made of; 0 leaves a part out.
-
-    Attributes:
-        labels: The training labels.
-        logits: The teacher's answers (response).
-        hidden: The layers' outputs (feature, layer-wise).
-        embeddings: What the first layer reads.
-        attention: Attention maps (attention transfer).
-        relations: Relations of queries, keys and values in the last layer.
-    """
-
-    labels: Annotated[float, Ge(0)] = 0.2
-    logits: Annotated[float, Ge(0)] = 0.8
-    hidden: Annotated[float, Ge(0)] = 0.0
-    embeddings: Annotated[float, Ge(0)] = 0.0
-    attention: Annotated[float, Ge(0)] = 0.0
-    relations: Annotated[float, Ge(0)] = 0.0
-
-    def __post_init__(self) -> None:
-        if not self.labels and not self.logits:
-            raise ValueError("with neither labels nor logits the classifier learns nothing; give one of them")
-
-    @property
-    def inside(self) -> dict[str, float]:
-        """Those that look inside, by name."""
-        return {name: getattr(self, name) for name in ("hidden", "embeddings", "attention", "relations")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +53,7 @@ class Config(StageConfig):
     teacher: str | Annotated[tuple[str, ...], MinLen(1)] = "before"
     layers: Annotated[int, Ge(1)] | Annotated[tuple[Annotated[int, Ge(0)], ...], MinLen(1)] | None = None
     mapping: Literal["even", "last"] | tuple[Annotated[int, Ge(0)], ...] = "even"
-    losses: Losses = Losses()
+    losses: Losses = field(default_factory=Losses)
     temperature: Annotated[float, Gt(0), Le(100)] = 2.0
     finetune: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=4, learning_rate=1e-4))
 
@@ -122,7 +93,7 @@ def fits(config: Config, shape: Shape) -> tuple[str, str] | None:
             return f"layers: there is no layer {unknown[0]}", f"this model's are 0 to {shape.layers - 1}"
         if list(config.layers) != sorted(set(config.layers)):
             return f"layers: {list(config.layers)} are not in order, each once", "write them rising"
-    count = len(kept(config, shape.layers))
+    count = len(_kept(config, shape.layers))
     if isinstance(config.mapping, tuple) and len(config.mapping) != count:
         said = f"mapping: {len(config.mapping)} layers of the teacher for the {count} of the student"
         return said, f"name {count}, one for each"
@@ -150,12 +121,12 @@ def reads_alike(config: Config) -> bool:
 
 def leaves(config: Config, shape: Shape) -> Shape:
     """The shape of the student."""
-    layers = len(kept(config, shape.layers))
+    layers = len(_kept(config, shape.layers))
     trained = shape.trained if layers == shape.layers else shape.cut
     return dataclasses.replace(shape, layers=layers, physical=min(layers, shape.physical), trained=trained)
 
 
-def kept(config: Config, depth: int) -> tuple[int, ...]:
+def _kept(config: Config, depth: int) -> tuple[int, ...]:
     """The layers that the student has."""
     if config.layers is None:
         return tuple(range(depth))
@@ -189,7 +160,7 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
         refusal = fits(config, Shape(depth, depth))
         if refusal:
             raise RecipeError(*refusal)
-        surgery.keep_layers(model, kept(config, depth))
+        surgery.keep_layers(model, _kept(config, depth))
     loss = answers_loss(config.temperature, labels=config.losses.labels, logits=config.losses.logits)
     taught = _answers(source, config, context) if asks(config) else None
     lesson = None

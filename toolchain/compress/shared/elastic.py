@@ -7,12 +7,15 @@ with its matrices sliced, so that a narrow pass costs what the narrow model cost
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from toolchain.compress.shared import criteria, gradients
+from toolchain.compress.shared.targets import Units, unit_targets
 from toolchain.core.errors import ModelError, require
 from toolchain.core.stage import Context
 from toolchain.model import checkpoint, shapes, surgery
@@ -185,3 +188,21 @@ def _sliced(torch: Any, module: Any, out: int | None, read: int | None) -> Any:
         return torch.nn.functional.linear(values, module.weight[:out, :read], bias)
 
     return forward
+
+
+def order_by_importance(model: Any, tokenizer: Any, samples: int, context: Context) -> None:
+    """Puts the heads and neurons of every layer into the order of their importance, the most important first."""
+    kinds: tuple[Units, ...] = ("heads", "ffn")
+    targets = [target for kind in kinds for target in unit_targets(model, kind)]
+    scores = gradients.gather(model, tokenizer, targets, criteria.taylor, context, samples)
+    for target, score in scores.items():
+        ranked = score.flatten().argsort(descending=True, stable=True).tolist()
+        put = surgery.order_heads if target.kind == "heads" else surgery.order_neurons
+        put(model, layers_of(model)[target.layer], ranked)
+
+
+def sandwich(found: Sequence[Size], samples: int, seed: int, step: int) -> list[Size]:
+    """The sub-networks of a step: the largest, the smallest, and some of the others."""
+    between = list(found[1:-1])
+    drawn = random.Random(seed * 1_000_003 + step).sample(between, min(samples, len(between)))
+    return [found[0], *drawn, found[-1]]

@@ -46,10 +46,10 @@ ACCEPTS = ("standard", "qdq", "qdq-asymmetric", "ort")
 #: Modules that ``open_session`` loads; timing imports them before it times the session itself.
 MODULES = ("onnxruntime",)
 
-MODEL_FILE = "model.onnx"
+_MODEL_FILE = "model.onnx"
 
 #: A lowered file may grow by this share (folded constants); above it, the source stays.
-MAX_GROWTH = 0.02
+_MAX_GROWTH = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,29 +143,29 @@ def build(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     _check_padding(config, source / "interface.json")
     from toolchain.model.onnx_file import inspect
 
-    found = inspect(source / MODEL_FILE)
+    found = inspect(source / _MODEL_FILE)
     need_space(out, 2 * found.bytes)  # our rewriting of it is there while ONNX Runtime writes its own
-    files = (MODEL_FILE, *found.external)
+    files = (_MODEL_FILE, *found.external)
     forms = _forms(config)
     form = _form(source, config, context) if profiled(config) else None
     lowered = config.offline and config.optimization != "disabled" and form is None
     if lowered:
         lower = _lower if config.provider == "cpu" else _lower_for_device
-        files = lower(source / MODEL_FILE, out, config, context)
-        lowered = bool(files) and _total_bytes(out, files) <= found.bytes * (1 + MAX_GROWTH)
+        files = lower(source / _MODEL_FILE, out, config, context)
+        lowered = bool(files) and _total_bytes(out, files) <= found.bytes * (1 + _MAX_GROWTH)
     if not lowered:
         for name in files:
             (out / name).unlink(missing_ok=True)
-        files = (MODEL_FILE, *found.external)
+        files = (_MODEL_FILE, *found.external)
         for name in files:
             place(source / name, out / name)
     given = {name: value for name, value in _given(asdict(config)).items() if value is not None}
     opening = _opening(config, source, form)
-    session = OnnxRuntimeSession(out / MODEL_FILE, context.threads, opening, Options(**given))
+    session = OnnxRuntimeSession(out / _MODEL_FILE, context.threads, opening, Options(**given))
     options, tuning = _tuned(source, out, config, given, session, context)
     placement = session.placement(context.work)
     asked = config.optimization in ("all", "extended") and form is None
-    fusion = counts(session.operators, source / MODEL_FILE, forms) if asked else {}
+    fusion = counts(session.operators, source / _MODEL_FILE, forms) if asked else {}
     extra = fusion_claim.record(fusion, source)
     told: dict[str, Any] = {}
     if form is not None:
@@ -203,7 +203,7 @@ def open_session(folder: Path, threads: int) -> ConcurrentSession:
             tensorrt.check_plans(folder, manifest)
             tensorrt.check_built_for(folder, manifest)
             tensorrt.check_tf32(form, config.use_tf32)
-        return OnnxRuntimeSession(folder / MODEL_FILE, threads, _opening(config, folder, form), Options(**given))
+        return OnnxRuntimeSession(folder / _MODEL_FILE, threads, _opening(config, folder, form), Options(**given))
     except (TypeError, ValueError, KeyError) as error:
         raise EngineError(
             f"{folder} has options that are not valid: {dict(found)}: {first_line(error)}", "build the engine again"
@@ -224,7 +224,7 @@ def _tuned(
     others = contention.watch()
     options, trials = tune(
         given,
-        lambda options: OnnxRuntimeSession(out / MODEL_FILE, context.threads, opening, options),
+        lambda options: OnnxRuntimeSession(out / _MODEL_FILE, context.threads, opening, options),
         samples.batches(1, TEXTS),
         lambda concurrency: samples.requests(BATCH_SIZE, REQUESTS, concurrency),
         context.threads,
@@ -246,7 +246,7 @@ def _form(source: Path, config: Config, context: Context) -> tensorrt.Form:
     """
     from toolchain.model import graph
 
-    path = source / MODEL_FILE
+    path = source / _MODEL_FILE
     form = tensorrt.form_of(graph.load(path), path, encode_dev(source, context), config.batch_sizes)
     tensorrt.check_tf32(form, config.use_tf32)
     return form
@@ -343,8 +343,8 @@ def _lower_for_device(model: Path, out: Path, config: Config, context: Context) 
     """
     if config.optimization == "basic" or rewrite(model, out, _forms(config)) == model:
         return ()
-    data = f"{MODEL_FILE}.data"
-    return (MODEL_FILE, data) if (out / data).is_file() else (MODEL_FILE,)
+    data = f"{_MODEL_FILE}.data"
+    return (_MODEL_FILE, data) if (out / data).is_file() else (_MODEL_FILE,)
 
 
 def _lower(model: Path, out: Path, config: Config, context: Context) -> tuple[str, ...]:
@@ -352,16 +352,16 @@ def _lower(model: Path, out: Path, config: Config, context: Context) -> tuple[st
     level = "extended" if config.optimization == "all" else config.optimization
     opening = Opening(optimization=level, disabled=_forms(config).disabled)
     options = session_options(opening, Options(arena=False), context.threads)
-    options.optimized_model_filepath = str(out / MODEL_FILE)
-    data = f"{MODEL_FILE}.data"
+    options.optimized_model_filepath = str(out / _MODEL_FILE)
+    data = f"{_MODEL_FILE}.data"
     with tempfile.TemporaryDirectory(prefix="lower-", dir=context.work) as folder:
         rewritten = rewrite(model, Path(folder), _forms(config)) if level == "extended" else model
         if (rewritten.parent / data).is_file():
             options.add_session_config_entry("session.optimized_model_external_initializers_file_name", data)
             options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
         open_file(rewritten, options, opening)
-        integer.pack(out / MODEL_FILE)
-    return (MODEL_FILE, data) if (out / data).is_file() else (MODEL_FILE,)
+        integer.pack(out / _MODEL_FILE)
+    return (_MODEL_FILE, data) if (out / data).is_file() else (_MODEL_FILE,)
 
 
 def _total_bytes(folder: Path, files: tuple[str, ...]) -> int:

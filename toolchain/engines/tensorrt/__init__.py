@@ -37,15 +37,15 @@ __all__ = ["DEVICE", "Config", "absent", "build", "fingerprint", "open_session",
 #: Modules that ``open_session`` loads; timing imports them before it times the session itself.
 MODULES = ("numpy",)
 
-MODEL_FILE = "model.onnx"
-TIMING_CACHE_FILE = "timing.cache"
+_MODEL_FILE = "model.onnx"
+_TIMING_CACHE_FILE = "timing.cache"
 
 #: Versions of TensorRT whose documentation says that refittable plans may compute something else.
-FAULTY_REFIT = ("11.3.",)
+_FAULTY_REFIT = ("11.3.",)
 
 #: What is built for where nobody says: TensorRT-RTX's devices from here on, because 75 takes fp16 alone; with FP8 from
 #: the first that multiplies it.
-LEAST_CAPABILITY, LEAST_FP8_CAPABILITY = 80, 89
+_LEAST_CAPABILITY, _LEAST_FP8_CAPABILITY = 80, 89
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,14 +144,14 @@ def build(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     from toolchain.model import graph
     from toolchain.model.onnx_file import inspect
 
-    found = inspect(source / MODEL_FILE)
+    found = inspect(source / _MODEL_FILE)
     library = builder.choose(config.library)
     _check(config, library)
     need_space(out, 2 * found.bytes)
-    model = graph.load(source / MODEL_FILE)
+    model = graph.load(source / _MODEL_FILE)
     matrices = [two_four.is_sparse(matrix.values, matrix.axis) for matrix in two_four.matrices(model)]
     quantized = layers.quantized_products(model)
-    least = LEAST_FP8_CAPABILITY if graph.dialect(model) == "qdq-fp8" else LEAST_CAPABILITY
+    least = _LEAST_FP8_CAPABILITY if graph.dialect(model) == "qdq-fp8" else _LEAST_CAPABILITY
     described = refitting.keep(out, model) if config.refit else ""
     del model
     profiles = profiles_of(encode_dev(source, context), config.batch_sizes or BATCH_SIZES)
@@ -170,10 +170,10 @@ def build(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     )
     if library == "tensorrt" or config.refit:  # kernels are run while it is built, on the calling thread's device
         cudart.Cuda(config.device_id)
-    built = builder.build_plan(library, source / MODEL_FILE, wish)
+    built = builder.build_plan(library, source / _MODEL_FILE, wish)
     (out / PLAN_FILE).write_bytes(built.plan)
     if built.timing_cache:
-        (out / TIMING_CACHE_FILE).write_bytes(built.timing_cache)
+        (out / _TIMING_CACHE_FILE).write_bytes(built.timing_cache)
     precision = layers.describe(layers.read(built.listing), quantized)
     lost = precision.pop("float_products")
     if lost:
@@ -246,7 +246,7 @@ def _check_refit(config: Config, library: str) -> None:
             "build on a machine with an NVIDIA GPU, or leave refit out",
         )
     version = builder.version(library) or ""
-    if library == "tensorrt" and version.startswith(FAULTY_REFIT):
+    if library == "tensorrt" and version.startswith(_FAULTY_REFIT):
         raise EngineError(
             f"tensorrt: refit: true was asked for, and NVIDIA says of TensorRT {version} that such plans may leave out "
             "biases of products, refitted or not",

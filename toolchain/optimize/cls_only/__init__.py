@@ -61,7 +61,7 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     flops = observation.operations(proto, before)
     model = ir.from_proto(proto)
     del proto
-    roots = single_token_reads(model, before)
+    roots = _single_token_reads(model, before)
     narrowed = narrowing.narrow(model, roots, before) if roots else []
     if not narrowed:
         raise ModelError(
@@ -87,7 +87,7 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     }
 
 
-def single_token_reads(model: Any, observed: observation.Observed) -> list[narrowing.Read]:
+def _single_token_reads(model: Any, observed: observation.Observed) -> list[narrowing.Read]:
     """Every Gather and Slice that takes one token out of all tokens of a hidden state."""
     found = []
     for node in model.graph:

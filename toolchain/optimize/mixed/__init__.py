@@ -31,10 +31,11 @@ from toolchain.core.stage import Context, Ge, Gt, Le, Metrics, StageConfig
 from toolchain.engines.shared import timed_on
 from toolchain.engines.shared.artifact import read_engine
 from toolchain.model import checkpoint, graph, labels, tokens
-from toolchain.optimize import dynamic_int8, static_int8
+from toolchain.optimize import static_int8
 from toolchain.optimize.mixed.trials import Groups, Journal, OutOfTime, Trial, best, failure, search
 from toolchain.optimize.shared import half, int8
 from toolchain.optimize.shared.groups import group_nodes
+from toolchain.optimize.static_int8.quantization import Quantization
 
 VERSION = 3
 LIBRARIES = ("onnxruntime", "onnx")
@@ -45,13 +46,13 @@ AGREEMENT = 0.98
 requires = half.refusal
 
 #: Dev sentences of a batch that tells accuracy.
-ROWS = 32
+_ROWS = 32
 
 #: Folders of trials.
-PREFIX = "trial-"
+_PREFIX = "trial-"
 
 #: A runtime's threads spin for some milliseconds after a batch; the other engine waits until they sleep.
-SETTLE_S = 0.05
+_SETTLE_S = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,9 +221,10 @@ class _Bench:
             return
         copy = type(self._model)()
         copy.CopyFrom(self._model)
-        settings = dynamic_int8.Config(per_channel=self._config.per_channel, reduce_range=self._config.reduce_range)
         with int8.quantizer_errors(self._source / "model.onnx"):
-            dynamic_int8.quantize(copy, target, settings, excluded)
+            int8.quantize_dynamic(
+                copy, target, excluded, per_channel=self._config.per_channel, reduce_range=self._config.reduce_range
+            )
 
     def measure(self, floats: Groups) -> Trial:
         """Makes a trial."""
@@ -261,24 +263,22 @@ class _Bench:
     def _float(self) -> tuple[Session, Any, int]:
         """The float engine, its logits of dev, and its bytes."""
         # The folder stays as long as the session, which may open its file again.
-        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=self._context.work))
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=self._context.work))
         session, size_bytes = self._built(frozenset(self.groups), folder)
         return session, self._logits(session), size_bytes
 
     @cached_property
-    def _static(self) -> static_int8.Quantization:
+    def _static(self) -> Quantization:
         """Static quantization; what it measures on training texts serves all trials, ranges a run that goes on too."""
         context = self._context
-        return static_int8.Quantization(
-            self._source, self._model, self._excluded, self._config.static, context, context.work
-        )
+        return Quantization(self._source, self._model, self._excluded, self._config.static, context, context.work)
 
     @cached_property
     def _dev(self) -> tuple[list[int], list[Mapping[str, Any]]]:
         """Positions of the dev sentences by length, and their batches in that order."""
         encoded = tokens.encode(self._source, self._context.dataset().dev.texts)
         order = sorted(range(len(encoded)), key=lambda index: -len(encoded[index].ids))
-        return order, self._batches([encoded[index] for index in order], ROWS)
+        return order, self._batches([encoded[index] for index in order], _ROWS)
 
     @cached_property
     def _timed(self) -> list[Mapping[str, Any]]:
@@ -311,7 +311,7 @@ class _Bench:
         for number in range(self._config.rounds):
             taken = [0.0, 0.0]
             for index in (0, 1) if number % 2 else (1, 0):
-                time.sleep(SETTLE_S)
+                time.sleep(_SETTLE_S)
                 taken[index] = self._pass(both[index])
             ratios.append(taken[0] / taken[1])
         return statistics.median(ratios)
@@ -331,12 +331,12 @@ class _Bench:
 
     @contextmanager
     def _folder(self) -> Iterator[Path]:
-        with tempfile.TemporaryDirectory(prefix=PREFIX, dir=self._context.work) as name:
+        with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=self._context.work) as name:
             yield Path(name)
 
 
 def _clear(work: Path) -> None:
-    for litter in work.glob(f"{PREFIX}*"):
+    for litter in work.glob(f"{_PREFIX}*"):
         shutil.rmtree(litter)
 
 

@@ -98,3 +98,30 @@ def report(model: Any) -> dict[str, Any]:
         "int8_weights": len(narrow),
         "float_weights": len(weights) - len(narrow),
     }
+
+
+def quantize_dynamic(
+    model: Any, target: Path, excluded: Sequence[str], *, per_channel: bool, reduce_range: bool
+) -> None:
+    """Quantize the weights of a graph to int8; activations are quantized while it runs.
+
+    Args:
+        model: The float graph, without Gemm, every node named; it is used up.
+        target: The file to write.
+        excluded: Names of nodes that stay in floating point.
+        per_channel: One scale per output channel instead of one per weight.
+        reduce_range: 7-bit weights.
+    """
+    quantization = require("onnxruntime.quantization", "cpu")
+    onnx = require("onnx", "torch")
+    quantization.quantize_dynamic(
+        model,
+        target,
+        op_types_to_quantize=["MatMul", "Gather"],
+        per_channel=per_channel,
+        reduce_range=reduce_range,
+        weight_type=quantization.QuantType.QInt8,
+        nodes_to_exclude=list(excluded),
+        use_external_data_format=graph.size_bytes(model) > graph.MAX_BYTES,
+        extra_options={"MatMulConstBOnly": True, "DefaultTensorType": onnx.TensorProto.FLOAT},
+    )

@@ -118,11 +118,6 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     }
 
 
-def stored_bytes(bits: Literal[4, 8], block_size: int = 32, symmetric: bool = False) -> float:
-    """Bytes of a weight, with its part of its block's scale, and of the zero point where there is one."""
-    return (bits + 32 / block_size + (0 if symmetric else bits / block_size)) / 8
-
-
 def _check(config: Config) -> None:
     grouped = set((config.bits_by_group or {}).values())
     if config.linear_bits is None and config.embedding_bits is None and not grouped - {None}:

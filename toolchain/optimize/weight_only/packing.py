@@ -6,7 +6,7 @@ import contextlib
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -182,3 +182,8 @@ def _named(name: str, arrays: list[Any]) -> tuple[Any, ...]:
         onnx.numpy_helper.from_array(np.ascontiguousarray(array), f"{name}_{suffix}")
         for array, suffix in zip(arrays, suffixes, strict=False)
     )
+
+
+def stored_bytes(bits: Literal[4, 8], block_size: int = 32, symmetric: bool = False) -> float:
+    """Bytes of a weight, with its part of its block's scale, and of the zero point where there is one."""
+    return (bits + 32 / block_size + (0 if symmetric else bits / block_size)) / 8

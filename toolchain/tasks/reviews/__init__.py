@@ -18,7 +18,7 @@ from toolchain.tasks.reviews import grammar
 
 VERSION = 1
 
-LABELS = ("negative", "positive")
+_LABELS = ("negative", "positive")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ def load(config: Config) -> Dataset:
     test = _generate(config.test_size, f"test {config.seed}", seen)
     dev = _generate(config.dev_size, f"dev {config.seed}", seen)
     train = _generate(config.train_size, f"train {config.seed}", seen)
-    return Dataset(train, dev, test, LABELS)
+    return Dataset(train, dev, test, _LABELS)
 
 
 def identity(config: Config) -> dict[str, Any]:

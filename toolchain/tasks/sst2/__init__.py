@@ -23,9 +23,9 @@ from toolchain.tasks.sst2 import certification
 
 VERSION = 1
 
-LABELS = ("negative", "positive")
+_LABELS = ("negative", "positive")
 
-DEV_JUDGES = ": dev serves as test, so what selection reads is also what judges"
+_DEV_JUDGES = ": dev serves as test, so what selection reads is also what judges"
 _HINT = "give a folder with train.tsv, dev.tsv and test.tsv: --data FOLDER, or task: {sst2: {folder: FOLDER}}"
 _SENTENCES = "SetFit/sst2"
 _PHRASES = "stanfordnlp/sst2"
@@ -68,9 +68,9 @@ def load(config: Config) -> Dataset:
     train, dev, test, notes = _from_hub(config) if config.folder is None else _from_folder(_folder(config.folder))
     if config.split == "certification":
         train, test, note = certification.hold_out(train, config.certification_examples)
-        notes = [*(said for said in notes if not said.endswith(DEV_JUDGES)), note]
+        notes = [*(said for said in notes if not said.endswith(_DEV_JUDGES)), note]
     train, overlaps = without_overlaps(train, dev, test, config.drop_overlaps)
-    return Dataset(train, dev, test, LABELS, (*notes, *overlaps))
+    return Dataset(train, dev, test, _LABELS, (*notes, *overlaps))
 
 
 def identity(config: Config) -> dict[str, Any]:
@@ -114,15 +114,15 @@ def _from_folder(folder: Path) -> tuple[Split, Split, Split, list[str]]:
 
 def _read(path: Path, labelled: bool) -> Table:
     needed = _FOLDER_COLUMNS.all if labelled else _FOLDER_COLUMNS.text
-    return read_table(path, needed, plain=_FOLDER_COLUMNS.plain, known=("0", "1", *LABELS))
+    return read_table(path, needed, plain=_FOLDER_COLUMNS.plain, known=("0", "1", *_LABELS))
 
 
 def _split(table: Table) -> Split:
-    return examples(table, _FOLDER_COLUMNS, LABELS)
+    return examples(table, _FOLDER_COLUMNS, _LABELS)
 
 
 def _dev_judges(reason: str) -> str:
-    return f"{reason}{DEV_JUDGES}"
+    return f"{reason}{_DEV_JUDGES}"
 
 
 def _from_hub(config: Config) -> tuple[Split, Split, Split, list[str]]:
@@ -132,11 +132,11 @@ def _from_hub(config: Config) -> tuple[Split, Split, Split, list[str]]:
     tables, note = hub_tables(_SENTENCES, None, None if phrases else config.revision, names, sentences.all, _HINT)
     if "test" not in tables:
         raise DataError(f"{_SENTENCES}: no split 'test'", _HINT)
-    dev, test = (examples(tables[name], sentences, LABELS) for name in ("dev", "test"))
+    dev, test = (examples(tables[name], sentences, _LABELS) for name in ("dev", "test"))
     notes = [note]
     if phrases:
         names = {"train": "train"}
         tables, note = hub_tables(_PHRASES, None, config.revision, names, _FOLDER_COLUMNS.all, _HINT)
         notes.append(note)
         return _split(tables["train"]), dev, test, notes
-    return examples(tables["train"], sentences, LABELS), dev, test, notes
+    return examples(tables["train"], sentences, _LABELS), dev, test, notes

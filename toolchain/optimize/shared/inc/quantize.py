@@ -25,8 +25,8 @@ from toolchain.core.log import Progress, logger, progress
 from toolchain.core.stage import DIALECTS, Context, Metrics
 from toolchain.model import graph, labels, tokens
 from toolchain.optimize.shared import int8
+from toolchain.optimize.shared.calibration import calibration_batches
 from toolchain.optimize.shared.inc import errors, graph_edits
-from toolchain.optimize.static_int8 import calibration_batches
 
 #: Distributions whose versions decide the result.
 LIBRARIES = ("neural-compressor", "onnxruntime", "onnx", "numpy")
