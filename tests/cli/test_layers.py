@@ -204,12 +204,16 @@ def test_what_is_no_sensitivity_is_refused(tmp_path: Path) -> None:
     checkpoint: Any = first.json[0]["record"]["checkpoint"]
     assert "is of kind checkpoint, and not a sensitivity" in allocate(checkpoint, "--size", "0.5").stderr
     assert "sensitivity.json is missing" in allocate("model", "--size", "0.5").stderr
-    for text, says in (("{", "is not valid JSON"), ("[]", "is no sensitivity"), ("{}", "is no sensitivity")):
+    for text, says in (
+        ("{", "is not valid JSON"),
+        ("[]", "not a JSON object"),
+        ("{}", "is not a sensitivity: version"),
+    ):
         (folder / "bad.json").write_text(text)
         assert says in allocate("bad.json", "--size", "0.5").stderr
     old = json.loads((folder / "sensitivity/sensitivity.json").read_text()) | {"version": 9}
     (folder / "bad.json").write_text(json.dumps(old))
-    assert "is of version 9" in allocate("bad.json", "--size", "0.5").stderr
+    assert "is not a sensitivity: version: Input should be 1" in allocate("bad.json", "--size", "0.5").stderr
 
 
 def test_the_checkpoint_is_the_stores_or_the_one_that_is_named(tmp_path: Path) -> None:

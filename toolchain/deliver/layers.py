@@ -10,10 +10,10 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from toolchain.core import documents
 from toolchain.core.errors import StoreError, ToolchainError
 from toolchain.core.files import safe_folder
 from toolchain.core.store import Artifact, Store
+from toolchain.layers import sensitivity_file
 from toolchain.layers.sensitivity import SENSITIVITY_FILE, TECHNIQUES
 
 #: What a technique's settings are.
@@ -47,12 +47,7 @@ def read(reference: str, store: Store) -> tuple[dict[str, Any], Artifact | None]
     given = "give what 'toolchain sensitivity' has written: a folder, a key, or the file"
     if path.suffix != ".json":
         raise ToolchainError(f"{path} is not a sensitivity", given)
-    record = documents.read_json(path, StoreError, "measure again: toolchain sensitivity CHECKPOINT", given)
-    if not isinstance(record, dict) or not {"version", "dense", "layers", "tables", "rows"} <= set(record):
-        raise ToolchainError(f"{path} is no sensitivity: it has no rows of layers", given)
-    if record["version"] != 1:
-        raise ToolchainError(f"{path} is of version {record['version']}, and this program reads 1", "measure again")
-    return record, artifact
+    return sensitivity_file.read(path), artifact
 
 
 def tables(record: Mapping[str, Any]) -> Iterator[RenderableType]:

@@ -49,7 +49,7 @@ from toolchain.core.interrupt import held_back
 from toolchain.core.log import logger, progress
 from toolchain.core.stage import Context, Ge, Gt, Le, Lt, Metrics, StageConfig
 from toolchain.engines.shared import timed_on
-from toolchain.layers import panels
+from toolchain.layers import panels, sensitivity_file
 from toolchain.layers.costs import BLOCKS, MATRICES, channel_bytes
 from toolchain.layers.trials import EMBEDDING, Bench, Dev, Trial
 from toolchain.model import checkpoint, export
@@ -156,7 +156,7 @@ def measure(
         "flops": export.operations(eager, round(tokens)),
     }  # fmt: skip
     record = {
-        "version": 1,
+        "version": sensitivity_file.VERSION,
         **(origin or {"checkpoint": None, "task": None}),
         "settings": asdict(config),
         "dense": dense,
