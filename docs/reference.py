@@ -22,6 +22,7 @@ from toolchain.pipeline.plan import STAGES
 from toolchain.pipeline.settings import Benchmark, Evaluate, Report, Weights
 
 FOLDER = Path(__file__).parent / "reference"
+_HOOKS: Callable[[], Iterator[str]] = runpy.run_path(str(Path(__file__).with_name("hooks.py")))["page"]
 _HOUSE: Callable[[], Iterator[str]] = runpy.run_path(str(Path(__file__).with_name("house.py")))["page"]
 _NOTE = "<!-- Written by docs/reference.py from the code; change the code, then run: make reference -->\n"
 
@@ -54,7 +55,7 @@ def pages() -> dict[str, str]:
     """File name → text of every generated page."""
     made: dict[str, Callable[[], Iterator[str]]] = {
         "techniques.md": _techniques, "engines.md": _engines, "tasks.md": _tasks, "settings.md": _settings,
-        "cli.md": _commands, "house.md": _HOUSE,
+        "cli.md": _commands, "house.md": _HOUSE, "hooks.md": _HOOKS,
     }  # fmt: skip
     return {name: _NOTE + "\n" + "\n\n".join(make()) + "\n" for name, make in made.items()}
 

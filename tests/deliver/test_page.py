@@ -19,7 +19,7 @@ from toolchain.core import registry
 from toolchain.core.errors import MissingPackageError
 from toolchain.deliver.report import to_json, write
 from toolchain.deliver.report.page import html, pictures, raster
-from toolchain.deliver.report.page.lines import KINDS, method
+from toolchain.deliver.report.page.lines import METHODS, method
 from toolchain.deliver.report.page.style import COLOURS
 from toolchain.deliver.report.page.svg import LETTER
 
@@ -339,9 +339,12 @@ def test_the_method_is_what_was_done_to_the_layers() -> None:
 
 
 def test_every_technique_has_a_method() -> None:
-    techniques = {*registry.names("compress"), *registry.names("optimize")}
-    assert len(techniques) >= 20
-    assert techniques == set(KINDS)
+    techniques = [*registry.names("compress"), *registry.names("optimize")]
+    methods = {name: method({"baseline": False, "techniques": [name]}) for name in techniques}
+    assert len(methods) >= 20
+    assert set(methods.values()) == {"pruned", "distilled", "factorized", "quantized", "other"} < set(METHODS)
+    assert {name for name, found in methods.items() if found == "other"} == {"clean", "cls_only", "with_tokenizer"}
+    assert method({"baseline": False, "techniques": ["of_another_version"]}) == "other"
 
 
 @pytest.mark.parametrize(

@@ -26,9 +26,7 @@ from toolchain.model.train import Hooks, TrainConfig
 
 VERSION = 1
 LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate")
-
-#: _Parts of heads and neurons, or of layers.
-_Parts = Annotated[tuple[Annotated[float, Gt(0), Le(1)], ...], MinLen(1)]
+METHOD = "pruned"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,16 +34,16 @@ class Config(StageConfig):
     """Settings of training for several sizes.
 
     Attributes:
-        widths: _Parts of the heads and neurons that a sub-network has; the whole is among them.
-        depths: _Parts of the layers; the whole is among them.
+        widths: Parts of the heads and neurons that a sub-network has; the whole is among them.
+        depths: Parts of the layers; the whole is among them.
         samples: Sub-networks that every step trains besides the largest and the smallest.
         calibration_samples: Training examples that importance is gathered on.
         finetune: Settings of the training.
         teacher: How the checkpoint that is given teaches; null: labels alone.
     """
 
-    widths: _Parts = (1.0, 0.75, 0.5, 0.25)
-    depths: _Parts = (1.0, 0.67, 0.5)
+    widths: Annotated[tuple[Annotated[float, Gt(0), Le(1)], ...], MinLen(1)] = (1.0, 0.75, 0.5, 0.25)
+    depths: Annotated[tuple[Annotated[float, Gt(0), Le(1)], ...], MinLen(1)] = (1.0, 0.67, 0.5)
     samples: Annotated[int, Ge(0), Le(100)] = 1
     calibration_samples: Annotated[int, Ge(1), Le(100_000)] = 256
     finetune: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=4, learning_rate=1e-4))

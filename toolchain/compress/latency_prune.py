@@ -37,6 +37,7 @@ from toolchain.model.train import TrainConfig, accuracy, processes
 
 VERSION = 1
 LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "onnx", "onnxruntime")
+METHOD = "pruned"
 
 #: What leaves, beside whole layers, in the order in which a plan names it.
 _KINDS: tuple[Units, ...] = ("heads", "ffn")

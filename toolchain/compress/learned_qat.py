@@ -19,6 +19,7 @@ from toolchain.core.stage import Context, Gt, Le, Metrics
 
 VERSION = 1
 LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate")
+METHOD = "quantized"
 
 fits, exports = qat.fits, qat.exports
 

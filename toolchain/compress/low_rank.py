@@ -45,6 +45,7 @@ from toolchain.model.train import TrainConfig
 
 VERSION = 1
 LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate")
+METHOD = "factorized"
 
 
 #: Times that an engine goes through the texts in a trial.

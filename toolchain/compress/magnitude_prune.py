@@ -19,6 +19,7 @@ __all__ = ["Config", "apply", "fits", "leaves"]
 
 VERSION = 2
 LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate")
+METHOD = "pruned"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,7 @@ from toolchain.model.source import Shape
 
 VERSION = 1
 LIBRARIES = ("torch", "transformers", "tokenizers", "onnx", "onnxruntime")
+METHOD = "pruned"
 
 
 @dataclass(frozen=True, kw_only=True)

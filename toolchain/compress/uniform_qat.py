@@ -18,6 +18,7 @@ from toolchain.core.stage import Context, Metrics
 
 VERSION = 1
 LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate")
+METHOD = "quantized"
 
 fits, exports = qat.fits, qat.exports
 

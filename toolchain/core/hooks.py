@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 #: holds that a syntax tree says the same, which takes longer than all else that loading does.
 _CONSTANT = re.compile(r"^([A-Za-z]\w*(?:, *\w+)*)(?:: [^\n=]+)? = ", re.MULTILINE)
 
+#: What a technique does to a model, by which a report colours it.
+Method = Literal["quantized", "pruned", "distilled", "factorized", "other"]
+
 #: Why something cannot be, and what to do instead; None where it can.
 Refusal = tuple[str, str] | None
 
@@ -45,8 +48,7 @@ class Declared:
     _module: ModuleType
     #: The package folder whose techniques are declared so; empty where any may be.
     _folder: ClassVar[str] = ""
-    #: Hooks without a default; of ``one or another``, either.
-    _required: ClassVar[tuple[str, ...]] = ()
+    _required: ClassVar[tuple[str, ...]] = ("VERSION", "Config")
 
     def __init__(self, module: ModuleType) -> None:
         object.__setattr__(self, "_module", module)
@@ -110,6 +112,9 @@ class Compression(Declared):
     _folder = "compress"
     _required = ("VERSION", "Config", "apply")
 
+    #: What it does to a model, by which a report colours it.
+    METHOD: Method = "other"
+
     def apply(self, source: Path, out: Path, config: Any, context: Context) -> Metrics:
         """Write a whole checkpoint; required."""
         raise NotImplementedError
@@ -151,6 +156,8 @@ class GraphPass(Declared):
     GIVES: str
     #: Least share of dev sentences whose label must be that of the float graph; 1.0 claims to change nothing.
     AGREEMENT: float
+    #: What it does to a model, by which a report colours it.
+    METHOD: Method = "other"
 
     def apply(self, source: Path, out: Path, config: Any, context: Context) -> Metrics:
         """Write ``model.onnx``; required."""
@@ -254,6 +261,11 @@ def unknown(room: type[Declared], module: ModuleType) -> list[str]:
     return sorted(defined(module) - names(room))
 
 
+def required(room: type[Declared]) -> tuple[str, ...]:
+    """Return the hooks that have no default; of ``one or another``, either."""
+    return room._required
+
+
 def missing(room: type[Declared], module: ModuleType) -> list[str]:
     """Return the required hooks that a technique has not."""
-    return [hook for hook in room._required if not vars(module).keys() & set(hook.split(" or "))]
+    return [hook for hook in required(room) if not vars(module).keys() & set(hook.split(" or "))]

@@ -19,6 +19,7 @@ LIBRARIES = ("onnxruntime", "onnx")
 TAKES = ("standard",)
 GIVES = "ort"
 AGREEMENT = 0.98
+METHOD = "quantized"
 
 #: It quantizes single precision.
 requires = half.refusal

@@ -20,6 +20,7 @@ LIBRARIES = ("onnx", "onnxscript", "onnxruntime")
 TAKES = ("standard",)
 GIVES = "standard"
 AGREEMENT = 0.998
+METHOD = "quantized"
 
 #: It narrows single precision.
 requires = half.refusal

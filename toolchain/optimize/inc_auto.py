@@ -20,6 +20,7 @@ VERSION = 1
 LIBRARIES = quantize.LIBRARIES
 TAKES = ("standard",)
 AGREEMENT = 0.98
+METHOD = "quantized"
 
 #: It quantizes single precision.
 requires = half.refusal

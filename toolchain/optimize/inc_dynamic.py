@@ -19,6 +19,7 @@ LIBRARIES = quantize.LIBRARIES
 TAKES = ("standard",)
 GIVES = "ort"
 AGREEMENT = 0.98
+METHOD = "quantized"
 
 #: It quantizes single precision.
 requires = half.refusal

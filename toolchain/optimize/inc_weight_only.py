@@ -23,6 +23,7 @@ LIBRARIES = quantize.LIBRARIES
 TAKES = ("standard",)
 GIVES = "ort"
 AGREEMENT = 0.95
+METHOD = "quantized"
 
 #: It quantizes single precision.
 requires = half.refusal

@@ -31,6 +31,7 @@ VERSION = 2
 LIBRARIES = ("nncf", "onnx", "onnxruntime")
 TAKES = ("standard",)
 AGREEMENT = 0.98
+METHOD = "quantized"
 
 #: It quantizes single precision.
 requires = half.refusal

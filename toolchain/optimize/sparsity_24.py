@@ -30,6 +30,7 @@ LIBRARIES = ("onnx", "onnxruntime")
 TAKES = ("standard",)
 GIVES = "standard"
 AGREEMENT = 0.9
+METHOD = "pruned"
 
 #: It masks single precision.
 requires = half.refusal

@@ -28,6 +28,7 @@ LIBRARIES = ("onnx", "onnxruntime")
 TAKES = ("standard",)
 GIVES = "qdq-fp8"
 AGREEMENT = 0.98
+METHOD = "quantized"
 
 #: The largest number of E4M3.
 _LARGEST = 448.0

@@ -34,6 +34,7 @@ from toolchain.model.train import TrainConfig
 
 VERSION = 1
 LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate")
+METHOD = "distilled"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,6 +33,7 @@ __all__ = ["Config", "apply", "fits", "leaves"]
 
 VERSION = 1
 LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate")
+METHOD = "pruned"
 
 
 @dataclass(frozen=True, kw_only=True)

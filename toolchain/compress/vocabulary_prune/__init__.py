@@ -30,6 +30,7 @@ from toolchain.model.train import TrainConfig, accuracy
 
 VERSION = 1
 LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate")
+METHOD = "pruned"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,6 +41,7 @@ VERSION = 3
 LIBRARIES = ("onnxruntime", "onnx")
 TAKES = ("standard",)
 AGREEMENT = 0.98
+METHOD = "quantized"
 
 #: It quantizes single precision.
 requires = half.refusal

@@ -29,6 +29,7 @@ LIBRARIES = ("onnxruntime", "onnx")
 TAKES = ("standard", "qdq", "qdq-asymmetric", "ort")
 GIVES = "ort"
 AGREEMENT = 0.95
+METHOD = "quantized"
 
 
 @dataclass(frozen=True, kw_only=True)

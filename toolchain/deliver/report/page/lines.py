@@ -7,28 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from toolchain.certainty import pareto
+from toolchain.core import registry
+from toolchain.core.hooks import Compression, GraphPass
 from toolchain.deliver.report.line import NOT_COMPRESSION
 from toolchain.measure.gates import BINDING
 
 #: A line of ``report.json``.
 Line = Mapping[str, Any]
-
-#: What each technique does to a model; a technique that is not named does something else.
-KINDS = {
-    **dict.fromkeys(
-        ("dynabert", "gradient_prune", "latency_prune", "magnitude_prune", "movement_prune", "sparsity_24",
-         "subnetwork", "vocabulary_prune"), "pruned",
-    ),
-    "distill": "distilled",
-    "low_rank": "factorized",
-    **dict.fromkeys(
-        ("bf16", "dynamic_int8", "fp16", "inc_auto", "inc_dynamic", "inc_smoothquant", "inc_static", "inc_weight_only",
-         "learned_qat", "logarithmic_qat", "mixed", "nncf_static", "static_fp8", "static_int8", "uniform_qat",
-         "weight_only"),
-        "quantized",
-    ),
-    **dict.fromkeys(("clean", "cls_only", "with_tokenizer"), "other"),
-}  # fmt: skip
 
 #: Methods in the order in which they are told.
 METHODS = ("base", "quantized", "pruned", "distilled", "factorized", "other", "combined")
@@ -45,13 +30,22 @@ def method(line: Line) -> str:
     if line["baseline"]:
         return "base"
     techniques = [name for name in line.get("techniques", ()) if name not in NOT_COMPRESSION]
-    kinds = {name: KINDS.get(name, "other") for name in techniques}
+    kinds = {name: _method_of(name) for name in techniques}
     compressing = {kind for name, kind in kinds.items() if kind != "other" and name != "vocabulary_prune"}
     if len(compressing) > 1:
         return "combined"
     if not compressing and "vocabulary_prune" in kinds:
         return "pruned"
     return next(iter(compressing or kinds.values()), "base")
+
+
+def _method_of(technique: str) -> str:
+    """Return what a technique does to a model, as it declares; ``other`` of one that this version does not have."""
+    if technique in registry.names("compress"):
+        return registry.get("compress", technique).of(Compression).METHOD
+    if technique in registry.names("optimize"):
+        return registry.get("optimize", technique).of(GraphPass).METHOD
+    return "other"
 
 
 def on_gpu(line: Line) -> bool:
