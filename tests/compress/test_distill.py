@@ -225,6 +225,7 @@ def test_softened_answers_weigh_with_the_square_of_the_temperature() -> None:
     for temperature in (1.0, 3.0):
         known, learned = (torch.softmax(x / temperature, -1) for x in (given["teacher"], torch.tensor([[1.0, -1.0]])))
         divergence = float((known * (known / learned).log()).sum())
-        found = float(answers_loss(temperature, labels=0, logits=0.5)(Fixed(), given))
+        found = float(answers_loss("classification", temperature, labels=0, logits=0.5)(Fixed(), given))
         assert found == pytest.approx(0.5 * temperature**2 * divergence, rel=1e-5)
-    assert float(answers_loss(2.0, labels=1, logits=0)(Fixed(), given)) == pytest.approx(2.1269, abs=1e-3)
+    hard = float(answers_loss("classification", 2.0, labels=1, logits=0)(Fixed(), given))
+    assert hard == pytest.approx(2.1269, abs=1e-3)

@@ -28,7 +28,7 @@ from toolchain.model import checkpoint, export, scratch, surgery
 from toolchain.model.anatomy import layers_of
 from toolchain.model.encoded import collate
 from toolchain.model.factorized import FactorizedEmbedding, FactorizedLinear
-from toolchain.model.train import TrainConfig, cross_entropy
+from toolchain.model.train import TrainConfig, loss_of
 
 FAMILIES = ("bert", "roberta", "albert")
 METHODS = ("plain", "activation", "fisher")
@@ -179,7 +179,7 @@ def test_what_goes_through_layers_is_gathered_without_padding() -> None:
     for name, module in modules.items():
         model.get_submodule(module).register_forward_hook(functools.partial(keep, name=name))
     for index in range(20):  # one by one there is nothing to pad
-        loss = cross_entropy(model, collate(data, [index], "cpu"))
+        loss = loss_of("classification")(model, collate(data, [index], "cpu"))
         for name, gradient in zip(outputs, torch.autograd.grad(loss, list(outputs.values())), strict=True):
             squares[name] += float(gradient.square().sum())
     for name, module in modules.items():
@@ -220,7 +220,7 @@ def test_fisher_information_is_the_sum_over_a_row_of_each_examples_squared_gradi
     expected = torch.zeros(64)
     for index in range(3):
         model.zero_grad()
-        cross_entropy(model, collate(data, [index], "cpu")).backward()
+        loss_of("classification")(model, collate(data, [index], "cpu")).backward()
         expected += model.get_submodule(name).weight.grad.square().sum(dim=1) / 3
     assert found.numpy() == pytest.approx(expected.numpy(), rel=1e-4)
 

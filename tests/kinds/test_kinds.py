@@ -28,6 +28,7 @@ def test_a_kind_is_a_file_of_its_folder_and_the_contract_is_none() -> None:
 
 def test_where_no_kind_is_named_it_is_classification(tmp_path: Path) -> None:
     classification = kinds.get("classification")
+    assert str(classification) == "classification"
     assert kinds.named({"labels": ["no", "yes"]}) is classification
     assert kinds.of_folder(tmp_path) is classification
     (tmp_path / "interface.json").write_text(json.dumps({"kind": "classification"}), "utf-8")

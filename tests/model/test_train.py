@@ -188,7 +188,7 @@ def test_parameters_of_a_technique_are_trained_and_resumed_too(tmp_path: Path) -
         scale = torch.nn.Parameter(torch.ones(()))
 
         def loss(model: Any, batch: dict[str, Any]) -> Any:
-            return train.cross_entropy(model, batch) * scale
+            return train.loss_of("classification")(model, batch) * scale
 
         hooks = Hooks(extra_parameters={"scale": scale}, before_step=None if stop is None else _stop_at(stop))
         _trained(work, loss=loss, hooks=hooks)
@@ -232,7 +232,7 @@ def test_early_stopping_waits_for_so_many_epochs_without_a_better_one(
 
 def test_a_loss_that_is_no_number_stops_the_training_with_what_to_do(tmp_path: Path) -> None:
     def loss(model: Any, batch: dict[str, Any]) -> Any:
-        return train.cross_entropy(model, batch) * float("nan")
+        return train.loss_of("classification")(model, batch) * float("nan")
 
     with pytest.raises(ModelError, match=r"the loss became nan at step 1 of 18") as caught:
         _trained(tmp_path, loss=loss)

@@ -14,6 +14,7 @@ import onnxruntime as ort
 
 from tests.builders import MAX_LENGTH, SENTENCES, checkpoint_folder, context
 from tests.shared import once
+from toolchain import kinds
 from toolchain.model import export, graph, tidy, tokens
 
 FAMILIES = ("bert", "albert", "roberta")
@@ -37,9 +38,10 @@ def _export(architecture: str, folder: Path) -> None:
     names = ["input_ids", "attention_mask", "token_type_ids"][: 2 if architecture == "roberta" else 3]
     interface = json.loads((source / "interface.json").read_text())
     (folder / "interface.json").write_text(json.dumps({**interface, "inputs": names, "dialect": "standard"}))
-    wrapper = export.logits_only(model.eval(), names).eval()
+    kind = kinds.get("classification")
+    wrapper = export.outputs_only(model.eval(), names, kind).eval()
     inputs = {name: torch.ones((2, 7), dtype=torch.int64) for name in names}
-    program = export.trace(wrapper, inputs, names, export.Config().opset, source)
+    program = export.trace(wrapper, inputs, names, export.Config().opset, source, kind=kind)
     tidy.store_transposed(program.model)
     tidy.strip(program.model)
     program.save(str(folder / "model.onnx"))

@@ -65,6 +65,23 @@ def blend(teachers: Sequence[NDArray[Any]], temperature: float) -> NDArray[np.fl
     return mean
 
 
+def compared(outputs: Mapping[str, Any]) -> Any:
+    """Return the logarithms of the probabilities of each example, ``[examples, labels]``."""
+    return outputs["logits"].double().log_softmax(-1)
+
+
+def losses(compared: NDArray[np.float64], gold: Any) -> NDArray[np.float64]:
+    """Return the cross-entropy of each example."""
+    right: NDArray[np.float64] = -compared[np.arange(len(gold)), gold]
+    return right
+
+
+def divergence(expected: NDArray[np.float64], found: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return ``KL(expected ‖ found)`` of each example's probabilities."""
+    far: NDArray[np.float64] = (np.exp(expected) * (expected - found)).sum(axis=1)
+    return far
+
+
 def score(answers: NDArray[Any], gold: Any) -> NDArray[np.float64]:
     """Return 1 for each example whose likeliest label is right, and 0 for the others, ``[examples, 1]``."""
     right: NDArray[np.float64] = (answers.argmax(axis=1) == np.asarray(gold))[:, None].astype(np.float64)

@@ -83,6 +83,10 @@ class Kind(Declared):
 
     _folder = "kinds"
 
+    def __str__(self) -> str:
+        """Return the name of its file."""
+        return self._module.__name__.rpartition(".")[2]
+
     #: What transformers calls a model of this kind, behind ``AutoModelFor``.
     HEAD: str
     #: Every output of the graph, in its order.
@@ -167,6 +171,18 @@ class Kind(Declared):
             teachers: Each one's answers.
             temperature: T, by which they are softened when they are learned from.
         """
+        raise NotImplementedError
+
+    def compared(self, outputs: Mapping[str, Any]) -> Any:
+        """Return what two models are compared by, ``[rows, …]``, from a model's outputs; double precision tensors."""
+        return outputs[self.OUTPUTS[0].name].double()
+
+    def losses(self, compared: NDArray[np.float64], gold: Any) -> NDArray[np.float64]:
+        """Return the loss of each example, ``[examples]``, from what ``compared`` gives."""
+        raise NotImplementedError
+
+    def divergence(self, expected: NDArray[np.float64], found: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return how far each example's answer is from the expected one, ``[examples]``, by what ``compared`` gives."""
         raise NotImplementedError
 
     def score(self, answers: NDArray[Any], gold: Any) -> NDArray[np.float64]:

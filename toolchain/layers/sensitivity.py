@@ -42,6 +42,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
+from toolchain import kinds
 from toolchain.compress.shared import time_table
 from toolchain.compress.shared.stopwatch import stopwatch
 from toolchain.core.errors import DataError, RecipeError, require
@@ -183,10 +184,11 @@ def _measure(
     journal = context.work / JOURNAL_FILE
     known = {_name(row): row for row in _read(journal)}
     left = [trial for trial in trials if _name(asdict(trial)) not in known]
-    whole, gold = dev.judge(), dev.labels
-    every = np.arange(len(gold))
-    losses, labels = -whole[every, gold], whole.argmax(axis=1)
-    dense = {"accuracy": float((labels == gold).mean()), "loss": float(losses.mean()), "examples": len(gold)}
+    whole, gold, kind = dev.judge(), dev.labels, kinds.get(context.dataset().kind)
+    losses = kind.losses(whole, gold)
+    dense = {
+        kind.METRIC.name: kind.combine(kind.score(whole, gold)), "loss": float(losses.mean()), "examples": len(gold),
+    }  # fmt: skip
     bench.prepare(left)
     if len(left) < len(trials):
         logger.info("    going on: %d of %d settings are measured", len(trials) - len(left), len(trials))
@@ -195,14 +197,15 @@ def _measure(
             dev.begin_at(trial.layer)
             with bench.changed(trial):
                 found = dev.judge(trial.layer)
-            given, change = found.argmax(axis=1), -found[every, gold] - losses
+            given = kind.losses(found, gold)
+            change = given - losses
             row = asdict(trial) | {
-                "accuracy": float((given == gold).mean()),
-                "loss": float(-found[every, gold].mean()),
+                kind.METRIC.name: kind.combine(kind.score(found, gold)),
+                "loss": float(given.mean()),
                 "loss_increase": float(change.mean()),
                 "loss_increase_error": float(change.std() / np.sqrt(len(change))),
-                "divergence": float((np.exp(whole) * (whole - found)).sum(axis=1).mean()),
-                "flips": int((given != labels).sum()),
+                "divergence": float(kind.divergence(whole, found).mean()),
+                "flips": int(kind.agree(whole, found).differs.sum()),
                 **_saved(bench, trial, tokens),
             }
             known[_name(row)] = row
@@ -255,7 +258,7 @@ def _examples(source: Path, model: Any, tokenizer: Any, config: Config, context:
     names = tuple(checkpoint.read_json(source / "interface.json")["labels"])
     index, _ = match_labels(names, dataset.labels, source)
     data = encode(tokenizer, dataset.dev.take(list(drawn)), longest, checkpoint.model_inputs(model, tokenizer))
-    return replace(data, labels=[index[label] for label in data.labels])
+    return replace(data, labels=kinds.get(data.kind).reordered(data.labels, index))
 
 
 def _notes(config: Config, trials: Sequence[Trial]) -> list[str]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, Protocol
 
+from toolchain import kinds
 from toolchain.compress.shared import matrices, obs, svd, weighting
 from toolchain.compress.shared import targets as prune_targets
 from toolchain.compress.shared.criteria import magnitude
@@ -269,7 +270,7 @@ class Dev:
 
     def __init__(self, model: Any, data: Encoded) -> None:
         order = sorted(range(len(data.labels)), key=lambda index: len(data.inputs[index]["input_ids"]))
-        self._model = model
+        self._model, self._kind = model, kinds.get(data.kind)
         self._batches = [collate(data, order[at : at + ROWS], "cpu") for at in range(0, len(order), ROWS)]
         found = anatomy(model)
         padded = sum(batch["input_ids"].numel() for batch in self._batches)
@@ -289,7 +290,9 @@ class Dev:
             self._at, self._given = layer, given
 
     def judge(self, layer: int | str = EMBEDDING) -> Any:
-        """Logarithms of the probabilities of each example, ``[examples, labels]``, in an order that stays the same.
+        """What two models are compared by, such as the logarithms of the probabilities of each example.
+
+        It is ``[examples, …]``, in an order that stays the same.
 
         Args:
             layer: The first layer that is not dense.
@@ -299,8 +302,8 @@ class Dev:
         found = []
         with torch.inference_mode(), self._shortened([] if whole else self._given):
             for batch in self._batches:
-                logits = self._model(**{name: value for name, value in batch.items() if name != "labels"}).logits
-                found.append(logits.double().log_softmax(-1))
+                inputs = {name: value for name, value in batch.items() if name != "labels"}
+                found.append(self._kind.compared(self._kind.forward(self._model, inputs)))
         return torch.cat(found).numpy()
 
     @property

@@ -14,7 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from toolchain import kinds
 from toolchain.core import documents
+from toolchain.core.data import CLASSIFICATION
 from toolchain.core.errors import ModelError, ToolchainError, first_line, require
 from toolchain.core.files import copy_files, safe_folder
 from toolchain.core.log import logger
@@ -48,7 +50,7 @@ TOKENIZER_FILES = (
 
 
 def load_model(folder: Path, attention: str = "sdpa") -> Any:
-    """Loads a checkpoint's sequence classifier, in fp32 and evaluation mode.
+    """Loads a checkpoint's model, of the kind that its interface names, in fp32 and evaluation mode.
 
     Args:
         folder: A model folder.
@@ -58,7 +60,7 @@ def load_model(folder: Path, attention: str = "sdpa") -> Any:
     Raises:
         ModelError: The folder is no classifier, or its weights do not fit its config.
     """
-    model, missing, unfit = _load(folder)
+    model, missing, unfit = _load(folder, kinds.of_folder(folder).HEAD)
     if unfit:
         raise _unfit(folder, unfit)
     if attention == "eager":
@@ -84,14 +86,17 @@ def refuse_quantized(folder: Path) -> None:
         )
 
 
-def load_for_training(folder: Path, labels: Sequence[str], seed: int, *, new_head: bool = False) -> Any:
-    """Loads an encoder with a classifier for these labels; a head that does not fit is made anew.
+def load_for_training(
+    folder: Path, labels: Sequence[str], seed: int, *, new_head: bool = False, kind: str = CLASSIFICATION
+) -> Any:
+    """Loads an encoder with a head for these labels; a head that does not fit is made anew.
 
     Args:
         folder: A model folder, an encoder alone or a classifier of another task.
         labels: Class names.
         seed: Seed of a new head's weights.
         new_head: Whether the head is made anew even where its weights fit.
+        kind: The kind of task.
 
     Raises:
         ModelError: The architecture has no sequence classifier, or encoder weights are missing from the file.
@@ -99,8 +104,7 @@ def load_for_training(folder: Path, labels: Sequence[str], seed: int, *, new_hea
     torch = require("torch", "torch")
     refuse_quantized(folder)
     torch.manual_seed(seed)
-    names = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
-    model, missing, unfit = _load(folder, num_labels=len(labels), problem_type="single_label_classification", **names)
+    model, missing, unfit = _load(folder, kinds.get(kind).HEAD, **kinds.get(kind).head_config(labels))
     for name in _HEAD_SETTINGS & set(model.config.to_dict()):
         delattr(model.config, name)
     prefix = f"{model.base_model_prefix}."
@@ -134,7 +138,7 @@ def _unfit(folder: Path, weights: dict[str, str]) -> ModelError:
     )
 
 
-def _load(folder: Path, **settings: Any) -> tuple[Any, set[str], dict[str, str]]:
+def _load(folder: Path, head: str, **settings: Any) -> tuple[Any, set[str], dict[str, str]]:
     """The model, the weights that the file lacks, and those of another shape with both shapes."""
     torch, transformers = require("torch", "torch"), require("transformers", "torch")
     check_folder(folder)
@@ -142,10 +146,8 @@ def _load(folder: Path, **settings: Any) -> tuple[Any, set[str], dict[str, str]]
     try:
         with quiet():
             if shapes.KEY in config or shapes.QUANTIZERS in config:
-                return _load_own(folder, config, settings)
-            model, info = pretrained.model(
-                folder, "SequenceClassification", dtype=torch.float32, ignore_mismatched_sizes=True, **settings
-            )
+                return _load_own(folder, head, config, settings)
+            model, info = pretrained.model(folder, head, dtype=torch.float32, ignore_mismatched_sizes=True, **settings)
     except (ToolchainError, KeyboardInterrupt):
         raise
     except BaseException as error:  # of transformers, torch and safetensors, which share no class
@@ -164,13 +166,14 @@ def _load(folder: Path, **settings: Any) -> tuple[Any, set[str], dict[str, str]]
     return model, set(info["missing_keys"]) - set(unfit), unfit
 
 
-def _load_own(folder: Path, found: dict[str, Any], settings: dict[str, Any]) -> tuple[Any, set[str], dict[str, str]]:
+def _load_own(
+    folder: Path, head: str, found: dict[str, Any], settings: dict[str, Any]
+) -> tuple[Any, set[str], dict[str, str]]:
     """As :func:`_load`, for a model whose modules have shapes of their own, or are quantized."""
     torch, transformers = require("torch", "torch"), require("transformers", "torch")
     config = pretrained.config(folder, **settings)
-    model = transformers.AutoModelForSequenceClassification.from_config(
-        config, dtype=torch.float32, trust_remote_code=False
-    )
+    auto = getattr(transformers, f"AutoModelFor{head}")
+    model = auto.from_config(config, dtype=torch.float32, trust_remote_code=False)
     shapes.restore(model, found.get(shapes.KEY, {}), str(folder))
     if shapes.QUANTIZERS in found:
         from toolchain.model import quantized
@@ -220,38 +223,45 @@ def _added_by_class(tokenizer: Any, folder: Path) -> dict[str, Any]:
     return {} if own.token_to_id(tokenizer.mask_token) is not None else {"mask_token": None}
 
 
-def save(model: Any, tokenizer: Any, out: Path, *, max_length: int, labels: Sequence[str], pair: bool) -> None:
+def save(
+    model: Any, tokenizer: Any, out: Path, *, max_length: int, labels: Sequence[str], pair: bool,
+    kind: str = CLASSIFICATION,
+) -> None:  # fmt: skip
     """Writes a checkpoint: weights as safetensors, config, tokenizer and interface.
 
     Args:
-        model: A sequence classifier.
+        model: A model of this kind.
         tokenizer: Its fast tokenizer.
         out: Folder to write into.
         max_length: Longest input in tokens.
         labels: Class names, by index.
         pair: Whether it reads sentence pairs.
+        kind: The kind of task.
     """
     with quiet():
         shapes.record(model)
         model.save_pretrained(out)
-        save_tokenizer(tokenizer, out, max_length=max_length, labels=labels, pair=pair)
+        save_tokenizer(tokenizer, out, max_length=max_length, labels=labels, pair=pair, kind=kind)
 
 
 def save_like(model: Any, tokenizer: Any, source: Path, out: Path) -> None:
     """Writes a checkpoint that is used as another one is: with its labels and its longest input.
 
     Args:
-        model: A sequence classifier.
+        model: A model of the same kind.
         tokenizer: Its fast tokenizer.
         source: The checkpoint that it was made from.
         out: Folder to write into.
     """
     found = read_json(source / "interface.json")
-    save(model, tokenizer, out, max_length=found["max_length"], labels=found["labels"], pair=found["pair"])
+    kind = found.get("kind", CLASSIFICATION)
+    save(model, tokenizer, out, max_length=found["max_length"], labels=found["labels"], pair=found["pair"], kind=kind)
 
 
-def save_tokenizer(tokenizer: Any, out: Path, *, max_length: int, labels: Sequence[str], pair: bool) -> None:
-    """Writes the tokenizer's files and ``interface.json``."""
+def save_tokenizer(
+    tokenizer: Any, out: Path, *, max_length: int, labels: Sequence[str], pair: bool, kind: str = CLASSIFICATION
+) -> None:
+    """Writes the tokenizer's files and ``interface.json``, which names a kind other than classification."""
     # A truncation or padding set while training must not travel in the file: whoever runs it goes by the interface.
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
@@ -266,7 +276,8 @@ def save_tokenizer(tokenizer: Any, out: Path, *, max_length: int, labels: Sequen
             "pad_type_id": tokenizer.pad_token_type_id,
             "pair": pair,
         }
-        | sides(tokenizer),
+        | sides(tokenizer)
+        | ({} if kind == CLASSIFICATION else {"kind": kind}),
     )
 
 

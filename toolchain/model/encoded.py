@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from toolchain.core.data import Split
+from toolchain import kinds
+from toolchain.core.data import CLASSIFICATION, Split
 from toolchain.model.tokens import SIDES, tokenize
 
 
@@ -16,22 +17,24 @@ class Encoded:
 
     Attributes:
         inputs: Per example, the model's inputs as lists of ints.
-        labels: Per example, the index of its class.
+        labels: Per example, its gold answer, such as the index of its class.
         pad: What fills up the shorter rows of a batch, by input.
-        teacher: Per example, a teacher's logits, if any.
+        teacher: Per example, a teacher's answer, if any.
         padding_side: Where the padding stands.
         cut: How many examples were longer than the model reads.
+        kind: The kind of task.
     """
 
     inputs: list[dict[str, list[int]]]
-    labels: list[int]
+    labels: list[Any]
     pad: dict[str, int]
     teacher: list[list[float]] | None = None
     padding_side: str = SIDES[0]
     cut: int = 0
+    kind: str = CLASSIFICATION
 
     def take(self, indices: Sequence[int]) -> Encoded:
-        """Return the examples at these positions, in this order, without a teacher's logits."""
+        """Return the examples at these positions, in this order, without a teacher's answers."""
         inputs, labels = [self.inputs[i] for i in indices], [self.labels[i] for i in indices]
         return replace(self, inputs=inputs, labels=labels, teacher=None)
 
@@ -55,7 +58,7 @@ def encode(tokenizer: Any, split: Split, max_length: int, names: Sequence[str]) 
     pad = {"input_ids": tokenizer.pad_token_id, "attention_mask": 0, "token_type_ids": tokenizer.pad_token_type_id}
     return Encoded(
         rows, list(split.labels), {name: pad[name] for name in names},
-        padding_side=tokenizer.padding_side, cut=sum(row.cut for row in examples),
+        padding_side=tokenizer.padding_side, cut=sum(row.cut for row in examples), kind=split.kind,
     )  # fmt: skip
 
 
@@ -63,7 +66,7 @@ def collate(data: Encoded, indices: Sequence[int], device: Any) -> dict[str, Any
     """One batch, padded to its longest example.
 
     Returns:
-        Inputs, each ``[batch, tokens]`` int64, ``labels`` ``[batch]``, and ``teacher`` ``[batch, classes]`` if any.
+        Inputs, each ``[batch, tokens]`` int64, ``labels`` ``[batch, …]``, and ``teacher`` ``[batch, …]`` if any.
     """
     import torch
 
@@ -80,11 +83,17 @@ def collate(data: Encoded, indices: Sequence[int], device: Any) -> dict[str, Any
     return {name: values.to(device, non_blocking=True) for name, values in batch.items()}
 
 
-def answers(model: Any, data: Encoded, batch_size: int = 64) -> Iterator[tuple[list[int], Any, Any]]:
+def outputs(model: Any, batch: dict[str, Any], kind: str) -> dict[str, Any]:
+    """Return a model's outputs on a batch by name, fp32 tensors; ``labels`` and ``teacher`` are not read."""
+    inputs = {name: value for name, value in batch.items() if name not in ("labels", "teacher")}
+    return {name: value.float() for name, value in kinds.get(kind).forward(model, inputs).items()}
+
+
+def answers(model: Any, data: Encoded, batch_size: int = 64) -> Iterator[tuple[list[int], dict[str, Any], Any]]:
     """What a model answers, in batches sorted by length, without gradients.
 
     Yields:
-        Indices of the examples, their labels ``[batch]`` and the logits ``[batch, classes]``, fp32, where the model is.
+        Indices of the examples, their batch, and the outputs by name, fp32 tensors where the model is.
     """
     import torch
 
@@ -95,13 +104,12 @@ def answers(model: Any, data: Encoded, batch_size: int = 64) -> Iterator[tuple[l
         indices = order[start : start + batch_size]
         with torch.inference_mode():
             batch = collate(data, indices, device)
-            known = batch.pop("labels")
-            found = model(**batch).logits.float()
-        yield indices, known, found
+            found = outputs(model, batch, data.kind)
+        yield indices, batch, found
 
 
 def logits(model: Any, data: Encoded, threads: int) -> list[list[float]]:
-    """A model's logits on encoded examples, ``[examples][classes]``, in their order; computed on a GPU if there is one.
+    """A model's answers to encoded examples, ``[examples][…]``, in their order; computed on a GPU if there is one.
 
     The model is back on the CPU afterwards.
     """
@@ -110,9 +118,10 @@ def logits(model: Any, data: Encoded, threads: int) -> list[list[float]]:
     torch.set_num_threads(threads)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     found: list[list[float]] = [[] for _ in data.labels]
+    main = kinds.get(data.kind).OUTPUTS[0].name
     try:
         for indices, _, batch in answers(model, data):
-            for index, row in zip(indices, batch.tolist(), strict=True):
+            for index, row in zip(indices, batch[main].tolist(), strict=True):
                 found[index] = row
     finally:
         model.to("cpu")

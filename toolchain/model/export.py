@@ -21,9 +21,11 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from toolchain import kinds
 from toolchain.core.errors import GateError, ModelError, require
 from toolchain.core.garbage import uncollected
 from toolchain.core.stage import Context, Ge, Gt, Le, Metrics, StageConfig
+from toolchain.kinds.contract import Kind
 from toolchain.model import blueprint, checkpoint, graph, optimum, shapes, tidy, tokens, vocabulary
 
 VERSION = 2
@@ -86,7 +88,8 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     interface = checkpoint.read_json(source / "interface.json")
     names = checkpoint.model_inputs(model, tokenizer)
     batches = list(example_batches(tokenizer, context, interface["max_length"], names))
-    wrapper = logits_only(model, names).eval()
+    kind = kinds.of_folder(source)
+    wrapper = outputs_only(model, names, kind).eval()
     quantized = shapes.QUANTIZERS in model.config.to_dict()
     opset = config.opset
     path = out / "model.onnx"
@@ -105,9 +108,9 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     def exported(*, anew: bool = False) -> Any:
         traced = wrapper
         if quantized:
-            traced = logits_only(checkpoint.load_model(source, attention="eager"), names).eval()
+            traced = outputs_only(checkpoint.load_model(source, attention="eager"), names, kind).eval()
             integer.lower(traced.model)
-        program = trace(traced, batches[0][1], names, opset, source, context.traces, anew=anew)
+        program = trace(traced, batches[0][1], names, opset, source, context.traces, kind=kind, anew=anew)
         if quantized:
             integer.finish(program.model)
         tidy.store_transposed(program.model)
@@ -220,11 +223,11 @@ def distances(
     *,
     as_written: bool = False,
 ) -> list[NDArray[np.float64]]:
-    """|Δlogit| between the file and PyTorch for every batch, ``[batch, labels]``; infinite where the shapes differ.
+    """|Δlogit| between the file and PyTorch for every batch, a row of numbers each; infinite where the shapes differ.
 
     Args:
         path: The ONNX file, as it is on disk.
-        wrapper: PyTorch module that takes the inputs in order and gives logits.
+        wrapper: PyTorch module that takes the inputs in order and gives the outputs.
         batches: Shapes with their inputs.
         threads: Threads of both.
         as_written: Run the nodes that stand in the file. Optimized, int8 pairs around a product become an integer
@@ -241,10 +244,12 @@ def distances(
     differences = []
     for _, inputs in batches:
         with torch.inference_mode():
-            expected = wrapper(*inputs.values()).numpy()
-        found = session.run(None, {name: value.numpy() for name, value in inputs.items()})[0]
-        alike = found.shape == expected.shape
-        differences.append(np.abs(found - expected, dtype=np.float64) if alike else np.full((1, 1), np.inf))
+            given = wrapper(*inputs.values())
+        expected = [each.numpy() for each in (given if isinstance(given, tuple) else (given,))]
+        found = session.run(None, {name: value.numpy() for name, value in inputs.items()})[: len(expected)]
+        alike = [each.shape for each in found] == [each.shape for each in expected]
+        far = [np.abs(a - b, dtype=np.float64).ravel() for a, b in zip(found, expected, strict=True)] if alike else []
+        differences.append(np.concatenate(far) if alike else np.full(1, np.inf))
     return differences
 
 
@@ -295,8 +300,8 @@ def first_diverging(program: Any, inputs: tuple[Any, ...], tolerance: float) -> 
     return None
 
 
-def logits_only(model: Any, names: Sequence[str]) -> Any:
-    """Return a module that takes the named inputs in order and gives the logits alone."""
+def outputs_only(model: Any, names: Sequence[str], kind: Kind) -> Any:
+    """Return a module that takes the named inputs in order and gives the kind's outputs: one, or a tuple of several."""
     torch = require("torch", "torch")
 
     class Logits(torch.nn.Module):  # type: ignore[misc, name-defined]
@@ -305,14 +310,15 @@ def logits_only(model: Any, names: Sequence[str]) -> Any:
             self.model = model
 
         def forward(self, *inputs: Any) -> Any:
-            return self.model(**dict(zip(names, inputs, strict=True))).logits
+            outputs = tuple(kind.forward(self.model, dict(zip(names, inputs, strict=True))).values())
+            return outputs if len(outputs) > 1 else outputs[0]
 
     return Logits()
 
 
 def trace(
     wrapper: Any, inputs: dict[str, Any], names: Sequence[str], opset: int, source: Path,
-    traces: Path | None = None, *, anew: bool = False,
+    traces: Path | None = None, *, kind: Kind, anew: bool = False,
 ) -> Any:  # fmt: skip
     """Return the exporter's program of a module, for batches and texts of any size.
 
@@ -323,6 +329,7 @@ def trace(
         opset: Version of ONNX.
         source: The module's folder, for messages.
         traces: Folder of traced graphs, which may have this one; None for none.
+        kind: The kind of task, which names the outputs.
         anew: Trace although a module of equal shape has been traced: the program then holds the PyTorch graph too.
 
     Raises:
@@ -330,6 +337,7 @@ def trace(
     """
     torch = require("torch", "torch")
     axes = {0: "batch", 1: "tokens"}
+    outputs = [output.name for output in kind.OUTPUTS]
 
     def export() -> Any:
         return torch.onnx.export(
@@ -337,7 +345,7 @@ def trace(
             tuple(inputs.values()),
             dynamo=True,
             input_names=list(names),
-            output_names=["logits"],
+            output_names=outputs,
             dynamic_shapes=(tuple(axes for _ in names),),
             opset_version=opset,
             optimize=False,
@@ -346,7 +354,8 @@ def trace(
 
     try:
         with checkpoint.quiet(), uncollected():  # millions of objects that stay: a quarter of the time
-            return blueprint.traced(wrapper, inputs, (tuple(names), opset), export, traces, anew=anew)
+            settings = (tuple(names), opset, str(kind))
+            return blueprint.traced(wrapper, inputs, settings, export, traces, anew=anew)
     except Exception as error:  # the exporter wraps whatever the model's own code raised
         cause = inspect.cleandoc(str(error.__cause__ or error)).splitlines()[0]
         raise ModelError(

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from toolchain import kinds
 from toolchain.core.errors import MissingPackageError, ModelError, ToolchainError, first_line, require
 from toolchain.core.log import logger
 from toolchain.core.stage import Context
@@ -66,22 +67,23 @@ def check(folder: Path, tokenizer: Any, context: Context) -> None:
 def _differences(folder: Path, tokenizer: Any, context: Context) -> list[float]:
     """Return the largest |Δlogit| between PyTorch and ONNX Runtime at each shape."""
     torch, transformers = require("torch", "torch"), require("transformers", "torch")
+    kind = kinds.get(context.dataset().kind)
     with checkpoint.quiet():
         config = pretrained.config(folder)
         config.num_hidden_layers = 1
-        model = transformers.AutoModelForSequenceClassification.from_config(
-            config, dtype=torch.float32, trust_remote_code=False
-        )
+        auto = getattr(transformers, f"AutoModelFor{kind.HEAD}")
+        model = auto.from_config(config, dtype=torch.float32, trust_remote_code=False)
         model.set_attn_implementation("eager")
     names = checkpoint.model_inputs(model, tokenizer)
-    wrapper = export.logits_only(model.eval(), names).eval()
+    wrapper = export.outputs_only(model.eval(), names, kind).eval()
     batches = [("x".join(map(str, shape)), _batch(shape, names, config.vocab_size)) for shape in _SHAPES]
     with torch.inference_mode():
         for _, inputs in batches:  # what PyTorch itself cannot compute is found without tracing it
             wrapper(*inputs.values())
     with tempfile.TemporaryDirectory(prefix="tried-", dir=context.work) as out:
         path = Path(out) / "model.onnx"
-        program = export.trace(wrapper, batches[0][1], names, export.Config().opset, folder, context.traces)
+        opset = export.Config().opset
+        program = export.trace(wrapper, batches[0][1], names, opset, folder, context.traces, kind=kind)
         program.save(str(path))
         return [float(np.max(found)) for found in export.distances(path, wrapper, batches, context.threads)]
 

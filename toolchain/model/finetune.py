@@ -58,14 +58,16 @@ def _finetune(source: Path, out: Path, config: Config, context: Context) -> Metr
     exportable.check(source, tokenizer, context)
     replaced = heads.new_head_reason(source, data.labels)
     notes = [f"{source.name}: its encoder was taken and its head made new: {replaced}"] if replaced else []
-    model = checkpoint.load_for_training(source, data.labels, context.seed, new_head=bool(replaced))
+    model = checkpoint.load_for_training(source, data.labels, context.seed, new_head=bool(replaced), kind=data.kind)
     vocabulary.check(model, tokenizer, source)
     checkpoint.check_length(model.config, tokenizer, config.max_length)
     names = checkpoint.model_inputs(model, tokenizer)
     encoded = {name: encode(tokenizer, data.split(name), config.max_length, names) for name in ("train", "dev")}
     hooks, locked = _locked(model) if config.keep_zeros else (Hooks(), {})
     metrics = train(model, encoded["train"], encoded["dev"], config, context, hooks=hooks) | locked
-    checkpoint.save(model, tokenizer, out, max_length=config.max_length, labels=data.labels, pair=data.pairs)
+    checkpoint.save(
+        model, tokenizer, out, max_length=config.max_length, labels=data.labels, pair=data.pairs, kind=data.kind
+    )
     return metrics | {"parameters": checkpoint.count_parameters(model), "notes": [*notes, *metrics.get("notes", ())]}
 
 

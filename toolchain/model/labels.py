@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from toolchain import kinds
 from toolchain.core import registry
 from toolchain.core.data import Dataset
 from toolchain.core.errors import ModelError
@@ -45,7 +46,7 @@ def own_order(folder: Path, dataset: Dataset) -> Dataset:
     if index == list(range(len(index))):
         return dataset
     train, dev, test = (
-        replace(split, labels=[index[label] for label in split.labels])
+        replace(split, labels=kinds.get(split.kind).reordered(split.labels, index))
         for split in (dataset.train, dataset.dev, dataset.test)
     )
     return replace(dataset, train=train, dev=dev, test=test, labels=names)

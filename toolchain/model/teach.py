@@ -7,13 +7,14 @@ in the task's, which ``answers.json`` names.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from toolchain.core.data import Split
+from toolchain import kinds
+from toolchain.core.data import CLASSIFICATION, Split
 from toolchain.core.errors import require
 from toolchain.core.stage import Context, Metrics, StageConfig
 from toolchain.model import checkpoint
@@ -47,8 +48,9 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     data = context.dataset()
     train, dev = asked(source, (data.train, data.dev), data.labels, context.threads)
     write(out, train, data.labels)
+    kind = kinds.get(data.kind)
     return {
-        f"{name}_accuracy": float((answers.argmax(1) == np.asarray(data.split(name).labels)).mean())
+        f"{name}_{kind.METRIC.name}": kind.combine(kind.score(answers, data.split(name).labels))
         for name, answers in (("train", train), ("dev", dev))
     }
 
@@ -69,7 +71,9 @@ def asked(source: Path, splits: Sequence[Split], labels: tuple[str, ...], thread
     index, _ = match_labels(tuple(interface["labels"]), labels, source)
     model, tokenizer = checkpoint.load_model(source), checkpoint.load_tokenizer(source)
     names = checkpoint.model_inputs(model, tokenizer)
-    read = (encode(tokenizer, split, int(interface["max_length"]), names) for split in splits)
+    kind = str(interface.get("kind", CLASSIFICATION))
+    longest = int(interface["max_length"])
+    read = (encode(tokenizer, replace(split, kind=kind), longest, names) for split in splits)
     return [np.asarray(logits(model, encoded, threads), np.float32)[:, index] for encoded in read]
 
 

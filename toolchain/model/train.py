@@ -17,12 +17,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
+
+from toolchain import kinds
 from toolchain.core import limits
 from toolchain.core.errors import ModelError, require
 from toolchain.core.interrupt import held_back
 from toolchain.core.log import logger, progress
 from toolchain.core.stage import Context, Ge, Gt, Le, Lt, StageConfig
-from toolchain.model.encoded import Encoded, answers, batches, collate
+from toolchain.model.encoded import Encoded, answers, batches, collate, outputs
 from toolchain.model.tokens import truncation_note
 
 #: loss(model, batch) → scalar; a batch holds the model's inputs and ``labels``, tensors on the model's device.
@@ -33,7 +36,6 @@ CHECKPOINT_EVERY_S = 2.0
 
 #: Where AdamW's step is one kernel: on a CPU core six times as quick as PyTorch's default, which was a quarter of all.
 FUSED = ("cuda", "cpu")
-
 
 #: Families whose attention fills its mask with the least fp32 number, which no half precision holds.
 _FP32_ALONE = ("deberta",)
@@ -102,12 +104,13 @@ class _Progress:
     epochs: list[dict[str, float]] = field(default_factory=list)
 
 
-def cross_entropy(model: Any, batch: dict[str, Any]) -> Any:
-    """The classifier's own loss."""
-    import torch
+def loss_of(kind: str) -> Loss:
+    """Return the loss of a kind of task against its gold answers."""
 
-    inputs = {name: value for name, value in batch.items() if name != "labels"}
-    return torch.nn.functional.cross_entropy(model(**inputs).logits.float(), batch["labels"])
+    def loss(model: Any, batch: dict[str, Any]) -> Any:
+        return kinds.get(kind).loss(outputs(model, batch, kind), batch)
+
+    return loss
 
 
 def train(
@@ -117,18 +120,18 @@ def train(
     config: TrainConfig,
     context: Context,
     *,
-    loss: Loss = cross_entropy,
+    loss: Loss | None = None,
     hooks: Hooks | None = None,
 ) -> dict[str, Any]:
     """Trains in place and leaves the weights of the best epoch on dev in the model.
 
     Args:
-        model: A sequence classifier, fp32.
+        model: A model of the examples' kind, fp32.
         data: Training examples.
         dev: Examples to choose the epoch by.
         config: Settings.
         context: Seed, threads, and the folder whose state is resumed from and written to.
-        loss: loss(model, batch) → scalar.
+        loss: loss(model, batch) → scalar; that of the examples' kind by default.
         hooks: What a technique adds.
 
     Returns:
@@ -139,7 +142,7 @@ def train(
         ModelError: The loss became NaN or infinite.
     """
     torch, accelerate = require("torch", "torch"), require("accelerate", "torch")
-    hooks = hooks or Hooks()
+    hooks, loss = hooks or Hooks(), loss or loss_of(data.kind)
     torch.set_num_threads(context.threads)
     # It keeps the first training's precision for the whole process, and refuses another one.
     accelerate.state.AcceleratorState._reset_state()
@@ -253,14 +256,13 @@ def _unprepare(model: Any) -> None:
 
 
 def accuracy(model: Any, data: Encoded, batch_size: int = 64) -> tuple[float, float]:
-    """Accuracy and mean cross-entropy of a model on encoded examples."""
-    import torch
-
-    correct, summed, count = 0, 0.0, len(data.labels)
-    for _, labels, logits in answers(model, data, batch_size):
-        correct += int((logits.argmax(-1) == labels).sum())
-        summed += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
-    return correct / count, summed / count
+    """The metric and the mean loss of a model on encoded examples."""
+    kind, scores, summed = kinds.get(data.kind), [], 0.0
+    for indices, batch, found in answers(model, data, batch_size):
+        own = kind.fold(range(len(indices)), {name: value.cpu().numpy() for name, value in found.items()})
+        scores.append(kind.score(own, batch["labels"].cpu().numpy()))
+        summed += float(kind.loss(found, batch, reduction="sum"))
+    return kind.combine(np.concatenate(scores)), summed / len(data.labels)
 
 
 def _finish_epoch(

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+from toolchain import kinds
 from toolchain.augment.shared.examples_file import Example, write
 from toolchain.core.data import Dataset, Split
 from toolchain.core.errors import DataError, require
@@ -191,13 +192,12 @@ def _labelled(
     data = context.dataset()
     split = Split([example.text for example in examples], [0] * len(examples))
     answers = teach.asked(folder, [split], data.labels, context.threads)[0].astype(np.float64)
-    answers = np.exp(answers - answers.max(1, keepdims=True))
-    answers /= answers.sum(1, keepdims=True)
-    for example, row in zip(examples, answers, strict=True):
-        label = int(row.argmax())
+    kind = kinds.get(data.kind)
+    for example, prediction in zip(examples, kind.decode(kind.activate(answers), data.labels), strict=True):
+        label = data.labels.index(prediction.label)
         if config.agree and labelled and label != example.label:
             counts["disagreeing"] += 1
-        elif row[label] < config.confidence:
+        elif prediction.probability < config.confidence:
             counts["unsure"] += 1
         else:
             counts["relabelled"] += labelled and label != example.label

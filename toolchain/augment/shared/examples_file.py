@@ -83,4 +83,4 @@ def joined(data: Dataset, folders: Sequence[Path]) -> Dataset:
                 seen.add(key)
                 texts.append(text)
                 labels.append(label)
-    return dataclasses.replace(data, train=Split(texts, labels))
+    return dataclasses.replace(data, train=dataclasses.replace(data.train, texts=texts, labels=labels, groups=()))

@@ -21,6 +21,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 
+from toolchain import kinds
 from toolchain.compress.distill.losses import Losses
 from toolchain.compress.shared import pruning
 from toolchain.compress.shared.recovery import answers_loss, learn
@@ -162,7 +163,8 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
         if refusal:
             raise RecipeError(*refusal)
         surgery.keep_layers(model, _kept(config, depth))
-    loss = answers_loss(config.temperature, labels=config.losses.labels, logits=config.losses.logits)
+    kind = context.dataset().kind
+    loss = answers_loss(kind, config.temperature, labels=config.losses.labels, logits=config.losses.logits)
     taught = _answers(source, config, context) if asks(config) else None
     lesson = None
     if any(config.losses.inside.values()):
@@ -183,13 +185,11 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
 
 def _answers(source: Path, config: Config, context: Context) -> list[list[float]]:
     """Logits whose softened answers are the teachers' mean, ``[examples][classes]``, classes as the student's."""
-    softened = []
+    given = []
     for answers in (teacher.answers for teacher in context.teachers if teacher.answers):
         logits, labels = teach.read(answers)
-        scaled = logits.astype(np.float64) / config.temperature
-        scaled -= scaled.max(axis=1, keepdims=True)
-        softened.append(np.exp(scaled) / np.exp(scaled).sum(axis=1, keepdims=True))
-    mean = config.temperature * np.log(np.maximum(np.mean(softened, axis=0), 1e-30))
+        given.append(logits)
+    mean = kinds.get(context.dataset().kind).blend(given, config.temperature)
     index, _ = match_labels(context.dataset().labels, labels, source)
     found = np.empty_like(mean)
     found[:, index] = mean

@@ -13,7 +13,7 @@ from toolchain.core.log import progress
 from toolchain.core.stage import Context
 from toolchain.model import checkpoint
 from toolchain.model.encoded import Encoded, collate, encode
-from toolchain.model.train import cross_entropy
+from toolchain.model.train import loss_of
 
 
 def gather(
@@ -37,7 +37,7 @@ def gather(
     found = {target: torch.zeros(target.pool(w.detach()).shape) for target, w in zip(targets, weights, strict=True)}
     with progress("importance", len(data.labels)) as bar:
         for index in range(len(data.labels)):
-            gradients = torch.autograd.grad(cross_entropy(model, collate(data, [index], "cpu")), weights)
+            gradients = torch.autograd.grad(loss_of(data.kind)(model, collate(data, [index], "cpu")), weights)
             for target, weight, gradient in zip(targets, weights, gradients, strict=True):
                 found[target] += criterion(weight.detach(), gradient, target.pool) / len(data.labels)
             bar.advance()

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from toolchain.core.errors import require
+from toolchain import kinds
 from toolchain.core.stage import Context, Gt, Le, Metrics, StageConfig
 from toolchain.model import checkpoint, zeros
-from toolchain.model.encoded import encode, logits
-from toolchain.model.train import Hooks, Loss, TrainConfig, cross_entropy, train
+from toolchain.model.encoded import encode, logits, outputs
+from toolchain.model.train import Hooks, Loss, TrainConfig, loss_of, train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,13 +74,14 @@ def taught_by(
     source: Path, model: Any, tokenizer: Any, training: TrainConfig, teacher: Teacher | None, context: Context
 ) -> tuple[Loss, list[list[float]] | None]:
     """The loss of what a checkpoint teaches, and its logits on the training examples; with no teacher, the labels'."""
+    kind = context.dataset().kind
     if teacher is None:
-        return cross_entropy, None
+        return loss_of(kind), None
     checkpoint.check_length(model.config, tokenizer, training.max_length)
     names = checkpoint.model_inputs(model, tokenizer)
     examples = encode(tokenizer, context.dataset().train, training.max_length, names)
     taught = logits(checkpoint.load_model(source), examples, context.threads)
-    return answers_loss(teacher.temperature, labels=1 - teacher.weight, logits=teacher.weight), taught
+    return answers_loss(kind, teacher.temperature, labels=1 - teacher.weight, logits=teacher.weight), taught
 
 
 def learn(
@@ -127,25 +128,21 @@ def _keeping_zeros(model: Any, hooks: Hooks) -> Hooks:
     return dataclasses.replace(hooks, after_step=both)
 
 
-def answers_loss(temperature: float, *, labels: float, logits: float) -> Loss:
-    """``labels · CE + logits · T² · KL(teacher ‖ student)``, both softened by the temperature T.
+def answers_loss(kind: str, temperature: float, *, labels: float, logits: float) -> Loss:
+    """``labels · CE + logits · T² · KL(teacher ‖ student)``, both softened by the temperature T, or what a kind has.
 
     Args:
+        kind: The kind of task.
         temperature: T, above 0.
         labels: Weight of the labels.
         logits: Weight of the teacher's answers.
     """
 
     def loss(model: Any, batch: dict[str, Any]) -> Any:
-        functional = require("torch.nn.functional", "torch")
-        inputs = {name: value for name, value in batch.items() if name not in ("labels", "teacher")}
-        found = model(**inputs).logits.float()
-        total = labels * functional.cross_entropy(found, batch["labels"])
+        found = outputs(model, batch, kind)
+        total = labels * kinds.get(kind).loss(found, batch)
         if not logits:
             return total
-        known = functional.log_softmax(batch["teacher"] / temperature, dim=-1)
-        learned = functional.log_softmax(found / temperature, dim=-1)
-        soft = functional.kl_div(learned, known, reduction="batchmean", log_target=True) * temperature**2
-        return total + logits * soft
+        return total + logits * kinds.get(kind).soft_loss(found, batch["teacher"], batch, temperature)
 
     return loss

@@ -10,7 +10,7 @@ from toolchain.core.errors import require
 from toolchain.core.log import progress
 from toolchain.core.stage import Context
 from toolchain.model.encoded import Encoded, collate, encode
-from toolchain.model.train import cross_entropy
+from toolchain.model.train import loss_of
 
 #: Sentences that run through the model together.
 ROWS = 8
@@ -77,7 +77,7 @@ def activations(
                 real = batch["attention_mask"].bool()
                 outputs.clear()
                 # Summed over examples, the loss's gradient by what is computed for one of them is its own alone.
-                loss = cross_entropy(model, batch) * len(indices)
+                loss = loss_of(data.kind)(model, batch) * len(indices)
                 if gradients:
                     found = torch.autograd.grad(loss, [output for _, output in outputs])
                     for (name, _), gradient in zip(outputs, found, strict=True):
@@ -107,7 +107,7 @@ def fisher(model: Any, modules: Mapping[str, str], data: Encoded) -> dict[str, A
     found = {name: torch.zeros(len(weight), dtype=torch.float64) for name, weight in weights.items()}
     with progress("calibration", len(data.labels)) as bar:
         for position in range(len(data.labels)):
-            loss = cross_entropy(model, collate(data, [position], "cpu"))
+            loss = loss_of(data.kind)(model, collate(data, [position], "cpu"))
             gradients = torch.autograd.grad(loss, list(weights.values()))
             for name, gradient in zip(weights, gradients, strict=True):
                 found[name] += gradient.square().sum(dim=1).double() / len(data.labels)
