@@ -3,6 +3,7 @@ from __future__ import annotations
 import ast
 import inspect
 import shutil
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -47,7 +48,7 @@ def test_the_hooks_of_another_folder_are_refused() -> None:
 
 @pytest.mark.parametrize("room", hooks.ROOMS.values())
 def test_every_hook_says_what_it_is_for(room: type[hooks.Declared]) -> None:
-    source = inspect.getsource(hooks)
+    source = "".join(inspect.getsource(sys.modules[each.__module__]) for each in room.__mro__[:-1])
     for name in hooks.names(room):
         declared = inspect.getattr_static(room, name, None)
         assert inspect.getdoc(declared) if inspect.isfunction(declared) else f"    {name}: " in source

@@ -29,7 +29,7 @@ def get(name: str) -> Kind:
     """
     if name == CLASSIFICATION:  # imported by name above, so that its source counts as that of whatever uses kinds
         return Kind(classification)
-    return Kind(registry.get("kinds", name).module)
+    return registry.get("kinds", name).of(Kind)
 
 
 def named(interface: Mapping[str, Any]) -> Kind:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from toolchain.core.hooks import Declared
+from toolchain.core.hooks import ROOMS, Declared
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,6 +82,7 @@ class Kind(Declared):
     """A kind of task: a file in ``kinds/``."""
 
     _folder = "kinds"
+    _required = ("HEAD", "OUTPUTS", "METRIC")
 
     def __str__(self) -> str:
         """Return the name of its file."""
@@ -211,3 +212,6 @@ class Kind(Declared):
     def margin(self, answers: NDArray[Any]) -> NDArray[Any]:
         """Return by how much each answer would have to change before gates count it, ``[examples]``."""
         raise NotImplementedError
+
+
+ROOMS[Kind._folder] = Kind
