@@ -64,12 +64,6 @@ def test_static_int8_gives_the_dialect_that_it_declares(settings: Any, dialect: 
     assert np.abs(logits(model) - logits(str(onnx_folder() / "model.onnx"))).max() < 0.2
 
 
-def test_dynamic_int8_gives_the_dialect_that_it_declares(tmp_path: Path) -> None:
-    model, _ = quantized(tmp_path, dynamic_int8)
-    assert graph.dialect(model) == dynamic_int8.GIVES == "ort"
-    assert np.abs(logits(model) - logits(str(onnx_folder() / "model.onnx"))).max() < 0.2
-
-
 def test_embeddings_can_stay_in_floating_point(tmp_path: Path) -> None:
     model, _ = quantized(tmp_path, dynamic_int8, embeddings=False)
     tables = [n.input[0] for n in model.graph.node if n.op_type == "Gather"]
