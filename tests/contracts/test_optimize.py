@@ -135,7 +135,8 @@ def run(name: str, folder: Path) -> None:
         work.mkdir()
         _watch()
         with places(around):
-            _opened = opened = []
+            opened: list[str] = []
+            _opened = opened
             try:
                 apply(given, out, config, context(work, texts()))
             except MissingPackageError as error:

@@ -16,12 +16,14 @@ from tests.engines.graphs import graph_folder
 from tests.engines.test_onnxruntime_cuda import batch, logits
 from tests.tiny import call
 from toolchain.core.errors import EngineError
+from toolchain.core.store import Store
 from toolchain.engines import tensorrt as engine
 from toolchain.engines.shared import cudart
 from toolchain.engines.shared.artifact import read_engine, write_engine
 from toolchain.engines.tensorrt import builder
 from toolchain.engines.tensorrt import refit as refitting
 from toolchain.model import graph
+from toolchain.pipeline.refit import refit
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
 
@@ -213,8 +215,8 @@ def test_an_engine_that_was_not_built_for_it_is_refused(plan: Path, tmp_path: Pa
         refitting.check(copied(plan, tmp_path, options=options), onnx_folder())
     assert "tensorrt: {refit: true}" in caught.value.hint
     shutil.rmtree(tmp_path / "copy")
-    with pytest.raises(EngineError, match="is an engine of onnxruntime: it holds no plan"):
-        refitting.check(copied(plan, tmp_path, engine="onnxruntime"), onnx_folder())
+    with pytest.raises(EngineError, match="is an engine of onnxruntime, whose weights cannot be replaced"):
+        refit(copied(plan, tmp_path, engine="onnxruntime"), onnx_folder(), Store(tmp_path / "store"))
 
 
 @pytest.mark.parametrize(

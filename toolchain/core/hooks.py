@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType, ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 if TYPE_CHECKING:
     from toolchain.core.data import Dataset
@@ -29,6 +29,42 @@ Method = Literal["quantized", "pruned", "distilled", "factorized", "other"]
 
 #: Why something cannot be, and what to do instead; None where it can.
 Refusal = tuple[str, str] | None
+
+
+class NewWeights(Protocol):
+    """An engine, and a graph that is the engine's own but for the numbers of its weights."""
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The settings that the engine was built with."""
+        ...
+
+    @property
+    def inputs(self) -> Sequence[str]:
+        """SHA-256 of what is refitted, and of each file of the graph."""
+        ...
+
+    @property
+    def libraries(self) -> Mapping[str, str | None]:
+        """Versions of the libraries that do it, by distribution or module."""
+        ...
+
+    @property
+    def changes(self) -> str:
+        """How much differs, in a few words."""
+        ...
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return the facts of the device that decide the result."""
+        ...
+
+    def check_device(self) -> None:
+        """Raise EngineError or MissingPackageError if it cannot be done on this machine."""
+        ...
+
+    def apply(self, out: Path) -> Metrics:
+        """Write the new engine folder."""
+        ...
 
 
 class Declared:
@@ -182,6 +218,14 @@ class Engine(Declared):
     DEVICE: str = ""
     #: Execution providers by the names that its setting ``provider`` has for them; empty where it has none.
     PROVIDERS: Mapping[str, str] = MappingProxyType({})
+    #: Those of ``PROVIDERS`` that run on an NVIDIA GPU.
+    GPU_PROVIDERS: tuple[str, ...] = ()
+    #: Distributions that bring each of its libraries, where several do; the last one brings ``GPU_PROVIDERS``.
+    DISTRIBUTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    #: Whether these distributions overwrite each other's files, so that only one may be installed.
+    EXCLUSIVE: bool = False
+    #: Environment variables by which its runtime computes as on a processor with AVX2 alone; empty where none does.
+    NARROWED_BY: Mapping[str, str] = MappingProxyType({})
 
     def build(self, source: Path, out: Path, config: Any, context: Context) -> Metrics:
         """Write an engine folder; required."""
@@ -206,6 +250,22 @@ class Engine(Declared):
     def lacks(self, provider: str) -> str:
         """Return what this machine lacks for one of its providers, or ''."""
         return ""
+
+    def holds_code(self, record: Mapping[str, Any]) -> bool:
+        """Return whether an engine holds native code; ``record`` is what ``engine.json`` has beside its options."""
+        return False
+
+    def check_code(self, folder: Path) -> None:
+        """Raise EngineError if native code in an engine folder is not what was built."""
+
+    def new_weights(self, folder: Path, source: Path) -> NewWeights | None:
+        """Return how an engine is given a graph's weights; None where engines of this kind cannot be.
+
+        Raises:
+            EngineError: This engine cannot be, or the graph is not the one that it was built from.
+            ModelError: The graph is missing or damaged.
+        """
+        return None
 
 
 class Task(Declared):

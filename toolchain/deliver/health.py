@@ -8,10 +8,9 @@ from typing import Any
 from toolchain.core import registry
 from toolchain.core.artifact import copied
 from toolchain.core.errors import EngineError, ModelError
+from toolchain.core.hooks import Engine
 from toolchain.deliver.doctor import diagnose
-from toolchain.engines.onnxruntime.tensorrt import check_plans
 from toolchain.engines.shared.artifact import EngineFile, check_digest, read_engine
-from toolchain.engines.tensorrt.session import checked_plan
 from toolchain.model import heads
 from toolchain.model.tokens import TOKENIZER_FILE
 from toolchain.runtime.interface import read_interface
@@ -72,7 +71,7 @@ def examine(folder: Path, *, opened: bool = False, digest: str | None = None) ->
 
 def trust_note(engine: EngineFile) -> str | None:
     """Return what is trusted of an engine that is opened without a digest from elsewhere; None if nothing is."""
-    if engine.engine != "tensorrt" and "plans" not in engine.extra:
+    if not registry.get("engines", engine.engine).of(Engine).holds_code(engine.extra):
         return None
     return (
         "its plan is native code, which is trusted: the digest beside it shows damage, not who made it; "
@@ -86,10 +85,8 @@ def _compare(folder: Path, engine_file: EngineFile, opened: bool) -> None:
     Raises:
         EngineError: One differs.
     """
-    if engine_file.engine == "tensorrt":
-        checked_plan(folder, engine_file)
-    if "plans" in engine_file.extra:
-        check_plans(folder, engine_file)
+    if engine_file.engine in registry.names("engines"):
+        registry.get("engines", engine_file.engine).of(Engine).check_code(folder)
     artifact = copied(folder)
     if artifact is None:
         return

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from toolchain.core import documents
+from toolchain.core import documents, registry
 from toolchain.core.errors import EngineError, LostProcessError, ToolchainError
+from toolchain.core.hooks import Engine
 from toolchain.core.stage import Context
 from toolchain.engines.shared.artifact import EngineFile
 from toolchain.measure import parity
@@ -28,9 +29,6 @@ WIDE = ("avx512_vnni", "avx_vnni", "amx_int8")
 
 #: What an int8 engine's speed and results may hang on.
 STAMPED = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
-
-#: Engines whose runtime has a switch: the variables that turn it.
-SWITCHES = {"openvino": {"ONEDNN_MAX_CPU_ISA": "AVX2"}}
 
 #: Emulators of other processors, by program: the options that ask for one of AVX2, the last before VNNI and AVX-512.
 EMULATORS = {
@@ -92,7 +90,8 @@ def measure(
             "switch": None,
             "run": None,
         }
-        environment, prefix = SWITCHES.get(manifest.engine, {}), emulator()
+        engine_hooks = registry.get("engines", manifest.engine).of(Engine)
+        environment, prefix = dict(engine_hooks.NARROWED_BY), emulator()
         safe = counted is not None and not counted["risky"]
         if safe or not found["int8"] or not found["wide"] or not (environment or prefix):
             return found

@@ -25,10 +25,6 @@ from toolchain.pipeline.plan import Step
 from toolchain.pipeline.recipe import Recipe
 from toolchain.pipeline.settings import plain
 
-#: Another distribution that brings the same library.
-_SAME = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu"), "tensorrt-rtx": ("tensorrt-rtx", "tensorrt")}
-
-
 #: What is noted where nobody named a task.
 STAND_IN = "no task was named: graphs were compared, and engines tuned, on the embedded reviews; --task names the data"
 
@@ -146,7 +142,9 @@ def _runtime(engine: Artifact) -> dict[str, Any]:
 @cache
 def installed(distribution: str) -> str:
     """The version of an installed distribution, or ``missing``."""
-    for name in _SAME.get(distribution, (distribution,)):
+    engines = [registry.get("engines", name).of(hooks.Engine) for name in registry.names("engines")]
+    groups = [engine.DISTRIBUTIONS[distribution] for engine in engines if distribution in engine.DISTRIBUTIONS]
+    for name in (*groups, (distribution,))[0]:
         try:
             return metadata.version(name)
         except metadata.PackageNotFoundError:

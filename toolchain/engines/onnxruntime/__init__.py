@@ -42,6 +42,11 @@ from toolchain.model import checkpoint
 VERSION = 7
 LIBRARIES = ("onnxruntime",)
 ACCEPTS = ("standard", "qdq", "qdq-asymmetric", "ort")
+GPU_PROVIDERS = ("cuda", "tensorrt")
+
+#: Either wheel brings the same module.
+DISTRIBUTIONS = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu")}
+EXCLUSIVE = True
 
 #: Modules that ``open_session`` loads; timing imports them before it times the session itself.
 MODULES = ("onnxruntime",)
@@ -117,6 +122,18 @@ def lacks(provider: str) -> str:
     """What a provider lacks besides packages that have names; empty where it has all."""
     told = tensorrt.missing() if provider == "tensorrt" else ""
     return f"TensorRT 10 missing ({told}): {tensorrt.INSTALL}" if told else ""
+
+
+def holds_code(record: Mapping[str, Any]) -> bool:
+    """Whether plans of TensorRT lie beside the graph."""
+    return "plans" in record
+
+
+def check_code(folder: Path) -> None:
+    """Raise EngineError if a plan of TensorRT, or the graph beside it, is not what was built."""
+    manifest = read_engine(folder)
+    if holds_code(manifest.extra):
+        tensorrt.check_plans(folder, manifest)
 
 
 def build(source: Path, out: Path, config: Config, context: Context) -> Metrics:

@@ -31,6 +31,9 @@ VERSION = 5
 LIBRARIES = ("openvino",)
 ACCEPTS = ("standard", "qdq", "qdq-asymmetric")
 
+#: oneDNN computes the products.
+NARROWED_BY = {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+
 __all__ = ["DEVICE", "Config", "build", "fingerprint", "open_session"]
 
 #: Modules that ``open_session`` loads; timing imports them before it times the session itself.

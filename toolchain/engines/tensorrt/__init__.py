@@ -11,28 +11,36 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from toolchain.core.errors import EngineError, RecipeError
+from toolchain.core.hooks import NewWeights
 from toolchain.core.log import logger
 from toolchain.core.session import ConcurrentSession
 from toolchain.core.stage import Context, Ge, Le, Metrics, StageConfig
 from toolchain.engines.shared import cudart
-from toolchain.engines.shared.artifact import need_space, write_engine
+from toolchain.engines.shared.artifact import need_space, read_engine, write_engine
 from toolchain.engines.shared.profiles import BATCH_SIZES, profiles_of
 from toolchain.engines.shared.samples import encode_dev
 from toolchain.engines.tensorrt import builder, layers
 from toolchain.engines.tensorrt import refit as refitting
-from toolchain.engines.tensorrt.session import DEVICE, PLAN_FILE, open_plan
+from toolchain.engines.tensorrt.session import DEVICE, PLAN_FILE, checked_plan, open_plan
 from toolchain.model import two_four
 
 VERSION = 1
 LIBRARIES = ("tensorrt-rtx",)
 ACCEPTS = ("standard", "qdq", "qdq-fp8")
 
-__all__ = ["DEVICE", "Config", "absent", "build", "fingerprint", "open_session", "unbuilt"]
+#: Either library serves; each has a module of its own.
+DISTRIBUTIONS = {"tensorrt-rtx": ("tensorrt-rtx", "tensorrt")}
+
+__all__ = [
+    "DEVICE", "Config", "absent", "build", "check_code", "fingerprint", "holds_code", "new_weights", "open_session",
+    "unbuilt",
+]  # fmt: skip
 
 #: Modules that ``open_session`` loads; timing imports them before it times the session itself.
 MODULES = ("numpy",)
@@ -119,6 +127,26 @@ def absent(config: Config) -> str:
 def unbuilt(config: Config) -> str:
     """Why plans cannot be built on this machine; empty where they can: TensorRT's builder runs on the GPU."""
     return cudart.absent() if config.refit or builder.choose(config.library) == "tensorrt" else ""
+
+
+def holds_code(record: Mapping[str, Any]) -> bool:
+    """Whether an engine holds native code: a plan is."""
+    return True
+
+
+def check_code(folder: Path) -> None:
+    """Raise EngineError if a plan is not the one that was built."""
+    checked_plan(folder, read_engine(folder))
+
+
+def new_weights(folder: Path, source: Path) -> NewWeights:
+    """Return how a plan that was built with ``refit: true`` is given a graph's weights.
+
+    Raises:
+        EngineError: The plan cannot be refitted, the graph is another, or a record of the plan is damaged.
+        ModelError: The graph or its interface is missing or damaged.
+    """
+    return refitting.check(folder, source)
 
 
 def build(source: Path, out: Path, config: Config, context: Context) -> Metrics:

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from toolchain.core import documents
-from toolchain.core.errors import EngineError, require
+from toolchain.core.errors import EngineError, first_line, require
 from toolchain.core.stage import Metrics
 from toolchain.core.store import digest
+from toolchain.engines.shared import cudart
 from toolchain.engines.shared.artifact import ENGINE_FILE, EngineFile, read_engine, write_engine
 from toolchain.engines.shared.tensorrt_errors import explained
 from toolchain.engines.tensorrt import builder
@@ -56,6 +57,43 @@ class Refit:
     model: Path
     graph: Mapping[str, Any]
     changed: frozenset[str]
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The settings that the plan was built with."""
+        return self.manifest.options
+
+    @property
+    def inputs(self) -> list[str]:
+        """SHA-256 of the plan, and of each file of the graph."""
+        from toolchain.model import onnx_file
+
+        source = self.model.parent
+        names = (MODEL_FILE, *onnx_file.inspect(self.model).external, "tokenizer.json", "interface.json")
+        return [hashlib.sha256(self.plan).hexdigest(), *(digest(source / name) for name in names)]
+
+    @property
+    def libraries(self) -> dict[str, str | None]:
+        """The version of the library that built the plan."""
+        library = str(self.manifest.options["library"]["name"])
+        return {library: builder.version(library)}
+
+    @property
+    def changes(self) -> str:
+        """How many weights differ."""
+        return f"{len(self.changed)} of {len(self.graph['weights'])} weights differ"
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return the facts of the plan's GPU."""
+        return cudart.gpu(int(self.manifest.options["device_id"]))
+
+    def check_device(self) -> None:
+        """Raise EngineError or MissingPackageError if there is no such GPU, or no such version of the library."""
+        usable(self.folder, self.manifest)
+
+    def apply(self, out: Path) -> Metrics:
+        """Write the new engine folder."""
+        return apply(self, out)
 
 
 def describe(model: Any) -> dict[str, Any]:
@@ -109,17 +147,26 @@ def check(folder: Path, source: Path) -> Refit:
         source: The folder with ``model.onnx`` and its interface.
 
     Raises:
-        EngineError: The plan cannot be refitted or is not the one that was built, or the graph is another.
+        EngineError: The plan cannot be refitted or is not the one that was built, the graph is another, or a record of
+            the plan is damaged.
         ModelError: The graph is missing or damaged.
     """
+    try:
+        asked = _fitting(folder, source)
+        builder.version(str(asked.manifest.options["library"]["name"]))
+        int(asked.manifest.options["device_id"])
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise EngineError(
+            f"{folder} has records that are not valid: {type(error).__name__}: {first_line(error)}",
+            "build the engine again, or copy the folder again from where it was built",
+        ) from error
+    return asked
+
+
+def _fitting(folder: Path, source: Path) -> Refit:
     from toolchain.model import checkpoint, graph
 
     manifest = read_engine(folder)
-    if manifest.engine != "tensorrt":
-        raise EngineError(
-            f"{folder} is an engine of {manifest.engine}: it holds no plan",
-            "give an engine of tensorrt that was built with refit: true",
-        )
     if not manifest.options.get("refit"):
         raise EngineError(
             f"{folder} was not built with refit: true: the weights of its plan cannot be replaced",
