@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.command import ROOT, python
+from toolchain.core import registry
 
 PACKAGE = ROOT / "toolchain"
 
@@ -191,3 +192,40 @@ def test_the_runtime_imports_without_what_is_absent_where_a_bundle_is_deployed()
     done = python(code)
     assert done.returncode == 0, done.stderr
     assert not set(done.stdout.split()) & {*HEAVY, "datasets", "accelerate", "pydantic", "ruamel", "rich"}
+
+
+#: Names of engines outside of ``engines/``, which are none of an engine's own facts: by file, with the reason.
+NAMED_ELSEWHERE = {
+    "core/registry.py": "the one engine that is taken where nobody names one",
+    "api.py": "the same, in signatures that help() shows",
+    "optimize/mixed/__init__.py": "a setting's type names the engines that it times by",
+    "model/checkpoint.py": "a logger of that name",
+    "deliver/report/page/lines.py": "names of places in reports, also of other versions and machines",
+}
+
+
+def engine_names(path: Path) -> Iterator[str]:
+    """The string constants of a file that are an engine's name and no package's or distribution's."""
+    tree = ast.parse(path.read_text("utf-8"))
+    packages = {
+        id(argument) for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) == "require"
+        for argument in node.args
+    }  # fmt: skip
+    packages |= {
+        id(item) for node in tree.body
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "LIBRARIES"
+        for item in ast.walk(node.value)
+    }  # fmt: skip
+    names = set(registry.names("engines"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and node.value in names and id(node) not in packages:
+            yield f"{path.relative_to(PACKAGE)}:{node.lineno} {node.value}"
+
+
+def test_an_engine_is_named_in_its_own_folder_alone() -> None:
+    outside = [path for path in MODULES if room_of(path) != "engines"]
+    named = {path: list(engine_names(path)) for path in outside}
+    allowed = {path for path in outside if str(path.relative_to(PACKAGE)) in NAMED_ELSEWHERE}
+    assert {str(path.relative_to(PACKAGE)) for path in allowed if named[path]} == set(NAMED_ELSEWHERE)
+    assert [place for path in outside if path not in allowed for place in named[path]] == []

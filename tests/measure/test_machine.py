@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from toolchain.core import processors
 from toolchain.measure import machine
 
 
@@ -41,7 +42,7 @@ def test_processors_of_both_families_are_read(
     cpuinfo: str, name: str, expected: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "cpuinfo").write_text(cpuinfo)
-    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(processors, "CPUINFO", tmp_path / "cpuinfo")
     for cached in (machine._features, machine._cpu_name, machine.instruction_sets):
         cached.cache_clear()
     try:

@@ -79,8 +79,8 @@ class Config(StageConfig):
 
 def fingerprint(config: Config) -> dict[str, Any]:
     """What the times depend on."""
-    versions = {"export": export.VERSION, "engine": registry.get("engines", "onnxruntime").version}
-    return {**timed_on.fingerprint("onnxruntime"), **versions}
+    versions = {"export": export.VERSION, "engine": registry.get("engines", registry.DEFAULT_ENGINE).version}
+    return {**timed_on.fingerprint(registry.DEFAULT_ENGINE), **versions}
 
 
 def tunes(config: Config) -> bool:

@@ -35,6 +35,7 @@ from toolchain.compress.shared.matrices import EMBEDDING, Matrix, check_smaller,
 from toolchain.compress.shared.recovery import Teacher, recover
 from toolchain.compress.shared.speedup_search import find_share
 from toolchain.compress.shared.stopwatch import stopwatch
+from toolchain.core import registry
 from toolchain.core.errors import RecipeError, require
 from toolchain.core.log import logger, progress
 from toolchain.core.stage import Context, Ge, Gt, Le, Lt, Metrics, StageConfig
@@ -123,7 +124,7 @@ def tunes(config: Config) -> bool:
 
 def fingerprint(config: Config) -> dict[str, Any]:
     """What measured times depend on."""
-    return timed_on.fingerprint("onnxruntime") if tunes(config) else {}
+    return timed_on.fingerprint(registry.DEFAULT_ENGINE) if tunes(config) else {}
 
 
 def fits(config: Config, shape: Shape) -> tuple[str, str] | None:

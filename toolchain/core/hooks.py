@@ -218,6 +218,8 @@ class Engine(Declared):
     DEVICE: str = ""
     #: Execution providers by the names that its setting ``provider`` has for them; empty where it has none.
     PROVIDERS: Mapping[str, str] = MappingProxyType({})
+    #: The extra of this package that brings it; empty where none does.
+    EXTRA: str = ""
     #: Those of ``PROVIDERS`` that run on an NVIDIA GPU.
     GPU_PROVIDERS: tuple[str, ...] = ()
     #: Distributions that bring each of its libraries, where several do; the last one brings ``GPU_PROVIDERS``.

@@ -1,18 +1,43 @@
-"""How many processors this process may use: its affinity, and the CPU quota of its control group."""
+"""The processor, and how much of it this process may use: its affinity, and the CPU quota of its control group."""
 
 from __future__ import annotations
 
 import math
 import os
+import platform
 import shutil
 import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+#: Where Linux describes the processor.
+CPUINFO = Path("/proc/cpuinfo")
 
 #: Where Linux mounts control groups, and where a process finds its own.
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUP = Path("/proc/self/cgroup")
+
+
+def cpuinfo() -> dict[str, str]:
+    """Return what Linux says of the first processor, by its names for it; empty on other systems."""
+    fields: dict[str, str] = {}
+    for line in _text(CPUINFO).splitlines():
+        key, _, value = line.partition(":")
+        fields.setdefault(key.strip(), value.strip())
+    return fields
+
+
+def capacity() -> dict[str, Any]:
+    """Return how many threads the machine runs at a time, and the quota, as they go into keys."""
+    return {"logical_cpus": os.cpu_count(), **quota_facts()}
+
+
+def processor() -> dict[str, Any]:
+    """Return the processor that an engine is tuned on, as it goes into keys: its name and ``capacity``."""
+    fields = cpuinfo()
+    return {"processor": fields.get("model name", "") if fields else platform.processor(), **capacity()}
 
 
 def usable_cpus() -> tuple[int, ...]:

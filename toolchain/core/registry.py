@@ -25,6 +25,9 @@ PACKAGE = Path(__file__).parent.parent
 #: Folders whose files are techniques, and the stage that runs them.
 FOLDERS = {"augment": "augment", "compress": "compress", "optimize": "optimize", "engines": "build", "tasks": ""}
 
+#: The engine where nobody names one, and the one that techniques time by: it runs on every processor.
+DEFAULT_ENGINE = "onnxruntime"
+
 #: The subfolder of each for what its techniques share.
 SHARED = "shared"
 

@@ -46,7 +46,13 @@ def recipe(record: Mapping[str, Any], allocation: Allocation, alike: Allocation 
     """
     variants = {"base": ["export"], ALLOCATED: items(record, allocation)}
     variants |= {UNIFORM: items(record, alike)} if alike else {}
-    whole = {"name": name, "task": _task(record), "model": model, "variants": variants, "engines": ["onnxruntime"]}
+    whole = {
+        "name": name,
+        "task": _task(record),
+        "model": model,
+        "variants": variants,
+        "engines": [registry.DEFAULT_ENGINE],
+    }
     return _notes(allocation, alike) + _yaml(whole)
 
 

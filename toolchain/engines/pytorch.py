@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 VERSION = 1
 LIBRARIES = ("torch", "transformers")
 ACCEPTS = ("checkpoint",)
+EXTRA = "torch"
 
 #: Modules that ``open_session`` loads; timing imports them before it times the session itself.
 MODULES = ("torch", "transformers")

@@ -45,6 +45,7 @@ import numpy as np
 from toolchain import kinds
 from toolchain.compress.shared import time_table
 from toolchain.compress.shared.stopwatch import stopwatch
+from toolchain.core import registry
 from toolchain.core.errors import DataError, RecipeError, require
 from toolchain.core.interrupt import held_back
 from toolchain.core.log import logger, progress
@@ -114,7 +115,7 @@ def tunes(config: Config) -> bool:
 
 def fingerprint(config: Config) -> dict[str, Any]:
     """What measured times depend on."""
-    return timed_on.fingerprint("onnxruntime") if config.time else {}
+    return timed_on.fingerprint(registry.DEFAULT_ENGINE) if config.time else {}
 
 
 def measure(

@@ -14,9 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from toolchain.core.processors import physical_cores, quota_facts, sysctl, usable_cpus
+from toolchain.core.processors import cpuinfo, physical_cores, quota_facts, sysctl, usable_cpus
 
-CPUINFO = Path("/proc/cpuinfo")
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 #: Where NVIDIA's driver on Linux shows itself; reading it takes no time, where NVML may have to wake the GPU.
@@ -100,21 +99,15 @@ def instruction_sets() -> tuple[str, ...]:
 def _features() -> frozenset[str]:
     if sys.platform == "darwin":
         return frozenset(name for key, name in _MACOS_NAMES.items() if sysctl(key) == "1")
-    for line in _text(CPUINFO).splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() in ("flags", "Features"):
-            return frozenset(value.split())
-    return frozenset()
+    fields = cpuinfo()
+    return frozenset((fields.get("flags") or fields.get("Features") or "").split())
 
 
 @cache
 def _cpu_name() -> str:
     if sys.platform == "darwin":
         return sysctl("machdep.cpu.brand_string") or platform.machine()
-    fields: dict[str, str] = {}
-    for line in _text(CPUINFO).splitlines():
-        key, _, value = line.partition(":")
-        fields.setdefault(key.strip(), value.strip())
+    fields = cpuinfo()
     if "model name" in fields:
         # Virtual machines hide the product's name; family, model and stepping still tell generations apart.
         family = (f"{short} {fields[key]}" for short, key in _FAMILY.items() if key in fields)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from toolchain.core import registry
 from toolchain.core.errors import RecipeError, ToolchainError
 from toolchain.core.log import logger
 
@@ -140,7 +141,7 @@ def _direct(targets: Sequence[str], items: Sequence[str], asked: Asked, engines:
         raise RecipeError(f"{twice[0]} is given twice", "each once: the first one is the baseline")
     root: dict[str, Any] = {
         "name": _name(targets[0], targets),
-        "engines": [document.parse_value(e) for e in engines or ["onnxruntime"]],
+        "engines": [document.parse_value(e) for e in engines or [registry.DEFAULT_ENGINE]],
     }
     if engines and all(adopt.kind_of(target) == "engine" for target in targets):
         raise UsageError("--engine is for graphs and checkpoints: an engine folder is built already")
@@ -207,8 +208,6 @@ def _recorded(targets: Sequence[str]) -> Any:
 
 def settings_of(technique: str) -> set[str]:
     """The names of a technique's settings, which in a direct run go before a recipe's keys."""
-    from toolchain.core import registry
-
     folder = registry.folder_of(technique)
     return {field.name for field in dataclasses.fields(registry.get(folder, technique).config)} if folder else set()
 
@@ -229,6 +228,4 @@ def _name(target: str, targets: Sequence[str]) -> str:
 
 
 def _stages(items: Sequence[str]) -> set[str]:
-    from toolchain.core import registry
-
     return {folder for item in items if (folder := registry.folder_of(item))}

@@ -122,7 +122,7 @@ def parse(document: Document, sets: Sequence[str] = (), models: Sequence[str] = 
         parsed[str(name)] = stage_items(problems, items, ("variants", name))
         sound |= {str(name)} if len(problems.found) == known else set()
     trained = any(item.stage == "finetune" for item in stages)
-    engines = engine_items(problems, root.get("engines", ["onnxruntime"]))
+    engines = engine_items(problems, root.get("engines", [registry.DEFAULT_ENGINE]))
     variants: dict[tuple[str, str], tuple[Item, ...]] = {}
     for name, items in parsed.items():
         if stages_sound and name in sound:  # what cannot be read has no order

@@ -11,10 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from toolchain.core import registry
 from toolchain.core.errors import DataError, MissingPackageError, ModelError
+from toolchain.core.hooks import Engine
 from toolchain.core.processors import physical_cores
-from toolchain.engines.shared import cudart
 from toolchain.model import adopt, graph
+from toolchain.pipeline import keys
 from toolchain.pipeline.at_hand import Data, Model
 from toolchain.tasks.shared.examples import label_text
 
@@ -92,15 +94,20 @@ def compose(
 
 def _engines() -> tuple[list[str], list[str]]:
     """Return the engines that run here, and comments on those that could be added."""
-    engines = [name for name in ("onnxruntime", "openvino") if importlib.util.find_spec(name)]
-    comments = []
-    if not importlib.util.find_spec("openvino"):
-        comments.append("openvino is another engine: pip install 'toolchain[openvino]'")
-    if importlib.util.find_spec("tensorrt") or importlib.util.find_spec("tensorrt_rtx"):
-        if reason := cudart.absent():
-            comments.append(f"tensorrt can be built here, not run ({reason}): add it for plans of another machine")
-        else:
-            engines.append("tensorrt")
+    engines, comments = [], []
+    for name in registry.names("engines"):
+        technique = registry.get("engines", name)
+        engine, config = technique.of(Engine), technique.config()
+        if "standard" not in engine.ACCEPTS:  # it runs checkpoints, to be compared with
+            continue
+        absent = engine.absent(config)
+        if "missing" in map(keys.installed, technique.libraries):
+            if engine.EXTRA and not absent:
+                comments.append(f"{name} is another engine: pip install 'toolchain[{engine.EXTRA}]'")
+        elif not absent:
+            engines.append(name)
+        elif not engine.unbuilt(config):
+            comments.append(f"{name} can be built here, not run ({absent}): add it for another machine")
     if not engines:
         raise MissingPackageError("no runtime is installed", "pip install 'toolchain[cpu]'")
     return engines, comments

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from toolchain.core.errors import EngineError, RecipeError, first_line
+from toolchain.core.processors import processor
 from toolchain.core.session import TEXT_INPUT, ConcurrentSession
 from toolchain.core.stage import Context, Ge, Gt, Le, Metrics, StageConfig
 from toolchain.core.store import digest
@@ -35,13 +36,13 @@ from toolchain.engines.onnxruntime.session import (
 from toolchain.engines.onnxruntime.tuning import BATCH_SIZE, REQUESTS, TEXTS, Options, tune
 from toolchain.engines.shared import contention, fusion_claim
 from toolchain.engines.shared.artifact import need_space, place, read_engine, write_engine
-from toolchain.engines.shared.processor import processor
 from toolchain.engines.shared.samples import encode_dev
 from toolchain.model import checkpoint
 
 VERSION = 7
 LIBRARIES = ("onnxruntime",)
 ACCEPTS = ("standard", "qdq", "qdq-asymmetric", "ort")
+EXTRA = "cpu"
 GPU_PROVIDERS = ("cuda", "tensorrt")
 
 #: Either wheel brings the same module.

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from toolchain.core.errors import EngineError, RecipeError
+from toolchain.core.processors import processor
 from toolchain.core.session import Session
 from toolchain.core.stage import Context, Ge, Gt, Le, Metrics, StageConfig
 from toolchain.engines.openvino import ir
@@ -25,11 +26,11 @@ from toolchain.engines.openvino.tuning import tuned
 from toolchain.engines.shared import fusion_claim
 from toolchain.engines.shared.artifact import need_space, read_engine, write_engine
 from toolchain.engines.shared.batching import BATCHING_KEY, Batching
-from toolchain.engines.shared.processor import processor
 
 VERSION = 5
 LIBRARIES = ("openvino",)
 ACCEPTS = ("standard", "qdq", "qdq-asymmetric")
+EXTRA = "openvino"
 
 #: oneDNN computes the products.
 NARROWED_BY = {"ONEDNN_MAX_CPU_ISA": "AVX2"}

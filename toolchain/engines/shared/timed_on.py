@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from typing import Any
 
 from toolchain.core import registry
-from toolchain.core.processors import quota_facts
+from toolchain.core.processors import capacity
 
 
 def fingerprint(engine: str) -> dict[str, Any]:
@@ -19,7 +18,6 @@ def fingerprint(engine: str) -> dict[str, Any]:
     technique = registry.get("engines", engine)
     return {
         **technique.hooks.fingerprint(technique.config()),
-        "logical_cpus": os.cpu_count(),
+        **capacity(),
         "host": platform.node(),
-        **quota_facts(),
     }

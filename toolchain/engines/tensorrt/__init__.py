@@ -33,6 +33,7 @@ from toolchain.model import two_four
 VERSION = 1
 LIBRARIES = ("tensorrt-rtx",)
 ACCEPTS = ("standard", "qdq", "qdq-fp8")
+EXTRA = "rtx"
 
 #: Either library serves; each has a module of its own.
 DISTRIBUTIONS = {"tensorrt-rtx": ("tensorrt-rtx", "tensorrt")}
