@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from toolchain.certainty.pareto import beats
-from toolchain.deliver.report.beside import Room
+from toolchain.deliver.report.charts import DEEP, Room, Scale, Side
 from toolchain.deliver.report.figures import STATES, Figures, key
-from toolchain.deliver.report.scale import Scale
 from toolchain.layers.panels import label
 from toolchain.measure.gates import BINDING
 
@@ -18,9 +17,6 @@ HEAD, LEFT, TOP, BOTTOM, LEGEND, LINE = 30, 56, 30, 52, 300, 16
 
 #: How wide a figure of a label is, in pixels.
 LETTER = 6.2
-
-#: Points of accuracy below the best engine; what is below stands at the lower edge, with its accuracy.
-DEEP = 8.0
 
 FRONT, BEHIND = "#1f6f8b", "#9aa5ab"
 
@@ -123,23 +119,19 @@ def _number(row: Figures, name: str) -> float:
 
 def _chart(points: Sequence[Point], index: int, left: float, title: str, along: Scale, up: Scale) -> list[str]:
     top, bottom = HEAD + TOP, HEAD + TOP + HEIGHT
+    across, upward = Side(along, left, left + WIDTH), Side(up, bottom, top)
     parts = [label(left + WIDTH / 2, bottom + 38, title, anchor="middle")]
     if index == 0:
         parts.append(label(left - 40, top - 12, "accuracy, %"))
-    for tick in up.ticks:
-        y = bottom - HEIGHT * up.part(tick)
+    for y, shown in upward.ticks():
         parts.append(f'<line x1="{left}" y1="{y:.1f}" x2="{left + WIDTH}" y2="{y:.1f}" stroke="#e4e4e4"/>')
-        parts += [label(left - 6, y + 4, f"{tick:g}", anchor="end")] if index == 0 else []
-    for tick in along.ticks:
-        x = left + WIDTH * along.part(tick)
+        parts += [label(left - 6, y + 4, shown, anchor="end")] if index == 0 else []
+    for x, shown in across.ticks():
         parts.append(f'<line x1="{x:.1f}" y1="{top}" x2="{x:.1f}" y2="{bottom}" stroke="#e4e4e4"/>')
-        parts.append(label(x, bottom + 16, f"{tick:g}", anchor="middle"))
+        parts.append(label(x, bottom + 16, shown, anchor="middle"))
     parts.append(f'<rect x="{left}" y="{top}" width="{WIDTH}" height="{HEIGHT}" fill="none" stroke="#555"/>')
     ordered = sorted(points, key=lambda point: not point.beaten)
-    places = [
-        (left + WIDTH * along.part(point.values[index]), bottom - HEIGHT * up.part(max(point.accuracy, up.low)))
-        for point in ordered
-    ]
+    places = [(across.at(point.values[index]), upward.at(point.accuracy)) for point in ordered]
     parts += [_mark(point, *place) for point, place in zip(ordered, places, strict=True)]
     room = Room(places, left + WIDTH + GAP, LETTER)
     for point, place in [*zip(ordered, places, strict=True)][::-1]:  # those of the front first: they find room

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from toolchain.deliver.report.charts import DEEP, Scale, Side, take_line
 from toolchain.deliver.report.figures import quantity, show
-from toolchain.deliver.report.front import DEEP
 from toolchain.deliver.report.lengths import span
 from toolchain.deliver.report.page import legend
 from toolchain.deliver.report.page.lines import Line, label, method, sound
-from toolchain.deliver.report.page.planes import LINE
+from toolchain.deliver.report.page.planes import levels
 from toolchain.deliver.report.page.svg import Picture, group, line, text, thread
-from toolchain.deliver.report.scale import Scale
 
 #: What is drawn over the length of a text: its name in a cell, and in words.
 FIGURES = (("accuracy_percent", "accuracy, %"), ("latency_ms", "latency at batch 1, ms"))
@@ -44,12 +43,10 @@ def threads(
     kept = [value for index, row in drawn.items() if lines[index]["baseline"] for value in row] or values
     deepest = min(kept) - DEEP if exact else min(values)
     scale = Scale.around([max(value, deepest) for value in values], logarithmic=not exact)
+    up = Side(scale, bottom, top)
     groups = found["groups"]
     places = [left + (right - left) * (at + 0.5) / len(groups) for at in range(len(groups))]
-    parts = [text(4, 12, words, kind="tick")]
-    for tick in scale.ticks:
-        y = bottom - (bottom - top) * scale.part(tick)
-        parts += [line(left, y, right, y, "rule"), text(left - 6, y + 4, f"{tick:g}", anchor="end", kind="tick")]
+    parts = [text(4, 12, words, kind="tick"), *levels(up, left, right)]
     for x, each in zip(places, groups, strict=True):
         name = span(each).removesuffix(" tokens")
         parts += [line(x, top, x, bottom, "rule"), text(x, bottom + 16, name, anchor="middle", kind="tick")]
@@ -57,13 +54,10 @@ def threads(
     taken: list[float] = []
     drawings = []
     for index, row in drawn.items():
-        points = [
-            (x, bottom - (bottom - top) * scale.part(max(y, scale.low))) for x, y in zip(places, row, strict=True)
-        ]
+        points = [(x, up.at(y)) for x, y in zip(places, row, strict=True)]
         shown = thread(points)
         end = points[-1][1] + 4
-        if all(abs(end - other) > LINE for other in taken):
-            taken.append(end)
+        if take_line(end, taken):
             shown += text(points[-1][0] + 8, end, label(lines[index]), kind="quiet")
         told = ", ".join(
             f"{span(each)}: {show(value, 2) if exact else quantity(value)}"

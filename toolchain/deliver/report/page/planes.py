@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
-from toolchain.deliver.report.beside import Room
+from toolchain.deliver.report.charts import DEEP, Room, Scale, Side, take_line
 from toolchain.deliver.report.figures import key, quantity, ratio, show
-from toolchain.deliver.report.front import DEEP
 from toolchain.deliver.report.page import legend
 from toolchain.deliver.report.page.lines import Line, front, label, method, models, number, sound
 from toolchain.deliver.report.page.markup import Markup, fill, join
 from toolchain.deliver.report.page.svg import LETTER, Picture, group, line, mark, text, thread
-from toolchain.deliver.report.scale import Scale
-
-#: Pixels between two numbers, one below the other.
-LINE = 11
 
 
 @dataclass(frozen=True)
@@ -71,27 +65,29 @@ def scatter(
     width, height = (360, 330) if narrow else (1000, 400)
     left, right, top, bottom = (34 if narrow else 44), width - 10, 22, height - 40
     deepest = max(y for _, y in drawn.values()) - DEEP
-    across = Scale.around([x for x, _ in drawn.values()], logarithmic=True, most=6 if narrow else 12)
-    up = Scale.around([max(y, deepest) for _, y in drawn.values()], logarithmic=False)
-    places = {
-        index: (left + (right - left) * across.part(x), bottom - (bottom - top) * up.part(max(y, up.low)))
-        for index, (x, y) in drawn.items()
-    }
-    parts = [text(left - 30 if narrow else left - 40, 12, "accuracy, %", kind="tick")]
-    for tick in up.ticks:
-        y = bottom - (bottom - top) * up.part(tick)
-        parts += [line(left, y, right, y, "rule"), text(left - 6, y + 4, f"{tick:g}", anchor="end", kind="tick")]
-    for tick in across.ticks:
-        x = left + (right - left) * across.part(tick)
-        parts += [line(x, top, x, bottom, "rule"), text(x, bottom + 15, f"{tick:g}", anchor="middle", kind="tick")]
+    along_x = Scale.around([x for x, _ in drawn.values()], logarithmic=True, most=6 if narrow else 12)
+    across = Side(along_x, left, right)
+    up = Side(Scale.around([max(y, deepest) for _, y in drawn.values()], logarithmic=False), bottom, top)
+    places = {index: (across.at(x), up.at(y)) for index, (x, y) in drawn.items()}
+    parts = [text(left - 30 if narrow else left - 40, 12, "accuracy, %", kind="tick"), *levels(up, left, right)]
+    for x, shown in across.ticks():
+        parts += [line(x, top, x, bottom, "rule"), text(x, bottom + 15, shown, anchor="middle", kind="tick")]
     better = "more is better" if along.more else "less is better"
     parts.append(text((left + right) / 2, bottom + 32, f"{along.words}; {better}", anchor="middle", kind="tick"))
     best = [index for index in front(lines, along.name, more=along.more) if index in places]
     parts.append(_staircase([places[index] for index in best]))
-    parts += _marks(lines, drawn, places, along, set(best), up.low, right + 8, of or range(len(lines)))
+    parts += _marks(lines, drawn, places, along, set(best), up.scale.low, right + 8, of or range(len(lines)))
     keys, taken = legend.draw(lines, height, width, shapes=shapes)
     title = f"Accuracy over {along.words}; the line joins what no sound engine beats in both; numbers are ranks"
     return Picture(f"scatter-{along.name.replace('_', '-')}", title, width, height + taken, (*parts, *keys))
+
+
+def levels(up: Side, left: float, right: float) -> list[Markup]:
+    """The ticks of an upward side, and their lines through a picture."""
+    return [
+        part for y, shown in up.ticks()
+        for part in (line(left, y, right, y, "rule"), text(left - 6, y + 4, shown, anchor="end", kind="tick"))
+    ]  # fmt: skip
 
 
 def _staircase(points: Sequence[tuple[float, float]]) -> Markup:
@@ -165,25 +161,21 @@ def parallel(lines: Sequence[Line], settings: Sequence[str], *, narrow: bool) ->
     width, height = (360, 360) if narrow else (1000, 380)
     left, right, top, bottom = (36 if narrow else 60), width - (36 if narrow else 60), 44, height - 12
     places = [left + (right - left) * at / (len(axes) - 1) for at in range(len(axes))]
-    scales = []
+    sides = []
     for at, axis in enumerate(axes):
         values = [row[at] for row in whole.values()]
         if axis.name == "accuracy_percent":
             values = [max(value, max(values) - DEEP) for value in values]
-        scales.append(Scale.around(values, logarithmic=axis.logarithmic, most=7))
-
-    def height_of(at: int, value: float) -> float:
-        part = max(0.0, scales[at].part(value))
-        return bottom - (bottom - top) * part if axes[at].more else top + (bottom - top) * part
-
-    threads, taken = [], [0.0]
+        scale = Scale.around(values, logarithmic=axis.logarithmic, most=7)
+        sides.append(Side(scale, bottom, top) if axis.more else Side(scale, top, bottom))
+    threads: list[Markup] = []
+    taken = [0.0]
     for index in sorted(whole):
         each = lines[index]
-        points = [(places[at], height_of(at, value)) for at, value in enumerate(whole[index])]
+        points = [(places[at], sides[at].at(value)) for at, value in enumerate(whole[index])]
         drawn = thread(points)
         end = points[-1][1] + 4
-        if all(abs(end - other) > LINE for other in taken):
-            taken.append(end)
+        if take_line(end, taken):
             drawn += text(right + 9, end, label(each), kind="quiet")
         said = f"{each['name']}: " + ", ".join(
             f"{axis.words} {_shown(axis, value)}" for axis, value in zip(axes, whole[index], strict=True)
@@ -192,28 +184,21 @@ def parallel(lines: Sequence[Line], settings: Sequence[str], *, narrow: bool) ->
         threads.append(group(index, method(each), said, drawn, data, hollow=not sound(each)))
     parts: list[Markup] = []
     for at, axis in enumerate(axes):
-        parts += _axis(axis, scales[at], places[at], top, bottom, partial(height_of, at))
+        parts += _axis(axis, sides[at], places[at], top, bottom)
     keys, below = legend.draw(lines, height + 8, width)
     title = "Size, accuracy and speedup of each engine; the higher on an axis, the better; numbers are ranks"
     return Picture("parallel", title, width, height + 8 + below, (*reversed(threads), *parts, *keys))
 
 
-def _axis(
-    axis: Dimension,
-    scale: Scale,
-    x: float,
-    top: float,
-    bottom: float,
-    height_of: Callable[[float], float],
-) -> list[Markup]:
+def _axis(axis: Dimension, side: Side, x: float, top: float, bottom: float) -> list[Markup]:
+    scale = side.scale
     words = [
         text(x, 14, axis.words, anchor="middle", kind="strong"),
         text(x, 30, "up: more" if axis.more else "up: less", anchor="middle", kind="quiet"),
     ]
     parts = [line(x, top, x, bottom, "axis")]
-    for tick in scale.ticks:
-        y = height_of(tick)
-        parts += [line(x - 4, y, x, y, "axis"), text(x - 7, y + 4, f"{tick:g}", anchor="end", kind="tick halo")]
+    for y, shown in side.ticks():
+        parts += [line(x - 4, y, x, y, "axis"), text(x - 7, y + 4, shown, anchor="end", kind="tick halo")]
     return [
         *words,
         fill(

@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from toolchain.deliver.report.charts import DEEP, Scale, Side
 from toolchain.deliver.report.figures import key, quantity, show
-from toolchain.deliver.report.front import DEEP
 from toolchain.deliver.report.page import legend
 from toolchain.deliver.report.page.lines import Line, label, method, models, number, short, sound
 from toolchain.deliver.report.page.markup import Markup, fill, join
 from toolchain.deliver.report.page.svg import Picture, dot, fit, group, line, text
-from toolchain.deliver.report.scale import Scale
 
 #: Pixels: room for what stands above the rows, and below them.
 TOP, BOTTOM = 22, 12
@@ -58,10 +57,9 @@ class Layout:
     def grid(self, scale: Scale, top: float, bottom: float, unit: str) -> list[Markup]:
         """The scale above the rows, and its lines through them."""
         parts = []
-        for tick in scale.ticks:
-            x = self.left + (self.right - self.left) * scale.part(tick)
+        for x, shown in Side(scale, self.left, self.right).ticks():
             anchor = "start" if x < self.left + 12 else "end" if x > self.right - 12 and self.narrow else "middle"
-            parts += [line(x, top, x, bottom, "rule"), text(x, top - 6, f"{tick:g}{unit}", anchor=anchor, kind="tick")]
+            parts += [line(x, top, x, bottom, "rule"), text(x, top - 6, f"{shown}{unit}", anchor=anchor, kind="tick")]
         return parts
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from toolchain.deliver.report.beside import Room
+from toolchain.deliver.report.charts import Room
 
 LETTER = 6.0
 
