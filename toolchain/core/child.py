@@ -2,6 +2,9 @@
 
 The script imports nothing of this package. It finds a JSON object in the file ``sys.argv[1]`` and writes another to
 ``sys.argv[2]``; the current folder is one that may be littered. Whatever else ends it becomes an error here.
+
+It answers once, and its Python may lack this package. What holds an engine and answers many times, with progress, is
+another kind of process: :mod:`toolchain.measure.process`, which reads how one ended, and what it printed, as this does.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from toolchain.core import disk
 from toolchain.core.errors import TRY_AGAIN, EngineError, LostProcessError, RecipeError, from_outside
@@ -28,6 +31,9 @@ from toolchain.core.errors import TRY_AGAIN, EngineError, LostProcessError, Reci
 #: How much of what a failed script printed an error repeats.
 TAIL_LINES = 8
 TAIL_BYTES = 4000
+
+#: Stands before what to do about a process that was killed.
+OUT_OF_MEMORY = "the machine may have run out of memory; "
 
 #: How often a caller looks at what a script has done, in seconds.
 POLL_S = 0.5
@@ -97,7 +103,6 @@ def run(
         LostProcessError: It was killed, or memory ran out.
     """
     interpreter = resolve(python)
-    counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), str(threads))
     work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="child-", dir=work) as folder:
         asked, answered, log = (Path(folder).resolve() / name for name in ("request.json", "answer.json", "log.txt"))
@@ -107,23 +112,21 @@ def run(
             process = subprocess.Popen(
                 [interpreter, "-I", "-c", _START, str(os.getpid()), str(script), str(asked), str(answered)],
                 stdin=subprocess.DEVNULL, stdout=printed, stderr=subprocess.STDOUT, cwd=folder,
-                env={**os.environ, **counts, "TOKENIZERS_PARALLELISM": "false", "RUST_BACKTRACE": "0"},
+                env={**os.environ, **thread_counts(threads), "TOKENIZERS_PARALLELISM": "false", "RUST_BACKTRACE": "0"},
             )  # fmt: skip
             code = _wait(process, watch, limit_s)
-        tail = _tail(log) + (f"\n    all that it printed: {keep_log}" if keep_log else "")
+        with log.open("rb") as file:
+            printed_last = tail_of(file, TAIL_LINES)
+        tail = printed_last + (f"\n    all that it printed: {keep_log}" if keep_log else "")
         if code is None:
             raise ChildError(what, "", f"was ended after {limit_s:.0f} s", tail)
         try:
             answer = json.loads(answered.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             if from_outside(code):
-                memory = "the machine may have run out of memory; " if -code == signal.SIGKILL else ""
-                raise LostProcessError(
-                    f"{what}: was ended by {signal.Signals(-code).name}\n{tail}".rstrip(), f"{memory}{TRY_AGAIN}"
-                ) from error
-            ended = f"ended with code {code} and no answer"
-            ended = f"was ended by {signal.Signals(-code).name}" if code < 0 else ended
-            raise ChildError(what, "", ended, tail) from error
+                hint = f"{OUT_OF_MEMORY}{TRY_AGAIN}" if -code == signal.SIGKILL else TRY_AGAIN
+                raise LostProcessError(f"{what}: {ended(code)}\n{tail}".rstrip(), hint) from error
+            raise ChildError(what, "", ended(code) + ("" if code < 0 else " and no answer"), tail) from error
     if answer.get("error") == "MemoryError":
         raise LostProcessError(f"{what}: memory ran out\n{tail}".rstrip(), TRY_AGAIN)
     if code or "error" in answer:
@@ -221,8 +224,18 @@ def _added(folder: Path) -> list[Path]:
     return [each for each in named if disk.is_folder(each)]
 
 
-def _tail(log: Path) -> str:
-    with log.open("rb") as file:
-        file.seek(max(file.seek(0, os.SEEK_END) - TAIL_BYTES, 0))
-        lines = file.read().decode("utf-8", "replace").splitlines()[-TAIL_LINES:]
+def thread_counts(threads: int) -> dict[str, str]:
+    """Return the variables by which a process's libraries know how many threads to compute with."""
+    return dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), str(threads))
+
+
+def ended(code: int | None) -> str:
+    """Say how a process ended: its exit code, or the signal that a negative one stands for."""
+    return f"was ended by {signal.Signals(-code).name}" if code is not None and code < 0 else f"ended with code {code}"
+
+
+def tail_of(file: BinaryIO, most: int) -> str:
+    """Return the last lines of what a process printed, indented, as an error repeats them."""
+    file.seek(max(file.seek(0, os.SEEK_END) - TAIL_BYTES, 0))
+    lines = file.read().decode("utf-8", "replace").splitlines()[-most:]
     return "\n".join(f"    {line}" for line in lines)

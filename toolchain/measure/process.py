@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from toolchain.core import errors
+from toolchain.core import child, errors
 from toolchain.core.errors import TRY_AGAIN, EngineError, LostProcessError, ToolchainError, from_outside
 from toolchain.core.log import logger
 from toolchain.core.registry import PACKAGE
@@ -29,7 +29,6 @@ SILENCE_S = 10.0
 
 #: How much of a worker's stderr an error repeats.
 TAIL_LINES = 12
-TAIL_BYTES = 4000
 
 #: How long a worker may take to end by itself.
 GRACE_S = 5.0
@@ -56,7 +55,6 @@ class WorkerProcess:
         self._name = name
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - close() closes it
         self._pending = b""
-        counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), str(threads))
         self._process = subprocess.Popen(
             [*prefix, sys.executable, "-P", "-c", _PROGRAM, str(PACKAGE.parent)],
             stdin=subprocess.PIPE,
@@ -64,7 +62,7 @@ class WorkerProcess:
             stderr=self._stderr,
             env={
                 **os.environ,
-                **counts,
+                **child.thread_counts(threads),
                 "TOKENIZERS_PARALLELISM": "true",
                 "TOOLCHAIN_PARENT": str(os.getpid()),
                 **(environment or {}),
@@ -167,19 +165,15 @@ class WorkerProcess:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(GRACE_S)
         code = self._process.returncode
-        how, hint = f"ended with code {code}", f"{TRY_AGAIN}; where it ends so every time, leave it out"
-        if code is not None and code < 0:
-            how = f"was ended by {signal.Signals(-code).name}"
-            hint = f"the machine may have run out of memory; {TRY_AGAIN}" if -code == signal.SIGKILL else hint
+        hint = f"{TRY_AGAIN}; where it ends so every time, leave it out"
         return LostProcessError(
-            f"{self._name}: its process {how} while it did {do!r}\n{self._tail()}".rstrip(), hint,
+            f"{self._name}: its process {child.ended(code)} while it did {do!r}\n{self._tail()}".rstrip(),
+            f"{child.OUT_OF_MEMORY}{TRY_AGAIN}" if code == -signal.SIGKILL else hint,
             crashed=code is not None and not from_outside(code),
         )  # fmt: skip
 
     def _tail(self) -> str:
-        self._stderr.seek(max(self._stderr.seek(0, os.SEEK_END) - TAIL_BYTES, 0))
-        lines = self._stderr.read().decode("utf-8", "replace").splitlines()[-TAIL_LINES:]
-        return "\n".join(f"    {line}" for line in lines)
+        return child.tail_of(self._stderr, TAIL_LINES)
 
 
 @contextlib.contextmanager
