@@ -17,8 +17,8 @@ import click
 from toolchain.cli import COMMANDS, cli
 from toolchain.cli.fields import describe, written
 from toolchain.core import registry
+from toolchain.core.stage import Stage
 from toolchain.pipeline.bounds import Rule
-from toolchain.pipeline.plan import STAGES
 from toolchain.pipeline.settings import Benchmark, Evaluate, Report, Weights
 
 FOLDER = Path(__file__).parent / "reference"
@@ -64,14 +64,19 @@ def _techniques() -> Iterator[str]:
     yield "# Techniques"
     yield (
         "What may stand in `stages` and in a variant. They run in one direction: "
-        f"{' → '.join(stage for stage in STAGES[:6] if stage != 'adopt')}; augmentations may stand before `finetune` "
+        f"{' → '.join(stage.name for stage in _stages())}; augmentations may stand before `finetune` "
         "too. `toolchain show NAME` prints the same."
     )
-    for name in ("finetune", "export"):
-        yield from _entry(registry.stage(name), "stage")
-    for folder in registry.VARIANT_FOLDERS:
+    for stage in (stage for stage in _stages() if stage.module):
+        yield from _entry(registry.stage(stage.name), "stage")
+    for folder in registry.variant_folders():
         for name in registry.names(folder):
             yield from _entry(registry.get(folder, name), folder)
+
+
+def _stages() -> list[Stage]:
+    """Return the stages of a variant that a recipe names; taking in a model stands there by itself."""
+    return [stage for stage in registry.stages().values() if stage.variant and not stage.adopts]
 
 
 def _engines() -> Iterator[str]:

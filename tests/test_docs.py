@@ -133,7 +133,7 @@ def test_making_the_pages_leaves_the_commands_their_short_help_option() -> None:
     [
         (
             "techniques.md",
-            ["finetune", "export", *(name for folder in registry.VARIANT_FOLDERS for name in registry.names(folder))],
+            ["finetune", "export", *(name for folder in registry.variant_folders() for name in registry.names(folder))],
         ),
         ("engines.md", list(registry.names("engines"))),
         ("tasks.md", list(registry.names("tasks"))),

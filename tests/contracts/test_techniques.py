@@ -21,7 +21,7 @@ ALL = [(folder, name) for folder in registry.FOLDERS for name in registry.names(
 IDS = [f"{folder}/{name}" for folder, name in ALL]
 
 #: Stages with one way to do them; their names are taken too.
-SINGLE = tuple(registry.SINGLE)
+SINGLE = registry.single()
 
 #: What each kind of technique is called with, in order.
 CALLS: dict[str, dict[str, str]] = {

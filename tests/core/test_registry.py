@@ -78,7 +78,7 @@ def test_imports_are_those_of_the_syntax_tree() -> None:
     assert more == {"toolchain.measure.worker.main"}  # what a process that measure/process.py starts is told to import
 
 
-@pytest.mark.parametrize("name", registry.SINGLE)
+@pytest.mark.parametrize("name", registry.single())
 def test_each_stage_with_one_way_to_do_it_has_its_module(name: str) -> None:
     found = registry.stage(name)
     assert (found.name, found.version >= 1, dataclasses.is_dataclass(found.config)) == (name, True, True)

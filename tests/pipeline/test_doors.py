@@ -9,7 +9,7 @@ import pytest
 
 from tests.tiny import call, tiny
 from toolchain.core.errors import ToolchainError
-from toolchain.pipeline import perform
+from toolchain.pipeline import history
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_what_accompanies_an_engine_is_no_link(graph: Path, tmp_path: Path, name
     _link(graph, name)
     (tmp_path / "out").mkdir()
     with pytest.raises(ToolchainError, match=f"{name} is a symbolic link"):
-        perform.accompany(graph, tmp_path / "out")
+        history.accompany(graph, tmp_path / "out")
     assert not (tmp_path / "out" / name).exists()
 
 

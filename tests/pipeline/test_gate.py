@@ -16,7 +16,8 @@ from tests.builders import SENTENCES, context, onnx_folder
 from tests.engines.broken import unknown_operator
 from toolchain.core import registry
 from toolchain.core.errors import EngineError, GateError, ModelError
-from toolchain.pipeline import gate, perform
+from toolchain.pipeline import gate
+from toolchain.pipeline.stages import optimize as stage
 
 TEXTS = [(text,) for text in SENTENCES]
 
@@ -55,8 +56,8 @@ def test_passes_that_need_single_precision_refuse_a_graph_in_half(tmp_path: Path
     for name in registry.names("optimize"):
         technique = registry.get("optimize", name)
         step: Any = SimpleNamespace(technique=technique)
-        perform._check_precision(step, onnx_folder())
+        stage.check_precision(step, onnx_folder())
         with pytest.raises(ModelError) if name in refusing else contextlib.nullcontext() as refusal:
-            perform._check_precision(step, tmp_path)
+            stage.check_precision(step, tmp_path)
         if refusal is not None:
             assert refusal.value.message == f"{name} takes a graph in fp32, and this one has weights in fp16"

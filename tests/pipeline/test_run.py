@@ -88,7 +88,7 @@ def test_the_second_run_is_all_hits_and_does_no_work(copied: Path, monkeypatch: 
     def work(*_: Any) -> None:
         raise AssertionError("a hit was done again")
 
-    monkeypatch.setattr(run, "perform", work)
+    monkeypatch.setattr(run, "work_of", work)
     before = _times(copied)
     result = _run(copied, "--json")
     assert (result.code, made(result)) == (0, 0)
@@ -211,7 +211,7 @@ def test_a_run_that_is_all_hits_reads_no_data(copied: Path, monkeypatch: pytest.
 
 
 def test_a_report_comes_from_the_store_alone(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "perform", None)
+    monkeypatch.setattr(run, "work_of", None)
     result = call("report", "tiny.yaml", "--store", "store", "--json", "-o", "out", cwd=copied)
     assert result.code == 0
     assert result.json["lines"] == tiny().result.json["lines"]

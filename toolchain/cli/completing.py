@@ -54,7 +54,7 @@ def names(ctx: click.Context) -> Iterable[str]:
     from toolchain.pipeline import shipped
 
     everything = (name for folder in registry.FOLDERS for name in registry.names(folder))
-    return [*everything, *registry.SINGLE, *(path.stem for path in shipped.recipes())]
+    return [*everything, *registry.single(), *(path.stem for path in shipped.recipes())]
 
 
 @_offers
@@ -96,6 +96,7 @@ def setting(ctx: click.Context) -> Iterable[str]:
 
 def _keys(root: Mapping[str, Any]) -> Iterator[str]:
     from toolchain.pipeline.document import KEYS, mentioned
+    from toolchain.pipeline.items import single
     from toolchain.pipeline.settings import Benchmark, Evaluate, Report
 
     configs = {"evaluate": Evaluate, "benchmark": Benchmark, "report": Report}
@@ -108,7 +109,7 @@ def _keys(root: Mapping[str, Any]) -> Iterator[str]:
     names = {*mentioned(root), str(task_name) if isinstance(task_name, str) else str(next(iter(task_name or ()), ""))}
     for name in names:
         folder = next((folder for folder in registry.FOLDERS if name in registry.names(folder)), None)
-        if folder or name in ("finetune", "export", "adopt"):
+        if folder or name in single():
             config = (registry.get(folder, name) if folder else registry.stage(name)).config
             yield from (f"{name}.{field}=" for field in _fields(config))
 

@@ -52,7 +52,7 @@ def sensitivity_command(target: str, **settings: Any) -> int:
     outcome = run.execute(plan, store, force=force)
     if outcome.rank:
         return outcome.exit_code
-    step = next(step for step in plan.steps.values() if step.stage == "sensitivity")
+    step = next(step for step in plan.steps.values() if step.kind == "sensitivity")
     artifact = outcome.artifacts.get(step.id)
     for reason in dict.fromkeys(outcome.failed.values()):
         logger.error("failed: %s", reason)

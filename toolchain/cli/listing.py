@@ -59,7 +59,7 @@ def show_command(name: str, store: Store, as_json: bool) -> int:
     from toolchain.pipeline.shipped import is_recipe
 
     technique = next((registry.get(f, name) for f in registry.FOLDERS if name in registry.names(f)), None)
-    if technique is None and name in registry.SINGLE:
+    if technique is None and name in registry.single():
         technique = registry.stage(name)
     if technique is not None:
         return _show_technique(name, technique, as_json)
@@ -107,9 +107,10 @@ def _rows(what: str, store: Store, damaged: list[str]) -> Iterator[dict[str, Any
     from toolchain.pipeline import shipped
 
     if what == "techniques":
-        for stage in ("finetune", "export"):
-            yield {"stage": stage, "name": stage, "summary": registry.stage(stage).summary}
-        for folder in registry.VARIANT_FOLDERS:
+        for name, stage in registry.stages().items():
+            if stage.variant and stage.module and not stage.adopts:
+                yield {"stage": name, "name": name, "summary": registry.stage(name).summary}
+        for folder in registry.variant_folders():
             for name in registry.names(folder):
                 yield {"stage": folder, "name": name, "summary": registry.get(folder, name).summary}
     elif what in ("engines", "tasks"):

@@ -210,17 +210,13 @@ def forced(value: str | None) -> Sequence[str]:
     Raises:
         click.BadParameter: It names no stage.
     """
-    from toolchain.core.registry import suggest
-    from toolchain.pipeline.plan import STAGES
+    from toolchain.pipeline.direct import UsageError
+    from toolchain.pipeline.direct import forced as stages_of
 
-    if value is None:
-        return ()
-    if value == "*":
-        return STAGES
-    stages = {"benchmark": ("evaluate", "time")}.get(value, (value,))
-    if not set(stages) <= set(STAGES):
-        raise click.BadParameter(f"{value!r} is no stage: {suggest(value, STAGES)}", param_hint="--force")
-    return stages
+    try:
+        return stages_of(() if value is None else value)
+    except UsageError as error:
+        raise click.BadParameter(f"{error.message}: {error.hint}", param_hint="--force") from error
 
 
 def again(store: bool = False) -> str:

@@ -140,19 +140,21 @@ def _stage(
     """Runs a plan up to a stage and shows what it has made."""
     from toolchain.cli.finishing import finish
     from toolchain.cli.recipes import print_preview
+    from toolchain.core import registry
     from toolchain.pipeline import direct, run
 
     store: Store = settings["store"]
+    timed = registry.stages()[stage].gives == "timing"
     with options.usage_errors():
         plan = direct.plan_of(stage, targets, items, options.asked(settings), engines)
     if settings["dry_run"]:
         return print_preview(plan, store, settings["as_json"], options.forced(settings["force"]))
-    if settings["output"] and stage != "time":
+    if settings["output"] and not timed:
         delivery.check_target(settings["output"])
     run.quiet_libraries()
     options.hold(store)
     outcome = run.execute(plan, store, force=options.forced(settings["force"]))
-    if stage == "time":
+    if timed:
         return finish(outcome, store, settings["output"], settings["as_json"])
     return _show(outcome, stage, settings["output"], settings["as_json"])
 

@@ -17,13 +17,17 @@ from typing import Any, TypeVar
 from toolchain.core import hooks, source
 from toolchain.core.docstrings import docstring
 from toolchain.core.errors import HookError, RecipeError
+from toolchain.core.stage import Stage
 
 _Room = TypeVar("_Room", bound=hooks.Declared)
 
 PACKAGE = Path(__file__).parent.parent
 
-#: Folders whose files are techniques, and the stage that runs them.
-FOLDERS = {"augment": "augment", "compress": "compress", "optimize": "optimize", "engines": "build", "tasks": ""}
+#: Folders whose files are techniques that a recipe names.
+FOLDERS = ("augment", "compress", "optimize", "engines", "tasks")
+
+#: The folder whose files declare a stage each.
+STAGES = "pipeline/stages"
 
 #: The engine where nobody names one, and the one that techniques time by: it runs on every processor.
 DEFAULT_ENGINE = "onnxruntime"
@@ -33,20 +37,6 @@ SHARED = "shared"
 
 #: The module that declares what the others of its folder define.
 CONTRACT = "contract"
-
-#: Those whose techniques may stand in a variant.
-VARIANT_FOLDERS = ("augment", "compress", "optimize")
-
-#: Stages with one way to do them: their module is named here.
-SINGLE = {
-    "adopt": "model.adopt",
-    "finetune": "model.finetune",
-    "export": "model.export",
-    "evaluate": "measure.evaluate",
-    "time": "measure.timing",
-    "sensitivity": "layers.sensitivity",
-    "teach": "model.teach",
-}
 
 
 @dataclass(frozen=True)
@@ -159,15 +149,32 @@ def check_hooks(name: str, folder: str, module: ModuleType) -> None:
 
 
 @cache
+def stages() -> dict[str, Stage]:
+    """Return the stages in the order in which they run, each by the name of its file."""
+    loaded = [importlib.import_module(f"toolchain.pipeline.stages.{name}").STAGE for name in names(STAGES)]
+    return {stage.name: stage for stage in sorted(loaded, key=lambda stage: stage.order)}
+
+
+def single() -> tuple[str, ...]:
+    """Return the names of the stages with one way to do them."""
+    return tuple(name for name, stage in stages().items() if stage.module)
+
+
+@cache
 def stage(name: str) -> Technique:
-    """The module of a stage that has one way to do it (finetune, export, evaluate, time, sensitivity, teach)."""
-    dotted = SINGLE[name]
+    """Return the module of a stage that has one way to do it."""
+    dotted = stages()[name].module
     return Technique(name, dotted.split(".")[0], importlib.import_module(f"toolchain.{dotted}"))
+
+
+def variant_folders() -> tuple[str, ...]:
+    """Return the folders whose techniques may stand in a variant."""
+    return tuple(stage.folder for stage in stages().values() if stage.variant and stage.folder)
 
 
 def folder_of(name: str) -> str | None:
     """The folder of the technique with this name among those that may stand in a variant, or None."""
-    return next((f for f in VARIANT_FOLDERS if name in names(f)), None)
+    return next((folder for folder in variant_folders() if name in names(folder)), None)
 
 
 def suggest(name: str, allowed: Iterable[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from toolchain.core.data import Dataset
 
-__all__ = ["DIALECTS", "STAGES", "Context", "Ge", "Gt", "Le", "Lt", "MinLen", "Stage", "StageConfig", "Teaching"]
+__all__ = ["DIALECTS", "Context", "Ge", "Gt", "Le", "Lt", "MinLen", "Stage", "StageConfig", "Teaching"]
 
 Kind = Literal["source", "data", "checkpoint", "onnx", "engine", "evaluation", "timing", "sensitivity", "answers"]
 
@@ -20,34 +20,89 @@ Kind = Literal["source", "data", "checkpoint", "onnx", "engine", "evaluation", "
 DIALECTS = ("standard", "qdq", "qdq-asymmetric", "ort", "qdq-fp8")
 
 
-@dataclass(frozen=True)
+def _nothing(*_: Any) -> dict[str, Any]:
+    return {}
+
+
+def _source(step: Any) -> list[str]:
+    return [step.source] if step.source else []
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A stage of the one-way street from a model source to a measured engine.
+    """A stage of the one-way street from a model source to a measured engine: a file in ``pipeline/stages/``.
+
+    Nothing outside of that folder and this class compares a stage's name: what is to be done is read from these facts.
 
     Attributes:
+        name: The name of its file.
+        order: Place on the way; every stage stands behind those that give what it takes.
         takes: Kind of artifact that it reads.
         gives: Kind of artifact that it writes.
-        folder: Package folder of its techniques.
+        folder: Package folder of its techniques; empty where there is one way to do it.
+        module: Where that one way stands, such as ``model.export``: its ``VERSION``, ``LIBRARIES`` and ``Config``.
+        variant: Whether it may stand in a variant.
+        once: Whether it stands there once at most.
+        seeded: Whether its result depends on the training seed.
+        trains: Whether it learns from the examples: from all that augmentations add, on every core.
+        of_task: Whether its result depends on the task's data, whatever its settings are.
+        partial: Whether it does with those of its inputs that are there, where others failed.
+        judges: Whether it measures on the task that a certification names, where that is another.
+        perform: Does the work of a :class:`toolchain.pipeline.work.Work`, and returns its metrics.
+        key_parts: What else decides the result: of the step, its inputs and the folder of the recipe.
+        check: Holds what was written against what was given, and returns what that measured: of the work and the store.
+        models: The models that a step reads from outside, which are downloaded before its key is computed.
+        kind_of: The kind that it gives under its settings, where that depends on them.
     """
 
+    name: str
+    order: int
     takes: Kind
     gives: Kind
-    folder: str
+    folder: str = ""
+    module: str = ""
+    variant: bool = False
+    once: bool = False
+    seeded: bool = False
+    trains: bool = False
+    of_task: bool = True
+    partial: bool = False
+    judges: bool = False
+    perform: Callable[[Any], Metrics]
+    key_parts: Callable[[Any, Sequence[Any], Path | None], dict[str, Any]] = _nothing
+    check: Callable[[Any, Any], Metrics] = _nothing
+    models: Callable[[Any], list[str]] = _source
+    kind_of: Callable[[Any], Kind] | None = None
 
+    @property
+    def adopts(self) -> bool:
+        """Whether it takes in a model as it is."""
+        return self.takes == "source" and not self.trains
 
-STAGES: dict[str, Stage] = {
-    "adopt": Stage("source", "checkpoint", "model"),
-    "finetune": Stage("source", "checkpoint", "model"),
-    "augment": Stage("checkpoint", "data", "augment"),
-    "compress": Stage("checkpoint", "checkpoint", "compress"),
-    "export": Stage("checkpoint", "onnx", "model"),
-    "optimize": Stage("onnx", "onnx", "optimize"),
-    "build": Stage("onnx", "engine", "engines"),
-    "evaluate": Stage("engine", "evaluation", "measure"),
-    "time": Stage("engine", "timing", "measure"),
-    "sensitivity": Stage("checkpoint", "sensitivity", "measure"),
-    "teach": Stage("checkpoint", "answers", "model"),
-}
+    @property
+    def finetunes(self) -> bool:
+        """Whether it trains the encoder that a model begins with."""
+        return self.takes == "source" and self.trains
+
+    @property
+    def augments(self) -> bool:
+        """Whether it makes examples."""
+        return self.gives == "data"
+
+    @property
+    def compresses(self) -> bool:
+        """Whether its techniques are those that make a checkpoint of a checkpoint."""
+        return self.folder == "compress"
+
+    @property
+    def exports(self) -> bool:
+        """Whether it makes a graph of a checkpoint."""
+        return (self.takes, self.gives) == ("checkpoint", "onnx")
+
+    @property
+    def rewrites(self) -> bool:
+        """Whether its techniques are graph passes."""
+        return self.folder == "optimize"
 
 
 @dataclass(frozen=True, kw_only=True)

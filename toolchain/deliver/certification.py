@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from toolchain.core.artifact import copied
 from toolchain.core.errors import ToolchainError
 from toolchain.model import source
+from toolchain.pipeline.items import is_finetuning
 
 if TYPE_CHECKING:
     from toolchain.pipeline.plan import Step
@@ -38,18 +39,18 @@ def objection(outcome: Outcome, build: str) -> str | None:
         behind += step.inputs
         if reason := _of(step, identity, outcome.plan.recipe.base):
             return reason
-        trained = trained or step.stage in ("finetune", "adopt")
+        trained = trained or step.does.takes == "source"
     return "" if trained else "nothing says what it was trained on"
 
 
 def _of(step: Step, identity: Mapping[str, Any], base: Path | None) -> str:
     """What speaks against a step: a checkpoint from elsewhere that is not known to be trained on this split."""
-    if step.stage not in ("adopt", "finetune") or not step.source:
+    if step.does.takes != "source" or not step.source:
         return ""
     parts = _manifest(step.source, base).get("parts", {})
-    if step.stage == "finetune":  # an encoder that was only pretrained has no task
+    if step.does.finetunes:  # an encoder that was only pretrained has no task
         return "" if parts.get("task", identity) == identity else f"{step.source} was trained on other data before"
-    if parts.get("stage") == "finetune" and parts.get("task") == identity:
+    if is_finetuning(str(parts.get("stage"))) and parts.get("task") == identity:
         return ""
     known = "was trained on other data" if "task" in parts else "does not say what it was trained on"
     return f"{step.source} {known}"

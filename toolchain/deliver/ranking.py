@@ -142,7 +142,7 @@ def _passes(outcome: Outcome, build: str) -> list[Any]:
     step = steps[build]
     while step.inputs:
         step = steps[step.inputs[0]]
-        if step.stage == "optimize" and "parity" in outcome.artifacts[step.id].metrics:
+        if step.does.rewrites and "parity" in outcome.artifacts[step.id].metrics:
             passes.append(outcome.artifacts[step.id].metrics["parity"])
     return passes[::-1]
 
@@ -160,7 +160,7 @@ def _made_from(outcome: Outcome, build: str) -> list[Artifact]:
     artifacts: list[Artifact] = []
     steps = outcome.plan.steps
     step = steps[build]
-    while step.inputs and step.stage != "finetune":
+    while step.inputs and not step.does.finetunes:
         step = steps[step.inputs[0]]
         if step.id not in outcome.artifacts:
             return []
@@ -175,9 +175,9 @@ def _training(outcome: Outcome, build: str) -> dict[str, Any]:
     machines: dict[str, None] = {}
     while step.inputs:
         step = plan.steps[step.inputs[0]]
-        if step.stage == "augment":
+        if step.does.augments:
             break  # it stands before finetune: no training is behind it
-        if step.stage in ("finetune", "compress"):
+        if step.does.trains:
             manifest = outcome.artifacts[step.id].manifest
             steps += int(manifest["metrics"].get("steps", 0))
             seconds += float(manifest["duration_s"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,29 @@ class UsageError(RecipeError):
     """What was given does not go together, or something is missing."""
 
     exit_code = 2
+
+
+def forced(names: str | Collection[str]) -> tuple[str, ...]:
+    """Return the stages that are to be done again although the store has their result.
+
+    Args:
+        names: A stage or several; ``benchmark`` stands for those that measure, ``*`` for all.
+
+    Raises:
+        UsageError: There is no such stage.
+    """
+    known = registry.stages()
+    found: list[str] = []
+    for name in [names] if isinstance(names, str) else names:
+        if name == "*":
+            found += known
+        elif name == "benchmark":
+            found += [stage.name for stage in known.values() if stage.takes == "engine"]
+        elif name in known:
+            found.append(name)
+        else:
+            raise UsageError(f"{name!r} is no stage", registry.suggest(name, known))
+    return tuple(dict.fromkeys(found))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +89,10 @@ def plan_of(
     from toolchain.pipeline import plan
     from toolchain.pipeline.shipped import is_recipe
 
-    judges = stage in ("finetune", "augment", "compress", "time")
+    does = registry.stages()[stage]
+    judges = does.trains or does.augments or does.partial
     judges |= any(not _READS.isdisjoint(settings_of(item)) for item in items)
-    one = engines if stage == "build" and is_recipe(targets[0]) else ()
+    one = engines if does.gives == "engine" and is_recipe(targets[0]) else ()
     recipe = recipe_of(targets, items, asked, () if one else engines, judges=judges)
     whole = plan.make(recipe, stage, asked.variants)
     return plan.narrowed(whole, asked.variants, one) if one else whole
@@ -93,7 +117,7 @@ def ends(plan: Plan, stage: str) -> list[Step]:
     steps = plan.steps.values()
     read = {i for step in steps for i in step.inputs}
     # What is made by an augmentation is read by what learns from it, and is to be looked at all the same.
-    last = [step for step in steps if step.stage == stage and (stage == "augment" or step.id not in read)]
+    last = [step for step in steps if step.stage == stage and (step.does.augments or step.id not in read)]
     if not last:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in plan.not_applicable)
         raise ToolchainError(f"there is nothing to {stage}{f': {reasons}' if reasons else ''}", _NOTHING.get(stage, ""))

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from toolchain.core import registry
 from toolchain.core.errors import EngineError, GateError, MissingPackageError, refuse_lost
 from toolchain.core.hooks import GraphPass
 from toolchain.core.stage import Context
 from toolchain.core.store import Artifact, Store
-from toolchain.measure import divergence, engine_parity, gates, outside, parity
-from toolchain.model import adopt
+from toolchain.measure import divergence, engine_parity, gates, parity
 from toolchain.pipeline.plan import Step
 
 #: What ONNX Runtime says of an operator that it has no kernel for; another engine may have one.
@@ -24,7 +24,8 @@ SOUGHT = 32
 def beginning(artifact: Artifact, store: Store) -> Artifact:
     """The graph that a variant began as: the last ancestor that no graph pass made, or the earliest that is there."""
     found = artifact
-    while found.manifest["parts"]["stage"] == "optimize":
+    passes = {name for name, stage in registry.stages().items() if stage.rewrites}
+    while found.manifest["parts"]["stage"] in passes:
         parent = next((store.find("onnx", key) for key in found.manifest["parents"]), None)
         if parent is None:
             break
@@ -43,27 +44,6 @@ def reference(inputs: Sequence[Artifact]) -> engine_parity.Reference | None:
         return None
     floor = float((inputs[1].metrics.get("parity") or {}).get("floor", 1.0))
     return engine_parity.Reference(inputs[-1].path, floor, inputs[1].path)
-
-
-def check_outside(step: Step, inputs: Sequence[Artifact], out: Path, context: Context) -> dict[str, Any] | None:
-    """Hold what was adopted or exported against transformers' own tokenizer and model.
-
-    Args:
-        step: The step.
-        inputs: What it was given.
-        out: What it wrote.
-        context: Data and threads.
-
-    Returns:
-        ``outside`` for the manifest; None of a step that is not asked.
-
-    Raises:
-        GateError: They differ.
-    """
-    if step.stage == "export":
-        return outside.check(inputs[0].path, out, context.dataset().dev.texts, context.threads)
-    origin = adopt.tokenizer_origin(step.config) if step.stage == "adopt" else None
-    return outside.check_tokens(origin, out, context.dataset().dev.texts) if origin else None
 
 
 def check_pass(step: Step, parent: Artifact, out: Path, context: Context, store: Store) -> dict[str, Any]:

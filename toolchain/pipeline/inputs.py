@@ -40,12 +40,12 @@ def check(document: Document, recipe: Recipe) -> list[str]:
     for (model, variant), items in recipe.variants.items():
         where = ("variants", variant)
         own = _of_model(document, model)
-        named_by_model = bool(items) and items[0].stage == "adopt" and not _names(document.value, variant, "adopt")
+        named_by_model = bool(items) and items[0].does.adopts and not _names(document.value, variant, "adopt")
         spec = recipe.models.get(model, "")
-        if not items or items[0].stage != "adopt":
+        if not items or not items[0].does.adopts:
             _model(problems, spec, items, own, recipe.base)
         for item in items:
-            if item.stage == "adopt":
+            if item.does.adopts:
                 _adopted(problems, item, own if named_by_model else where, data)
             if data is not None and (refusal := item.technique.hooks.fits_task(item.config, lambda: data.pairs)):
                 problems.add(where, f"{item.label}: {refusal[0]}", refusal[1])
@@ -95,7 +95,7 @@ def _model(problems: Problems, spec: str, items: Sequence[Item], where: tuple[An
     except ToolchainError as error:
         problems.add(where, error.message, error.hint)
         return
-    training = next((item.config for item in items if item.stage == "finetune"), None)
+    training = next((item.config for item in items if item.does.finetunes), None)
     if training is not None and shape is not None and 0 < shape.longest < training.max_length:
         problems.add(
             where,

@@ -13,17 +13,14 @@ from toolchain.augment.shared.models import unfit
 from toolchain.core import registry
 from toolchain.core.errors import EngineError, ModelError
 from toolchain.core.hooks import Augmentation, Compression, Engine, GraphPass
-from toolchain.core.stage import DIALECTS
+from toolchain.core.stage import DIALECTS, Stage
 from toolchain.engines.shared.artifact import read_engine
-from toolchain.model import adopt, heads, source
+from toolchain.model import heads, source
 from toolchain.pipeline.document import Problems, beside
 from toolchain.pipeline.settings import validate
 
 #: The teacher that is the checkpoint which is compressed itself.
 BEFORE = "before"
-
-#: Stages of a variant, in the only order they may stand in.
-ORDER = ("adopt", "finetune", "compress", "export", "optimize")
 
 #: Settings of what is taken in, or of an augmentation, that may hold a path beside the recipe.
 PATHS = ("path", "tokenizer", "model", "forward", "backward")
@@ -45,6 +42,11 @@ class Item:
     config: Any
     label: str
 
+    @property
+    def does(self) -> Stage:
+        """What its stage declares."""
+        return registry.stages()[self.stage]
+
 
 def gives(item: Item, taken: str) -> str:
     """The dialect that a graph pass writes under its settings, given a graph of that dialect."""
@@ -58,7 +60,7 @@ def exported(items: Sequence[Item]) -> str:
 
 def _rounds_to(item: Item) -> str:
     """Return the dialect that a compression exports to where it makes integers of weights; else ''."""
-    return item.technique.of(Compression).exports(item.config) if item.stage == "compress" else ""
+    return item.technique.of(Compression).exports(item.config) if item.does.compresses else ""
 
 
 def stage_items(problems: Problems, value: Any, path: tuple[Any, ...]) -> list[Item]:
@@ -74,30 +76,47 @@ def stage_items(problems: Problems, value: Any, path: tuple[Any, ...]) -> list[I
         if name is None:
             continue
         stage, technique = _technique(name)
-        if technique is None:
+        if stage is None or technique is None:
             message = f"unknown stage or technique {name!r}"
             if name in registry.names("engines"):
                 message = f"{name} is an engine: name it under engines, not in a variant"
             problems.add((*path, index), message, registry.suggest(name, names()))
             continue
-        if stage in ("adopt", "augment"):
+        if stage.adopts or stage.augments:
             settings = beside(problems.document.path, settings, PATHS)
         config = validate(problems, technique.config, settings, where, name)
         if config is not None:
-            found.append(Item(stage, technique, config, name))
+            found.append(Item(stage.name, technique, config, name))
     return found
 
 
-def _technique(name: str) -> tuple[str, registry.Technique | None]:
-    if name in ("adopt", "finetune", "export"):
-        return name, registry.stage(name)
-    folder = registry.folder_of(name)
-    return (registry.FOLDERS[folder], registry.get(folder, name)) if folder else ("", None)
+def _technique(name: str) -> tuple[Stage, registry.Technique] | tuple[None, None]:
+    """Return the stage and the technique that a name in a variant means."""
+    for stage in registry.stages().values():
+        if stage.variant and name in (registry.names(stage.folder) if stage.folder else (stage.name,)):
+            return stage, registry.get(stage.folder, name) if stage.folder else registry.stage(name)
+    return None, None
+
+
+def single() -> list[str]:
+    """Return the stages of a variant that there is one way to do, in their order."""
+    return [stage.name for stage in registry.stages().values() if stage.variant and stage.module]
+
+
+def order() -> list[str]:
+    """Return the stages of a variant in the only order that they may stand in; augmentations stand where they like."""
+    return [stage.name for stage in registry.stages().values() if stage.variant and not stage.augments]
+
+
+def is_finetuning(name: str) -> bool:
+    """Return whether a stage of this name trains the encoder that a model begins with."""
+    stage = registry.stages().get(name)
+    return stage is not None and stage.finetunes
 
 
 def names() -> list[str]:
     """Every name that may stand in a list of stages."""
-    return ["adopt", "finetune", "export", *(n for f in registry.VARIANT_FOLDERS for n in registry.names(f))]
+    return [*single(), *(name for folder in registry.variant_folders() for name in registry.names(folder))]
 
 
 def engine_items(problems: Problems, value: Any) -> list[Item]:
@@ -149,7 +168,7 @@ def engine_in(folder: str) -> Item:
 
 def came_as_engine(problems: Problems, items: Sequence[Item], path: tuple[Any, ...]) -> Item | None:
     """The engine that a variant is, where it takes one in and is built for no other; what is damaged is noted."""
-    if not items or items[-1].stage != "adopt" or items[-1].technique.module.kind_of(items[-1].config.path) != "engine":
+    if not items or not items[-1].does.adopts or items[-1].technique.module.kind_of(items[-1].config.path) != "engine":
         return None
     try:
         return engine_in(items[-1].config.path)
@@ -180,34 +199,34 @@ def check_order(problems: Problems, items: Sequence[Item], path: tuple[Any, ...]
     history: list[str] = []
     dialect, rounded, reached = "", "", -1
     for index, item in enumerate(items):
-        if item.stage == "augment":
+        if item.does.augments:
             if not _augments(problems, items, index, path):
                 return
             history.append(item.label)
             continue
-        place = ORDER.index(item.stage)
+        place = item.does.order
         if place < reached:
-            before = [other.label for other in items[:index] if other.stage != "augment"][-1]
-            problems.add(path, f"{item.label} cannot come after {before}", f"the order is {' → '.join(ORDER)}")
+            before = [other.label for other in items[:index] if not other.does.augments][-1]
+            problems.add(path, f"{item.label} cannot come after {before}", f"the order is {' → '.join(order())}")
             return
-        if item.stage in ("adopt", "finetune", "export") and place == reached:
+        if item.does.once and place == reached:
             problems.add(path, f"{item.label} stands there twice")
             return
         reached = place
         if refusal := item.technique.hooks.requires(history):
             problems.add(path, f"{item.label}: {refusal}")
-        if item.stage == "compress" and rounded:
+        if item.does.compresses and rounded:
             message = f"{item.label} cannot come after {rounded}, whose layers are rounded and stay as they are"
             problems.add(
                 path, message, "take one of them out" if _rounds_to(item) else f"put {item.label} before {rounded}"
             )
         rounded = rounded or (item.label if _rounds_to(item) else "")
-        if item.stage == "export":
+        if item.does.exports:
             dialect = exported(items)
             if rounded and item.config.exporter == "optimum":
                 message = f"export: Optimum's exporter does not know the layers of {rounded}"
                 problems.add(path, message, "use export: {exporter: torch}")
-        if item.stage == "optimize":
+        if item.does.rewrites:
             takes = item.technique.of(GraphPass).TAKES
             if dialect and dialect not in takes:
                 problems.add(
@@ -218,7 +237,7 @@ def check_order(problems: Problems, items: Sequence[Item], path: tuple[Any, ...]
                 )  # fmt: skip
             dialect = gives(item, dialect or takes[0])
         history.append(item.label)
-    if items and items[0].stage != "adopt" and not any(item.stage == "export" for item in items):
+    if items and not items[0].does.adopts and not any(item.does.exports for item in items):
         problems.add(path, "the variant is never exported", "add export: [export]")
     if not items:
         problems.add(path, "the variant is empty", "for example [export]")
@@ -226,13 +245,13 @@ def check_order(problems: Problems, items: Sequence[Item], path: tuple[Any, ...]
 
 def _augments(problems: Problems, items: Sequence[Item], index: int, path: tuple[Any, ...]) -> bool:
     """Whether an augmentation stands where something learns from it; else a problem."""
-    item, before, after = items[index], items[:index], [later.stage for later in items[index + 1 :]]
-    late = next((i.label for i in before if i.stage in ("export", "optimize")), None)
-    if late or "adopt" in after:
+    item, before, after = items[index], items[:index], items[index + 1 :]
+    late = next((i.label for i in before if i.does.gives == "onnx"), None)
+    if late or any(later.does.adopts for later in after):
         said = f"{item.label} cannot come after {late}" if late else f"{item.label} cannot come before adopt"
         problems.add(path, said, "it stands before what learns from it: finetune, or a technique that trains")
         return False
-    learns = [later for later in items[index + 1 :] if later.stage == "finetune" or _trains(later)]
+    learns = [later for later in after if later.does.finetunes or _trains(later)]
     if not learns and problems.document.path is not None:  # a direct run makes them to be looked at
         problems.add(
             path, f"nothing after {item.label} learns from the examples that it makes",
@@ -246,7 +265,7 @@ def _augments(problems: Problems, items: Sequence[Item], index: int, path: tuple
         problems.add(path, f"{item.label}: {refusal[0]}", refusal[1])
         return False
     names = teachers_of(item)
-    if "finetune" in after and any(_is_later(name, problems.document.base) for name in names):
+    if any(later.does.finetunes for later in after) and any(_is_later(name, problems.document.base) for name in names):
         problems.add(
             path, f"{item.label}: teacher: {names[0]}: nothing is fine-tuned before it that could label what it makes",
             "teacher: null keeps the labels that texts were made under; or name a checkpoint from outside",
@@ -257,7 +276,7 @@ def _augments(problems: Problems, items: Sequence[Item], index: int, path: tuple
 
 def _is_later(teacher: str, base: Path | None) -> bool:
     """Whether a teacher is fine-tuned by the recipe: the checkpoint before, or ``MODEL.finetune``; a folder is not."""
-    return teacher == BEFORE or (teacher.rpartition(".")[2] == "finetune" and not _is_here(teacher, base))
+    return teacher == BEFORE or (is_finetuning(teacher.rpartition(".")[2]) and not _is_here(teacher, base))
 
 
 def _is_here(spec: str, base: Path | None) -> bool:
@@ -266,7 +285,7 @@ def _is_here(spec: str, base: Path | None) -> bool:
 
 def _trains(item: Item) -> bool:
     """Whether a compression trains under its settings."""
-    return item.stage == "compress" and getattr(item.config, "finetune", None) is not None
+    return item.does.compresses and getattr(item.config, "finetune", None) is not None
 
 
 def teachers_of(item: Item) -> tuple[str, ...]:
@@ -290,7 +309,7 @@ def check_teachers(problems: Problems, items: Sequence[Item], path: tuple[Any, .
                     path, f"{item.label}: teacher {name!r} is nothing that stands before it, and no folder or hub id",
                     registry.suggest(name, allowed),
                 )  # fmt: skip
-        before += [item.technique.name] if item.stage in ("finetune", "compress") else []
+        before += [item.technique.name] if item.does.trains else []
 
 
 def _unfit_teacher(name: str, base: Path | None) -> tuple[str, str] | None:
@@ -300,88 +319,6 @@ def _unfit_teacher(name: str, base: Path | None) -> tuple[str, str] | None:
         return heads.refusal(folder, name) if folder else None
     except ModelError as error:
         return error.message, error.hint
-
-
-def check_head(problems: Problems, items: Sequence[Item], path: tuple[Any, ...], spec: str) -> None:
-    """A model that is taken in is a classifier; one that is fine-tuned has an encoder that can be given a new head.
-
-    Args:
-        problems: Where problems go.
-        items: The items of a variant.
-        path: Where they stand in the document.
-        spec: Source of the model, where the variant takes in no other.
-    """
-    adopted = next((str(item.config.path) for item in items if item.stage == "adopt"), None)
-    held = source.settled(adopted or spec, problems.document.base)
-    try:
-        if adopted or not any(item.stage == "finetune" for item in items):
-            refusal = adopt.refusal(held)
-        else:
-            folder = source.resolve(held).folder
-            refusal = heads.start_refusal(folder, spec) if folder else None
-    except ModelError:
-        return  # what is wrong with it is said when the model is looked for
-    if refusal:
-        problems.add(path, *refusal)
-
-
-def check_fit(
-    problems: Problems, items: Sequence[Item], path: tuple[Any, ...], model: str, models: Mapping[str, str]
-) -> None:
-    """What a technique asks of a model or its teacher that a config already refuses: an unknown layer, texts too long.
-
-    Args:
-        problems: Where problems go.
-        items: The items of a variant.
-        path: Where they stand in the document.
-        model: Name of the model.
-        models: Sources of all models, by name.
-    """
-    compressions = [item for item in items if item.stage == "compress"]
-    if not compressions:
-        return
-    base = problems.document.base
-    adopted = next((str(item.config.path) for item in items if item.stage == "adopt"), None)
-    kind = adopt.kind_of(source.settled(adopted, base)) if adopted else "checkpoint"
-    if kind != "checkpoint":
-        said = f"{compressions[0].label} takes a checkpoint, and {adopted} is of kind {kind}"
-        problems.add(path, said, "give the folder with the model's weights, or take a graph pass")
-        return
-    shape = _shape(adopted or models[model], base)
-    gave = {"finetune": shape}
-    for item in compressions:
-        if shape is None:
-            return  # what is wrong with it is said when the model is looked for
-        compression, before = item.technique.of(Compression), shape
-        refusal = compression.fits(item.config, shape) or _too_long(item, shape)
-        if not refusal:
-            shape = compression.leaves(item.config, shape)
-            if named := teachers_of(item):
-                name = named[0]
-                owner, _, stage = name.rpartition(".")
-                outside = models[owner] if stage == "finetune" and owner in models else name
-                teacher = {BEFORE: before, **gave}.get(name) or _shape(outside, base)
-                refusal = compression.fits_teacher(item.config, shape, teacher) if teacher else None
-        if refusal:
-            problems.add(path, f"{item.label} of {adopted or model}: {refusal[0]}", refusal[1])
-            return
-        gave[item.technique.name] = shape
-
-
-def _shape(spec: str, base: Path | None) -> source.Shape | None:
-    try:
-        return source.shape(source.resolve(spec, base))
-    except ModelError:
-        return None
-
-
-def _too_long(item: Item, shape: source.Shape) -> tuple[str, str] | None:
-    """Why a compression cannot train on texts of its length, and what to do."""
-    training = getattr(item.config, "finetune", None)
-    if training is None or not 0 < shape.longest < training.max_length:
-        return None
-    said = f"finetune.max_length: {training.max_length} is more than the {shape.longest} tokens that this model reads"
-    return said, f"set it to {shape.longest} or less"
 
 
 def mapping(problems: Problems, value: Any, path: tuple[Any, ...]) -> Mapping[str, Any]:

@@ -10,14 +10,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from toolchain.augment.shared import models
 from toolchain.core import hooks, registry
 from toolchain.core.data import Dataset
 from toolchain.core.stage import OBSERVED
 from toolchain.core.store import Artifact
-from toolchain.measure import outside, parity
 from toolchain.measure.machine import machine
-from toolchain.model import adopt, source
 from toolchain.model.checkpoint import read_json
 from toolchain.model.train import processes
 from toolchain.pipeline.document import beside
@@ -83,7 +80,7 @@ def parts(step: Step, inputs: list[Artifact], task: Task, recipe: Recipe, thread
         "stage": step.stage,
         "technique": step.technique.name,
         "version": step.technique.version,
-        "config": plain(step.config) if step.stage != "augment" else _decides(step),
+        "config": plain(step.config),
         "inputs": [artifact.digest for artifact in inputs],
         "libraries": {name: installed(name) for name in step.technique.libraries},
     }
@@ -92,43 +89,25 @@ def parts(step: Step, inputs: list[Artifact], task: Task, recipe: Recipe, thread
     tuned = is_tuned(step)
     if tuned:
         found["threads"] = threads
-    if step.stage != "build" or tuned:
+    stage = step.does
+    if stage.of_task or tuned:
         found["task"] = task.identity
-    if step.stage in ("finetune", "compress") and processes()[1] > 1:
+    if stage.trains and processes()[1] > 1:
         found["processes"] = processes()[1]  # each sees other batches, so the weights differ
-    if step.stage == "finetune" or (step.stage == "augment" and step.source):
-        found["source"] = source.resolve(step.source or "", recipe.base).identity
-    if step.stage == "adopt":
-        # What is adopted is known by its content: where it lies plays no part.
-        found["config"] = adopt.identity(step.config)
-        if not found["config"]["files"]:
-            found["source"] = source.resolve(step.source or "", recipe.base).identity
     if facts := step.technique.hooks.fingerprint(step.config):
         found["fingerprint"] = facts
-    if step.stage in ("adopt", "export"):
-        found["outside"] = outside.VERSION
-    if step.stage == "optimize":
-        found["parity"] = {"version": parity.VERSION, "floor": step.technique.of(hooks.GraphPass).AGREEMENT}
-    if step.stage in ("evaluate", "time"):
-        found["machine"] = machine()
-        # An engine's bytes may outlive the runtime that they were measured with.
-        found["runtimes"] = [_runtime(artifact) for artifact in inputs if artifact.kind == "engine"]
-    if step.stage == "time":
-        found["engines"] = [artifact.key for artifact in inputs]  # what the timing is indexed by
-    return found
+    return found | stage.key_parts(step, inputs, recipe.base)
+
+
+def measured(inputs: Sequence[Artifact]) -> dict[str, Any]:
+    """Return what decides the result of a measurement: this machine, and what engines run on."""
+    # An engine's bytes may outlive the runtime that they were measured with.
+    return {"machine": machine(), "runtimes": [_runtime(artifact) for artifact in inputs if artifact.kind == "engine"]}
 
 
 def is_tuned(step: Step) -> bool:
     """Return whether a step's result depends on the number of threads that it computes with."""
     return step.technique.hooks.tunes(step.config)
-
-
-def _decides(step: Step) -> dict[str, Any]:
-    """What of an augmentation's settings decides its result: of files and models that they name, the content."""
-    augmentation = step.technique.of(hooks.Augmentation)
-    if sources := augmentation.sources(step.config):
-        return dict(plain(models.identity(step.config, sources)))
-    return dict(plain(augmentation.identity(step.config) or step.config))
 
 
 def _runtime(engine: Artifact) -> dict[str, Any]:

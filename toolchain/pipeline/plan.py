@@ -11,22 +11,13 @@ from typing import Any
 from toolchain.core import registry
 from toolchain.core.errors import RecipeError
 from toolchain.core.hooks import Compression, Engine
-from toolchain.core.stage import STAGES as STAGE_KINDS
+from toolchain.core.stage import Kind, Stage
 from toolchain.core.store import key_of
 from toolchain.model import source as model_source
 from toolchain.pipeline.bounds import fits
-from toolchain.pipeline.items import BEFORE, Item, engine_in, exported, gives, teachers_of
+from toolchain.pipeline.items import BEFORE, Item, engine_in, exported, gives, is_finetuning, teachers_of
 from toolchain.pipeline.recipe import Recipe
 from toolchain.pipeline.settings import plain
-
-#: Stages in the order in which they run; the last two stand beside them: a command of its own, and teachers' answers.
-STAGES = (
-    "adopt", "finetune", "augment", "compress", "export", "optimize", "build", "evaluate", "time", "sensitivity",
-    "teach",
-)  # fmt: skip
-
-#: Stages whose result depends on the training seed.
-SEEDED = ("finetune", "augment", "compress", "optimize", "time", "sensitivity")
 
 
 @dataclass(frozen=True)
@@ -54,6 +45,11 @@ class Step:
     seed: int | None
     label: str
     kind: str
+
+    @property
+    def does(self) -> Stage:
+        """What its stage declares."""
+        return registry.stages()[self.stage]
 
 
 @dataclass(frozen=True)
@@ -125,22 +121,22 @@ def make(recipe: Recipe, until: str = "time", only: Sequence[str] = ()) -> Plan:
     wanted = _wanted(recipe, only)
     called = ["/".join(pair if len(recipe.models) > 1 else pair[1:]) for pair in wanted]
     plan = Plan(recipe, only=tuple(called) if len(wanted) < len(recipe.variants) else ())
-    last = STAGES.index(until)
+    last = registry.stages()[until]
     builds: list[str] = []
     for seed in recipe.seeds:
         for (model, variant), items in wanted.items():
             chain = _chain(plan, items, model, seed, variant, last)
-            if last < STAGES.index("build"):
+            if not _reaches(last, "engine"):
                 continue
             for engine in _engines(recipe, chain[-1]):
                 row = _engine(plan, engine, chain, items, model, seed, variant, last)
                 absent = engine.technique.of(Engine).absent(engine.config) if row else ""
-                if row and absent and row.build in plan.steps and plan.steps[row.build].stage == "build":
+                if row and absent and row.build in plan.steps and plan.steps[row.build].does.gives == "engine":
                     plan.not_run.append((row, absent))
                 elif row:
                     plan.rows.append(row)
                     builds.append(row.build)
-    if last >= STAGES.index("time") and builds:
+    if _reaches(last, "timing") and builds:
         plan.time = _add(
             plan, "time", registry.stage("time"), recipe.benchmark, tuple(dict.fromkeys(builds)),
             label="time all engines together", seed=recipe.seeds[0], kind="timing",
@@ -208,9 +204,9 @@ def sensitivity(recipe: Recipe, config: Any) -> Plan:
     plan = Plan(recipe)
     model = next(iter(recipe.variants))[0]
     variants = {variant: items for (owner, variant), items in recipe.variants.items() if owner == model}
-    trained = [variant for variant, items in variants.items() if any(item.stage == "finetune" for item in items)]
+    trained = [variant for variant, items in variants.items() if any(item.does.finetunes for item in items)]
     variant = next(iter(trained or variants))
-    dense = _chain(plan, variants[variant], model, recipe.seeds[0], variant, STAGES.index("finetune"))[-1]
+    dense = _chain(plan, variants[variant], model, recipe.seeds[0], variant, registry.stages()["finetune"])[-1]
     if dense.kind != "checkpoint":
         raise RecipeError(
             f"sensitivity is measured on a fine-tuned checkpoint, and {dense.source} is of kind {dense.kind}",
@@ -223,35 +219,38 @@ def sensitivity(recipe: Recipe, config: Any) -> Plan:
     return plan
 
 
-def _chain(plan: Plan, items: Iterable[Item], model: str, seed: int, variant: str, last: int) -> list[Step]:
+def _chain(plan: Plan, items: Iterable[Item], model: str, seed: int, variant: str, last: Stage) -> list[Step]:
     """The steps from the model's source to the graph of one variant."""
     chain: list[Step] = []
     source = plan.recipe.models.get(model, "")
     shared = f"{model} · " if len(plan.recipe.models) > 1 else ""
     where = f" · seed {seed}" if len(plan.recipe.seeds) > 1 else ""
     more: tuple[str, ...] = ()
-    for item in _until(list(items), STAGES[last]):
-        learns = item.stage in ("finetune", "compress")
+    for item in _until(list(items), last):
         taught = _teachers(plan, item, chain, more, seed, where)
-        inputs = (*(step.id for step in chain[-1:]), *taught, *(more if learns else ()))
+        inputs = (*(step.id for step in chain[-1:]), *taught, *(more if item.does.trains else ()))
         step = _add(
             plan, item.stage, item.technique, item.config, inputs,
             source=_source(item, source, chain), seed=seed,
-            label=f"{shared}{variant} · {item.label}{where}" if item.stage in ("augment", "compress", "optimize") else
-            f"{shared}{item.config.path if item.stage == 'adopt' else item.label}{where}",
+            label=f"{shared}{variant} · {item.label}{where}" if item.does.folder else
+            f"{shared}{item.config.path if item.does.adopts else item.label}{where}",
             kind=_kind(item),
         )  # fmt: skip
-        if item.stage == "augment":
+        if item.does.augments:
             more = (*more, step)
         else:
             chain.append(plan.steps[step])
     return chain
 
 
-def _until(items: list[Item], stage: str) -> list[Item]:
+def _reaches(last: Stage, kind: Kind) -> bool:
+    """Return whether a plan up to a stage makes artifacts of a kind."""
+    return any(stage.gives == kind and stage.order <= last.order for stage in registry.stages().values())
+
+
+def _until(items: list[Item], last: Stage) -> list[Item]:
     """The items up to the last one of a stage, or of one before it; an augmentation may stand in two places."""
-    place = STAGES.index(stage)
-    wanted = [item.stage == stage if stage == "augment" else STAGES.index(item.stage) <= place for item in items]
+    wanted = [item.does is last if last.augments else item.does.order <= last.order for item in items]
     return items[: max((i for i, found in enumerate(wanted, 1) if found), default=0)]
 
 
@@ -266,11 +265,11 @@ def _teachers(
     for name in teachers_of(item):
         model, _, stage = name.rpartition(".")
         step = chain[-1] if name == BEFORE else next((s for s in reversed(chain) if s.technique.name == name), None)
-        if step is None and stage == "finetune" and model in plan.recipe.models:
+        if step is None and is_finetuning(stage) and model in plan.recipe.models:
             variant, items = next(
                 (variant, items) for (owner, variant), items in plan.recipe.variants.items() if owner == model
             )
-            step = _chain(plan, items, model, seed, variant, STAGES.index("finetune"))[-1]
+            step = _chain(plan, items, model, seed, variant, registry.stages()["finetune"])[-1]
         label = step.label if step else name
         if step is None:
             adopt = registry.stage("adopt")
@@ -280,22 +279,20 @@ def _teachers(
                 _add(plan, "adopt", adopt, config, (), source=path, label=f"{name}{where}", kind="checkpoint")
             ]
         found.append(step.id)
-        if item.stage == "compress" and item.technique.of(Compression).asks(item.config):
+        if item.does.compresses and item.technique.of(Compression).asks(item.config):
             teach, read = registry.stage("teach"), (step.id, *more)
             found.append(_add(plan, "teach", teach, teach.config(), read, label=f"answers of {label}", kind="answers"))
     return tuple(found)
 
 
 def _source(item: Item, source: str, chain: list[Step]) -> str | None:
-    if item.stage == "adopt":
+    if item.does.adopts:
         return str(item.config.path)
-    return source if item.stage == "finetune" or (item.stage == "augment" and not chain) else None
+    return source if item.does.finetunes or (item.does.augments and not chain) else None
 
 
 def _kind(item: Item) -> str:
-    if item.stage == "adopt":
-        return str(item.technique.module.kind_of(item.config.path))
-    return str(STAGE_KINDS[item.stage].gives)
+    return item.does.kind_of(item.config) if item.does.kind_of else item.does.gives
 
 
 def _engines(recipe: Recipe, end: Step) -> tuple[Item, ...]:
@@ -304,8 +301,9 @@ def _engines(recipe: Recipe, end: Step) -> tuple[Item, ...]:
 
 
 def _engine(
-    plan: Plan, engine: Item, chain: list[Step], items: tuple[Item, ...], model: str, seed: int, variant: str, last: int
-) -> Row | None:
+    plan: Plan, engine: Item, chain: list[Step], items: tuple[Item, ...], model: str, seed: int, variant: str,
+    last: Stage,
+) -> Row | None:  # fmt: skip
     """The steps that build and evaluate one engine, or None with the reason noted."""
     name = _named(plan, model, variant, engine, "/")
     accepts = engine.technique.of(Engine).ACCEPTS
@@ -314,7 +312,7 @@ def _engine(
         build = source.id
     else:
         if "checkpoint" in accepts:
-            passes = [step.label.rpartition(" · ")[2] for step in chain if step.stage == "optimize"]
+            passes = [step.label.rpartition(" · ")[2] for step in chain if step.does.rewrites]
             checkpoints = [step for step in chain if step.kind == "checkpoint"]
             if passes or not checkpoints:
                 what = f"{passes[0]} works on the ONNX graph" if passes else "only an ONNX graph was given"
@@ -322,8 +320,8 @@ def _engine(
                 return None
             source = checkpoints[-1]
         else:
-            rewrites = [item for item in items if item.stage == "optimize"]
-            known = rewrites or any(item.stage == "export" for item in items)
+            rewrites = [item for item in items if item.does.rewrites]
+            known = rewrites or any(item.does.exports for item in items)
             dialect = functools.reduce(lambda d, item: gives(item, d), rewrites, exported(items)) if known else None
             if dialect and dialect not in accepts:
                 reason = f"the graph is of dialect {dialect}, and {engine.label} takes {', '.join(accepts)}"
@@ -337,17 +335,17 @@ def _engine(
             label=_named(plan, model, variant, engine), kind="engine",
         )  # fmt: skip
     evaluate, runtime = "", engine.technique.of(Engine)
-    if last >= STAGES.index("evaluate") and not (source.kind != "engine" and runtime.absent(engine.config)):
+    if _reaches(last, "evaluation") and not (source.kind != "engine" and runtime.absent(engine.config)):
         stage = registry.stage("evaluate")
         # An engine is compared with the graph that its variant began as, and looked into beside that it was built from.
-        began = next((step.id for step in reversed(chain) if step.stage != "optimize"), source.id)
+        began = next((step.id for step in reversed(chain) if not step.does.rewrites), source.id)
         read = tuple(dict.fromkeys((build, source.id, began))) if source.kind == "onnx" else (build,)
         evaluate = _add(
             plan, "evaluate", stage, plan.recipe.evaluate, read, kind="evaluation",
             label=_named(plan, model, variant, engine),
         )  # fmt: skip
     provider = runtime.PROVIDERS.get(getattr(engine.config, "provider", ""), runtime.DEVICE)
-    techniques = tuple(item.technique.name for item in items if item.stage != "adopt")
+    techniques = tuple(item.technique.name for item in items if not item.does.adopts)
     baseline = (variant, engine.label) == plan.recipe.baseline
     return Row(model, seed, variant, engine.label, build, evaluate, techniques, name, provider, baseline)
 
@@ -368,7 +366,7 @@ def _add(
     *, label: str, kind: str, source: str | None = None, seed: int | None = None,
 ) -> str:  # fmt: skip
     """Adds a step unless an equal one is there, and gives its id."""
-    used = seed if stage in SEEDED else None
+    used = seed if registry.stages()[stage].seeded else None
     identity = {
         "stage": stage, "technique": technique.name, "config": plain(config), "inputs": inputs, "source": source,
         "seed": used,

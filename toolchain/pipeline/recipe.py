@@ -12,12 +12,11 @@ from toolchain.core import registry
 from toolchain.model.source import settled
 from toolchain.pipeline.bounds import Rule, rules
 from toolchain.pipeline.document import KEYS, Document, Problems, beside, override, read
+from toolchain.pipeline.fitting import check_fit, check_head
 from toolchain.pipeline.items import (
     PATHS,
     Item,
     came_as_engine,
-    check_fit,
-    check_head,
     check_name,
     check_order,
     check_teachers,
@@ -121,7 +120,7 @@ def parse(document: Document, sets: Sequence[str] = (), models: Sequence[str] = 
         known = len(problems.found)
         parsed[str(name)] = stage_items(problems, items, ("variants", name))
         sound |= {str(name)} if len(problems.found) == known else set()
-    trained = any(item.stage == "finetune" for item in stages)
+    trained = any(item.does.finetunes for item in stages)
     engines = engine_items(problems, root.get("engines", [registry.DEFAULT_ENGINE]))
     variants: dict[tuple[str, str], tuple[Item, ...]] = {}
     for name, items in parsed.items():
@@ -134,7 +133,7 @@ def parse(document: Document, sets: Sequence[str] = (), models: Sequence[str] = 
             if settings.get(model) and not problems.found:
                 check_order(problems, done, ("models", model))
                 check_teachers(problems, done, ("models", model), sources if trained else ())
-            adopts = any(item.stage == "adopt" for item in variants[model, name])
+            adopts = any(item.does.adopts for item in variants[model, name])
             if stages_sound and name in sound and (model in sources or adopts):
                 check_head(problems, variants[model, name], ("variants", name), sources.get(model, ""))
                 check_fit(problems, variants[model, name], ("variants", name), model, sources)
@@ -154,7 +153,7 @@ def parse(document: Document, sets: Sequence[str] = (), models: Sequence[str] = 
     check = rules(problems, root.get("check", []), list(sources), pairs, baseline, batches)
     given = root.get("model") or root.get("models")
     starts = [[*stages, *items][:1] for items in parsed.values()]
-    if not given and any(not items or items[0].stage != "adopt" for items in starts):
+    if not given and any(not items or not items[0].does.adopts for items in starts):
         problems.add(("models",), "missing: where the model comes from", "model: FOLDER or hub id, or --model SOURCE")
     test = mapping(problems, root.get("test", {}), ("test",))
     name = root.get("name") or (document.path.stem if document.path else "recipe")
@@ -258,7 +257,7 @@ def _with_model_settings(problems: Problems, item: Item, settings: dict[str, dic
     own = settings.get(item.label)
     if not own:
         return item
-    if item.stage == "augment":
+    if item.does.augments:
         own = beside(problems.document.path, own, PATHS)
     merged = over(item.config, own)
     config = validate(problems, item.technique.config, merged, ("models", model, item.label), item.label)
@@ -269,8 +268,8 @@ def _adopting(
     problems: Problems, items: list[Item], source: str | None, settings: dict[str, dict[str, Any]], model: str
 ) -> list[Item]:
     """The items of a variant, the taking in of its model first where the variant does not fine-tune it."""
-    first = next((item for item in items if item.stage != "augment"), None)
-    if source is None or (first is not None and first.stage in ("adopt", "finetune")):
+    first = next((item for item in items if not item.does.augments), None)
+    if source is None or (first is not None and first.does.takes == "source"):
         return items
     adopt = registry.stage("adopt")
     given = {"path": settled(source, problems.document.base), **settings.get("adopt", {})}

@@ -13,7 +13,7 @@ from toolchain.core.store import Artifact, Store, key_of
 from toolchain.engines.shared.artifact import read_engine
 from toolchain.measure.machine import environment
 from toolchain.model import adopt
-from toolchain.pipeline import keys, perform
+from toolchain.pipeline import history, keys
 
 
 def refit(folder: Path, source: Path, store: Store) -> tuple[Artifact, bool]:
@@ -69,6 +69,6 @@ def refit(folder: Path, source: Path, store: Store) -> tuple[Artifact, bool]:
             raise StoreError(f"another process has made engine {key[:12]}", "run again")
         clock = keys.Clock()
         metrics = asked.apply(claim.out)
-        perform.accompany(source, claim.out)
+        history.accompany(source, claim.out)
         made = keys.manifest(label, technique, parts, (), metrics, seed=None, clock=clock, environment=environment())
         return store.publish(claim, made), True

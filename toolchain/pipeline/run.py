@@ -14,18 +14,17 @@ from pathlib import Path
 
 from toolchain.core import failure, limits, traces
 from toolchain.core.errors import DamagedError, StoreError, ToolchainError
-from toolchain.core.hooks import Augmentation
 from toolchain.core.log import logger
 from toolchain.core.processors import physical_cores
 from toolchain.core.stage import Context
 from toolchain.core.store import Artifact, Store, key_of
-from toolchain.measure import gates
 from toolchain.measure.machine import environment
 from toolchain.model import source as model_source
 from toolchain.model.train import processes
-from toolchain.pipeline import gate, keys, teaching
-from toolchain.pipeline.perform import perform, without_folders
+from toolchain.pipeline import keys, teaching
+from toolchain.pipeline.history import without_folders
 from toolchain.pipeline.plan import Plan, Step
+from toolchain.pipeline.work import work_of
 
 #: How long a process waits for another process of the same launch to publish, in seconds.
 WAIT_S = 24 * 3600
@@ -113,14 +112,14 @@ def _execute(plan: Plan, store: Store, force: Collection[str], judge: keys.Task 
         left.discard(step.id)
         blocked = next((outcome.failed[i] for i in step.inputs if i in outcome.failed), None)
         inputs = [outcome.artifacts[i] for i in step.inputs if i in outcome.artifacts]
-        if step.stage == "time":
+        if step.does.partial:
             # Engines that were built and evaluated are timed; the others are named.
             inputs = _sound(plan, outcome, step)
             blocked = None if inputs else next(iter(outcome.failed.values()), None)
         if blocked:
             outcome.failed[step.id] = blocked
             continue
-        task = judge if judge and step.stage == "evaluate" else outcome.task
+        task = judge if judge and step.does.judges else outcome.task
         try:
             if rank:
                 outcome.artifacts[step.id] = _assist(step, inputs, store, task, plan, step.stage in force)
@@ -197,12 +196,12 @@ def _look(
     for step in plan.steps.values():
         complete = all(i in outcome.artifacts for i in step.inputs)
         inputs = [outcome.artifacts[i] for i in step.inputs if i in outcome.artifacts]
-        if step.stage == "time":
+        if step.does.partial:
             inputs = _sound(plan, outcome, step)
-        if not complete and (step.stage != "time" or not inputs):
+        if not complete and (not step.does.partial or not inputs):
             status[step.id] = "run (after its inputs)"
             continue
-        task = judge if judge and step.stage == "evaluate" else outcome.task
+        task = judge if judge and step.does.judges else outcome.task
         key = key_of(keys.parts(step, inputs, task, plan.recipe, _threads(plan, step)))
         found, damage = _look_up(store, step, key) if compare else (store.find(step.kind, key), "")
         if damage:
@@ -230,7 +229,7 @@ def _fresh(plan: Plan, store: Store, task: keys.Task) -> set[str]:
     """Return the ids of the steps that take in what the store does not have yet."""
     fresh = set()
     for step in plan.steps.values():
-        if step.stage == "adopt":
+        if step.does.adopts:
             with suppress(ToolchainError):  # what is wrong with it is said when it is taken in
                 key = key_of(keys.parts(step, [], task, plan.recipe, _threads(plan, step)))
                 fresh |= {step.id} if store.find(step.kind, key) is None else set()
@@ -250,7 +249,7 @@ def _threads(plan: Plan, step: Step | None = None) -> int:
     other weights, under one key. One that is tuned for a number of threads has it in its key.
     """
     cores = max(1, physical_cores() // processes()[1])
-    if step is not None and step.stage in ("finetune", "compress") and not keys.is_tuned(step):
+    if step is not None and step.does.trains and not keys.is_tuned(step):
         return min(cores, limits.whole_number("OMP_NUM_THREADS", 0, first=True) or cores)
     return plan.recipe.benchmark.threads or cores
 
@@ -288,13 +287,9 @@ def _one(
             work=claim.work, seed=step.seed or 0, threads=threads, dataset=task.data,
             traces=traces.folder_of(store.root),
         )  # fmt: skip
-        metrics = perform(step, inputs, claim.out, context, plan)
-        if reference := gate.check_outside(step, inputs, claim.out, context):
-            metrics["outside"] = reference
-        if step.stage == "optimize":
-            metrics["parity"] = gate.check_pass(step, inputs[0], claim.out, context, store)
-            if metrics["parity"]["passed"] is False:
-                logger.warning("    parity failed: %s", gates.compared(metrics["parity"]))
+        work = work_of(step, inputs, claim.out, context, plan)
+        metrics = step.does.perform(work)
+        metrics |= step.does.check(work, store)
         facts, record, notes = environment(), task.record, (*task.notes, *metrics.pop("notes", ()))
         if step.kind == "engine":  # which is deployed: host and folders of this machine stay in the other manifests
             facts["machine"] = {name: fact for name, fact in facts["machine"].items() if name != "host"}
@@ -316,10 +311,7 @@ def _spoken(step: Step) -> str:
 
 def _fetch(step: Step, plan: Plan) -> None:
     """Downloads hub models before a step's key is computed, so that the key holds their files."""
-    wanted = [step.source] if step.source and (step.stage != "adopt" or step.kind == "checkpoint") else []
-    if step.stage == "augment":
-        wanted += step.technique.of(Augmentation).sources(step.config)
-    for spec in wanted:
+    for spec in step.does.models(step):
         resolved = model_source.resolve(spec, plan.recipe.base)
         if resolved.kind == "hub":
             model_source.fetch(resolved)
@@ -330,12 +322,12 @@ def _assist(step: Step, inputs: list[Artifact], store: Store, task: keys.Task, p
     threads = _threads(plan, step)
     key = key_of(keys.parts(step, inputs, task, plan.recipe, threads))
     found, _ = _look_up(store, step, key)
-    if (force or found is None) and step.stage in ("finetune", "compress"):
+    if (force or found is None) and step.does.trains:
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "out").mkdir()
             work = store.partial() / key / "work"
             context = Context(work=work, seed=step.seed or 0, threads=threads, dataset=task.data)
-            perform(step, inputs, Path(folder) / "out", context, plan)
+            step.does.perform(work_of(step, inputs, Path(folder) / "out", context, plan))
     deadline = time.monotonic() + WAIT_S
     old = found.manifest["started"] if found and force else None
     while found is None or found.manifest["started"] == old:

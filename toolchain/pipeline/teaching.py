@@ -44,18 +44,18 @@ def check(plan: Plan, task: Task, fresh: Collection[str] = ()) -> None:
             adopt.check_labels(step.config, task.data())
         if refusal := technique.hooks.fits_task(step.config, lambda: task.data().pairs):
             raise DataError(*refusal)
-        if step.stage == "augment":
+        if step.does.augments:
             augmentation = technique.of(Augmentation)
             for spec in augmentation.sources(step.config):
                 _folder(spec, plan)
                 if refusal := unfit([spec], augmentation.HEAD):
                     raise ModelError(*refusal)
-        taught = step.inputs if step.stage == "compress" else ()
-        if step.stage == "augment":
+        taught = step.inputs if step.does.compresses else ()
+        if step.does.augments:
             taught = step.inputs[0 if step.source else 1 :]
         for teacher in (plan.steps[each] for each in taught if plan.steps[each].kind == "checkpoint"):
             _check_labels(teacher, plan, task)
-        if step.stage == "compress" and technique.of(Compression).reads_alike(step.config):
+        if step.does.compresses and technique.of(Compression).reads_alike(step.config):
             _check_tokens(step, plan, task)
     for said in dict.fromkeys(filter(None, (_other_length(step, plan) for step in plan.steps.values()))):
         logger.warning("%s", said)
@@ -63,11 +63,11 @@ def check(plan: Plan, task: Task, fresh: Collection[str] = ()) -> None:
 
 def _other_length(step: Step, plan: Plan) -> str:
     """That a technique trains on more or fewer tokens of a text than what comes of it will read; empty where not."""
-    training = getattr(step.config, "finetune", None) if step.stage == "compress" else None
+    training = getattr(step.config, "finetune", None) if step.does.compresses else None
     first = step
     while first.source is None and first.inputs:
         first = plan.steps[first.inputs[0]]
-    if training is None or first.stage != "finetune" or training.max_length == first.config.max_length:
+    if training is None or not first.does.finetunes or training.max_length == first.config.max_length:
         return ""
     return (
         f"{step.technique.name} trains on {training.max_length} tokens of a text, and what comes of it reads "
@@ -76,7 +76,7 @@ def _other_length(step: Step, plan: Plan) -> str:
 
 
 def _check_labels(teacher: Step, plan: Plan, task: Task) -> None:
-    folder = _folder(str(teacher.source), plan) if teacher.stage == "adopt" else None
+    folder = _folder(str(teacher.source), plan) if teacher.does.adopts else None
     if folder is None:
         return
     match_labels(tuple(adopt.own_labels(folder)), task.data().labels, folder)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.tiny import tiny
 from toolchain.model.checkpoint import read_json, write_json
-from toolchain.pipeline.perform import accompany, without_folders
+from toolchain.pipeline.history import accompany, without_folders
 
 
 def test_an_engine_folder_names_its_checkpoint_and_neither_host_nor_folders() -> None:
