@@ -16,6 +16,8 @@ import toolchain
 from tests.builders import classifier_folder
 from tests.command import ROOT, python
 from toolchain.cli import COMMANDS
+from toolchain.core import registry
+from toolchain.pipeline import direct
 
 TASK: dict[str, Any] = {"reviews": {"train_size": 32, "dev_size": 16, "test_size": 24}}
 CODE = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs/python.md").read_text("utf-8"), re.MULTILINE | re.DOTALL)
@@ -98,6 +100,18 @@ def test_what_is_wrong_is_an_error_that_says_what_to_do(store: Path, tmp_path: P
         toolchain.export(classifier_folder(), task=TASK, store=store, output=tmp_path / "file")
     with pytest.raises(toolchain.errors.ModelError, match="no such folder"):
         toolchain.load(tmp_path / "nowhere")
+    with pytest.raises(toolchain.errors.RecipeError, match="'exprot' is no stage") as caught:
+        toolchain.run(ROOT / "recipes/smoke.yaml", force=["exprot"], store=store)
+    assert caught.value.hint.startswith("did you mean 'export'?")
+    with pytest.raises(TypeError, match=r"unexpected argument 'thread'; allowed: task, .*threads"):
+        toolchain.export(classifier_folder(), thread=2)  # type: ignore[call-arg]
+
+
+def test_stages_that_are_forced_are_named_alone_together_or_all() -> None:
+    assert direct.forced("export") == direct.forced(["export", "export"]) == ("export",)
+    assert direct.forced("benchmark") == ("evaluate", "time")
+    assert direct.forced("*") == tuple(registry.stages())
+    assert direct.forced(()) == ()
 
 
 def test_a_recipe_is_checked(tmp_path: Path) -> None:
