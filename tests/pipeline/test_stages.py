@@ -86,7 +86,9 @@ def compared(tree: ast.AST) -> Iterator[ast.Compare]:
             sides = [node.left, *node.comparators]
             texts = {each.value for side in sides for each in ast.walk(side) if isinstance(each, ast.Constant)}
             shown = [ast.unparse(side) for side in sides]
-            if texts & names and any(side.endswith(("stage", "stage']", "stages", "until")) for side in shown):
+            if texts & names and any(
+                side.endswith(("stage", "stage']", "stage')", "stages", "until")) for side in shown
+            ):
                 yield node
 
 
@@ -96,6 +98,7 @@ def compared(tree: ast.AST) -> Iterator[ast.Compare]:
         ("step.stage == 'time'", 1),
         ("stage in ('finetune', 'compress')", 1),
         ("'export' != parts['stage']", 1),
+        ("parts.get('stage') == 'export'", 1),
         ("step.does.trains and step.kind == 'engine'", 0),
         ("stage == 'nothing'", 0),
     ],

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -153,6 +153,12 @@ def stages() -> dict[str, Stage]:
     """Return the stages in the order in which they run, each by the name of its file."""
     loaded = [importlib.import_module(f"toolchain.pipeline.stages.{name}").STAGE for name in names(STAGES)]
     return {stage.name: stage for stage in sorted(loaded, key=lambda stage: stage.order)}
+
+
+def stage_in(record: Mapping[str, Any]) -> Stage | None:
+    """Return the stage that a record names, of a manifest's parts or a history; None of one that is not known here."""
+    name = record.get("stage")
+    return stages().get(name) if isinstance(name, str) else None
 
 
 def single() -> tuple[str, ...]:

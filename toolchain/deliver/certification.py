@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from toolchain.core.artifact import copied
 from toolchain.core.errors import ToolchainError
+from toolchain.core.registry import stage_in
 from toolchain.model import source
-from toolchain.pipeline.items import is_finetuning
 
 if TYPE_CHECKING:
     from toolchain.pipeline.plan import Step
@@ -50,7 +50,8 @@ def _of(step: Step, identity: Mapping[str, Any], base: Path | None) -> str:
     parts = _manifest(step.source, base).get("parts", {})
     if step.does.finetunes:  # an encoder that was only pretrained has no task
         return "" if parts.get("task", identity) == identity else f"{step.source} was trained on other data before"
-    if is_finetuning(str(parts.get("stage"))) and parts.get("task") == identity:
+    stage = stage_in(parts)
+    if stage is not None and stage.finetunes and parts.get("task") == identity:
         return ""
     known = "was trained on other data" if "task" in parts else "does not say what it was trained on"
     return f"{step.source} {known}"

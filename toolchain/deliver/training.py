@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from toolchain.core.hooks import GraphPass
-from toolchain.core.registry import get
+from toolchain.core.registry import get, stage_in
 from toolchain.core.store import Artifact
 
 #: Examples of dev, and share of them, by which an engine may miss what training measured.
@@ -29,7 +29,13 @@ def failed_parity(made_from: Sequence[Artifact], task: Any, evaluation: Mapping[
     if not made_from or not evaluation:
         return []
     parts = [artifact.manifest["parts"] for artifact in made_from]
-    if parts[0].get("stage") != "finetune" or not all(map(_keeps_weights, parts[1:])) or parts[0].get("task") != task:
+    trained = stage_in(parts[0])
+    if (
+        trained is None
+        or not trained.finetunes
+        or not all(map(_keeps_weights, parts[1:]))
+        or parts[0].get("task") != task
+    ):
         return []
     expected, dev = float(made_from[0].metrics["dev_accuracy"]), evaluation["splits"]["dev"]
     if abs(dev["correct"] - expected * dev["examples"]) <= max(FEW, POINT * dev["examples"]):
@@ -40,6 +46,7 @@ def failed_parity(made_from: Sequence[Artifact], task: Any, evaluation: Mapping[
 
 def _keeps_weights(parts: Mapping[str, Any]) -> bool:
     """Return whether a step claims to answer as what it was made from."""
-    if parts.get("stage") == "optimize":
+    stage = stage_in(parts)
+    if stage is not None and stage.rewrites:
         return bool(get("optimize", str(parts["technique"])).of(GraphPass).AGREEMENT == 1)
-    return parts.get("stage") == "export"
+    return stage is not None and stage.exports

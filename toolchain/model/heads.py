@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolchain.core import documents
+from toolchain.core import documents, registry
 from toolchain.core.errors import ModelError
 from toolchain.model import weights_file
 from toolchain.model.checkpoint import read_json
@@ -282,7 +282,8 @@ def _trained_here(folder: Path) -> bool:
         techniques = read_json(folder / "history.json").get("techniques")
     except ModelError:
         return False
-    return any(isinstance(t, dict) and t.get("stage") == "finetune" for t in techniques or ())
+    stages = [registry.stage_in(each) for each in techniques or () if isinstance(each, dict)]
+    return any(stage is not None and stage.finetunes for stage in stages)
 
 
 def _interface_labels(folder: Path) -> tuple[str, ...]:

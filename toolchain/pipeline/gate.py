@@ -24,8 +24,7 @@ SOUGHT = 32
 def beginning(artifact: Artifact, store: Store) -> Artifact:
     """The graph that a variant began as: the last ancestor that no graph pass made, or the earliest that is there."""
     found = artifact
-    passes = {name for name, stage in registry.stages().items() if stage.rewrites}
-    while found.manifest["parts"]["stage"] in passes:
+    while (stage := registry.stage_in(found.manifest["parts"])) and stage.rewrites:
         parent = next((store.find("onnx", key) for key in found.manifest["parents"]), None)
         if parent is None:
             break

@@ -232,7 +232,7 @@ def check_order(problems: Problems, items: Sequence[Item], path: tuple[Any, ...]
                 problems.add(
                     path, f"{item.label} takes dialect {' or '.join(takes)}, and gets {dialect} from {history[-1]}",
                     f"{rounded} has made integers of its weights: take one of them out"
-                    if rounded and history[-1] == "export"
+                    if rounded and items[index - 1].does.exports
                     else "one quantizer is enough: take one of them out",
                 )  # fmt: skip
             dialect = gives(item, dialect or takes[0])

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from toolchain.core import registry
 from toolchain.model import checkpoint
 
 #: transformers' model types whose exported graph fuses completely on ONNX Runtime and OpenVINO. A test holds each.
@@ -39,7 +40,8 @@ def partly_fused(source: Path) -> str:
     if family not in CLAIMED:
         return f"{claim}, and this model is {family or 'of an unknown family'}"
     steps = _value(source / "history.json", "techniques") or []
-    if not any(step.get("stage") == "export" for step in steps):
+    stages = [registry.stage_in(step) for step in steps]
+    if not any(stage is not None and stage.exports for stage in stages):
         return f"{claim}, as this program exports them, and another program exported this graph"
     return ""
 
