@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from toolchain.core import hooks, source
 from toolchain.core.docstrings import docstring
 from toolchain.core.errors import HookError, RecipeError
-from toolchain.core.stage import Stage
+
+if TYPE_CHECKING:
+    from toolchain.core.stage import Stage
 
 _Room = TypeVar("_Room", bound=hooks.Declared)
 
