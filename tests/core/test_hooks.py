@@ -125,6 +125,14 @@ def test_a_dialect_may_depend_on_the_settings(tmp_path: Path) -> None:
     load(tmp_path, f"{text}\ndef gives(config, taken): return taken\n")
 
 
+def test_a_hook_that_another_one_needs_is_required_with_it() -> None:
+    module = ModuleType("toy")
+    module.__dict__.update(VERSION=1, Config=int, apply=print)
+    assert hooks.missing(hooks.Augmentation, module) == []
+    module.__dict__["sources"] = print
+    assert hooks.missing(hooks.Augmentation, module) == ["HEAD"]
+
+
 def test_a_misspelt_hook_ends_a_command_with_one_sentence(tmp_path: Path) -> None:
     package = tmp_path / "toolchain"
     shutil.copytree(registry.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))

@@ -85,6 +85,8 @@ class Declared:
     #: The package folder whose techniques are declared so; empty where any may be.
     _folder: ClassVar[str] = ""
     _required: ClassVar[tuple[str, ...]] = ("VERSION", "Config")
+    #: Hooks that another one needs: ``{hook: needed}``.
+    _needs: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
     def __init__(self, module: ModuleType) -> None:
         object.__setattr__(self, "_module", module)
@@ -121,6 +123,7 @@ class Augmentation(Declared):
 
     _folder = "augment"
     _required = ("VERSION", "Config", "apply")
+    _needs = MappingProxyType({"sources": "HEAD"})
 
     #: What ``AutoModelFor…`` ends with, of the models that it needs; goes with ``sources``.
     HEAD: Literal["MaskedLM", "Seq2SeqLM", "CausalLM"]
@@ -330,4 +333,6 @@ def required(room: type[Declared]) -> tuple[str, ...]:
 
 def missing(room: type[Declared], module: ModuleType) -> list[str]:
     """Return the required hooks that a technique has not."""
-    return [hook for hook in required(room) if not vars(module).keys() & set(hook.split(" or "))]
+    own = vars(module).keys()
+    needed = [*required(room), *(hook for other, hook in room._needs.items() if other in own)]
+    return [hook for hook in needed if not own & set(hook.split(" or "))]
