@@ -32,12 +32,17 @@ def _table(room: type[hooks.Declared]) -> str:
         value = inspect.getattr_static(room, name, None)
         if inspect.isfunction(value):
             arguments = ", ".join(list(inspect.signature(value).parameters)[1:])
-            shown, meaning = f"{name}({arguments})", inspect.cleandoc(value.__doc__ or "")
+            shown, meaning = f"{name}({arguments})", " ".join(_first_paragraph(value).split())
         else:
             shown, meaning = name, comments[name]
         meaning = re.sub("``(.+?)``", r"`\1`", meaning)
         rows.append(f"| `{shown}` | {_default(room, name)} | {meaning} |")
     return "\n".join(rows)
+
+
+def _first_paragraph(function: object) -> str:
+    """Return a docstring without its sections: a cell of a table has one paragraph."""
+    return (inspect.getdoc(function) or "").split("\n\n")[0]
 
 
 def _default(room: type[hooks.Declared], name: str) -> str:

@@ -27,13 +27,14 @@ from toolchain.compress.shared.targets import Units, unit_targets
 from toolchain.compress.shared.time_table import TimeTable, measure
 from toolchain.core import registry
 from toolchain.core.errors import ModelError, require
+from toolchain.core.launcher import processes
 from toolchain.core.log import logger
 from toolchain.core.stage import Context, Ge, Gt, Le, Lt, Metrics, StageConfig
 from toolchain.engines.shared import timed_on
 from toolchain.model import checkpoint, export, surgery, zeros
 from toolchain.model.anatomy import anatomy, layers_of
 from toolchain.model.encoded import Encoded
-from toolchain.model.train import TrainConfig, accuracy, processes
+from toolchain.model.train import TrainConfig, accuracy
 
 VERSION = 1
 LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "onnx", "onnxruntime")

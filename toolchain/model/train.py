@@ -20,7 +20,6 @@ from typing import Annotated, Any, Literal
 import numpy as np
 
 from toolchain import kinds
-from toolchain.core import limits
 from toolchain.core.errors import ModelError, require
 from toolchain.core.interrupt import held_back
 from toolchain.core.log import logger, progress
@@ -389,13 +388,3 @@ class _State:
                     self.best[name] = tensors[f"best/{name}"].to(parameter.device)
         logger.info("    resuming at step %d", where.step)
         return where
-
-
-def processes() -> tuple[int, int]:
-    """Return the rank and the number of processes as a launcher set them; (0, 1) without one.
-
-    Raises:
-        ToolchainError: RANK or WORLD_SIZE is no number, or the rank is none of that many.
-    """
-    count = limits.whole_number("WORLD_SIZE", 1, least=1, most=1_000_000)
-    return limits.whole_number("RANK", 0, most=count - 1), count

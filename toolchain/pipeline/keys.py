@@ -12,11 +12,11 @@ from typing import Any
 
 from toolchain.core import hooks, registry
 from toolchain.core.data import Dataset
+from toolchain.core.launcher import processes
 from toolchain.core.stage import OBSERVED
 from toolchain.core.store import Artifact
 from toolchain.measure.machine import machine
 from toolchain.model.checkpoint import read_json
-from toolchain.model.train import processes
 from toolchain.pipeline.document import beside
 from toolchain.pipeline.plan import Step
 from toolchain.pipeline.recipe import Recipe

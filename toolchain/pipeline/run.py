@@ -14,13 +14,13 @@ from pathlib import Path
 
 from toolchain.core import failure, limits, traces
 from toolchain.core.errors import DamagedError, StoreError, ToolchainError
+from toolchain.core.launcher import processes
 from toolchain.core.log import logger
 from toolchain.core.processors import physical_cores
 from toolchain.core.stage import Context
 from toolchain.core.store import Artifact, Store, key_of
 from toolchain.measure.machine import environment
 from toolchain.model import source as model_source
-from toolchain.model.train import processes
 from toolchain.pipeline import keys, teaching
 from toolchain.pipeline.history import without_folders
 from toolchain.pipeline.plan import Plan, Step
