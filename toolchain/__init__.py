@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from toolchain.api import augment, benchmark, build, compress, export, finetune, load, optimize, run, validate
     from toolchain.core import errors
     from toolchain.deliver.report.result import Report
-    from toolchain.runtime.predictor import Prediction, Predictor
+    from toolchain.kinds.contract import Prediction
+    from toolchain.runtime.predictor import Predictor
 
 __version__ = "0.1.0"
 
@@ -29,7 +30,7 @@ __all__ = [
 
 #: Names that are not in ``api``, and the module that has each.
 _ELSEWHERE = {
-    "Prediction": "runtime.predictor", "Predictor": "runtime.predictor", "Report": "deliver.report.result",
+    "Prediction": "kinds.contract", "Predictor": "runtime.predictor", "Report": "deliver.report.result",
     "errors": "core",
 }  # fmt: skip
 

@@ -59,11 +59,9 @@ class TorchModel:
 
         return call
 
-    def run(self, batch: Batch) -> NDArray[np.float32]:
-        """Logits of a batch of host memory."""
-        logits = self._forward(self._moved(batch))
-        found: NDArray[np.float32] = logits.float().cpu().numpy()
-        return found
+    def run(self, batch: Batch) -> dict[str, NDArray[np.float32]]:
+        """Return the outputs of a batch of host memory, as sessions do."""
+        return {"logits": self._forward(self._moved(batch)).float().cpu().numpy()}
 
     def _moved(self, batch: Batch) -> dict[str, Any]:
         return {name: self._torch.from_numpy(batch[name]).to(self._device) for name in self.inputs}

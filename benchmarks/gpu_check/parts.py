@@ -206,11 +206,11 @@ def answers(
         tokens.padded(prepared.checkpoint, [encoded[index] for index in order[start : start + 64]], INPUTS)
         for start in range(0, len(order), 64)
     ]
-    expected = np.concatenate([reference.run(batch) for batch in batches])
+    expected = np.concatenate([reference.run(batch)["logits"] for batch in batches])
     engines: dict[str, Any] = {}
     for name, model in models.items():
         try:
-            found = np.concatenate([model.run(batch) for batch in batches])
+            found = np.concatenate([model.run(batch)["logits"] for batch in batches])
         except Exception as error:
             record.results["failed"][f"{prepared.name}, answers, {name}"] = record.clean(str(error))[:1000]
             record.say(f"FAILED: {prepared.name}, answers, {name}: {error}")

@@ -68,12 +68,18 @@ def opened(name: str, provider: str, threads: int = 2) -> Session:
 
 def ask(session: Session, batch: Mapping[str, Any]) -> Any:
     """The logits of one batch, ``[rows, labels]``."""
-    return session.run(batch)
+    return _only(session.run(batch))
 
 
 def ask_many(session: ConcurrentSession, batches: list[dict[str, Any]]) -> list[Any]:
     """The logits of several batches, each ``[rows, labels]``."""
-    return session.run_many(batches)
+    return [_only(outputs) for outputs in session.run_many(batches)]
+
+
+def _only(outputs: Mapping[str, Any]) -> Any:
+    """The one output of a classifier."""
+    assert list(outputs) == ["logits"]
+    return outputs["logits"]
 
 
 def concurrent(name: str, provider: str) -> ConcurrentSession:

@@ -17,6 +17,9 @@ from toolchain.engines.onnxruntime.lowering import Forms, counts, rewrite
 from toolchain.engines.onnxruntime.session import NO_CUDA, Opening, remedy
 from toolchain.optimize import bf16, fp16
 
+#: What the graphs here call the output of the kind, by its name.
+OUTPUTS = {"logits": "logits"}
+
 ON_GPU = Forms(attention=True, residuals=True, integers=False, half=True)
 
 
@@ -91,7 +94,7 @@ def test_lengths_of_rows_and_their_mask_give_the_same_logits(tmp_path: Path) -> 
     for mask in ("padding", "lengths"):
         folder = engine_folder(tmp_path / mask, mask=mask, tune=False)
         session = engine.open_session(folder, 1)
-        found = session.run(given)
+        found = session.run(given)["logits"]
         expected = found if expected is None else expected
         assert np.abs(found - expected).max() < 1e-5
 
@@ -99,10 +102,10 @@ def test_lengths_of_rows_and_their_mask_give_the_same_logits(tmp_path: Path) -> 
 def test_bound_shapes_give_what_a_run_gives_and_captured_ones_are_padded(tmp_path: Path) -> None:
     session: Any = engine.open_session(engine_folder(tmp_path, tune=False), 1)
     opening = Opening(cuda_graph=True, graph_rows=4, graph_tokens=16, most_tokens=40)
-    bindings = cuda.Bindings(session._session, opening, device="cpu")
+    bindings = cuda.Bindings(session._session, opening, OUTPUTS, device="cpu")
     for number, (rows, tokens) in enumerate([(1, 7), (1, 9), (2, 20), (3, 35), (5, 9), (1, 7), (5, 9)]):
         given = batch(rows, tokens, number)
-        assert np.abs(bindings.run(session.feed(given)) - session.run(given)).max() < 1e-5
+        assert np.abs(bindings.run(session.feed(given))["logits"] - session.run(given)["logits"]).max() < 1e-5
     captured, plain = bindings.shapes
     # 35 tokens would be padded to 48, which is more than the model reads.
     assert captured == ((1, 16), (2, 32), (3, 40))
@@ -111,22 +114,22 @@ def test_bound_shapes_give_what_a_run_gives_and_captured_ones_are_padded(tmp_pat
 
 def test_the_logits_of_a_binding_are_the_callers_own(tmp_path: Path) -> None:
     session: Any = engine.open_session(engine_folder(tmp_path, tune=False), 1)
-    bindings = cuda.Bindings(session._session, Opening(), device="cpu")
+    bindings = cuda.Bindings(session._session, Opening(), OUTPUTS, device="cpu")
     first, second = (session.feed(batch(2, 9, seed)) for seed in (1, 2))
-    kept = bindings.run(first)
+    kept = bindings.run(first)["logits"]
     before = kept.copy()
     bindings.run(second)
     assert (kept == before).all()
     bound = bindings.bind(first)
     bound.run()
-    assert np.abs(bound.logits() - before).max() < 1e-6
+    assert np.abs(bound.outputs()["logits"] - before).max() < 1e-6
 
 
 def test_shapes_are_forgotten_when_there_are_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "MOST_SHAPES", 2)
     monkeypatch.setattr(cuda, "MOST_GRAPHS", 1)
     session: Any = engine.open_session(engine_folder(tmp_path, tune=False), 1)
-    bindings = cuda.Bindings(session._session, Opening(cuda_graph=True, graph_rows=1), device="cpu")
+    bindings = cuda.Bindings(session._session, Opening(cuda_graph=True, graph_rows=1), OUTPUTS, device="cpu")
     for rows, tokens in ((1, 16), (1, 32), (2, 5), (2, 6)):
         bindings.run(session.feed(batch(rows, tokens)))
     assert bindings.shapes == (((1, 16),), ((2, 5), (2, 6)))  # a graph is never forgotten; further shapes have none
@@ -142,7 +145,7 @@ def test_a_binding_finds_the_number_of_labels_where_the_graph_does_not_tell(tmp_
     options = onnxruntime.SessionOptions()
     session = onnxruntime.InferenceSession(str(source / "model.onnx"), options, providers=["CPUExecutionProvider"])
     given = batch(3, 8)
-    found = cuda.Bindings(session, Opening(), device="cpu").run(given)
+    found = cuda.Bindings(session, Opening(), OUTPUTS, device="cpu").run(given)["logits"]
     assert found.shape == (3, 2)
     assert np.abs(found - session.run(None, given)[0]).max() < 1e-6
 
@@ -166,7 +169,7 @@ def test_settings_reach_the_provider() -> None:
 def test_a_processor_captures_nothing(tmp_path: Path) -> None:
     session: Any = engine.open_session(engine_folder(tmp_path, tune=False, cuda_graph=True), 1)
     assert session.bindings is None
-    assert session.run(batch(1, 9)).shape == (1, 2)
+    assert session.run(batch(1, 9))["logits"].shape == (1, 2)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +209,9 @@ def test_an_engine_on_a_gpu_gives_the_logits_of_the_processor(
     session = engine.open_session(out, 1)
     for rows, tokens in ((1, 9), (1, 12), (3, 20), (9, 20), (1, 9), (1, 9), (1, 9), (1, 9)):
         given = batch(rows, tokens, rows + tokens)
-        difference = np.abs(session.run(given) - logits(onnx_folder(architecture) / "model.onnx", given)).max()
+        difference = np.abs(
+            session.run(given)["logits"] - logits(onnx_folder(architecture) / "model.onnx", given)
+        ).max()
         assert difference < (2e-4 if precision == "fp32" else 2e-2)
 
 

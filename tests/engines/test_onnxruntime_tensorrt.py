@@ -12,7 +12,7 @@ import pytest
 
 from tests.builders import context, engine_folder, onnx_folder
 from tests.engines.graphs import graph_folder
-from tests.engines.test_onnxruntime_cuda import batch, has_gpu, logits
+from tests.engines.test_onnxruntime_cuda import OUTPUTS, batch, has_gpu, logits
 from toolchain.core.errors import EngineError, RecipeError
 from toolchain.core.registry import get
 from toolchain.core.store import digest
@@ -238,10 +238,10 @@ def test_each_captured_shape_has_a_session_of_its_own(tmp_path: Path) -> None:
         return opened[-1]._session
 
     opening = Opening(cuda_graph=True, graph_rows=2, graph_tokens=16, most_tokens=32)
-    bindings = cuda.Bindings(session._session, opening, device="cpu", recorder=recorder)
+    bindings = cuda.Bindings(session._session, opening, OUTPUTS, device="cpu", recorder=recorder)
     for rows, tokens in ((1, 9), (1, 12), (2, 20), (3, 9), (1, 7)):
         given = batch(rows, tokens, rows + tokens)
-        assert np.abs(bindings.run(session.feed(given)) - session.run(given)).max() < 1e-5
+        assert np.abs(bindings.run(session.feed(given))["logits"] - session.run(given)["logits"]).max() < 1e-5
     assert bindings.shapes == (((1, 16), (2, 32)), ((3, 9),))
     assert len(opened) == 2
 
@@ -274,5 +274,5 @@ def test_an_engine_of_tensorrt_gives_the_logits_of_the_processor(precision: str,
     session = engine.open_session(out, 1)
     for rows, tokens in ((1, 9), (1, 12), (3, 20), (9, 20), (1, 9), (1, 9)):
         given = batch(rows, tokens, rows + tokens)
-        difference = np.abs(session.run(given) - logits(source / "model.onnx", given)).max()
+        difference = np.abs(session.run(given)["logits"] - logits(source / "model.onnx", given)).max()
         assert difference < (5e-3 if precision == "fp32" else 5e-2)

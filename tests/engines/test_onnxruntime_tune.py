@@ -54,11 +54,11 @@ class Paced:
         self.single = 0.001 if options.single_threads == 1 else 0.002
         self.each = 0.004 if options.streams == 0 and not options.arena else 0.005
 
-    def run(self, batch: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+    def run(self, batch: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
         self.clock.sleep(self.single)
-        return np.zeros((1, 2), dtype=np.float32)
+        return {"logits": np.zeros((1, 2), dtype=np.float32)}
 
-    def run_many(self, batches: Sequence[Mapping[str, NDArray[Any]]]) -> list[NDArray[np.float32]]:
+    def run_many(self, batches: Sequence[Mapping[str, NDArray[Any]]]) -> list[dict[str, NDArray[np.float32]]]:
         self.clock.sleep(self.each * len(batches))
         return []
 
@@ -166,7 +166,8 @@ def test_many_batches_give_the_logits_of_each(streams: int) -> None:
         many.append({"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)})
     found = session.run_many(many)
     alone = OnnxRuntimeSession(path, 1, Opening(), Options())
-    for batch, logits in zip(many, found, strict=True):
+    for batch, outputs in zip(many, found, strict=True):
+        logits = outputs["logits"]
         assert logits.shape == (len(batch["input_ids"]), 2)
-        assert np.abs(logits - alone.run(batch)).max() < 2e-6
+        assert np.abs(logits - alone.run(batch)["logits"]).max() < 2e-6
     assert session.run_many([]) == []

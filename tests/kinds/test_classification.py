@@ -43,8 +43,9 @@ def test_examples_differ_by_their_label_and_are_undecided_where_both_leads_are_s
 
 
 def test_the_margin_is_the_lead_of_the_likeliest_label() -> None:
-    assert KIND.margin(LOGITS).tolist() == [1.0, 0.0, 4.0]
-    assert KIND.margin(np.zeros((2, 1))).tolist() == [math.inf, math.inf]
+    assert KIND.margin(KIND.activate(LOGITS)).tolist() == pytest.approx([1.0, 0.0, 4.0], abs=1e-6)
+    assert KIND.margin(np.ones((2, 1))).tolist() == [math.inf, math.inf]
+    assert KIND.margin(np.array([[1.0, 0.0]])).tolist() == [math.inf]
 
 
 def test_losses_are_cross_entropy_and_divergence_softened_by_the_temperature() -> None:

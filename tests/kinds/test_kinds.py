@@ -72,8 +72,8 @@ def test_a_kind_has_outputs_of_rows_and_a_metric_with_a_name(name: str) -> None:
 
 def test_an_output_of_a_graph_goes_by_its_name_or_its_place() -> None:
     kind = kinds.get("classification")
-    assert kinds.graph_names(kind, ["probabilities", "logits"]) == ("logits",)
-    assert kinds.graph_names(kind, ["output_0", "output_1"]) == ("output_0",)
+    assert kinds.places(kind, ["probabilities", "logits"]) == {"logits": 1}
+    assert kinds.places(kind, ["output_0", "output_1"]) == {"logits": 0}
 
 
 def test_kinds_load_numpy_alone() -> None:

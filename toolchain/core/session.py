@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    #: What an engine gives for a batch: arrays by the names that the kind of task has for its outputs, a row of each
+    #: for each row of the batch.
+    Outputs = dict[str, NDArray[np.float32]]
 
 #: Inputs that an encoder's graph may have, in the order of its signature; each ``[batch, tokens]``.
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -27,14 +30,14 @@ class Session(Protocol):
 
     inputs: tuple[str, ...]
 
-    def run(self, batch: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """Logits of one padded batch.
+    def run(self, batch: Mapping[str, NDArray[Any]]) -> Outputs:
+        """Return the outputs of one padded batch.
 
         Args:
             batch: Every input in ``inputs``, each ``[batch, tokens]`` int64; ``text`` is ``[batch]``, of str.
 
         Returns:
-            Logits, ``[batch, labels]`` float32.
+            Each output by name, ``[batch, …]`` float32: ``logits`` ``[batch, labels]`` of a classifier.
         """
         ...
 
@@ -59,14 +62,14 @@ class ConcurrentSession(Session, Protocol):
 
     concurrency: int
 
-    def run_many(self, batches: Sequence[Mapping[str, NDArray[Any]]]) -> list[NDArray[np.float32]]:
-        """Logits of several padded batches.
+    def run_many(self, batches: Sequence[Mapping[str, NDArray[Any]]]) -> list[Outputs]:
+        """Return the outputs of several padded batches.
 
         Args:
             batches: What ``run`` takes, each; best the most expensive first, so that the last ones end together. They
                 are read only, and not kept.
 
         Returns:
-            Logits of each, ``[batch, labels]`` float32, in the order of the batches; the caller's own from then on.
+            What ``run`` gives for each, in the order of the batches; the caller's own from then on.
         """
         ...

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from toolchain import kinds
 from toolchain.core.errors import EngineError, ModelError, require
 from toolchain.core.session import INPUTS, Session
 from toolchain.core.stage import Context, Metrics, StageConfig
@@ -22,6 +23,8 @@ from toolchain.engines.shared.artifact import need_space, place, read_engine, wr
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from toolchain.core.session import Outputs
 
 VERSION = 1
 LIBRARIES = ("torch", "transformers")
@@ -109,23 +112,23 @@ class _PytorchSession:
         self._torch: Any = require("torch", "torch")
         if threads > 0:
             self._torch.set_num_threads(threads)
-        self._folder = folder
+        self._folder, self._kind = folder, kinds.of_folder(folder)
         self._model: Any = load_model(folder).eval()
         self._call: Any = self._torch.compile(self._model, dynamic=True) if config.compile else self._model
         # Encoders without segments (RoBERTa, DistilBERT) have one row in that table, or no table at all.
         segments = int(getattr(self._model.config, "type_vocab_size", 0) or 0)
         self.inputs: tuple[str, ...] = INPUTS if segments > 1 else INPUTS[:2]
 
-    def run(self, batch: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
+    def run(self, batch: Mapping[str, NDArray[np.int64]]) -> Outputs:
         torch = self._torch
         try:
             with torch.inference_mode():
-                logits = self._call(**{name: torch.from_numpy(batch[name]) for name in self.inputs}).logits
+                inputs = {name: torch.from_numpy(batch[name]) for name in self.inputs}
+                outputs = self._kind.forward(self._call, inputs)
         except Exception as error:  # torch.compile's errors share no public base class
             shape = tuple(batch["input_ids"].shape)
             raise EngineError(f"PyTorch failed on {self._folder} with a batch of {shape}: {error}") from error
-        found: NDArray[np.float32] = logits.to(torch.float32).numpy()
-        return found
+        return {name: value.to(torch.float32).numpy() for name, value in outputs.items()}
 
     def placement(self) -> dict[str, int]:
         """Counts the modules that hold weights of their own, by device."""

@@ -9,13 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from toolchain.core import documents, registry
 from toolchain.core.data import CLASSIFICATION
 from toolchain.core.errors import ModelError
 from toolchain.kinds import classification
 from toolchain.kinds.contract import Kind
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 INTERFACE_FILE = "interface.json"
 
@@ -47,12 +52,37 @@ def of_folder(folder: Path) -> Kind:
     return named(documents.read_object(path, ModelError) if path.is_file() else {})
 
 
-def graph_names(kind: Kind, there: Sequence[str]) -> tuple[str, ...]:
-    """Return what a graph calls each output of a kind: the same, or what stands in its place where a name is missing.
+def places(kind: Kind, there: Sequence[str]) -> dict[str, int]:
+    """Return which of a graph's outputs each output of a kind is: the one of its name, or the one in its place.
 
     Args:
         kind: The kind.
-        there: The graph's outputs, in its order.
+        there: Names of the graph's outputs, in its order.
     """
-    names = tuple(output.name for output in kind.OUTPUTS)
-    return names if set(names) <= set(there) else tuple(there[: len(names)])
+    names = [output.name for output in kind.OUTPUTS]
+    named = set(names) <= set(there)
+    return {name: there.index(name) if named else place for place, name in enumerate(names)}
+
+
+def gathered(
+    kind: Kind, parts: Sequence[tuple[Sequence[int], Mapping[str, NDArray[Any]]]], rows: int, labels: int = 0
+) -> dict[str, NDArray[np.float32]]:
+    """Return the outputs of all rows from those of batches of them; beyond the tokens of its batch, a row has zeros.
+
+    Args:
+        kind: The kind.
+        parts: Positions of a batch's rows, and its outputs by name.
+        rows: Rows in all.
+        labels: Labels of the model, for the case that there is no batch.
+    """
+    outputs = {}
+    for output in kind.OUTPUTS:
+        values = [answer[output.name] for _, answer in parts]
+        shape = [rows]
+        for place, axis in enumerate(output.axes[1:], 1):
+            shape.append(max([value.shape[place] for value in values] or [labels if axis == "labels" else 0]))
+        whole = np.zeros(shape, dtype=np.float32)
+        for (chosen, _), value in zip(parts, values, strict=True):
+            whole[(chosen, *(slice(size) for size in value.shape[1:]))] = value
+        outputs[output.name] = whole
+    return outputs

@@ -92,12 +92,18 @@ def agree(expected: NDArray[Any], found: NDArray[Any], decided: float = 0.0) -> 
     """Compare logits: examples differ by their likeliest label, and are undecided where both leads are small."""
     return Agreement(
         differs=expected.argmax(axis=1) != found.argmax(axis=1),
-        undecided=(margin(expected) < decided) & (margin(found) < decided),
+        undecided=(_lead(expected) < decided) & (_lead(found) < decided),
         distance=np.abs(expected - found).max(axis=1, initial=0),
     )
 
 
 def margin(answers: NDArray[Any]) -> NDArray[Any]:
+    """Return by how much the likeliest label leads the next one, in logits."""
+    with np.errstate(divide="ignore"):  # a probability of 0 is decided by an infinite lead
+        return _lead(np.log(answers))
+
+
+def _lead(answers: NDArray[Any]) -> NDArray[Any]:
     """Return by how much the likeliest label's logit leads the next one's; infinite with a single label."""
     if answers.shape[1] < 2:
         return np.full(len(answers), np.inf, np.float32)

@@ -26,7 +26,8 @@ class Output:
 
     Attributes:
         name: Its name in the graph.
-        axes: What each axis counts: ``batch`` first, then ``tokens``, ``labels``, or a size that the model decides.
+        axes: What each axis counts: ``batch`` first, then ``tokens`` where there is that axis, then ``labels``, or a
+            size that the model decides.
     """
 
     name: str
@@ -210,7 +211,7 @@ class Kind(Declared):
         raise NotImplementedError
 
     def margin(self, answers: NDArray[Any]) -> NDArray[Any]:
-        """Return by how much each answer would have to change before gates count it, ``[examples]``."""
+        """Return by how much each activated answer is decided, in what ``agree`` measures, ``[examples]``."""
         raise NotImplementedError
 
 

@@ -110,7 +110,7 @@ def check(source: Path, deployed: Path, own: Sequence[Text], threads: int) -> di
         return found | {"max_difference": None}
     graph = Graph(deployed, threads)
     longest = graph.predictor.interface.max_length
-    tokenizer, model = checkpoint.load_tokenizer(source), checkpoint.load_model(source)
+    tokenizer, model, kind = checkpoint.load_tokenizer(source), checkpoint.load_model(source), graph.predictor.kind
     names = checkpoint.model_inputs(model, tokenizer)
     asked = examples(own, graph.predictor.interface.pair, longest)
     lengths = [len(ids) for ids in _rows(tokenizer, asked, longest)]
@@ -123,8 +123,10 @@ def check(source: Path, deployed: Path, own: Sequence[Text], threads: int) -> di
         for name in set(names) & set(feed):
             _compare_tokens(batch, given[name].tolist(), feed[name].tolist(), name)
         with torch.inference_mode():
-            expected = model(**{name: given[name] for name in names}).logits.float().numpy()
-        largest = max(largest, _compare_logits(batch, expected, graph.session.run(feed)))
+            outputs = kind.forward(model, {name: given[name] for name in names})
+        answers = graph.session.run(feed)
+        for name, expected in outputs.items():
+            largest = max(largest, _compare(batch, name, expected.float().numpy(), answers[name]))
     return found | {"max_difference": largest}
 
 
@@ -177,8 +179,8 @@ def _compare_tokens(
         )
 
 
-def _compare_logits(texts: Sequence[Text], expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:
-    """Return the largest |Δlogit| of a batch."""
+def _compare(texts: Sequence[Text], name: str, expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:
+    """Return the largest difference of a number of an output of a batch."""
     if expected.shape != found.shape:
         raise GateError(
             f"transformers answers {len(texts)} texts with the shape {list(expected.shape)}, and the graph with "
@@ -186,19 +188,20 @@ def _compare_logits(texts: Sequence[Text], expected: NDArray[np.float32], found:
             "nothing was published: report it",
         )
     differences = np.abs(expected - found)
-    wrong = ~(differences <= TOLERANCE * np.maximum(1, np.abs(expected))).all(axis=1)
+    close = differences <= TOLERANCE * np.maximum(1, np.abs(expected))
+    wrong = ~close.reshape(len(close), -1).all(axis=1)
     if wrong.any():
         index = int(wrong.argmax())
         raise GateError(
             f"the text {_shown(texts[index])} is answered otherwise than by transformers, in a batch of {len(texts)}: "
-            f"logits {_numbers(expected[index])} by transformers, {_numbers(found[index])} here",
+            f"{name} {_numbers(expected[index])} by transformers, {_numbers(found[index])} here",
             "nothing was published: report it with the model's config.json",
         )
     return float(differences.max(initial=0))
 
 
 def _numbers(values: NDArray[np.float32]) -> str:
-    return "[" + ", ".join(f"{value:.4g}" for value in values[:6]) + "]"
+    return "[" + ", ".join(f"{value:.4g}" for value in values.ravel()[:6]) + "]"
 
 
 def _shown(text: Text) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from toolchain import kinds
 from toolchain.core.errors import EngineError, require
 from toolchain.core.session import TEXT_INPUT
 from toolchain.engines.onnxruntime.session import remedy
@@ -21,6 +22,8 @@ from toolchain.runtime.predictor import Predictor
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from toolchain.core.session import Outputs
 
 VERSION = 1
 
@@ -58,7 +61,7 @@ class GraphSession:
     Args:
         path: The ONNX file.
         threads: Threads that compute.
-        outputs: Values to return, graph outputs all; the logits alone by default.
+        outputs: Values that ``values`` returns, graph outputs all; those of the kind of task by default.
 
     Attributes:
         inputs: Names of its inputs.
@@ -73,13 +76,15 @@ class GraphSession:
         names = [item.name for item in self._session.get_outputs()]
         self.inputs = tuple(types)
         self._path, self._types = path, types
-        self._outputs = list(outputs) or ["logits" if "logits" in names else names[0]]
+        self._places = kinds.places(kinds.of_folder(path.parent), names)
+        self._outputs = list(outputs) or [names[place] for place in self._places.values()]
 
-    def run(self, batch: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """Logits of one batch, ``[batch, labels]``."""
+    def run(self, batch: Mapping[str, NDArray[Any]]) -> Outputs:
+        """Return the outputs of one batch."""
         import numpy as np
 
-        return np.asarray(self.values(batch)[0], dtype=np.float32)
+        values = zip(self._places, self.values(batch), strict=True)
+        return {name: np.asarray(value, dtype=np.float32) for name, value in values}
 
     def values(self, batch: Mapping[str, NDArray[Any]]) -> list[Any]:
         """Every value that was asked for, of one batch.
@@ -122,12 +127,12 @@ class Graph:
         return any(weight.data_type in (10, 16) for weight in graph.load(self._path, weights=False).graph.initializer)
 
     def logits(self, texts: Texts, pad_to: int = 0) -> NDArray[np.float32]:
-        """Logits of one batch of texts, ``[batch, labels]``, padded to at least so many tokens."""
-        return self.session.run(self.feed(texts, pad_to))
+        """Logits of one batch of texts, ``[texts, …]``, padded to at least so many tokens."""
+        return self.predictor.batch_logits(self.predictor.encode(list(texts)), pad_to)
 
     def feed(self, texts: Texts, pad_to: int = 0) -> dict[str, NDArray[Any]]:
         """The inputs of one batch."""
-        return self.predictor.collate(self.predictor.encode(list(texts)), pad_to)
+        return self.predictor.collate(self.predictor.rows(self.predictor.encode(list(texts)))[0], pad_to)
 
 
 def compare(reference: Path, candidate: Path, floor: float, texts: Texts, threads: int) -> dict[str, Any]:
@@ -229,9 +234,8 @@ def _compared(graphs: tuple[Graph, Graph], floor: float, texts: Texts) -> dict[s
     if TEXT_INPUT not in candidate.session.inputs:  # which pads by itself, to its longest text
         plan.append((list(texts[:PADDED_ROWS]), min(PADDED_TOKENS, reference.predictor.interface.max_length)))
     for chosen, pad_to in plan:
-        feed = reference.feed(chosen, pad_to)
-        expected.append(reference.session.run(feed))
-        shapes.add(next(iter(feed.values())).shape)
+        expected.append(reference.logits(chosen, pad_to))
+        shapes.add(next(iter(reference.feed(chosen, pad_to).values())).shape)
         # The two may read other inputs: each is fed its own.
         found.append(candidate.logits(chosen, pad_to))
     tolerance = EXACT_TOLERANCE if floor == 1 else math.inf

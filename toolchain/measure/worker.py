@@ -5,8 +5,8 @@ parent does, however that ends.
 
 =============  ==========================================================================================
 ``open``       loads an engine; gives import, load and first-answer times in seconds, and its inputs
-``predict``    writes the probabilities of a file of texts; gives each one's tokens, and seconds; says how far it is
-``logits``     writes the logits of a file of texts in their own order, in batches of a given size and padding
+``predict``    writes the probabilities (the activated answers) of a file of texts; gives each one's tokens, and seconds
+``logits``     writes the logits (the answers) of a file of texts in their own order, in batches of a size and padding
 ``reference``  writes the logits of the same texts, in the same batches, of the graph that an engine was built from
 ``diverging``  the first node at which the engine's graph parts from that graph
 ``saturation`` how many int8 products of that graph overflow where the processor adds them in 16 bits
@@ -102,14 +102,12 @@ class Worker:
         }
 
     def predict(self, texts: str, batch_size: int, out: str) -> Reply:
-        """Writes probabilities ``[examples, labels]`` of a file of texts as ``.npy``.
+        """Writes probabilities ``[examples, …]`` of a file of texts as ``.npy``; says how far it is.
 
         Returns:
             ``tokens`` of each example, how many examples are ``cut``, and ``seconds``.
         """
         import numpy as np
-
-        from toolchain.runtime.predictor import softmax
 
         examples = _read_texts(texts)
         started = time.perf_counter()
@@ -118,14 +116,14 @@ class Worker:
             encoded = self._predictor.encode(examples[start : start + step])
             lengths, longer = self._predictor.lengths(encoded)
             tokens, cut = tokens + lengths, cut + longer
-            rows.append(softmax(self._predictor.encoded_logits(encoded, batch_size)))
+            rows.append(self._predictor.kind.activate(self._predictor.encoded_logits(encoded, batch_size)))
             self._say({"progress": len(encoded)})
         seconds = time.perf_counter() - started
-        np.save(out, np.concatenate(rows) if rows else np.empty((0, len(self._predictor.labels)), np.float32))
+        np.save(out, np.concatenate(rows) if rows else self._predictor.probabilities([]))
         return {"tokens": tokens, "cut": cut, "seconds": seconds}
 
     def logits(self, texts: str, batch_size: int, out: str, pad_to: int = 0) -> Reply:
-        """Writes logits ``[examples, labels]`` of a file of texts as ``.npy``, batched in the order they stand in.
+        """Writes logits ``[examples, …]`` of a file of texts as ``.npy``, batched in the order they stand in.
 
         Args:
             texts: File of texts.
@@ -142,10 +140,9 @@ class Worker:
         encoded = self._predictor.encode(examples)
         rows = []
         for start in range(0, len(encoded), batch_size):
-            batch = self._predictor.collate(encoded[start : start + batch_size], pad_to)
-            rows.append(self._predictor.session.run(batch))
+            rows.append(self._predictor.batch_logits(encoded[start : start + batch_size], pad_to))
             self._say({"progress": len(rows[-1])})
-        np.save(out, np.concatenate(rows) if rows else np.empty((0, len(self._predictor.labels)), np.float32))
+        np.save(out, np.concatenate(rows) if rows else self._predictor.logits([]))
         return {"examples": len(examples), "pads": TEXT_INPUT not in self._predictor.session.inputs}
 
     def reference(self, graph: str, texts: str, batch_size: int, threads: int, out: str, pad_to: int = 0) -> Reply:
@@ -277,13 +274,13 @@ class Worker:
         generator, until = random.Random(0), time.monotonic() + seconds
         while rows and self._encoded and time.monotonic() < until:
             chosen = generator.choices(self._encoded, k=generator.randint(1, rows))
-            self._predictor.session.run(self._predictor.collate(chosen))
+            self._predictor.session.run(self._predictor.collate(self._predictor.rows(chosen)[0]))
         return {"peak_memory_bytes": peak_memory_bytes()}
 
     def _engine_only(self, batch_size: int, order: str, count: int) -> Callable[[list[int] | None], int]:
         requests = [
-            [batch for _, batch in self._predictor.batches(self._encoded[part], batch_size, order != "padded")]
-            for part in _requests(count, batch_size, order)
+            [batch for _, batch in self._predictor.batches(rows, batch_size, order != "padded")]
+            for rows, _ in (self._predictor.rows(self._encoded[part]) for part in _requests(count, batch_size, order))
         ]
         return _timed(requests, self._predictor.run_all, time.perf_counter_ns)
 

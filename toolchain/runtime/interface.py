@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolchain.core import documents
+from toolchain.core import documents, registry
+from toolchain.core.data import CLASSIFICATION
 from toolchain.core.errors import ModelError
 from toolchain.model.tokens import SIDES
 
@@ -28,6 +29,7 @@ class Interface:
         pair: Whether examples are pairs of texts.
         truncation_side: Side on which a text that is too long is cut; right where the file does not say.
         padding_side: Side on which the shorter rows of a batch are filled up; right where the file does not say.
+        kind: The kind of task, a file in ``kinds/``; classification where the file does not say.
     """
 
     labels: tuple[str, ...]
@@ -37,6 +39,7 @@ class Interface:
     pair: bool
     truncation_side: str = SIDES[0]
     padding_side: str = SIDES[0]
+    kind: str = CLASSIFICATION
 
 
 def read_interface(folder: Path) -> Interface:
@@ -65,6 +68,7 @@ def read_interface(folder: Path) -> Interface:
         pair=pair,
         truncation_side=_side(path, record, "truncation_side"),
         padding_side=_side(path, record, "padding_side"),
+        kind=_kind(path, record),
     )
 
 
@@ -72,6 +76,13 @@ def _side(path: Path, record: dict[str, Any], name: str) -> str:
     value = record.get(name, SIDES[0])
     if value not in SIDES:
         raise ModelError(f"{path}: {name} is {value!r}; allowed are {' and '.join(SIDES)}")
+    return str(value)
+
+
+def _kind(path: Path, record: dict[str, Any]) -> str:
+    value, known = record.get("kind", CLASSIFICATION), registry.names("kinds")
+    if value not in known:
+        raise ModelError(f"{path}: kind is {value!r}; allowed are {', '.join(known)}")
     return str(value)
 
 

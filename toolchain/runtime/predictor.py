@@ -1,4 +1,4 @@
-"""Text in, labels out: tokenizer, batches of like length, engine. What measures, predicts and serves all run this.
+"""Text in, answers out: tokenizer, batches of like length, engine. What measures, predicts and serves all run this.
 
 However many texts it is handed, it splits them into batches of like length (``batching``), so that requests of mixed
 lengths cost little more than sorted ones; answers come back in the order of the texts. An engine that holds its
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from toolchain import kinds
 from toolchain.core import registry
 from toolchain.core.errors import DataError, EngineError, ModelError
 from toolchain.core.files import safe_folder
@@ -25,12 +26,15 @@ from toolchain.core.session import INPUTS, TEXT_INPUT, ConcurrentSession, Sessio
 from toolchain.core.vendor import vendor
 from toolchain.engines.shared.artifact import ENGINE_FILE, check_digest, read_engine
 from toolchain.engines.shared.batching import plan_batches, read_batching
+from toolchain.kinds.contract import Prediction
 from toolchain.model import heads
 from toolchain.model.tokens import TOKENIZER_FILE, Tokens, load_tokenizer, pad, tokenize
 from toolchain.runtime.interface import read_interface
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from toolchain.core.session import Outputs
 
 #: About how many characters a token has, where texts are batched by length and not tokenized here.
 CHARACTERS_PER_TOKEN = 4
@@ -54,19 +58,6 @@ class Raw:
         return 2 + len(self.text) // CHARACTERS_PER_TOKEN
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """The likeliest label of one example.
-
-    Attributes:
-        label: Its name.
-        probability: Its probability, of 0 to 1.
-    """
-
-    label: str
-    probability: float
-
-
 class Predictor:
     """An engine with its tokenizer.
 
@@ -79,6 +70,7 @@ class Predictor:
 
     Attributes:
         interface: What is known of the model.
+        kind: The kind of task.
         labels: Class names, in the order of the logits.
         session: The loaded engine.
         batching: How the engine likes its batches.
@@ -103,6 +95,7 @@ class Predictor:
         if digest is not None:
             check_digest(folder, digest)
         self.interface = read_interface(folder)
+        self.kind = kinds.get(self.interface.kind)
         self.labels = self.interface.labels
         heads.check_deployed(folder, self.labels)
         self._tokenizer = load_tokenizer(folder / TOKENIZER_FILE, self.interface.max_length)
@@ -139,11 +132,15 @@ class Predictor:
         rows = [next(tokenized) if isinstance(example, Raw) else example for example in examples]
         return [len(row) for row in rows], sum(row.cut for row in rows)
 
+    def rows(self, encoded: Sequence[Tokens | Raw]) -> tuple[Sequence[Tokens | Raw], Sequence[int]]:
+        """Return the rows that the engine computes for examples, and the position of the example of each."""
+        return self.kind.rows(encoded, self.interface.max_length)
+
     def collate(self, encoded: Sequence[Tokens | Raw], pad_to: int = 0) -> dict[str, NDArray[Any]]:
-        """Makes one batch, padded to its longest example.
+        """Makes one batch, padded to its longest row.
 
         Args:
-            encoded: Examples as ``encode`` gives them.
+            encoded: Rows, as ``rows`` gives them.
             pad_to: Pad to at least so many tokens; an engine that tokenizes pads by itself.
 
         Returns:
@@ -161,16 +158,16 @@ class Predictor:
     def batches(
         self, encoded: Sequence[Tokens | Raw], batch_size: int = 32, sort: bool = True
     ) -> Iterator[tuple[list[int], dict[str, NDArray[Any]]]]:
-        """Splits examples into batches.
+        """Splits rows into batches.
 
         Args:
-            encoded: Examples as ``encode`` gives them.
-            batch_size: The most examples of a batch, from 1.
-            sort: Batch examples of like length, the longest first, as costs least (``plan_batches``); otherwise as
+            encoded: Rows, as ``rows`` gives them.
+            batch_size: The most rows of a batch, from 1.
+            sort: Batch rows of like length, the longest first, as costs least (``plan_batches``); otherwise as
                 they come, as many as fit into ``batch_size``, padded to the longest.
 
         Yields:
-            Positions of a batch's examples, and the batch.
+            Positions of a batch's rows, and the batch.
         """
         if sort:
             lengths = [len(example) for example in encoded]
@@ -182,12 +179,8 @@ class Predictor:
         for chosen in split:
             yield chosen, self.collate([encoded[index] for index in chosen])
 
-    def run_all(self, batches: Sequence[Mapping[str, NDArray[Any]]]) -> list[NDArray[np.float32]]:
-        """Runs batches that are there already, several at a time where the engine gains by it.
-
-        Returns:
-            Logits of each batch, ``[batch, labels]``.
-        """
+    def run_all(self, batches: Sequence[Mapping[str, NDArray[Any]]]) -> list[Outputs]:
+        """Return the outputs of batches, computed several at a time where the engine gains by it."""
         if len(batches) > 1 and isinstance(self.session, ConcurrentSession):
             return self.session.run_many(batches)
         return [self.session.run(batch) for batch in batches]
@@ -195,7 +188,7 @@ class Predictor:
     def logits(
         self, texts: Iterable[tuple[str, ...] | str], batch_size: int = 32, sort: bool = True
     ) -> NDArray[np.float32]:
-        """Runs the engine on texts.
+        """Return what the engine answers to texts, not activated: logits, of a classifier.
 
         Args:
             texts: One tuple per example.
@@ -203,7 +196,7 @@ class Predictor:
             sort: Batch examples of like length.
 
         Returns:
-            ``[examples, labels]``, in the order of the texts whatever the batches.
+            ``[examples, …]``, in the order of the texts whatever the batches; ``[examples, labels]`` of a classifier.
 
         Raises:
             DataError: An example is not what the model takes.
@@ -217,30 +210,41 @@ class Predictor:
         """Like ``logits``, of what ``encode`` gave."""
         if batch_size < 1:
             raise DataError(f"batch_size is {batch_size}; allowed are whole numbers from 1")
-        found = np.empty((len(encoded), len(self.labels)), dtype=np.float32)
-        split = list(self.batches(encoded, batch_size, sort))
-        for (chosen, _), answer in zip(split, self.run_all([batch for _, batch in split]), strict=True):
-            if answer.shape != (len(chosen), len(self.labels)):
-                raise EngineError(
-                    f"{self.folder} answered {len(chosen)} examples with the shape {answer.shape}; its interface.json "
-                    f"has {len(self.labels)} labels: {', '.join(self.labels)}"
-                )
-            found[chosen] = answer
-        return found
+        rows, owners = self.rows(encoded)
+        split = list(self.batches(rows, batch_size, sort))
+        answers = self.run_all([batch for _, batch in split])
+        parts = [(chosen, answer) for (chosen, _), answer in zip(split, answers, strict=True)]
+        for chosen, answer in parts:
+            self._check_shapes(answer, len(chosen))
+        return self.kind.fold(owners, kinds.gathered(self.kind, parts, len(rows), len(self.labels)))
+
+    def batch_logits(self, encoded: Sequence[Tokens | Raw], pad_to: int = 0) -> NDArray[np.float32]:
+        """Like ``encoded_logits``, of examples that are computed as one batch, padded to at least so many tokens."""
+        rows, owners = self.rows(encoded)
+        return self.kind.fold(owners, self.session.run(self.collate(rows, pad_to)))
 
     def probabilities(
         self, texts: Iterable[tuple[str, ...] | str], batch_size: int = 32, sort: bool = True
     ) -> NDArray[np.float32]:
-        """Like ``logits``, as probabilities: every row sums to 1."""
-        return softmax(self.logits(texts, batch_size, sort))
+        """Like ``logits``, activated: probabilities, of which every row sums to 1, of a classifier."""
+        return self.kind.activate(self.logits(texts, batch_size, sort))
 
     def predict(self, texts: Iterable[tuple[str, ...] | str], batch_size: int = 32) -> list[Prediction]:
-        """The likeliest label of every text, in the order of the texts."""
-        probabilities = self.probabilities(texts, batch_size)
-        best = probabilities.argmax(axis=1) if len(probabilities) else []
-        return [Prediction(self.labels[k], float(row[k])) for k, row in zip(best, probabilities, strict=True)]
+        """Return what the engine says of every text, in their order: of a classifier, the likeliest label."""
+        return self.kind.decode(self.probabilities(texts, batch_size), self.labels)
 
     __call__ = predict
+
+    def _check_shapes(self, answer: Outputs, rows: int) -> None:
+        sizes = {"batch": rows, "labels": len(self.labels)}
+        for output in self.kind.OUTPUTS:
+            shape = answer[output.name].shape
+            known = [sizes.get(axis, size) for axis, size in zip(output.axes, shape, strict=False)]
+            if len(shape) != len(output.axes) or list(shape) != known:
+                raise EngineError(
+                    f"{self.folder} answered {rows} examples with the shape {shape}; its interface.json "
+                    f"has {len(self.labels)} labels: {', '.join(self.labels)}"
+                )
 
     def _checked(self, texts: Iterable[tuple[str, ...] | str]) -> list[tuple[str, ...]]:
         if isinstance(texts, str):
@@ -278,13 +282,6 @@ def open_engine(folder: Path, threads: int) -> Session:
         )
     with vendor("cannot be opened as an engine", folder, EngineError, "build the engine again", passes=(MemoryError,)):
         return registry.get("engines", name).of(Engine).open_session(folder, threads or physical_cores())
-
-
-def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Probabilities of logits, ``[examples, labels]``; each row is shifted by its largest, so that none overflows."""
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
-    found: NDArray[np.float32] = powers / powers.sum(axis=1, keepdims=True)
-    return found
 
 
 def _refuse_broken(texts: Sequence[tuple[str, ...]]) -> None:

@@ -1,7 +1,7 @@
 """ONNX Runtime on an NVIDIA GPU: finding its libraries, its provider's options, and batches bound to device buffers.
 
 A batch of a known shape has its buffers on the device, bound once: what remains of a call is the copy of the ids, the
-run, and the copy of the logits. With ``cuda_graph`` the run itself is recorded at the first batch of a shape and
+run, and the copy of the outputs. With ``cuda_graph`` the run itself is recorded at the first batch of a shape and
 replayed from then on, which spares the launch of every kernel: one captured graph for each shape, at fixed addresses.
 """
 
@@ -21,6 +21,8 @@ from toolchain.core.errors import require
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from toolchain.core.session import Outputs
 
 #: Shapes whose buffers are kept; those of the least recently used one go first.
 MOST_SHAPES = 64
@@ -109,11 +111,12 @@ def provider_options(wanted: Wanted) -> dict[str, str]:
 
 
 class Binding:
-    """A shape of batch whose inputs and logits lie at fixed addresses of a device.
+    """A shape of batch whose inputs and outputs lie at fixed addresses of a device.
 
     Args:
         session: An ``InferenceSession``.
         feed: A batch, every input as the graph reads it; it is copied.
+        outputs: What the graph calls each output that is wanted, by its name.
         device: ``cuda``, or ``cpu``.
         device_id: Which one.
         graph: Number of the CUDA graph that its runs are captured as, from 1; -1 to run without; None where the session
@@ -121,8 +124,9 @@ class Binding:
     """
 
     def __init__(
-        self, session: Any, feed: Mapping[str, NDArray[Any]], device: str, device_id: int, graph: int | None = None
-    ) -> None:
+        self, session: Any, feed: Mapping[str, NDArray[Any]], outputs: Mapping[str, str], device: str, device_id: int,
+        graph: int | None = None,
+    ) -> None:  # fmt: skip
         ort = require("onnxruntime", "gpu" if device == "cuda" else "cpu")
         self._session, self._ort = session, ort
         self._inputs = {
@@ -132,16 +136,22 @@ class Binding:
         self._binding = session.io_binding()
         for name, value in self._inputs.items():
             self._binding.bind_ortvalue_input(name, value)
-        output = session.get_outputs()[0]
-        shape = [len(next(iter(feed.values()))), *output.shape[1:]]
-        if not all(isinstance(size, int) for size in shape):
-            self._binding.bind_output(output.name, device, device_id)
+        there = {item.name: item for item in session.get_outputs()}
+        rows = len(next(iter(feed.values())))
+        shapes = {graph_name: [rows, *there[graph_name].shape[1:]] for graph_name in outputs.values()}
+        if not all(isinstance(size, int) for shape in shapes.values() for size in shape):
+            for graph_name in shapes:
+                self._binding.bind_output(graph_name, device, device_id)
             session.run_with_iobinding(self._binding, self._options(None if graph is None else -1))
-            shape = list(self._binding.get_outputs()[0].shape())
+            values = zip(shapes, self._binding.get_outputs(), strict=True)
+            shapes = {graph_name: list(value.shape()) for graph_name, value in values}
             self._binding.clear_binding_outputs()
-        kind = _TYPES[output.type]
-        self._logits = ort.OrtValue.ortvalue_from_shape_and_type(shape, kind, device, device_id)
-        self._binding.bind_ortvalue_output(output.name, self._logits)
+        self._outputs = {
+            name: ort.OrtValue.ortvalue_from_shape_and_type(shapes[own], _TYPES[there[own].type], device, device_id)
+            for name, own in outputs.items()
+        }
+        for name, value in self._outputs.items():
+            self._binding.bind_ortvalue_output(outputs[name], value)
         self._run_options = self._options(graph)
 
     def load(self, feed: Mapping[str, NDArray[Any]]) -> None:
@@ -150,12 +160,12 @@ class Binding:
             value.update_inplace(feed[name])
 
     def run(self) -> None:
-        """Computes the logits of what was loaded; they are there when it returns."""
+        """Computes the outputs of what was loaded; they are there when it returns."""
         self._session.run_with_iobinding(self._binding, self._run_options)
 
-    def logits(self) -> NDArray[np.float32]:
-        """Copies the logits from the device: ``[batch, labels]``, the caller's own."""
-        return np.array(self._logits.numpy(), dtype=np.float32)
+    def outputs(self) -> Outputs:
+        """Copies the outputs from the device, the caller's own."""
+        return {name: np.array(value.numpy(), dtype=np.float32) for name, value in self._outputs.items()}
 
     def _options(self, graph: int | None) -> Any:
         if graph is None:
@@ -171,15 +181,18 @@ class Bindings:
     Args:
         session: An ``InferenceSession``.
         wanted: How it was opened.
+        outputs: What the graph calls each output that is wanted, by its name.
         device: Where buffers lie.
         recorder: Opens a session that records one shape, where the provider records no more than one in a session;
             None where this session records all of them.
     """
 
     def __init__(
-        self, session: Any, wanted: Wanted, device: str = "cuda", recorder: Callable[[], Any] | None = None
-    ) -> None:
+        self, session: Any, wanted: Wanted, outputs: Mapping[str, str], device: str = "cuda",
+        recorder: Callable[[], Any] | None = None,
+    ) -> None:  # fmt: skip
         self._session, self._wanted, self._device, self._recorder = session, wanted, device, recorder
+        self._outputs = outputs
         self._most_graphs = MOST_GRAPHS if recorder is None else MOST_SESSIONS
         self._lock = threading.Lock()
         self._plain: OrderedDict[tuple[int, ...], Binding] = OrderedDict()
@@ -190,13 +203,13 @@ class Bindings:
         """The shapes ``(rows, tokens)`` that are captured, and those that are bound without."""
         return tuple(self._graphs), tuple(self._plain)
 
-    def run(self, feed: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """Logits of a batch, ``[batch, labels]``."""
+    def run(self, feed: Mapping[str, NDArray[Any]]) -> Outputs:
+        """Return the outputs of a batch."""
         with self._lock:
             binding, feed = self._bound(feed)
             binding.load(feed)
             binding.run()
-            return binding.logits()
+            return binding.outputs()
 
     def bind(self, feed: Mapping[str, NDArray[Any]]) -> Binding:
         """The binding that serves a batch's shape, with the batch loaded: what is timed without copies."""
@@ -231,8 +244,8 @@ class Bindings:
     def _made(self, feed: Mapping[str, NDArray[Any]], graph: int | None) -> Binding:
         if self._recorder is not None:  # numbers of graphs are nothing to such a provider
             session = self._recorder() if graph is not None and graph > 0 else self._session
-            return Binding(session, feed, self._device, self._wanted.device_id)
-        return Binding(self._session, feed, self._device, self._wanted.device_id, graph)
+            return Binding(session, feed, self._outputs, self._device, self._wanted.device_id)
+        return Binding(self._session, feed, self._outputs, self._device, self._wanted.device_id, graph)
 
 
 def _widened(value: NDArray[Any], tokens: int) -> NDArray[Any]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from toolchain import kinds
 from toolchain.core.errors import EngineError, MissingPackageError, require
 from toolchain.core.session import INPUTS, TEXT_INPUT
 from toolchain.engines.onnxruntime import tensorrt
@@ -23,6 +24,8 @@ from toolchain.engines.onnxruntime.tuning import Options
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from toolchain.core.session import Outputs
 
 #: The operators of a graph that holds its tokenizer.
 EXTENSIONS_DOMAIN = "ai.onnx.contrib"
@@ -128,24 +131,25 @@ class OnnxRuntimeSession:
             raise EngineError(f"{self._path} has the inputs {listed}; known are {', '.join(INPUTS)} as int64 or int32")
         self.inputs = (TEXT_INPUT,) if self._reads_text else tuple(name for name in INPUTS if name in types)
         self._narrow = {name for name, kind in types.items() if kind == "tensor(int32)"}
-        self._output = [self._session.get_outputs()[0].name]
+        there = [item.name for item in self._session.get_outputs()]
+        outputs = {name: there[place] for name, place in kinds.places(kinds.of_folder(path.parent), there).items()}
+        self._names, self._outputs = tuple(outputs), list(outputs.values())
         recorder = None if opening.form is None else self._recorder
         #: The shapes that are bound to a GPU's buffers; None where there are none.
         binds = opening.on_device and not self._reads_text
-        self.bindings = Bindings(self._session, opening, recorder=recorder) if binds else None
+        self.bindings = Bindings(self._session, opening, outputs, recorder=recorder) if binds else None
         #: How many nodes of each operator ran; ``placement`` fills it.
         self.operators: dict[str, int] = {}
         if options.single_threads == 1:
             self._single()  # here, and not while the first text waits
 
-    def run(self, batch: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """Logits ``[batch, labels]`` of one padded batch."""
+    def run(self, batch: Mapping[str, NDArray[Any]]) -> Outputs:
+        """Return the outputs of one padded batch."""
         form = self._opening.form
         if form is not None and len(batch[self.inputs[0]]) > form.profile.rows[2]:
             given = {name: batch[name] for name in self.inputs}
-            return np.concatenate(
-                [self._run(self._session, part) for part in tensorrt.parts(given, form.profile.rows[2])]
-            )
+            parts = [self._run(self._session, part) for part in tensorrt.parts(given, form.profile.rows[2])]
+            return {name: np.concatenate([part[name] for part in parts]) for name in self._names}
         single = self._options.single_threads == 1 and len(batch[self.inputs[0]]) == 1
         return self._run(self._single() if single else self._session, batch)
 
@@ -153,8 +157,8 @@ class OnnxRuntimeSession:
         """Those of a batch's inputs that the graph reads, in its types."""
         return {name: batch[name].astype(np.int32) if name in self._narrow else batch[name] for name in self.inputs}
 
-    def run_many(self, batches: Sequence[Mapping[str, NDArray[Any]]]) -> list[NDArray[np.float32]]:
-        """Logits of several padded batches: one on each thread, or one after the other, as the options say."""
+    def run_many(self, batches: Sequence[Mapping[str, NDArray[Any]]]) -> list[Outputs]:
+        """Return the outputs of several padded batches: one on each thread, or in turn, as the options say."""
         if self.concurrency == 1 or len(batches) < 2:
             return [self.run(batch) for batch in batches]
         session, pool = self._single(), self._workers()
@@ -211,16 +215,16 @@ class OnnxRuntimeSession:
                 self._pool = ThreadPoolExecutor(self.concurrency, "onnxruntime")
             return self._pool
 
-    def _run(self, session: Any, batch: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+    def _run(self, session: Any, batch: Mapping[str, NDArray[Any]]) -> Outputs:
         feed = self.feed(batch)
         try:
             if self.bindings is not None and session is self._session:
                 return self.bindings.run(feed)
-            logits = session.run(self._output, feed)[0]
+            values = session.run(self._outputs, feed)
         except Exception as error:  # ONNX Runtime's errors share no public base class
             shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in feed.items())
             raise EngineError(f"ONNX Runtime failed on {self._path} with {shapes}: {error}") from error
-        return np.asarray(logits, dtype=np.float32)
+        return {name: np.asarray(value, dtype=np.float32) for name, value in zip(self._names, values, strict=True)}
 
 
 #: Rows of the batch that placement is read from; tells tensors that carry examples from those that do not.

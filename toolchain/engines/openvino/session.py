@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from toolchain import kinds
 from toolchain.core.errors import EngineError, require
 from toolchain.core.session import INPUTS
 from toolchain.engines.openvino import ir
@@ -19,6 +20,8 @@ from toolchain.engines.shared.batching import Batching, plan_batches
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from toolchain.core.session import Outputs
 
 Batch = Mapping[str, "NDArray[Any]"]
 
@@ -109,6 +112,12 @@ class OpenvinoSession:
         types = {item.get_any_name(): item.get_element_type().to_dtype() for item in model.inputs}
         self.inputs = tuple(name for name in INPUTS if name in types)
         self._types = types
+        kind = kinds.of_folder(folder)
+        self._outputs = kind.OUTPUTS
+        self._per_token = any("tokens" in output.axes for output in kind.OUTPUTS)
+        names = [output.name for output in kind.OUTPUTS]
+        there = [next((name for name in names if name in item.get_names()), "") for item in model.outputs]
+        self._places = tuple(kinds.places(kind, there).values())
         most = threads or int(core.get_property(DEVICE, "RANGE_FOR_STREAMS")[1])
         self._streams = 1 if plan.performance == "latency" else min(plan.streams or most, most)
         self.concurrency = self._streams if plan.split else 1
@@ -121,12 +130,12 @@ class OpenvinoSession:
         lengths = plan.lengths if padded else ()
         self._fixed = {length: self._fixed_length(core, model, length, threads) for length in lengths}
 
-    def run(self, batch: Batch) -> NDArray[np.float32]:
-        """Logits ``[batch, labels]`` of one padded batch."""
+    def run(self, batch: Batch) -> Outputs:
+        """Return the outputs of one padded batch."""
         return self.run_many([batch])[0]
 
-    def run_many(self, batches: Sequence[Batch]) -> list[NDArray[np.float32]]:
-        """Logits of several padded batches, computed as many at a time as there are streams."""
+    def run_many(self, batches: Sequence[Batch]) -> list[Outputs]:
+        """Return the outputs of several padded batches, computed as many at a time as there are streams."""
         with self._lock:
             try:
                 return self._run(batches)
@@ -166,7 +175,7 @@ class OpenvinoSession:
         queue.set_callback(_keep)
         return compiled, queue
 
-    def _run(self, batches: Sequence[Batch]) -> list[NDArray[np.float32]]:
+    def _run(self, batches: Sequence[Batch]) -> list[Outputs]:
         answers: list[Any] = [None] * len(batches)
         jobs: list[tuple[int, list[int], dict[str, NDArray[Any]]]] = []
         for index, batch in enumerate(batches):
@@ -193,22 +202,48 @@ class OpenvinoSession:
         order = sorted(range(len(jobs)), key=lambda job: -jobs[job][2]["input_ids"].size)
         try:
             for job in order:
-                self._queue.start_async(jobs[job][2], (results, job), share_inputs=True)
+                self._queue.start_async(jobs[job][2], (results, job, self._places), share_inputs=True)
         finally:  # on Ctrl-C too: what runs reads the feeds, which must outlive it
             self._queue.wait_all()
         for (index, rows, _), result in zip(jobs, results, strict=True):
             if answers[index] is None:
-                answers[index] = np.empty((len(batches[index]["input_ids"]), result.shape[1]), dtype=np.float32)
-            answers[index][rows] = result[: len(rows)]
+                answers[index] = self._empty(batches[index], result)
+            self._place(answers[index], rows, result)
         return answers
 
-    def _run_fixed(self, fixed: int, batch: Batch, length: int) -> NDArray[np.float32]:
+    def _empty(self, batch: Batch, values: Sequence[NDArray[np.float32]]) -> Outputs:
+        """Return arrays for a batch's outputs, whose other axes are those of the outputs of some of its rows."""
+        rows, tokens = batch["input_ids"].shape
+        empty = {}
+        for output, value in zip(self._outputs, values, strict=True):
+            if "tokens" in output.axes:  # what stands beyond a row's own tokens is of no use, and zero
+                empty[output.name] = np.zeros((rows, tokens, *value.shape[2:]), dtype=np.float32)
+            else:
+                empty[output.name] = np.empty((rows, *value.shape[1:]), dtype=np.float32)
+        return empty
+
+    def _place(self, answer: Outputs, rows: Sequence[int], values: Sequence[NDArray[np.float32]]) -> None:
+        """Put the outputs of rows, which may have been computed with more rows and tokens, where they belong."""
+        for output, value in zip(self._outputs, values, strict=True):
+            given = answer[output.name]
+            if "tokens" in output.axes:
+                tokens = min(given.shape[1], value.shape[1])
+                given[rows, :tokens] = value[: len(rows), :tokens]
+            else:
+                given[rows] = value[: len(rows)]
+
+    def _run_fixed(self, fixed: int, batch: Batch, length: int) -> Outputs:
         request, tensors = self._fixed[fixed]
         for name, values in tensors.items():
             values[:, :length] = batch[name][:, :length]
             values[:, length:] = self._plan.pad_id if name == "input_ids" else 0
         request.infer()
-        return np.array(request.get_output_tensor(0).data, dtype=np.float32)
+        values = _copied(request, self._places)
+        if not self._per_token:
+            return {output.name: value for output, value in zip(self._outputs, values, strict=True)}
+        answer = self._empty(batch, values)
+        self._place(answer, [0], values)
+        return answer
 
     def _fixed_length(self, core: Any, model: Any, length: int, threads: int) -> tuple[Any, dict[str, NDArray[Any]]]:
         """A request of one text of a fixed length, and the memory that it reads its inputs from."""
@@ -244,10 +279,14 @@ class OpenvinoSession:
         return compiled
 
 
-def _keep(request: Any, kept: tuple[list[Any], int]) -> None:
+def _keep(request: Any, kept: tuple[list[Any], int, Sequence[int]]) -> None:
     """Copies an answer out of the request before the request is used again."""
-    results, job = kept
-    results[job] = np.array(request.get_output_tensor(0).data, dtype=np.float32)
+    results, job, places = kept
+    results[job] = _copied(request, places)
+
+
+def _copied(request: Any, places: Sequence[int]) -> list[NDArray[np.float32]]:
+    return [np.array(request.get_output_tensor(place).data, dtype=np.float32) for place in places]
 
 
 def row_lengths(batch: Batch) -> NDArray[np.intp]:

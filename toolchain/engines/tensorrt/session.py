@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from toolchain import kinds
 from toolchain.core import documents
 from toolchain.core.errors import EngineError
 from toolchain.core.session import INPUTS
@@ -20,9 +22,12 @@ from toolchain.engines.shared.cudart import Cuda
 from toolchain.engines.shared.profiles import Profile
 from toolchain.engines.shared.tensorrt_errors import explained
 from toolchain.engines.tensorrt import builder
+from toolchain.kinds.contract import Output
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from toolchain.core.session import Outputs
 
 Batch = Mapping[str, "NDArray[Any]"]
 
@@ -172,15 +177,21 @@ class TensorrtSession:
         self.inputs = tuple(name for name in INPUTS if name in names)
         self.concurrency = 1
         self._lock = threading.Lock()
-        self._lanes = [_Lane(trt, cuda, self._engine, self.inputs, opening, self._failed) for _ in range(LANES)]
+        there = [name for name in names if name not in self.inputs]
+        kind = kinds.of_folder(path.parent)
+        places = kinds.places(kind, there)
+        outputs = {there[places[output.name]]: output for output in kind.OUTPUTS}
+        self._lanes = [
+            _Lane(trt, cuda, self._engine, self.inputs, outputs, opening, self._failed) for _ in range(LANES)
+        ]
 
-    def run(self, batch: Batch) -> NDArray[np.float32]:
-        """Logits ``[batch, labels]`` of one padded batch."""
+    def run(self, batch: Batch) -> Outputs:
+        """Return the outputs of one padded batch."""
         return self.run_many([batch])[0]
 
-    def run_many(self, batches: Sequence[Batch]) -> list[NDArray[np.float32]]:
-        """Logits of several padded batches; while one is computed, the next one is copied to the device."""
-        parts: list[list[NDArray[np.float32]]] = [[] for _ in batches]
+    def run_many(self, batches: Sequence[Batch]) -> list[Outputs]:
+        """Return the outputs of several padded batches; while one is computed, the next one is copied to the device."""
+        parts: list[list[Outputs]] = [[] for _ in batches]
         under_way: list[tuple[int, _Lane]] = []
         with self._lock:
             self._cuda.use()
@@ -198,7 +209,7 @@ class TensorrtSession:
                 for lane in self._lanes:
                     lane.settle()
                 raise
-        return [np.concatenate(found) if len(found) > 1 else found[0] for found in parts]
+        return [_joined(found) for found in parts]
 
     def placement(self) -> dict[str, int]:
         """How many layers the plan has, all of them on the GPU: TensorRT has no other place."""
@@ -224,11 +235,12 @@ class _Lane:
     """
 
     def __init__(
-        self, trt: Any, cuda: Cuda, engine: Any, inputs: Sequence[str], opening: Opening,
-        failed: Callable[[str], EngineError],
+        self, trt: Any, cuda: Cuda, engine: Any, inputs: Sequence[str], outputs: Mapping[str, Output],
+        opening: Opening, failed: Callable[[str], EngineError],
     ) -> None:  # fmt: skip
         self._trt, self._cuda, self._engine, self._opening, self._failed = trt, cuda, engine, opening, failed
-        self._inputs = tuple(inputs)
+        self._inputs, self._outputs = tuple(inputs), outputs
+        self._axes = {n: tuple(zip(o.axes, engine.get_tensor_shape(n), strict=True)) for n, o in outputs.items()}
         held: list[Callable[[], None]] = []
         weakref.finalize(self, _release, held)
         self._held = held
@@ -236,10 +248,8 @@ class _Lane:
         self._scratch_bytes = int(engine.device_memory_size_v2)
         self._scratch = self._holding(cuda.allocate(self._scratch_bytes), cuda.free)
         rows, tokens = (max(getattr(p, which)[2] for p in opening.profiles) for which in ("rows", "tokens"))
-        (self._output,) = (name for name in self._names() if name not in self._inputs)
-        labels = int(engine.get_tensor_shape(self._output)[-1])
-        sizes = {**dict.fromkeys(self._inputs, rows * tokens), self._output: rows * labels}
-        self._labels = labels
+        sizes = dict.fromkeys(self._inputs, rows * tokens)
+        sizes |= {name: math.prod(self._shape(name, rows, tokens)) for name in outputs}
         self._device, self._host, self._views = dict[str, int](), dict[str, int](), dict[str, Any]()
         for name, count in sizes.items():
             kind = self._type(name)
@@ -252,7 +262,7 @@ class _Lane:
         # TensorRT-RTX records by itself; a context of its own for each shape is what TensorRT wants.
         self._records = opening.cuda_graph and not hasattr(trt, "CudaGraphStrategy")
         self._graphs: dict[tuple[int, int], tuple[int, Any]] = {}
-        self._rows = 0
+        self._rows = self._tokens = self._width = 0
 
     def start(self, batch: Batch) -> None:
         """Hands a batch to the device, and does not wait."""
@@ -262,7 +272,7 @@ class _Lane:
             view = self._views[name][: rows * padded].reshape(rows, padded)
             view[:, :tokens] = batch[name]
             view[:, tokens:] = self._opening.pad_id if name == "input_ids" else 0
-        self._rows = rows
+        self._rows, self._tokens, self._width = rows, tokens, padded
         if not rows:
             return
         shape = (rows, padded)
@@ -274,14 +284,25 @@ class _Lane:
                 return
         self._enqueue(self._contexts[self._profile(shape)], shape)
 
-    def finish(self) -> NDArray[np.float32]:
-        """Waits for the batch: logits ``[batch, labels]``, the caller's own."""
+    def finish(self) -> Outputs:
+        """Waits for the batch: its outputs, the caller's own."""
         self._cuda.wait(self._stream)
-        found = self._views[self._output][: self._rows * self._labels].reshape(self._rows, self._labels)
+        return {output.name: self._output(name, output) for name, output in self._outputs.items()}
+
+    def _output(self, name: str, output: Output) -> NDArray[np.float32]:
+        shape = self._shape(name, self._rows, self._width)
+        found = self._views[name][: math.prod(shape)].reshape(shape)
+        if "tokens" in output.axes:
+            found = found[:, : self._tokens]
         if found.dtype == np.uint16:  # bf16, which numpy does not have, is the upper half of fp32
             widened: NDArray[np.float32] = (found.astype(np.uint32) << 16).view(np.float32)
             return widened
         return np.array(found, dtype=np.float32)
+
+    def _shape(self, name: str, rows: int, tokens: int) -> tuple[int, ...]:
+        """The shape of an output for a batch of so many rows and tokens."""
+        counted = {"batch": rows, "tokens": tokens}
+        return tuple(counted.get(axis, int(size)) for axis, size in self._axes[name])
 
     def settle(self) -> None:
         """Waits until nothing is under way, whatever has become of it."""
@@ -317,8 +338,9 @@ class _Lane:
                 raise self._failed("run")
         if not context.execute_async_v3(stream):
             raise self._failed("run")
-        size = shape[0] * self._labels * self._views[self._output].itemsize
-        cuda.to_host(self._host[self._output], self._device[self._output], size, stream)
+        for name in self._outputs:
+            size = math.prod(self._shape(name, *shape)) * self._views[name].itemsize
+            cuda.to_host(self._host[name], self._device[name], size, stream)
 
     def _record(self, shape: tuple[int, int]) -> tuple[int, Any]:
         """A recording of a shape's copies and kernels, and the context that it needs to live."""
@@ -361,6 +383,10 @@ class _Lane:
     def _holding(self, handle: int, give_back: Callable[[int], None]) -> int:
         self._held.append(lambda: give_back(handle))
         return handle
+
+
+def _joined(parts: Sequence[Outputs]) -> Outputs:
+    return {n: np.concatenate([part[n] for part in parts]) for n in parts[0]} if len(parts) > 1 else parts[0]
 
 
 def _release(held: list[Callable[[], None]]) -> None:

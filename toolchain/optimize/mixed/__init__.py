@@ -18,10 +18,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
+from toolchain import kinds
 from toolchain.core import registry
 from toolchain.core.errors import EngineError, ModelError, RecipeError, refuse_lost
 from toolchain.core.hooks import Engine
@@ -36,6 +37,9 @@ from toolchain.optimize.mixed.trials import Groups, Journal, OutOfTime, Trial, b
 from toolchain.optimize.shared import half, int8
 from toolchain.optimize.shared.groups import group_nodes
 from toolchain.optimize.static_int8.quantization import Quantization
+
+if TYPE_CHECKING:
+    from toolchain.core.session import Outputs
 
 VERSION = 3
 LIBRARIES = ("onnxruntime", "onnx")
@@ -200,6 +204,7 @@ class _Bench:
     def __init__(self, source: Path, config: Config, context: Context, dialect: str) -> None:
         self._source, self._config, self._context, self._dialect = source, config, context, dialect
         self._gold = np.array(labels.dev_labels(source, context.dataset()))
+        self._kind = kinds.of_folder(source)
         self._model = int8.replace_gemm(int8.load_float(source / "model.onnx"))
         attention = config.attention and config.quantization == "static"
         self._excluded = int8.excluded_nodes(
@@ -231,18 +236,18 @@ class _Bench:
         """Makes a trial."""
         started = time.monotonic()
         reference, base, size_bytes = self._float
-        logits, ratio = base, 1.0
+        answers, ratio = base, 1.0
         if floats != frozenset(self.groups):
             with self._folder() as folder:
                 try:
                     session, size_bytes = self._built(floats, folder)
-                    logits = self._logits(session)
+                    answers = self._answers(session)
                 except (EngineError, ModelError) as caught:
                     refuse_lost(caught)
                     return failure(floats, time.monotonic() - started, caught)
                 ratio = self._ratio(session, reference)
-        error = float(np.sqrt(np.square(logits - base).mean() / np.square(base).mean()))
-        accuracy = float((logits.argmax(axis=1) == self._gold).mean())
+        error = float(np.sqrt(np.square(answers - base).mean() / np.square(base).mean()))
+        accuracy = self._kind.combine(self._kind.score(answers, self._gold))
         names, seconds = tuple(sorted(floats)), time.monotonic() - started
         return Trial(names, accuracy=accuracy, time=ratio, error=error, size_bytes=size_bytes, seconds=seconds)
 
@@ -262,11 +267,11 @@ class _Bench:
 
     @cached_property
     def _float(self) -> tuple[Session, Any, int]:
-        """The float engine, its logits of dev, and its bytes."""
+        """The float engine, its answers to dev, and its bytes."""
         # The folder stays as long as the session, which may open its file again.
         folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=self._context.work))
         session, size_bytes = self._built(frozenset(self.groups), folder)
-        return session, self._logits(session), size_bytes
+        return session, self._answers(session), size_bytes
 
     @cached_property
     def _static(self) -> Quantization:
@@ -275,33 +280,34 @@ class _Bench:
         return Quantization(self._source, self._model, self._excluded, self._config.static, context, context.work)
 
     @cached_property
-    def _dev(self) -> tuple[list[int], list[Mapping[str, Any]]]:
-        """Positions of the dev sentences by length, and their batches in that order."""
-        encoded = tokens.encode(self._source, self._context.dataset().dev.texts)
-        order = sorted(range(len(encoded)), key=lambda index: -len(encoded[index].ids))
-        return order, self._batches([encoded[index] for index in order], _ROWS)
+    def _dev(self) -> tuple[Sequence[int], list[int], list[Mapping[str, Any]]]:
+        """The example of each row of dev, the rows' positions by length, and their batches in that order."""
+        rows, owners = self._rows()
+        order = sorted(range(len(rows)), key=lambda index: -len(rows[index].ids))
+        return owners, order, self._batches([rows[index] for index in order], _ROWS)
 
     @cached_property
     def _timed(self) -> list[Mapping[str, Any]]:
         """The batches that are timed: dev sentences, evenly over all lengths."""
+        rows = sorted(self._rows()[0], key=lambda row: -len(row.ids))
+        count = min(self._config.samples, len(rows))
+        return self._batches([rows[index * len(rows) // count] for index in range(count)], self._config.batch_size)
+
+    def _rows(self) -> tuple[Sequence[tokens.Tokens], Sequence[int]]:
         encoded = tokens.encode(self._source, self._context.dataset().dev.texts)
-        encoded.sort(key=lambda item: -len(item.ids))
-        count = min(self._config.samples, len(encoded))
-        return self._batches(
-            [encoded[index * len(encoded) // count] for index in range(count)], self._config.batch_size
-        )
+        return self._kind.rows(encoded, int(checkpoint.read_json(self._source / "interface.json")["max_length"]))
 
     def _batches(self, encoded: Sequence[Any], size: int) -> list[Mapping[str, Any]]:
         return [tokens.padded(self._source, encoded[start : start + size]) for start in range(0, len(encoded), size)]
 
-    def _logits(self, session: Session) -> Any:
-        order, batches = self._dev
-        found = np.concatenate(_run(session, batches))
-        if not np.isfinite(found).all():
-            raise EngineError(f"{self._config.engine} gives logits that are not finite")
-        placed = np.empty_like(found)
-        placed[order] = found
-        return placed
+    def _answers(self, session: Session) -> Any:
+        owners, order, batches = self._dev
+        chosen = [order[start : start + _ROWS] for start in range(0, len(order), _ROWS)]
+        parts = list(zip(chosen, _run(session, batches), strict=True))
+        answers = self._kind.fold(owners, kinds.gathered(self._kind, parts, len(order)))
+        if not np.isfinite(answers).all():
+            raise EngineError(f"{self._config.engine} gives numbers that are not finite")
+        return answers
 
     def _ratio(self, session: Session, reference: Session) -> float:
         """Time of one engine by the other's, the median of rounds in which they take turns."""
@@ -341,7 +347,7 @@ def _clear(work: Path) -> None:
         shutil.rmtree(litter)
 
 
-def _run(session: Session, batches: Sequence[Mapping[str, Any]]) -> list[Any]:
+def _run(session: Session, batches: Sequence[Mapping[str, Any]]) -> list[Outputs]:
     read = [_read_by(session, batch) for batch in batches]
     if isinstance(session, ConcurrentSession):
         return session.run_many(read)
