@@ -116,7 +116,7 @@ def test_two_builds_give_the_same_bytes(tmp_path: Path) -> None:
 
 def test_a_lowered_file_that_grew_is_replaced_by_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Below -1 no size is small enough, which makes every lowered file one that grew too much.
-    monkeypatch.setattr(engine, "MAX_GROWTH", -1.0)
+    monkeypatch.setattr(engine, "_MAX_GROWTH", -1.0)
     metrics = engine.build(onnx_folder(), tmp_path, engine.Config(), context(tmp_path))
     assert metrics["kept_source"] is True
     assert (tmp_path / "model.onnx").read_bytes() == (onnx_folder() / "model.onnx").read_bytes()
