@@ -21,7 +21,7 @@ from typing import Any
 
 from toolchain.core import documents, registry
 from toolchain.core.errors import ModelError
-from toolchain.model import weights_file
+from toolchain.model import history, weights_file
 from toolchain.model.checkpoint import read_json
 from toolchain.model.config import read_config
 
@@ -279,10 +279,9 @@ def _pooling(folder: Path) -> str:
 def _trained_here(folder: Path) -> bool:
     """Return whether the folder's history says that this package fine-tuned it."""
     try:
-        techniques = read_json(folder / "history.json").get("techniques")
+        stages = [registry.stage_in(each) for each in history.applied(folder)]
     except ModelError:
         return False
-    stages = [registry.stage_in(each) for each in techniques or () if isinstance(each, dict)]
     return any(stage is not None and stage.finetunes for stage in stages)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from toolchain.core.files import copy_files, safe_folder
 from toolchain.core.store import Artifact, key_of
 from toolchain.model.checkpoint import read_json, write_json
+from toolchain.model.history import HISTORY, applied, origin
 from toolchain.pipeline.plan import Step
 from toolchain.pipeline.settings import plain
 
@@ -17,21 +18,9 @@ from toolchain.pipeline.settings import plain
 _PLACES = ("_name_or_path", "name_or_path", "tokenizer_file")
 
 
-def read_history(folder: Path) -> list[dict[str, Any]]:
-    """Techniques applied, in order, with their settings; empty when none is recorded."""
-    path = folder / "history.json"
-    return list(read_json(path).get("techniques", [])) if path.is_file() else []
-
-
-def read_origin(folder: Path) -> dict[str, str]:
-    """Return the model that an artifact began as: ``source`` and ``digest``; empty where that is not recorded."""
-    path = folder / "history.json"
-    return dict(read_json(path).get("origin", {})) if path.is_file() else {}
-
-
-def write_history(folder: Path, entries: list[dict[str, Any]], origin: Mapping[str, str]) -> None:
+def write_history(folder: Path, entries: list[dict[str, Any]], began_as: Mapping[str, str]) -> None:
     """Write techniques and the model that they began with."""
-    write_json(folder / "history.json", {"techniques": entries} | ({"origin": dict(origin)} if origin else {}))
+    write_json(folder / HISTORY, {"techniques": entries} | ({"origin": dict(began_as)} if began_as else {}))
 
 
 def entry_of(step: Step) -> dict[str, Any]:
@@ -45,7 +34,7 @@ def entry_of(step: Step) -> dict[str, Any]:
 
 def augmented(more: Iterable[Artifact]) -> list[dict[str, Any]]:
     """How examples were made."""
-    return [entry for artifact in more for entry in read_history(artifact.path)]
+    return [entry for artifact in more for entry in applied(artifact.path)]
 
 
 def origin_of(spec: str, files: Mapping[str, str]) -> dict[str, str]:
@@ -72,7 +61,7 @@ def accompany(source: Path, out: Path) -> None:
                 write_json(out / name, {key: value for key, value in record.items() if key not in local})
             else:
                 shutil.copyfile(source / name, out / name)
-    write_history(out, without_folders(read_history(source)), read_origin(source))
+    write_history(out, without_folders(applied(source)), origin(source))
 
 
 def without_folders(value: Any) -> Any:
@@ -90,4 +79,4 @@ def carry_on(parent: Artifact, step: Step, more: Iterable[Artifact], out: Path) 
     """Write the history of what a step made of a parent, and of the examples that it learned from."""
     known = parent.manifest["parents"]  # what it has learned from is in its history
     fresh = augmented(artifact for artifact in more if artifact.key not in known)
-    write_history(out, [*read_history(parent.path), *fresh, entry_of(step)], read_origin(parent.path))
+    write_history(out, [*applied(parent.path), *fresh, entry_of(step)], origin(parent.path))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from toolchain.core import registry
-from toolchain.model import checkpoint
+from toolchain.model import checkpoint, history
 
 #: transformers' model types whose exported graph fuses completely on ONNX Runtime and OpenVINO. A test holds each.
 CLAIMED = ("albert", "bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta")
@@ -36,15 +36,11 @@ def partly_fused(source: Path) -> str:
         source: The folder of the graph, with ``config.json`` and ``history.json`` where it has them.
     """
     claim = f"a label only: complete fusion is claimed for {', '.join(CLAIMED)}"
-    family = _value(source / "config.json", "model_type")
+    config = source / "config.json"
+    family = checkpoint.read_json(config).get("model_type") if config.is_file() else None
     if family not in CLAIMED:
         return f"{claim}, and this model is {family or 'of an unknown family'}"
-    steps = _value(source / "history.json", "techniques") or []
-    stages = [registry.stage_in(step) for step in steps]
+    stages = [registry.stage_in(step) for step in history.applied(source)]
     if not any(stage is not None and stage.exports for stage in stages):
         return f"{claim}, as this program exports them, and another program exported this graph"
     return ""
-
-
-def _value(path: Path, key: str) -> Any:
-    return checkpoint.read_json(path).get(key) if path.is_file() else None

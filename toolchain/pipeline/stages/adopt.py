@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 
 def _perform(work: Work) -> Metrics:
     from toolchain.model import adopt
-    from toolchain.pipeline.history import origin_of, read_history, read_origin, write_history
+    from toolchain.model.history import applied, origin
+    from toolchain.pipeline.history import origin_of, write_history
 
     config, out = work.step.config, work.out
     metrics = adopt.apply(config, out, work.context)
-    own = {} if work.step.kind == "checkpoint" else read_origin(out)  # a graph or an engine knows its checkpoint
-    write_history(out, read_history(out), own or origin_of(str(config.path), adopt.identity(config)["files"]))
+    own = {} if work.step.kind == "checkpoint" else origin(out)  # a graph or an engine knows its checkpoint
+    write_history(out, applied(out), own or origin_of(str(config.path), adopt.identity(config)["files"]))
     return metrics
 
 
@@ -39,8 +40,8 @@ def _check(work: Work, store: Store) -> Metrics:
     from toolchain.measure import outside
     from toolchain.model import adopt
 
-    origin = adopt.tokenizer_origin(work.step.config)
-    found = outside.check_tokens(origin, work.out, work.context.dataset().dev.texts) if origin else None
+    tokenizer = adopt.tokenizer_origin(work.step.config)
+    found = outside.check_tokens(tokenizer, work.out, work.context.dataset().dev.texts) if tokenizer else None
     return {"outside": found} if found else {}
 
 

@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 
 def _perform(work: Work) -> Metrics:
     from toolchain.model import source
-    from toolchain.pipeline.history import augmented, entry_of, origin_of, read_history, write_history
+    from toolchain.model.history import applied
+    from toolchain.pipeline.history import augmented, entry_of, origin_of, write_history
 
     step = work.step
     resolved = source.resolve(step.source or "", work.plan.recipe.base)
     model = resolved.spec if resolved.kind == "scratch" else source.fetch(resolved)
     metrics: Metrics = step.technique.module.apply(model, work.out, step.config, work.context)
-    before = read_history(model) if isinstance(model, Path) else []  # an encoder that was pruned before
+    before = applied(model) if isinstance(model, Path) else []  # an encoder that was pruned before
     began = origin_of(resolved.spec, resolved.identity.get("files", {}))
     write_history(work.out, [*before, *augmented(work.more), entry_of(step)], began)
     return metrics
