@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from toolchain.core import documents
 from toolchain.core.errors import StoreError
@@ -15,6 +15,10 @@ _Model = TypeVar("_Model", bound="_Part")
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(allow_inf_nan=False, gt=0)]
 Count = Annotated[int, Field(ge=0, le=2**62)]
+
+
+#: What every comparison of two engines counts.
+_COMPARED = ("examples", "flips", "ties", "non_finite")
 
 
 class _Part(BaseModel):
@@ -31,34 +35,62 @@ class _Changes(_Part):
     flips: Count
     ties: Count
     indices: list[Count]
-    sizes: Annotated[list[Count], Field(min_length=2)] | None = None
-    pad_to: Count | None = None
+
+
+class _Batches(_Changes):
+    sizes: Annotated[list[Count], Field(min_length=2)]
+
+
+class _Paddings(_Changes):
+    pad_to: Count
 
 
 class _Invariance(_Part):
-    batch: _Changes
-    padding: _Changes | None
-    of: Count
+    batch: _Batches
+    padding: _Paddings | None
+    examples: Count
+    of: Annotated[int, Field(ge=1, le=2**62)]
     safe: bool
+    change: Number
     least_left: Number | None
 
 
 class _Parity(_Part):
-    passed: bool | None = None
+    passed: bool | None
     examples: Count | None = None
     flips: Count | None = None
     ties: Count | None = None
     agreement: Number | None = None
     max_difference: float | None = None
     non_finite: Count | None = None
-    reason: str | None = None
+    reason: Annotated[str, Field(min_length=1)] | None = None
+    evidence: str | None = None
+    introduced_by: str | None = None
+    first: str | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> _Parity:
+        needed = ("reason",) if self.passed is None else () if self.evidence is not None else _COMPARED
+        missing = [name for name in needed if getattr(self, name) is None]
+        if self.passed is not None and self.evidence is None and "max_difference" not in self.model_fields_set:
+            missing.append("max_difference")
+        if missing:
+            raise ValueError(f"{', '.join(missing)} is missing")
+        return self
 
 
 class _Saturation(_Part):
+    pairs: Count
     risky: Count
     saturated: Count
     results: Count
-    worst: str | None = None
+    worst: str | None
+
+    @model_validator(mode="after")
+    def _whole(self) -> _Saturation:
+        if self.risky and not self.results:
+            raise ValueError("results is 0, and there are risky pairs")
+        return self
 
 
 class _Isa(_Part):
@@ -66,7 +98,8 @@ class _Isa(_Part):
     wide: bool
     int8: bool
     saturation: _Saturation | None = None
-    run: dict[str, JsonValue] | None = None
+    switch: str | None = None
+    run: _Parity | None = None
 
 
 class _Evaluation(_Part):
@@ -79,8 +112,8 @@ class _Evaluation(_Part):
     parity: _Parity | None = None
     invariance: _Invariance | None = None
     isa: _Isa | None = None
-    placement: dict[str, JsonValue] | None = None
-    int8_products: list[Count] | None = None
+    placement: dict[str, Count] | None = None
+    int8_products: Annotated[list[Count | None], Field(min_length=2, max_length=2)] | None = None
     size_bytes: Count | None = None
     zstd_bytes: Count | None = None
     parameters: Count | None = None
