@@ -108,6 +108,17 @@ def test_show_gives_a_recipe_as_it_was_understood(tmp_path: Path) -> None:
     assert call("show", "again.yaml", "--json", cwd=tmp_path).json == shown
 
 
+def test_show_escapes_what_would_turn_a_line_round(tmp_path: Path) -> None:
+    text = tiny().recipe.read_text("utf-8")
+    (tmp_path / "tiny.yaml").write_text(f'name: "größer\\u202egpj.exe"\n{text[text.index("task") :]}', "utf-8")
+    again = call("show", "tiny.yaml", cwd=tmp_path).stdout
+    assert again.isascii()
+    assert "\\u202e" in again.lower()
+    (tmp_path / "again.yaml").write_text(again)
+    shown = call("show", "again.yaml", "--json", cwd=tmp_path).json
+    assert shown == call("show", "tiny.yaml", "--json", cwd=tmp_path).json
+
+
 def test_show_gives_the_manifest_of_an_artifact_by_key_or_folder(tmp_path: Path) -> None:
     artifact = tiny().artifact("checkpoint")
     store = str(tiny().root / "store")

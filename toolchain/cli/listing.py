@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from toolchain.cli import completing, options
-from toolchain.core import registry
+from toolchain.core import foreign, registry
 from toolchain.core.docstrings import docstring, reflowed
 from toolchain.core.errors import ToolchainError
 
@@ -179,8 +179,6 @@ def _show_technique(name: str, technique: registry.Technique, as_json: bool) -> 
 
 
 def _show_recipe(path: Path, as_json: bool) -> int:
-    from ruamel.yaml import YAML
-
     from toolchain.pipeline import recipe as loader
     from toolchain.pipeline.settings import plain
 
@@ -200,11 +198,22 @@ def _show_recipe(path: Path, as_json: bool) -> int:
     if as_json:
         options.echo_json(value)
         return 0
+    text = _yaml(value, escaped=False)
+    options.echo(text if foreign.shown(text) == text else _yaml(value, escaped=True), nl=False)
+    return 0
+
+
+def _yaml(value: Any, *, escaped: bool) -> str:
+    """Return JSON values as YAML, every character beyond ASCII escaped if asked to."""
+    from ruamel.yaml import YAML
+
     writer: Any = YAML()
     writer.default_flow_style = False
+    writer.allow_unicode = not escaped
     writer.width = int(os.environ.get("COLUMNS", "100"))
-    writer.dump(value, sys.stdout)
-    return 0
+    text = io.StringIO()
+    writer.dump(value, text)
+    return text.getvalue()
 
 
 def _short(value: Any) -> str:
