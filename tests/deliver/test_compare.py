@@ -125,6 +125,16 @@ def test_the_page_and_the_text_say_what_the_data_say(first: dict[str, Any], tmp_
             )
 
 
+def test_an_older_report_without_verdicts_is_compared_with_a_newer_one(first: dict[str, Any], tmp_path: Path) -> None:
+    older = another(first, "older")
+    for line in older["lines"]:
+        del line["gates"]
+    compared = compare([first, older], ["first", "older"])
+    assert [line["gates"] for line in compared["lines"] if line["run"] == "older"] == [[]] * len(older["lines"])
+    assert "older" in markdown(compared)
+    write_comparison(compared, tmp_path)
+
+
 def test_reports_are_named_by_their_own_name_or_by_where_they_lie() -> None:
     paths = [Path("a/one"), Path("b/one"), Path("c")]
     assert labels([{"name": "one"}, {"name": "one"}, {"name": "two"}], paths) == ["a/one", "b/one", "two"]

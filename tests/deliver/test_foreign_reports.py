@@ -136,7 +136,13 @@ def test_a_report_of_other_types_is_refused_by_place(tmp_path: Path, place: str,
 
 
 @pytest.mark.parametrize(
-    ("figure", "value"), [("latency_engine_p50_ms", -1.0), ("speedup_batch_1", "2"), ("accuracy_percent", 1e9)]
+    ("figure", "value"),
+    [
+        ("latency_engine_p50_ms", -1.0),
+        ("speedup_batch_1", "2"),
+        ("accuracy_percent", 1e9),
+        ("accuracy_percent_low", None),
+    ],
 )
 def test_figures_that_nothing_can_measure_are_refused(tmp_path: Path, figure: str, value: object) -> None:
     report = small_report()

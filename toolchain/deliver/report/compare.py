@@ -17,7 +17,7 @@ from toolchain.deliver.report.page.sections import machine
 #: What a line of the comparison has from its report, besides what was timed.
 KEPT = (
     "name", "model", "variant", "engine", "seed", "baseline", "marks", "engine_key", "techniques", "accuracy_percent",
-    "accuracy_percent_low", "accuracy_percent_high", "accuracy_change_points", "size_mb", "compression", "gates",
+    "accuracy_percent_low", "accuracy_percent_high", "accuracy_change_points", "size_mb", "compression",
 )  # fmt: skip
 
 
@@ -102,7 +102,8 @@ def _line(line: Mapping[str, Any], run: Mapping[str, Any], settings: Sequence[st
     for setting in settings:
         timed += [f"speedup_{key(setting)}{end}" for end in ("", "_low", "_high")]
         timed += [f"per_s_sorted_engine_{key(setting)}"] if setting != "batch 1" else []
-    return {"run": run["label"], "sound": sound(line), **{name: line.get(name) for name in (*KEPT, *timed)}}
+    figures = {name: line.get(name) for name in (*KEPT, *timed)}
+    return {"run": run["label"], "sound": sound(line), **figures, "gates": line.get("gates", [])}
 
 
 def _place(line: Mapping[str, Any]) -> dict[str, str]:

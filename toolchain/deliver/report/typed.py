@@ -114,6 +114,9 @@ class _Line(_Part):
                 raise ValueError(f"{name}: {str(value)[:60]!r} is not a number above 0")
             if name.startswith(_SHARES) and not (value is None or (_numeric(value) and abs(value) <= 100)):
                 raise ValueError(f"{name}: {str(value)[:60]!r} is not a number of at most 100")
+        ends = [(self.__pydantic_extra__ or {}).get(f"accuracy_percent_{end}") for end in ("low", "high")]
+        if self.accuracy_percent is not None and not all(_numeric(end) for end in ends):
+            raise ValueError("accuracy_percent_low and accuracy_percent_high, its interval, are missing")
         return self
 
 
