@@ -71,6 +71,14 @@ def test_a_mistyped_path_is_a_missing_folder_and_no_hub_id(tmp_path: Path, monke
         assert hint in error.value.hint
 
 
+@pytest.mark.parametrize("name", ["num_hidden_layers", "hidden_size", "num_hidden_groups"])
+def test_a_config_without_numbers_has_no_shape_yet(tmp_path: Path, name: str) -> None:
+    folder = _folder(tmp_path / "mine")
+    config = {"num_hidden_layers": 2, "hidden_size": 64, name: None}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert source.shape(source.Source(str(folder), "folder", folder)) is None
+
+
 def test_a_new_model_is_known_by_its_specification() -> None:
     found = source.resolve("scratch:bert-2x128")
     assert (found.kind, found.identity) == ("scratch", {"scratch": "scratch:bert-2x128", "revision": ""})

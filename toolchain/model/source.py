@@ -190,9 +190,10 @@ def shape(source: Source) -> Shape | None:
         config = read_config(source.folder)
         layers = int(config["num_hidden_layers"])
         shared = int(config.get("num_hidden_groups", 0)) * int(config.get("inner_group_num", 1))
+        width = int(config.get("hidden_size", 0))
     except (ModelError, ValueError, KeyError, TypeError):
         return None  # what is wrong with it is said when it is loaded
-    return Shape(layers, shared or layers, int(config.get("hidden_size", 0)), longest=longest(config))
+    return Shape(layers, shared or layers, width, longest=longest(config))
 
 
 def longest(config: Mapping[str, Any]) -> int:
