@@ -129,7 +129,7 @@ def test_a_session_that_spins_does_not_slow_the_next_one_down(clock: Clock) -> N
     class Spinning(Paced):
         """Takes the processor from whoever runs within 20 ms after it."""
 
-        def run_many(self, batches: Sequence[Mapping[str, NDArray[Any]]]) -> list[NDArray[np.float32]]:
+        def run_many(self, batches: Sequence[Mapping[str, NDArray[Any]]]) -> list[dict[str, NDArray[np.float32]]]:
             nonlocal busy_until
             clock.sleep(0.005 if clock.now > busy_until else 0.02)
             busy_until = clock.now + 0.02 if self.spins else 0.0

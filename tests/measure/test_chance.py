@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import pytest
 
+from toolchain import kinds
 from toolchain.measure import chance
+
+KIND = kinds.get("classification")
 
 
 @pytest.mark.parametrize(
@@ -14,10 +17,10 @@ def test_labels_are_doubted_where_chance_does_not_explain_the_accuracy(
 ) -> None:
     # Wilson's 95 % intervals end at 0.385, 0.548, 0.278, 0.396 and 0.658.
     names = ["no", "yes", "maybe"][:labels]
-    assert bool(chance.note(correct, examples, names)) == asks
+    assert bool(chance.note(KIND, correct, examples, names)) == asks
 
 
 def test_the_question_shows_how_two_labels_are_swapped() -> None:
-    note = chance.note(20, 100, ["no", "yes"])
+    note = chance.note(KIND, 20, 100, ["no", "yes"])
     assert note.startswith("accuracy on dev is below the 50 % of guessing among 2 labels")
     assert "--set adopt.labels='{no: yes, yes: no}' swaps them" in note

@@ -29,6 +29,9 @@ def test_an_evaluation_holds_what_the_predictor_gives_on_every_example(tmp_path:
     correct = int((expected.argmax(axis=1) == np.array(data.test.labels)).sum())
     assert record["splits"]["test"] == {"examples": 32, "correct": correct, "accuracy": correct / 32}
     assert record["labels"]["test"] == list(data.test.labels)
+    right = expected.argmax(axis=1) == np.array(data.test.labels)
+    assert record["scores"]["test"] == [[float(each)] for each in right]
+    assert "kind" not in record  # it is classification
     assert metrics["accuracy_test"] == correct / 32
     tokens = [len(example) for example in predictor.encode(data.test.texts)]
     assert record["tokens"]["test"] == tokens
@@ -72,7 +75,7 @@ def test_labels_of_another_task_are_refused_with_both_lists(task: tuple[str, ...
 
 def test_a_gold_label_that_the_task_does_not_name_is_refused(tmp_path: Path) -> None:
     split = Split([("dull",)], [7])
-    with pytest.raises(ModelError, match=r"dev has the labels \[7\]"):
+    with pytest.raises(ModelError, match=r"dev: the data has the labels \[7\]"):
         evaluate(
             engine_folder(tmp_path / "engine"),
             tmp_path,

@@ -11,8 +11,11 @@ import pytest
 
 from tests.builders import MAX_LENGTH, SENTENCES, context, engine_folder
 from tests.measure.faults import edited, ignore_mask
+from toolchain import kinds
 from toolchain.measure import gates, invariance
 from toolchain.measure.process import WorkerProcess
+
+KIND = kinds.get("classification")
 
 #: 116 texts of one word to sixteen: every beginning and every ending of the sentences.
 TEXTS = [
@@ -27,7 +30,7 @@ def measured(engine: Path, work: Path) -> dict[str, Any]:
     """The gate's evidence on all texts."""
     with WorkerProcess("engine", 1) as worker:
         worker.call("open", folder=str(engine), threads=1)
-        return invariance.measure(worker, TEXTS, np.zeros(len(TEXTS)), MAX_LENGTH, context(work), full=True)
+        return invariance.measure(worker, TEXTS, np.zeros(len(TEXTS)), MAX_LENGTH, context(work), kind=KIND, full=True)
 
 
 class Scripted:
@@ -46,10 +49,11 @@ class Scripted:
 
 def scripted(leads: list[float], step: float, work: Path, **more: Any) -> tuple[dict[str, Any], int]:
     """The evidence on sentences that an engine decides by these leads, and how many texts it ran."""
-    worker, texts = Scripted(step), [(str(lead),) for lead in leads]
+    scripted, texts = Scripted(step), [(str(lead),) for lead in leads]
     work.mkdir(exist_ok=True)
-    found = invariance.measure(worker, texts, np.array(leads), 128, context(work), **more)  # type: ignore[arg-type]
-    return found, worker.texts
+    worker: Any = scripted
+    found = invariance.measure(worker, texts, np.array(leads), 128, context(work), kind=KIND, **more)
+    return found, scripted.texts
 
 
 #: A thousand sentences, decided by 0.01 to 10.
@@ -130,7 +134,7 @@ def test_a_graph_that_has_lost_its_padding_mask_fails_and_names_sentences(engine
 def test_a_sentence_without_numbers_is_a_flip_whatever_its_label_would_be() -> None:
     sound = np.array([[2.0, -1.0], [0.5, 1.0]], np.float32)
     broken = np.array([[np.nan, np.nan], [0.5, 1.25]], np.float32)
-    found = invariance._flips(sound, broken, [7, 9])
+    found = invariance._flips(KIND, sound, broken, [7, 9])
     assert found == {"flips": 1, "ties": 0, "indices": [7], "max_difference": 0.25}
 
 

@@ -12,10 +12,13 @@ import pytest
 
 from tests.builders import SENTENCES, context, engine_folder, onnx_folder
 from tests.measure.faults import copied, edited, scale_weight, weights_of
+from toolchain import kinds
 from toolchain.core.errors import EngineError
 from toolchain.engines.shared.artifact import read_engine
 from toolchain.measure import divergence, engine_parity, gates, parity
 from toolchain.measure.process import WorkerProcess
+
+KIND = kinds.get("classification")
 
 TEXTS = [(text,) for text in SENTENCES] * 4
 
@@ -81,7 +84,7 @@ def test_a_graph_that_cannot_be_loaded_is_an_error_that_names_it(tmp_path: Path)
 )
 def test_a_flip_is_a_toss_up_where_neither_decides(expected: list[float], found: list[float], ties: int) -> None:
     others = [[0.0, 1.0], [1.0, 0.0]]
-    judged = parity.judge(np.array([expected, *others], np.float32), np.array([found, *others], np.float32), 1.0)
+    judged = parity.judge(KIND, np.array([expected, *others], np.float32), np.array([found, *others], np.float32), 1.0)
     assert (judged["flips"], judged["ties"], judged["passed"]) == (1, ties, bool(ties))
 
 
@@ -90,11 +93,11 @@ def test_a_floor_lets_its_share_of_labels_differ(flips: int, passed: bool) -> No
     expected = np.tile(np.array([[0.0, 1.0]], np.float32), (100, 1))
     found = expected.copy()
     found[:flips] = found[:flips, ::-1]
-    assert parity.judge(expected, found, 0.98)["passed"] is passed
+    assert parity.judge(KIND, expected, found, 0.98)["passed"] is passed
 
 
 def test_logits_of_another_shape_fail() -> None:
-    judged = parity.judge(np.zeros((4, 2), np.float32), np.zeros((4, 3), np.float32), 0.5)
+    judged = parity.judge(KIND, np.zeros((4, 2), np.float32), np.zeros((4, 3), np.float32), 0.5)
     assert (judged["passed"], judged["flips"], judged["max_difference"]) == (False, 4, None)
 
 

@@ -14,6 +14,7 @@ from onnx import numpy_helper
 
 from tests.builders import LABELS, MAX_LENGTH, context, sentences
 from tests.optimize.variants import FAMILIES, exported, made, sentence_logits
+from toolchain import kinds
 from toolchain.core.data import Split
 from toolchain.core.errors import ModelError, RecipeError
 from toolchain.model import graph
@@ -23,6 +24,8 @@ pytest.importorskip("nncf")
 
 from toolchain.optimize import nncf_static
 from toolchain.optimize.shared.dev_accuracy import dev_accuracy, dev_batches
+
+KIND = kinds.get("classification")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -115,7 +118,7 @@ def test_dev_accuracy_is_counted_in_the_order_of_the_models_own_labels(tmp_path:
     dev = Split(data.dev.texts, [1 - label for label in model_labels(source)])
     turned = replace(data, dev=dev, labels=tuple(reversed(LABELS)))
     items = dev_batches(source, context(tmp_path, turned))
-    assert dev_accuracy(graph.load(source / "model.onnx"), items, 1)[0] == 1
+    assert dev_accuracy(KIND, graph.load(source / "model.onnx"), items, 1)[0] == 1
 
 
 def test_a_model_of_other_labels_is_refused_with_accuracy_control(tmp_path: Path) -> None:
@@ -180,8 +183,8 @@ def test_dev_accuracy_counts_right_labels(tmp_path: Path) -> None:
     assert all(1 <= inputs["input_ids"].shape[1] <= MAX_LENGTH for inputs, _ in items)
     wrong = [(inputs, 1 - label) if index % 4 == 0 else (inputs, label) for index, (inputs, label) in enumerate(items)]
     model = graph.load(source / "model.onnx")
-    assert dev_accuracy(model, items, 1) == (1.0, [1.0] * 32)
-    assert dev_accuracy(model, wrong, 1)[0] == 0.75
+    assert dev_accuracy(KIND, model, items, 1) == (1.0, [1.0] * 32)
+    assert dev_accuracy(KIND, model, wrong, 1)[0] == 0.75
 
 
 def test_what_is_excluded_stays_in_float(tmp_path: Path) -> None:

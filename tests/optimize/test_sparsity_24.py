@@ -38,7 +38,7 @@ def test_every_matrix_becomes_sparse_where_accuracy_may_fall(architecture: str, 
 def test_matrices_that_cost_accuracy_stay_dense(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
 
-    def accuracy(model: object, items: object, threads: int) -> tuple[float, list[float]]:
+    def accuracy(kind: object, model: object, items: object, threads: int) -> tuple[float, list[float]]:
         count = sum(two_four.is_sparse(m.values, m.axis) for m in two_four.matrices(model))
         seen.append(count)
         return (0.9 if count <= 5 else 0.8), []

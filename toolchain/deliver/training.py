@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from toolchain import kinds
 from toolchain.core.hooks import GraphPass
 from toolchain.core.registry import get, stage_in
 from toolchain.core.store import Artifact
@@ -38,9 +39,11 @@ def failed_parity(made_from: Sequence[Artifact], task: Any, evaluation: Mapping[
     ):
         return []
     expected, dev = float(made_from[0].metrics["dev_accuracy"]), evaluation["splits"]["dev"]
-    if abs(dev["correct"] - expected * dev["examples"]) <= max(FEW, POINT * dev["examples"]):
+    metric, examples = kinds.named(evaluation).METRIC, dev["examples"]
+    right = dev["correct"] if metric.binary else dev["score"] * examples
+    if abs(right - expected * examples) <= max(FEW, POINT * examples):
         return []
-    evidence = f"dev accuracy {100 * expected:.2f} % in training, {100 * dev['accuracy']:.2f} % by the engine"
+    evidence = f"dev {metric.name} {metric.shown(expected)} in training, {metric.shown(right / examples)} by the engine"
     return [{"pass": "training", "passed": False, "evidence": evidence, "introduced_by": "the way from training to it"}]
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from toolchain.core.errors import require
+from toolchain.core.errors import ModelError, require
 from toolchain.kinds.contract import Agreement, Metric, Output, Prediction
 
 if TYPE_CHECKING:
@@ -27,7 +27,13 @@ def head_config(labels: Sequence[str]) -> dict[str, Any]:
 
 
 def reordered(gold: Sequence[int], index: Sequence[int]) -> list[int]:
-    """Return label indices as a model counts its labels."""
+    """Return label indices as a model counts its labels.
+
+    Raises:
+        ModelError: The model does not have one of the labels.
+    """
+    if unknown := sorted({label for label in gold if not 0 <= label < len(index)}):
+        raise ModelError(f"the data has the labels {unknown}; the model knows 0 to {len(index) - 1}")
     return [index[label] for label in gold]
 
 

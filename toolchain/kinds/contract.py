@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+import numpy as np
+
 from toolchain.core.hooks import ROOMS, Declared
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 _Row = TypeVar("_Row")
@@ -40,7 +41,7 @@ class Metric:
 
     Attributes:
         name: Its name, in words.
-        unit: What it is shown in: ``%`` of a figure of 0 to 1, or nothing.
+        unit: What stands behind the figure where it is shown, ``%`` or nothing. It is shown a hundredfold.
         greater_is_better: Whether a greater figure is a better one.
         binary: Whether each example counts 0 or 1, so that Wilson's and McNemar's statistics hold.
     """
@@ -49,6 +50,25 @@ class Metric:
     unit: str = ""
     greater_is_better: bool = True
     binary: bool = False
+
+    @property
+    def title(self) -> str:
+        """Its name, as a sentence begins with it."""
+        return self.name[:1].upper() + self.name[1:]
+
+    @property
+    def heading(self) -> str:
+        """Its name and unit, as a column is headed: ``accuracy %``."""
+        return f"{self.name} {self.unit}".rstrip()
+
+    @property
+    def axis(self) -> str:
+        """Its name and unit, as an axis is called: ``accuracy, %``."""
+        return f"{self.name}, {self.unit}" if self.unit else self.name
+
+    def shown(self, figure: float, digits: int = 2) -> str:
+        """Return a figure as people read it, such as ``91.25 %`` of 0.9125."""
+        return f"{100 * figure:.{digits}f} {self.unit}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -199,6 +219,15 @@ class Kind(Declared):
     def combine(self, scores: NDArray[np.float64]) -> float:
         """Return the metric of scored examples."""
         return float(scores[:, 0].mean())
+
+    def resampled(self, scores: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the metric of each of several resamples of examples, ``[resamples]``.
+
+        Args:
+            scores: What the metric needs of each example, ``[examples, k]``.
+            counts: How often each example is drawn, ``[resamples, examples]``.
+        """
+        return np.array([self.combine(np.repeat(scores, drawn, axis=0)) for drawn in counts], dtype=np.float64)
 
     def agree(self, expected: NDArray[Any], found: NDArray[Any], decided: float = 0.0) -> Agreement:
         """Compare two models' answers to the same examples, of equal shape.

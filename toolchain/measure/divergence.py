@@ -69,14 +69,15 @@ def _bound(floor: float) -> float:
 
 
 def _worst(reference: Path, candidate: Path, texts: Texts, threads: int) -> tuple[str, ...]:
-    """The example whose logits differ most."""
+    """Return the example whose answers differ most."""
     import numpy as np
 
     graphs = Graph(reference, threads), Graph(candidate, threads)
     expected, found = (np.concatenate([each.logits([text]) for text in texts]) for each in graphs)
     if expected.shape != found.shape:
         return texts[0]
-    return texts[int(np.nan_to_num(np.abs(expected - found), nan=np.inf).max(axis=1).argmax())]
+    distance = graphs[0].predictor.kind.agree(expected, found).distance
+    return texts[int(np.nan_to_num(distance, nan=np.inf).argmax())]
 
 
 def _first(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from toolchain import kinds
 from toolchain.core.stage import Context
 from toolchain.engines.shared.artifact import EngineFile
 from toolchain.measure import parity
@@ -109,7 +110,8 @@ def _judged(
 ) -> dict[str, Any]:
     import numpy as np
 
-    pad_to = min(parity.PADDED_TOKENS, read_interface(reference.graph).max_length)
+    interface = read_interface(reference.graph)
+    pad_to = min(parity.PADDED_TOKENS, interface.max_length)
     runs = ((texts, BATCH_SIZE, 0), (texts[:ALONE], 1, 0), (texts[:PADDED], BATCH_SIZE, pad_to))
     found, expected = list[Any](), list[Any]()
     with tempfile.TemporaryDirectory(prefix="parity-", dir=context.work) as folder:
@@ -128,4 +130,4 @@ def _judged(
     dialect = checkpoint.read_json(reference.graph / "interface.json").get("dialect", "")
     precision = str(manifest.options.get("precision", SINGLE_PRECISION[0]))
     limits = floor_of(reference.floor, dialect, reply["half"], precision)
-    return parity.judge(np.concatenate(expected), np.concatenate(found), *limits)
+    return parity.judge(kinds.get(interface.kind), np.concatenate(expected), np.concatenate(found), *limits)

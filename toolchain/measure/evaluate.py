@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from toolchain.core.data import Dataset
+from toolchain import kinds
+from toolchain.core.data import CLASSIFICATION, Dataset
 from toolchain.core.errors import DataError, EngineError, ModelError
 from toolchain.core.log import progress
 from toolchain.core.stage import Context, Ge, Le, Metrics, StageConfig
 from toolchain.engines.shared.artifact import EngineFile, read_engine
+from toolchain.kinds.contract import Kind
 from toolchain.measure import chance, engine_parity, invariance, isa, parity, records
 from toolchain.measure.engine_parity import Reference
 from toolchain.measure.process import WorkerProcess, texts_file, write_texts
@@ -63,14 +65,15 @@ def evaluate(engine: Path, out: Path, config: Config, context: Context, referenc
 
     Args:
         engine: An engine folder.
-        out: Gets ``evaluation.json`` and, for each split, ``probabilities_SPLIT.npy`` ``[examples, labels]``.
+        out: Gets ``evaluation.json`` and, for each split, ``probabilities_SPLIT.npy``: the activated answers
+            ``[examples, …]``, which are probabilities ``[examples, labels]`` of a classifier.
         config: How to run it.
         context: The task's data, and threads.
         reference: The graphs that the engine began as and was built from; None where there is none, such as a
             checkpoint's.
 
     Returns:
-        Accuracy of each split, of 0 to 1, sizes, ``gate_seconds`` (what each gate's evidence took), and notes.
+        The metric of each split, sizes, ``gate_seconds`` (what each gate's evidence took), and notes.
 
     Raises:
         ModelError: The engine's labels are not the task's, or its folder is damaged.
@@ -80,11 +83,13 @@ def evaluate(engine: Path, out: Path, config: Config, context: Context, referenc
     dataset = context.dataset()
     manifest, source = read_engine(engine), reference.source if reference else None
     interface = read_interface(engine)
+    kind = kinds.get(interface.kind)
     names, cut = interface.labels, dict[str, tuple[int, int]]()
     index, notes = match_labels(names, dataset.labels, engine)
     record: dict[str, Any] = {"splits": {}, "labels": {}, "tokens": {}, "label_names": list(names), "notes": notes}
+    record |= {} if interface.kind == CLASSIFICATION else {"kind": interface.kind}
     for name in SPLITS:
-        record["labels"][name] = _gold(dataset, name, index)
+        record["labels"][name] = _gold(kind, dataset, name, index)
         if groups := dataset.split(name).groups:
             record.setdefault("groups", {})[name] = list(groups)
     spent = dict[str, float]()
@@ -103,7 +108,9 @@ def evaluate(engine: Path, out: Path, config: Config, context: Context, referenc
             )
             record["tokens"][name] = answer["tokens"]
             cut[name] = answer["cut"], len(gold)
-            record["splits"][name] = _score(probabilities, gold, engine)
+            scores = _scores(kind, probabilities, gold, engine)
+            record["splits"][name] = summary(kind, scores)
+            record.setdefault("scores", {})[name] = scores.tolist()
         with _clock("parity", spent):
             record["parity"] = engine_parity.measure(worker, manifest, reference, context)
         with _clock("invariance", spent):
@@ -116,9 +123,8 @@ def evaluate(engine: Path, out: Path, config: Config, context: Context, referenc
             record["placement"] = placed["placement"]
             record["int8_products"] = _int8_products(worker, manifest, source, placed["operators"])
     dev = record["splits"]["dev"]
-    notes += filter(None, (
-        truncation_note(cut, interface.max_length), chance.note(dev["correct"], dev["examples"], dataset.labels)
-    ))  # fmt: skip
+    doubt = chance.note(kind, dev.get("correct", 0), dev["examples"], dataset.labels)
+    notes += filter(None, (truncation_note(cut, interface.max_length), doubt))
     files = [engine / name for name in manifest.files]
     record |= {
         "size_bytes": sum(path.stat().st_size for path in files),
@@ -128,9 +134,10 @@ def evaluate(engine: Path, out: Path, config: Config, context: Context, referenc
         "mean_tokens": sum(map(sum, record["tokens"].values())) / total,
     }
     (out / EVALUATION_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    accuracies = {f"accuracy_{name}": record["splits"][name]["accuracy"] for name in SPLITS}
+    figure = "accuracy" if kind.METRIC.binary else "score"
+    figures = {f"{figure}_{name}": record["splits"][name][figure] for name in SPLITS}
     sizes = {"size_bytes": record["size_bytes"], "zstd_bytes": record["zstd_bytes"]}
-    return {**accuracies, **sizes, "gate_seconds": spent, "notes": notes}
+    return {**figures, **sizes, "gate_seconds": spent, "notes": notes}
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -158,11 +165,12 @@ def _invariance(
         return None
     import numpy as np
 
-    with np.errstate(divide="ignore"):  # a probability of 0 is decided by an infinite lead
-        margins = parity.margin(np.log(np.load(out / "probabilities_test.npy"))).astype(np.float64)
-    pad_to = min(invariance.PADDED_TOKENS, read_interface(engine).max_length)
+    interface = read_interface(engine)
+    kind = kinds.get(interface.kind)
+    margins = kind.margin(np.load(out / "probabilities_test.npy")).astype(np.float64)
+    pad_to = min(invariance.PADDED_TOKENS, interface.max_length)
     texts = context.dataset().test.texts
-    return invariance.measure(worker, texts, margins, pad_to, context, full=config.invariance == "full")
+    return invariance.measure(worker, texts, margins, pad_to, context, kind=kind, full=config.invariance == "full")
 
 
 def _int8_products(
@@ -188,22 +196,37 @@ def _clock(gate: str, spent: dict[str, float]) -> Iterator[None]:
     spent[gate] = round(time.monotonic() - started, 3)
 
 
-def _gold(dataset: Dataset, name: str, index: list[int]) -> list[int]:
+def summary(kind: Kind, scores: NDArray[np.float64]) -> dict[str, Any]:
+    """Return what ``splits`` of an ``evaluation.json`` has of a split.
+
+    Args:
+        kind: The kind of task.
+        scores: What the metric needs of each example, ``[examples, k]``.
+
+    Returns:
+        ``examples``, and the metric: ``correct`` and ``accuracy`` where it counts right examples, else ``score``.
+    """
+    figure = kind.combine(scores)
+    if kind.METRIC.binary:
+        return {"examples": len(scores), "correct": int(scores[:, 0].sum()), "accuracy": figure}
+    return {"examples": len(scores), "score": figure}
+
+
+def _gold(kind: Kind, dataset: Dataset, name: str, index: list[int]) -> list[Any]:
     split = dataset.split(name)
     if not len(split):
         raise DataError(f"the task's {name} split is empty", "evaluation needs labelled examples in dev and in test")
-    unknown = sorted({label for label in split.labels if not 0 <= label < len(index)})
-    if unknown:
-        raise ModelError(f"{name} has the labels {unknown}; the model knows 0 to {len(index) - 1}")
-    return [index[label] for label in split.labels]
+    try:
+        return kind.reordered(split.labels, index)
+    except ModelError as error:
+        raise ModelError(f"{name}: {error.message}", error.hint) from error
 
 
-def _score(path: Path, gold: list[int], engine: Path) -> dict[str, Any]:
+def _scores(kind: Kind, path: Path, gold: list[Any], engine: Path) -> NDArray[np.float64]:
     import numpy as np
 
-    probabilities: NDArray[np.float32] = np.load(path)
-    bad = int((~np.isfinite(probabilities).all(axis=1)).sum())
+    answers = np.load(path)
+    bad = int((~parity.finite_rows(answers)).sum())
     if bad:
         raise EngineError(f"{engine} gives no numbers (NaN or infinite) for {bad} of {len(gold)} examples")
-    correct = int((probabilities.argmax(axis=1) == np.asarray(gold)).sum())
-    return {"examples": len(gold), "correct": correct, "accuracy": correct / len(gold)}
+    return kind.score(answers, np.asarray(gold))

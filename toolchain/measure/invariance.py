@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolchain.core.stage import Context
+from toolchain.kinds.contract import Kind
 from toolchain.measure import gates, parity
 from toolchain.measure.process import WorkerProcess, write_texts
 
@@ -57,6 +58,7 @@ def measure(
     pad_to: int,
     context: Context,
     *,
+    kind: Kind,
     full: bool = False,
 ) -> dict[str, Any]:
     """Count label flips of an engine that a worker has open.
@@ -67,6 +69,7 @@ def measure(
         margins: By how much the engine decides each, in logits, ``[sentences]``.
         pad_to: Tokens of the long padding.
         context: Its work folder takes what is passed between the processes.
+        kind: The kind of task, which says which answers differ.
         full: Run every sentence, whatever the first ones gave.
 
     Returns:
@@ -85,7 +88,7 @@ def measure(
         fresh = queue[len(chosen) : size]
         parts.append(_run(worker, [texts[i] for i in fresh], pad_to, context))
         chosen += fresh
-        found = _counted(parts, chosen, pad_to) | {"examples": len(chosen), "of": len(texts)}
+        found = _counted(kind, parts, chosen, pad_to) | {"examples": len(chosen), "of": len(texts)}
         left = queue[len(chosen) :]
         least = float(min(margins[left])) if left else None
         found |= {"least_left": least, "safe": least is None or least > SAFETY * found["change"]}
@@ -110,23 +113,24 @@ def _run(worker: WorkerProcess, texts: Sequence[tuple[str, ...]], pad_to: int, c
         return alone, batched, logits(BATCH_SIZE, pad_to)[0] if pads else None
 
 
-def _counted(parts: Sequence[tuple[Any, ...]], chosen: Sequence[int], pad_to: int) -> dict[str, Any]:
+def _counted(kind: Kind, parts: Sequence[tuple[Any, ...]], chosen: Sequence[int], pad_to: int) -> dict[str, Any]:
     alone, batched = (np.concatenate([part[place] for part in parts]) for place in (0, 1))
-    batch = {"sizes": [1, BATCH_SIZE], **_flips(alone, batched, chosen)}
+    batch = {"sizes": [1, BATCH_SIZE], **_flips(kind, alone, batched, chosen)}
     padding = None
     if parts[0][2] is not None:
         padded = np.concatenate([part[2] for part in parts])
-        padding = {"pad_to": pad_to, **_flips(batched, padded, chosen)}
+        padding = {"pad_to": pad_to, **_flips(kind, batched, padded, chosen)}
     change = 2 * max(run["max_difference"] for run in (batch, padding) if run)
     return {"batch": batch, "padding": padding, "change": change}
 
 
-def _flips(one: Any, other: Any, chosen: Sequence[int]) -> dict[str, Any]:
-    finite = np.isfinite(one).all(axis=1) & np.isfinite(other).all(axis=1)
-    differs = parity.flipped(one, other) | ~finite
+def _flips(kind: Kind, one: Any, other: Any, chosen: Sequence[int]) -> dict[str, Any]:
+    finite = parity.finite_rows(one) & parity.finite_rows(other)
+    agreement = kind.agree(one, other, parity.TIE)
+    differs = agreement.differs | ~finite
     return {
         "flips": int(differs.sum()),
-        "ties": int((differs & finite & parity.undecided(one, other)).sum()),
+        "ties": int((differs & finite & agreement.undecided).sum()),
         "indices": sorted(int(chosen[i]) for i in np.flatnonzero(differs)),
-        "max_difference": float(np.abs(one - other)[finite].max(initial=0)),
+        "max_difference": float(agreement.distance[finite].max(initial=0)),
     }

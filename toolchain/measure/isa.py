@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from toolchain import kinds
 from toolchain.core import documents, registry
 from toolchain.core.errors import EngineError, LostProcessError, ToolchainError
 from toolchain.core.hooks import Engine
@@ -130,7 +131,7 @@ def _run(
     except ToolchainError as error:
         return {"passed": None, "reason": error.message}
     expected, found = map(np.load, paths)
-    return parity.judge(expected, found, FLOOR)
+    return parity.judge(kinds.of_folder(engine), expected, found, FLOOR)
 
 
 def _counted(worker: WorkerProcess, source: Path, file: Path, context: Context) -> dict[str, Any] | None:

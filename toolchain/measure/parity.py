@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from toolchain.core.session import Outputs
+    from toolchain.kinds.contract import Kind
 
 VERSION = 1
 
@@ -159,61 +160,47 @@ def compare(reference: Path, candidate: Path, floor: float, texts: Texts, thread
 
 
 def judge(
-    expected: NDArray[np.float32], found: NDArray[np.float32], floor: float, tolerance: float = math.inf
+    kind: Kind, expected: NDArray[np.float32], found: NDArray[np.float32], floor: float, tolerance: float = math.inf
 ) -> dict[str, Any]:
-    """The comparison of two sets of logits, ``[examples, labels]`` each.
+    """Return the comparison of two sets of answers, ``[examples, …]`` each.
 
     A flip where both decide by less than ``TIE`` is a toss-up: it is counted, in ``ties`` too, and does not fail.
 
     Args:
-        expected: What is right.
+        kind: The kind of task, which says which answers differ.
+        expected: What is right; logits, of a classifier.
         found: What is judged.
-        floor: The least share of labels that must agree.
-        tolerance: Largest |Δlogit| accepted.
+        floor: The least share of examples that must agree.
+        tolerance: The largest difference of a number of an answer that is accepted.
     """
-    import numpy as np
-
     count = len(expected)
-    same_shape = expected.shape == found.shape
-    finite = np.isfinite(found).all(axis=1) if same_shape else np.zeros(count, bool)
-    differs = flipped(expected, found) if same_shape else np.ones(count, bool)
-    flips = int((differs | ~finite).sum())
-    ties = int((differs & finite & undecided(expected, found)).sum()) if same_shape else 0
-    difference = float(np.abs(expected - found)[finite].max(initial=0)) if finite.any() else math.inf
+    flips, ties, finite, difference = count, 0, 0, math.inf
+    if expected.shape == found.shape:
+        numbers = finite_rows(found)
+        agreement = kind.agree(expected, found, TIE)
+        flips = int((agreement.differs | ~numbers).sum())
+        ties = int((agreement.differs & numbers & agreement.undecided).sum())
+        finite = int(numbers.sum())
+        difference = float(agreement.distance[numbers].max(initial=0)) if finite else math.inf
     allowed = math.ceil(round((1 - floor) * count, 6))  # 1 − 0.98 is a little more than 0.02
     return {
-        "passed": bool(finite.all()) and flips - ties <= allowed and difference <= tolerance,
+        "passed": finite == count and flips - ties <= allowed and difference <= tolerance,
         "floor": floor,
         "examples": count,
         "flips": flips,
         "ties": ties,
         "agreement": 1 - flips / count,
         "max_difference": difference if math.isfinite(difference) else None,
-        "non_finite": int((~finite).sum()),
+        "non_finite": count - finite,
     }
 
 
-def flipped(expected: NDArray[np.float32], found: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Which examples get another label, ``[examples]``."""
-    found_otherwise: NDArray[np.bool_] = expected.argmax(axis=1) != found.argmax(axis=1)
-    return found_otherwise
-
-
-def undecided(expected: NDArray[np.float32], found: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Which examples both sets of logits decide by less than ``TIE``, ``[examples]``."""
-    small: NDArray[np.bool_] = (margin(expected) < TIE) & (margin(found) < TIE)
-    return small
-
-
-def margin(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """By how much the likeliest label's logit leads the next one's, ``[examples]``; infinite with a single label."""
+def finite_rows(answers: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return which examples have numbers throughout their answers, ``[examples]``."""
     import numpy as np
 
-    if logits.shape[1] < 2:
-        return np.full(len(logits), np.inf, np.float32)
-    ordered = np.sort(logits, axis=1)
-    lead: NDArray[np.float32] = ordered[:, -1] - ordered[:, -2]
-    return lead
+    finite: NDArray[np.bool_] = np.isfinite(answers).all(axis=tuple(range(1, answers.ndim)))
+    return finite
 
 
 def batches_of(count: int) -> Iterator[range]:
@@ -241,7 +228,7 @@ def _compared(graphs: tuple[Graph, Graph], floor: float, texts: Texts) -> dict[s
     tolerance = EXACT_TOLERANCE if floor == 1 else math.inf
     alike = all(a.shape == b.shape for a, b in zip(expected, found, strict=True))
     given = np.concatenate(found) if alike else np.empty((0, 0), np.float32)
-    result = judge(np.concatenate(expected), given, floor, tolerance)
+    result = judge(reference.predictor.kind, np.concatenate(expected), given, floor, tolerance)
     largest = max(shapes, key=lambda shape: math.prod(shape))
     return result | {"shapes": len(shapes), "largest": "x".join(map(str, largest))}
 

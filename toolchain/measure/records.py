@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from toolchain.core import documents
+from toolchain.core.data import CLASSIFICATION
 from toolchain.core.errors import StoreError
 from toolchain.core.schema import first_problem
 
@@ -27,7 +28,8 @@ class _Part(BaseModel):
 
 class _Right(_Part):
     examples: Count | None = None
-    correct: Count
+    correct: Count | None = None
+    score: Number | None = None
     accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
@@ -46,6 +48,7 @@ class _Paddings(_Changes):
 
 
 class _Invariance(_Part):
+    answers: Annotated[list[str], Field(min_length=2, max_length=2)] = ["label", "labels"]
     batch: _Batches
     padding: _Paddings | None
     examples: Count
@@ -56,6 +59,7 @@ class _Invariance(_Part):
 
 
 class _Parity(_Part):
+    answers: Annotated[list[str], Field(min_length=2, max_length=2)] = ["label", "labels"]
     passed: bool | None
     examples: Count | None = None
     flips: Count | None = None
@@ -104,7 +108,9 @@ class _Isa(_Part):
 
 class _Evaluation(_Part):
     splits: dict[str, _Right]
-    labels: dict[str, list[int]]
+    labels: dict[str, list[Number]]
+    kind: str = CLASSIFICATION
+    scores: dict[str, list[list[Number]]] = {}
     tokens: dict[str, list[Count]] = {}
     groups: dict[str, list[int] | None] = {}
     label_names: list[str] = []
@@ -118,6 +124,14 @@ class _Evaluation(_Part):
     zstd_bytes: Count | None = None
     parameters: Count | None = None
     flops_per_example: Number | None = None
+
+    @model_validator(mode="after")
+    def _indices(self) -> _Evaluation:
+        for name, gold in self.labels.items() if self.kind == CLASSIFICATION else ():
+            at = next((at for at, label in enumerate(gold) if not label.is_integer()), None)
+            if at is not None:
+                raise ValueError(f"labels.{name}.{at}: {gold[at]} is not the index of a label")
+        return self
 
 
 class _Timed(_Part):

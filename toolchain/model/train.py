@@ -24,6 +24,7 @@ from toolchain.core.errors import ModelError, require
 from toolchain.core.interrupt import held_back
 from toolchain.core.log import logger, progress
 from toolchain.core.stage import Context, Ge, Gt, Le, Lt, StageConfig
+from toolchain.kinds.contract import Metric
 from toolchain.model.encoded import Encoded, answers, batches, collate, outputs
 from toolchain.model.tokens import truncation_note
 
@@ -141,7 +142,7 @@ def train(
         ModelError: The loss became NaN or infinite.
     """
     torch, accelerate = require("torch", "torch"), require("accelerate", "torch")
-    hooks, loss = hooks or Hooks(), loss or loss_of(data.kind)
+    hooks, loss, metric = hooks or Hooks(), loss or loss_of(data.kind), kinds.get(dev.kind).METRIC
     torch.set_num_threads(context.threads)
     # It keeps the first training's precision for the whole process, and refuses another one.
     accelerate.state.AcceleratorState._reset_state()
@@ -208,7 +209,7 @@ def train(
                 with _own_precision(model):
                     judged = accuracy(model, dev)
                 with held_back():
-                    _finish_epoch(judged, where.loss / per_epoch, candidate, where, state, config)
+                    _finish_epoch(judged, where.loss / per_epoch, candidate, where, state, config, metric)
                 if accelerator.is_main_process:
                     state.save_if_due(where)
         except KeyboardInterrupt:
@@ -265,13 +266,14 @@ def accuracy(model: Any, data: Encoded, batch_size: int = 64) -> tuple[float, fl
 
 
 def _finish_epoch(
-    judged: tuple[float, float], loss: float, candidate: bool, where: _Progress, state: _State, config: TrainConfig
-) -> None:
+    judged: tuple[float, float], loss: float, candidate: bool, where: _Progress, state: _State, config: TrainConfig,
+    metric: Metric,
+) -> None:  # fmt: skip
     """Notes the epoch, keeps it when it is the best on dev, and decides whether to stop."""
     (found, dev_loss), epoch = judged, len(where.epochs)
     where.epochs.append({"loss": round(loss, 6), "dev_accuracy": found, "dev_loss": round(dev_loss, 6)})
     where.loss = 0.0
-    logger.info("    epoch %d: loss %.4f, dev accuracy %.2f %%", epoch + 1, loss, 100 * found)
+    logger.info("    epoch %d: loss %.4f, dev %s %s", epoch + 1, loss, metric.name, metric.shown(found))
     if not candidate:
         return
     if (found, -dev_loss) > (where.best_accuracy, -where.best_loss):
@@ -279,7 +281,7 @@ def _finish_epoch(
         state.keep_best()
     elif config.early_stopping and epoch + 1 - where.best_epoch >= config.early_stopping:
         where.stopped = True
-        logger.info("    no better dev accuracy for %d epochs: stopping", config.early_stopping)
+        logger.info("    no better dev %s for %d epochs: stopping", metric.name, config.early_stopping)
 
 
 def _groups(named: dict[str, Any], config: TrainConfig, own: dict[str, float]) -> list[dict[str, Any]]:

@@ -19,9 +19,11 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
+from toolchain import kinds
 from toolchain.core.errors import ModelError, first_line, require
 from toolchain.core.log import logger, progress
 from toolchain.core.stage import Context, Ge, Le, Metrics, StageConfig
+from toolchain.kinds.contract import Kind
 from toolchain.model import graph
 from toolchain.optimize.shared import half, int8
 from toolchain.optimize.shared.calibration import calibration_batches
@@ -100,7 +102,7 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
         )
     excluded = int8.excluded_nodes(model, config.exclude, embeddings=config.embeddings, attention=config.attention)
     samples = calibration_batches(source, config.calibration_samples, context)
-    judged = dev_batches(source, context) if config.accuracy_control else []
+    judged, kind = dev_batches(source, context) if config.accuracy_control else [], kinds.of_folder(source)
     below = False
     with _quiet():
         nncf = require("nncf", "openvino")
@@ -125,7 +127,7 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
             measured: dict[str, Any] = {}
             if config.accuracy_control:
                 made, measured, below = _controlled(
-                    nncf, model, calibration, settings, advanced, judged, config, context.threads
+                    nncf, model, calibration, settings, advanced, judged, config, context.threads, kind
                 )
             else:
                 made = nncf.quantize(model, calibration, advanced_parameters=advanced, **settings)
@@ -179,21 +181,21 @@ def _sign(model: Any) -> None:
 
 def _controlled(
     nncf: Any, model: Any, calibration: Any, settings: dict[str, Any], advanced: Any,
-    batches: list[tuple[dict[str, Any], int]], config: Config, threads: int,
+    batches: list[tuple[dict[str, Any], Any]], config: Config, threads: int, kind: Kind,
 ) -> tuple[Any, dict[str, Any], bool]:  # fmt: skip
     """Quantizes under accuracy control; the accuracies are those of the float graph and of the result.
 
     NNCF may end with less accuracy than it was asked to keep, which is the third thing told: then the best graph that
     it tried is taken, or the float one where none was good enough.
     """
-    before, _ = dev_accuracy(model, batches, threads)
+    before, _ = dev_accuracy(kind, model, batches, threads)
     least = before - config.max_drop / 100
     best: list[Any] = [before, model.SerializeToString()]
     quantized = False
 
     def validate(proto: Any, items: Iterable[Any]) -> tuple[float, list[float]]:
         nonlocal quantized
-        accuracy, right = dev_accuracy(proto, items, threads)
+        accuracy, right = dev_accuracy(kind, proto, items, threads)
         content = proto.SerializeToString() if len(right) == len(batches) and accuracy >= least else b""
         if content and content != original and (not quantized or accuracy >= best[0]):
             best[:], quantized = [accuracy, content], True
@@ -214,7 +216,7 @@ def _controlled(
         ),
         **settings,
     )
-    after, _ = dev_accuracy(made, batches, threads)
+    after, _ = dev_accuracy(kind, made, batches, threads)
     below = after < least
     if below:
         after, made = best[0], type(model).FromString(best[1])

@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
+from toolchain import kinds
 from toolchain.core.errors import ModelError, RecipeError
 from toolchain.core.log import logger, progress
 from toolchain.core.stage import Context, Ge, Le, Metrics, StageConfig
@@ -74,7 +75,7 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     dense = {matrix.tensor.name: matrix.values.copy() for matrix in chosen}
     masks = {matrix.tensor.name: two_four.keep(matrix.values, matrix.axis) for matrix in chosen}
     order = sorted(chosen, key=lambda matrix: _lost(dense[matrix.tensor.name], masks[matrix.tensor.name]))
-    samples = dev_batches(source, context)[: config.samples]
+    samples, kind = dev_batches(source, context)[: config.samples], kinds.of_folder(source)
 
     with progress("sparsity_24", 3 + len(order).bit_length()) as bar:
 
@@ -84,7 +85,7 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
                 values, mask = dense[matrix.tensor.name], masks[matrix.tensor.name]
                 _put(matrix.tensor, values * mask if index < count else values)
             bar.advance()
-            return dev_accuracy(model, samples, context.threads)[0]
+            return dev_accuracy(kind, model, samples, context.threads)[0]
 
         before = accuracy(0)
         count = _most(len(order), before - config.max_drop / 100, accuracy)

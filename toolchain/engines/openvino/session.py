@@ -238,11 +238,11 @@ class OpenvinoSession:
             values[:, :length] = batch[name][:, :length]
             values[:, length:] = self._plan.pad_id if name == "input_ids" else 0
         request.infer()
-        values = _copied(request, self._places)
+        copied = _copied(request, self._places)
         if not self._per_token:
-            return {output.name: value for output, value in zip(self._outputs, values, strict=True)}
-        answer = self._empty(batch, values)
-        self._place(answer, [0], values)
+            return {output.name: value for output, value in zip(self._outputs, copied, strict=True)}
+        answer = self._empty(batch, copied)
+        self._place(answer, [0], copied)
         return answer
 
     def _fixed_length(self, core: Any, model: Any, length: int, threads: int) -> tuple[Any, dict[str, NDArray[Any]]]:

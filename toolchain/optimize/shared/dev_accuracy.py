@@ -1,4 +1,4 @@
-"""Dev accuracy of a graph, for passes that keep it while they work."""
+"""The metric of a graph on dev, for passes that keep it while they work."""
 
 from __future__ import annotations
 
@@ -6,37 +6,51 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from toolchain import kinds
 from toolchain.core.errors import require
 from toolchain.core.stage import Context
-from toolchain.model import labels, tokens
+from toolchain.kinds.contract import Kind
+from toolchain.model import checkpoint, labels, tokens
 
 
-def dev_batches(source: Path, context: Context) -> list[tuple[dict[str, Any], int]]:
-    """Dev sentences, each as inputs ``[1, tokens]`` int64 and its label, as the index of the logits.
+def dev_batches(source: Path, context: Context) -> list[tuple[dict[str, Any], Any]]:
+    """Return the dev examples, each as inputs ``[rows, tokens]`` int64 and its gold answer as the model counts labels.
 
     Args:
         source: Folder with tokenizer and interface.
-        context: Gives the sentences.
+        context: Gives the examples.
 
     Raises:
         ModelError: The model has other labels than the task.
     """
-    gold = labels.dev_labels(source, context.dataset())
+    gold, interface = labels.dev_labels(source, context.dataset()), checkpoint.read_json(source / "interface.json")
     encoded = tokens.encode(source, context.dataset().dev.texts)
-    return [(tokens.padded(source, [item]), label) for item, label in zip(encoded, gold, strict=True)]
+    rows = [kinds.named(interface).rows([item], int(interface["max_length"]))[0] for item in encoded]
+    return [(tokens.padded(source, own), answer) for own, answer in zip(rows, gold, strict=True)]
 
 
-def dev_accuracy(proto: Any, items: Iterable[tuple[dict[str, Any], int]], threads: int) -> tuple[float, list[float]]:
-    """The share of sentences that a graph labels rightly, and for each 1 or 0.
+def dev_accuracy(
+    kind: Kind, proto: Any, items: Iterable[tuple[dict[str, Any], Any]], threads: int
+) -> tuple[float, list[float]]:
+    """Return the metric of a graph on examples, of 0 to 1, and of each example what it scores, 1 or 0 of a classifier.
 
     Args:
+        kind: The kind of task.
         proto: The ``onnx.ModelProto``.
-        items: Inputs ``[1, tokens]`` and label of each sentence.
+        items: Inputs ``[rows, tokens]`` and gold answer of each example.
         threads: Threads to compute with.
     """
     ort = require("onnxruntime", "cpu")
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
     session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    right = [float(session.run(None, inputs)[0][0].argmax() == label) for inputs, label in items]
-    return sum(right) / len(right), right
+    places = kinds.places(kind, [item.name for item in session.get_outputs()])
+    scores = []
+    for inputs, gold in items:
+        values = session.run(None, inputs)
+        outputs = {name: values[place] for name, place in places.items()}
+        scores.append(kind.score(kind.fold([0] * len(values[0]), outputs), [gold]))
+    judged = np.concatenate(scores)
+    return kind.combine(judged), judged[:, 0].tolist()

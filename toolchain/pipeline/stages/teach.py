@@ -11,12 +11,14 @@ if TYPE_CHECKING:
 
 
 def _perform(work: Work) -> Metrics:
+    from toolchain import kinds
     from toolchain.measure import chance
 
     step, parent = work.step, work.parent
     metrics = Metrics(step.technique.module.apply(parent.path, work.out, step.config, work.context))
     data = work.context.dataset()
-    doubt = chance.note(round(metrics["dev_accuracy"] * len(data.dev)), len(data.dev), data.labels)
+    right = round(metrics["dev_accuracy"] * len(data.dev))
+    doubt = chance.note(kinds.get(data.kind), right, len(data.dev), data.labels)
     return metrics | {"notes": [f"{parent.manifest['label']}, a teacher: {doubt}"] if doubt else []}
 
 

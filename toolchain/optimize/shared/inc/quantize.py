@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from toolchain import kinds
 from toolchain.core import child
 from toolchain.core.child import ChildError
-from toolchain.core.errors import ModelError, ToolchainError
+from toolchain.core.errors import ModelError, RecipeError, ToolchainError
 from toolchain.core.log import Progress, logger, progress
 from toolchain.core.stage import DIALECTS, Context, Metrics
 from toolchain.model import graph, labels, tokens
@@ -226,7 +227,12 @@ def _settings(model: Any, job: Job, excluded: Sequence[str]) -> dict[str, Any]:
 
 
 def _tuning(tuning: Tuning, folder: Path, source: Path, context: Context) -> dict[str, Any]:
-    dev = context.dataset().dev
+    dev, metric = context.dataset().dev, kinds.of_folder(source).METRIC
+    if not metric.binary:
+        raise RecipeError(
+            f"this technique keeps the accuracy of labels, and the task is judged by {metric.name}",
+            "nncf_static with accuracy_control keeps any metric",
+        )
     gold = labels.dev_labels(source, context.dataset())
     count = min(tuning.dev_samples, len(dev))
     batches, positions = _dev_batches(source, dev.texts[:count])
