@@ -10,7 +10,6 @@ from toolchain.certainty.statistics import (
     Interval,
     accuracy_difference,
     discordant,
-    flips,
     holm,
     mcnemar,
     median_interval,
@@ -123,10 +122,6 @@ def test_the_accuracy_difference_covers_the_truth_as_often_as_it_says() -> None:
 def test_the_accuracy_difference_refuses_other_examples() -> None:
     with pytest.raises(ValueError, match="paired"):
         accuracy_difference(np.array([True, False]), np.array([True]))
-
-
-def test_flips_count_changed_labels_right_or_wrong() -> None:
-    assert flips(np.array([0, 1, 1, 0]), np.array([0, 0, 1, 1])) == 2
 
 
 def test_speedup_is_formed_inside_each_round() -> None:

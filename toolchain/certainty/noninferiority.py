@@ -45,9 +45,9 @@ class NonInferiority:
         examples: Examples that it was judged on.
         needed: About how many would settle it, to two digits; None where it is settled, or where more than ten million
             would be needed.
-        interval: The difference of accuracy, -1 to 1, with the interval that the answer rests on.
-        lost: Examples that only the baseline has right.
-        won: Examples that only the engine has right.
+        interval: The difference of the metric, with the interval that the answer rests on.
+        lost: Examples that only the baseline has right; None where the metric does not count right examples.
+        won: Examples that only the engine has right; None likewise.
         effect: How many times as many examples are needed as if they were independent.
     """
 
@@ -55,8 +55,8 @@ class NonInferiority:
     examples: int
     needed: int | None
     interval: Interval
-    lost: int
-    won: int
+    lost: int | None
+    won: int | None
     effect: float
 
     def __str__(self) -> str:
@@ -188,7 +188,10 @@ def examples_needed(lost: int, won: int, total: int, margin: float, effect: floa
     never_disagree = reach**2 * (1 - margin) / margin if apart > -margin else 0.0
     both = (reach + NormalDist().inv_cdf(POWER)) ** 2 * (psi - apart**2) / (apart + margin) ** 2
     examples = max(effect * both, never_disagree, total + 1)
-    if examples > MOST_NEEDED:
-        return None
+    return None if examples > MOST_NEEDED else rounded_up(examples)
+
+
+def rounded_up(examples: float) -> int:
+    """Return a number of examples, rounded up to two digits."""
     step: int = 10 ** max(0, math.floor(math.log10(examples)) - 1)
     return math.ceil(examples / step) * step

@@ -17,10 +17,11 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from toolchain.certainty import bootstrap
 from toolchain.certainty.statistics import CONFIDENCE, student_quantile
 
 #: Bootstrap resamples of all engines together.
-RESAMPLES = 2_000
+RESAMPLES = bootstrap.RESAMPLES
 #: Share of resamples in which an engine must be ahead for the order to be settled. Of two that are equal one is then
 #: called better in about 3 % of experiments: less than 5 % also where resamples are not quite what they stand for.
 SETTLED = 0.985
@@ -39,19 +40,28 @@ class Scored:
     """What an engine's WS is made of.
 
     Attributes:
-        correct: Which examples it has right, ``[examples]``: the same examples for all engines.
+        scores: Which examples it has right, ``[examples]``, or what another metric needs of each, ``[examples, k]``;
+            the same examples for all engines.
         compression: CR.
         ratios: IS in each round of timing, ``[rounds]``: the same rounds for all engines.
+        metric: The metric, the same for all engines; None where it is the share of right examples.
     """
 
-    correct: NDArray[np.bool_]
+    scores: NDArray[np.bool_] | NDArray[np.float64]
     compression: float
     ratios: NDArray[np.float64]
+    metric: bootstrap.Metric | None = None
 
     @property
     def parts(self) -> Weights:
         """A in percent, CR and IS."""
-        return 100 * float(self.correct.mean()), self.compression, float(np.median(self.ratios))
+        return 100 * self._figure, self.compression, float(np.median(self.ratios))
+
+    @property
+    def _figure(self) -> float:
+        if self.metric is None:
+            return float(self.scores.mean())
+        return bootstrap.whole(self.metric, np.asarray(self.scores, dtype=np.float64))
 
 
 @dataclass(frozen=True)
@@ -114,13 +124,19 @@ def resampled(
     Raises:
         ValueError: The engines were not evaluated on the same number of examples.
     """
-    if len({engine.correct.shape for engine in engines}) != 1:
+    if len({engine.scores.shape for engine in engines}) != 1:
         raise ValueError("the engines' examples are not the same: their order cannot be resampled")
     random = np.random.default_rng(seed)
     of_accuracy, of_compression, of_speedup = weights
     scores = np.tile([of_compression * float(engine.compression) for engine in engines], (RESAMPLES, 1))
-    if of_accuracy:
-        right = np.stack([engine.correct for engine in engines], axis=1).astype(np.float64)
+    metric = engines[0].metric
+    if of_accuracy and metric is not None:
+        found = bootstrap.resampled(
+            metric, [np.asarray(engine.scores, dtype=np.float64) for engine in engines], groups, random=random
+        )
+        scores += of_accuracy * 100 * found
+    elif of_accuracy:
+        right = np.stack([engine.scores for engine in engines], axis=1).astype(np.float64)
         sizes = np.ones(len(right))
         if groups is not None:
             _, numbers = np.unique(groups, return_inverse=True)

@@ -111,7 +111,7 @@ def accuracy_difference(base: NDArray[np.bool_], variant: NDArray[np.bool_], see
     total = len(base)
     shares = np.array([lost, won, total - lost - won], dtype=np.float64) / total
     counts = np.random.default_rng(seed).multinomial(total, shares, size=RESAMPLES)
-    low, high = _ends((counts[:, 1] - counts[:, 0]) / total)
+    low, high = percentile_ends((counts[:, 1] - counts[:, 0]) / total)
     return Interval((won - lost) / total, low, high)
 
 
@@ -185,16 +185,6 @@ def design_effect(differences: NDArray[np.float64], groups: NDArray[np.int64] | 
     _, numbers = np.unique(groups, return_inverse=True)
     sums = np.bincount(numbers.ravel(), apart)
     return max(1.0, float(np.square(sums).sum()) / alone * len(sums) / max(1, len(sums) - 1))
-
-
-def flips(base: NDArray[np.int64], variant: NDArray[np.int64]) -> int:
-    """How many examples get another label, right or wrong, than from the baseline.
-
-    Args:
-        base: The baseline's predicted classes, ``[examples]``.
-        variant: The other engine's, in the same order.
-    """
-    return int(np.sum(base != variant))
 
 
 def speedup(base_rounds: Sequence[float], rounds: Sequence[float]) -> Interval:
@@ -342,7 +332,7 @@ def student_quantile(share: float, freedom: float) -> float:
     return math.sqrt(freedom) * math.tan((low + high) / 2)
 
 
-def _ends(resampled: NDArray[np.float64]) -> tuple[float, float]:
-    """The percentile interval of a resampled statistic."""
+def percentile_ends(resampled: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the ends of the percentile interval of a resampled statistic."""
     low, high = np.quantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from toolchain.deliver.junit import Case, junit
 from toolchain.deliver.report.figures import figures, key, quantity, show
+from toolchain.deliver.report.metric import ACCURACY
 from toolchain.pipeline.bounds import RELATIVE, Rule
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ FILES = ("checks.json", "junit.xml")
 LEAST = ("accuracy", "per_s", "speedup")
 
 UNITS = {
-    "accuracy": " %", "accuracy_drop": " points of change", "size_mb": " MB", "size_ratio": " × the baseline's bytes",
+    "accuracy_drop": " points of change", "size_mb": " MB", "size_ratio": " × the baseline's bytes",
     "latency_ms": " ms", "per_s": " sentences/s", "latency_ratio": " × the baseline's time",
     "speedup": " × as fast as the baseline",
 }  # fmt: skip
@@ -96,6 +97,7 @@ def judge(outcome: Outcome, report: Report | None) -> list[Check]:
         One for each engine and bound, in the recipe's order of engines and rules.
     """
     recipe = outcome.plan.recipe
+    unit = (report.kind.METRIC if report else ACCURACY).unit
     standings: dict[tuple[str, int, str, str], Line | _Absence] = dict(_absences(outcome))
     for line in report.lines if report else ():
         standings[line.row.model, line.row.seed, line.row.variant, line.row.engine] = line
@@ -116,7 +118,7 @@ def judge(outcome: Outcome, report: Report | None) -> list[Check]:
                 baseline = (variant, engine) == recipe.baseline
                 for rule in recipe.check:
                     if rule.covers(model, variant, engine):
-                        checks += _judged(rule, shown, standing, baseline)
+                        checks += _judged(rule, shown, standing, baseline, unit)
     return checks
 
 
@@ -132,8 +134,9 @@ def _absences(outcome: Outcome) -> Iterator[tuple[tuple[str, int, str, str], _Ab
         yield (row.model, row.seed, row.variant, row.engine), absence
 
 
-def _judged(rule: Rule, name: str, standing: Line | _Absence, baseline: bool) -> Iterator[Check]:
-    """An engine by one rule."""
+def _judged(rule: Rule, name: str, standing: Line | _Absence, baseline: bool, unit: str) -> Iterator[Check]:
+    """An engine by one rule; the unit is the metric's, which the bound on accuracy is of."""
+    units = UNITS | {"accuracy": f" {unit}".rstrip()}
     for bound, limit in rule.bounds.items():
         if baseline and bound in RELATIVE:
             continue
@@ -141,7 +144,7 @@ def _judged(rule: Rule, name: str, standing: Line | _Absence, baseline: bool) ->
         label = f"{bound} at {rule.at}" if timed else bound
         label += _told(rule, timed or bound == "latency_ms", ranged=not bound.startswith("size"))
         side = "at least" if bound in (*LEAST, "accuracy_drop") else "at most"
-        allowed = f"{side} {_number(bound, limit)}{UNITS[bound]}"
+        allowed = f"{side} {_number(bound, limit)}{units[bound]}"
         if isinstance(standing, _Absence):
             yield _absent(rule, name, label, allowed, standing)
             continue
@@ -154,7 +157,7 @@ def _judged(rule: Rule, name: str, standing: Line | _Absence, baseline: bool) ->
             continue
         # Nine decimals: a share of examples times 100 is not exact in binary.
         holds = round(value, 9) >= limit if bound in LEAST else round(value, 9) <= limit
-        found = f"{_number(bound, value)}{UNITS[bound]}{note}"
+        found = f"{_number(bound, value)}{units[bound]}{note}"
         message = "" if holds else f"{name}: {label} is {found}, {allowed} was asked for: {ADVICE[bound]}"
         state: State = "passed" if holds else "failed"
         yield Check(engine=name, bound=label, limit=allowed, value=value, found=found, state=state, message=message)

@@ -11,6 +11,7 @@ from toolchain.deliver.report.figures import quantity, ratio, show
 from toolchain.deliver.report.limits import Finding, findings, floors
 from toolchain.deliver.report.limits import rule as accuracy_rule
 from toolchain.deliver.report.line import FAILED
+from toolchain.deliver.report.metric import of_report
 from toolchain.deliver.report.page.lines import Line, failed, number, settings_of
 from toolchain.deliver.report.summary import time_figure
 from toolchain.deliver.report.take import take
@@ -78,7 +79,7 @@ def choose(report: Mapping[str, Any], limits: Limits, store: str = "") -> Choice
         store: The store's folder for the command, where it is not the default.
     """
     lines: Sequence[Line] = report["lines"]
-    batches = settings_of(lines)
+    batches, metric = settings_of(lines), of_report(report)
     floor_of = floors(lines)
     at = limits.at or (batches[-1] if batches else "")
     setting = at if limits.per_s is not None else "batch 1" if limits.latency_ms is not None else str(report["speedup"])
@@ -88,7 +89,7 @@ def choose(report: Mapping[str, Any], limits: Limits, store: str = "") -> Choice
             Candidate(
                 name=str(line["name"]),
                 engine_key=str(line.get("engine_key") or ""),
-                findings=tuple(findings(line, limits, floor_of.get(line["seed"]), batches)),
+                findings=tuple(findings(line, limits, floor_of.get(line["seed"]), batches, metric)),
                 gates=tuple(failed(line)),
             ),
         )
@@ -105,7 +106,7 @@ def choose(report: Mapping[str, Any], limits: Limits, store: str = "") -> Choice
     command = str((report.get("made") or {}).get("command") or "")
     return Choice(
         limits=limits,
-        rule=accuracy_rule(limits),
+        rule=accuracy_rule(limits, metric),
         setting=setting,
         chosen=fit[0][1] if fit else None,
         candidates=tuple(candidate for _, candidate in (*fit, *others)),

@@ -6,14 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from toolchain import kinds
 from toolchain.certainty.noninferiority import MARGIN
-from toolchain.core.errors import RecipeError
+from toolchain.core.data import CLASSIFICATION
+from toolchain.core.errors import RecipeError, StoreError
 from toolchain.deliver.report.certainty import WEIGHTS, Front, Winner, corrected, fronts, ranked
 from toolchain.deliver.report.figures import figures
 from toolchain.deliver.report.limits import floors, reasons
 from toolchain.deliver.report.line import Line, Row, against, judged, read_line, score
 from toolchain.deliver.report.pooling import Pooled, pool
 from toolchain.deliver.report.recommend import Recommendation, recommend
+from toolchain.kinds.contract import Kind
 from toolchain.pipeline.limits import Limits
 
 
@@ -25,8 +28,9 @@ class Report:
         name: The recipe's name; may be empty.
         lines: One per engine: those that may be shipped by WS, then those that may not.
         recommendations: What to ship, by goal.
-        split: The data that accuracy is of: ``dev`` or ``test``.
-        weights: Weights of ``accuracy``, ``compression`` and ``speedup`` in WS.
+        kind: The kind of task, whose metric engines are judged by.
+        split: The data that the metric is of: ``dev`` or ``test``.
+        weights: Weights of ``accuracy``, which is the metric, ``compression`` and ``speedup`` in WS.
         speedup: The setting whose IS is in WS, e.g. ``batch 1``.
         margin: Points of accuracy that an engine may be worse than its baseline.
         limits: What an engine must keep within to be shipped.
@@ -45,6 +49,7 @@ class Report:
     name: str
     lines: tuple[Line, ...]
     recommendations: tuple[Recommendation, ...]
+    kind: Kind
     split: str
     weights: Mapping[str, float]
     speedup: str
@@ -135,6 +140,7 @@ def build_report(
         name=name,
         lines=tuple(ordered),
         recommendations=recommend(ordered, timed, speedup),
+        kind=_kind(lines),
         split=split,
         weights=dict(weights),
         speedup=speedup,
@@ -151,6 +157,17 @@ def build_report(
         notes=tuple(notes),
         made=dict(made or {}),
     )
+
+
+def _kind(lines: Sequence[Line]) -> Kind:
+    """Return the kind of task of all engines; classification where there are none."""
+    named = {str(line.kind): line.kind for line in lines}
+    if len(named) > 1:
+        raise StoreError(
+            f"engines of several kinds of task cannot be ranked together: {', '.join(sorted(named))}",
+            "report on the engines of one task",
+        )
+    return next(iter(named.values()), kinds.get(CLASSIFICATION))
 
 
 def settings_of(lines: Sequence[Line]) -> tuple[str, ...]:

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from toolchain.certainty import pareto, ranks
 from toolchain.certainty.statistics import holm
 from toolchain.core.errors import StoreError
+from toolchain.deliver.report import metric
 from toolchain.deliver.report.line import Line
 
 #: What WS weighs, in the order of its formula.
@@ -81,7 +85,7 @@ def ranked(lines: Sequence[Line], weights: Mapping[str, float], setting: str) ->
     ordered = sorted(
         lines, key=lambda line: (bool(line.barred), line.score is None, bool(line.error), -(line.score or 0), line.name)
     )
-    counts = {len(line.correct): line.name for line in ordered if line.score is not None}
+    counts = {len(line.scores): line.name for line in ordered if line.score is not None}
     if len(counts) > 1:
         examples = ", ".join(f"{name} on {count}" for count, name in sorted(counts.items()))
         raise StoreError(
@@ -92,7 +96,7 @@ def ranked(lines: Sequence[Line], weights: Mapping[str, float], setting: str) ->
     if not scored:
         return ordered, None
     values = (weights["accuracy"], weights["compression"], weights["speedup"])
-    engines = [ranks.Scored(line.correct, line.compression or 0.0, line.round_ratios[setting]) for line in scored]
+    engines = [_scored(line, line.round_ratios[setting]) for line in scored]
     order = ranks.order(engines, values, scored[0].groups)
     parts = [engine.parts for engine in engines]
     shares = ranks.weight_shares(parts)
@@ -113,6 +117,12 @@ def ranked(lines: Sequence[Line], weights: Mapping[str, float], setting: str) ->
         share=shares[0],
     )
     return [*placed, *ordered[len(scored) :]], winner
+
+
+def _scored(line: Line, ratios: NDArray[np.float64]) -> ranks.Scored:
+    if line.kind.METRIC.binary:
+        return ranks.Scored(metric.right(line.scores), line.compression or 0.0, ratios)
+    return ranks.Scored(line.scores, line.compression or 0.0, ratios, line.kind.resampled)
 
 
 def fronts(lines: Sequence[Line], setting: str) -> tuple[Front, ...]:

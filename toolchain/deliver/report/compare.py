@@ -54,7 +54,10 @@ def compare(reports: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> dict
     return {
         "runs": [{name: value for name, value in run.items() if not name.endswith("_key")} for run in runs],
         "machines": machines,
-        "test_sets": [{**test_set, "front": found} for test_set, found in zip(test_sets, fronts, strict=True)],
+        "test_sets": [
+            {**test_set, "front": found, "metric": _metric(test_set, runs)}
+            for test_set, found in zip(test_sets, fronts, strict=True)
+        ],
         "lines": lines,
         "same": _same(lines, runs),
         "rules": rules(runs, machines, test_sets),
@@ -76,12 +79,18 @@ def _run(report: Mapping[str, Any], label: str) -> dict[str, Any]:
         "split": report["split"],
         "examples": examples,
         "test_set": digest,
+        "metric": report.get("metric"),
         "engines": len(lines),
         "settings": settings_of(lines),
         "command": (report.get("made") or {}).get("command"),
         "machine_key": (repr(sorted(known.items(), key=str)), settings.get("threads")) if known else label,
         "test_key": digest or (report["split"], examples),
     }
+
+
+def _metric(test_set: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> Any:
+    """Return the metric that runs of a test set were judged by, as their reports name it."""
+    return next(run["metric"] for run in runs if run["label"] in test_set["runs"])
 
 
 def _groups(runs: Sequence[Mapping[str, Any]], by: str, told: str) -> list[dict[str, Any]]:

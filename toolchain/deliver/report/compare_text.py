@@ -7,6 +7,7 @@ from typing import Any
 
 from toolchain.core import foreign
 from toolchain.deliver.report.figures import key, quantity, ratio, show
+from toolchain.deliver.report.metric import of_report
 from toolchain.deliver.report.text import table
 
 #: Columns of words.
@@ -23,7 +24,7 @@ def markdown(comparison: Mapping[str, Any]) -> str:
     blocks += ["## Runs", _runs(comparison)]
     for test_set in comparison["test_sets"]:
         rows = by_accuracy(comparison, test_set)
-        blocks += [f"## Accuracy and size: {test_set['told']}", _accuracy(rows, test_set)]
+        blocks += [f"## {of_report(test_set).title} and size: {test_set['told']}", _accuracy(rows, test_set)]
     for machine in comparison["machines"]:
         blocks += [f"## Times: {machine['told']}", _times(comparison, machine)]
     if comparison["same"]:
@@ -84,9 +85,8 @@ def _accuracy(rows: Sequence[Mapping[str, Any]], test_set: Mapping[str, Any]) ->
         ]
         for line in rows
     ]  # fmt: skip
-    return table(
-        ["run", "engine", "accuracy %", "size MB", "CR", "nothing is smaller and as right", "gates"], cells, LEFT
-    )
+    metric = of_report(test_set).heading
+    return table(["run", "engine", metric, "size MB", "CR", "nothing is smaller and as right", "gates"], cells, LEFT)
 
 
 def _times(comparison: Mapping[str, Any], machine: Mapping[str, Any]) -> str:

@@ -63,7 +63,7 @@ def figures(line: Line, batches: Sequence[str]) -> Figures:
         "score": line.score,
         "weights_share": line.weights_share,
         "unbeaten": line.unbeaten,
-        "examples": len(line.correct),
+        "examples": len(line.scores),
         **_interval("accuracy_percent", line.accuracy, 100),
         **_interval("accuracy_change_points", line.difference, 100),
         "mcnemar_p": line.p_value,

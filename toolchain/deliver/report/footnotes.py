@@ -9,10 +9,11 @@ from toolchain.deliver.report.build import Report
 from toolchain.deliver.report.certainty import Winner
 from toolchain.deliver.report.figures import ASKED, LABEL, STATES, share_of_weights, show, state
 from toolchain.deliver.report.limits import wanted
+from toolchain.kinds.contract import Metric
 from toolchain.measure.gates import GATES
 
-#: What each weight of the score is of.
-NOUNS = {"accuracy": "accuracy", "compression": "size", "speedup": "speed"}
+#: What each weight of the score but the metric's is of.
+NOUNS = {"compression": "size", "speedup": "speed"}
 
 #: How many engines that are tied with the winner are named.
 NAMED = 5
@@ -42,25 +43,25 @@ MARKS = {
 
 
 def title(report: Report) -> str:
-    """Name, number of engines, and what accuracy is of."""
+    """Name, number of engines, and what the metric is of."""
     count = len(report.lines)
-    examples = max((len(line.correct) for line in report.lines), default=0)
+    examples = max((len(line.scores) for line in report.lines), default=0)
     engines = f"{count} engine{'' if count == 1 else 's'}"
     name = f"{report.name}: " if report.name else ""
-    return f"{name}{engines}, accuracy on {show(examples)} {report.split} examples"
+    return f"{name}{engines}, {report.kind.METRIC.name} on {show(examples)} {report.split} examples"
 
 
 def footnotes(report: Report) -> list[tuple[str, str]]:
     """``(label, text)`` in reading order: the score, accuracy, time, machine, marks, and what is not in the table."""
-    weights = report.weights
+    weights, metric = report.weights, report.kind.METRIC
     formula = (
-        f"{weights['accuracy']:g} · accuracy in percent + {weights['compression']:g} · times smaller + "
+        f"{weights['accuracy']:g} · {worth(metric)} + {weights['compression']:g} · times smaller + "
         f"{weights['speedup']:g} · times faster"
     )
     entries = [
         ("score", f"{formula}, at {report.speedup}; the baseline's bytes and time over the engine's own"),
-        ("to be shipped", f"asked of an engine: {wanted(report.limits)}; and that no gate bars it"),
-        ("accuracy", _accuracy(report)),
+        ("to be shipped", f"asked of an engine: {wanted(report.limits, metric)}; and that no gate bars it"),
+        (metric.name, _accuracy(report)),
         *_not_worse(report),
         ("time", _timing(report)),
     ]
@@ -90,8 +91,15 @@ def footnotes(report: Report) -> list[tuple[str, str]]:
 
 def _accuracy(report: Report) -> str:
     grouped = any(line.groups is not None for line in report.lines)
-    interval = "95 % Wilson interval" + (", widened for examples that hang together" if grouped else "")
-    return f"{report.split} split, {interval}"
+    binary = report.kind.METRIC.binary
+    interval = "95 % Wilson interval" if binary else "95 % interval by the paired bootstrap"
+    together = ", widened for examples that hang together" if binary else ", of groups that hang together"
+    return f"{report.split} split, {interval}" + (together if grouped else "")
+
+
+def worth(metric: Metric) -> str:
+    """Return in words the part of the score that the metric is."""
+    return f"{metric.name} in percent" if metric.unit == "%" else metric.name
 
 
 def not_worse_head(report: Report) -> str:
@@ -121,7 +129,8 @@ def _order(report: Report) -> list[tuple[str, str]]:
         tie = f"{winner.name} is tied with {tied_with(winner)}: the data do not settle which is ahead"
         settled = f"{winner.name}: the data put it ahead of every other that may be shipped"
         share = f"{winner.name} is first under {share_of_weights(winner.share)} % of all weights of the score"
-        limits = [f"{NOUNS[part]} {_range(*ends)}" for part, ends in winner.ranges.items() if ends != (0.0, math.inf)]
+        nouns = NOUNS | {"accuracy": report.kind.METRIC.name}
+        limits = [f"{nouns[part]} {_range(*ends)}" for part, ends in winner.ranges.items() if ends != (0.0, math.inf)]
         moved = f", and, one moved at a time, while the weight of {', of '.join(limits)}" if limits else ""
         notes += [("winner", tie if winner.tied else settled), ("weights", share + moved)]
     if report.pooled:

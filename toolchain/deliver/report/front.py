@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from toolchain.certainty.pareto import beats
 from toolchain.deliver.report.charts import DEEP, Room, Scale, Side
 from toolchain.deliver.report.figures import STATES, Figures, key
+from toolchain.deliver.report.metric import ACCURACY
+from toolchain.kinds.contract import Metric
 from toolchain.layers.panels import label
 from toolchain.measure.gates import BINDING
 
@@ -44,13 +46,14 @@ class Point:
     baseline: bool
 
 
-def draw(title: str, rows: Sequence[Figures], setting: str) -> str | None:
-    """Draws accuracy over size, and over the speed at a setting; None where no engine was timed.
+def draw(title: str, rows: Sequence[Figures], setting: str, metric: Metric = ACCURACY) -> str | None:
+    """Draws the metric over size, and over the speed at a setting; None where no engine was timed.
 
     Args:
         title: Stands above.
         rows: The report's figures, one per engine.
         setting: ``batch N``, whose speed against the baseline is drawn.
+        metric: The metric.
     """
     points = found(rows, setting)
     if not points:
@@ -68,7 +71,7 @@ def draw(title: str, rows: Sequence[Figures], setting: str) -> str | None:
     accuracies = Scale.around([max(point.accuracy, deepest) for point in points], logarithmic=False)
     for index, name in enumerate(charts):
         along = Scale.around([point.values[index] for point in points], logarithmic=True)
-        parts += _chart(points, index, LEFT + index * (WIDTH + GAP), name, along, accuracies)
+        parts += _chart(points, index, LEFT + index * (WIDTH + GAP), name, along, accuracies, metric)
     return "\n".join([*parts, *_legend(points, LEFT + len(charts) * (WIDTH + GAP)), "</svg>"]) + "\n"
 
 
@@ -117,12 +120,14 @@ def _number(row: Figures, name: str) -> float:
     return float(value)
 
 
-def _chart(points: Sequence[Point], index: int, left: float, title: str, along: Scale, up: Scale) -> list[str]:
+def _chart(
+    points: Sequence[Point], index: int, left: float, title: str, along: Scale, up: Scale, metric: Metric
+) -> list[str]:
     top, bottom = HEAD + TOP, HEAD + TOP + HEIGHT
     across, upward = Side(along, left, left + WIDTH), Side(up, bottom, top)
     parts = [label(left + WIDTH / 2, bottom + 38, title, anchor="middle")]
     if index == 0:
-        parts.append(label(left - 40, top - 12, "accuracy, %"))
+        parts.append(label(left - 40, top - 12, metric.axis))
     for y, shown in upward.ticks():
         parts.append(f'<line x1="{left}" y1="{y:.1f}" x2="{left + WIDTH}" y2="{y:.1f}" stroke="#e4e4e4"/>')
         parts += [label(left - 6, y + 4, shown, anchor="end")] if index == 0 else []

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toolchain.certainty.statistics import widened, wilson
+from toolchain.deliver.report import metric
 from toolchain.deliver.report.line import Line
 
 #: The most groups of examples.
@@ -36,7 +36,7 @@ def by_length(lines: Sequence[Line], split: str) -> dict[str, Any] | None:
         or lengths for two groups.
     """
     known = [len(line.evaluation.get("tokens", {}).get(split, ())) for line in lines]
-    if not lines or set(known) != {len(lines[0].correct)} or {len(line.correct) for line in lines} != set(known):
+    if not lines or set(known) != {len(lines[0].scores)} or {len(line.scores) for line in lines} != set(known):
         return None
     of = min((line for line in lines if line.row.baseline), key=lambda line: line.name, default=lines[0])
     tokens = np.asarray(of.evaluation["tokens"][split])
@@ -79,14 +79,13 @@ def _cells(line: Line, members: Sequence[NDArray[np.bool_]], split: str) -> list
     times = _times(timed, np.asarray(line.evaluation["tokens"][split])) if timed else None
     found: list[dict[str, float | None]] = []
     for inside in members:
-        right = line.correct[inside]
         groups = None if line.groups is None else line.groups[inside]
-        accuracy = widened(wilson(int(right.sum()), len(right)), right * 1.0, groups)
+        figure = metric.interval(line.kind, line.scores[inside], groups)
         found.append(
             {
-                "accuracy_percent": 100 * accuracy.estimate,
-                "accuracy_percent_low": 100 * max(0.0, accuracy.low),
-                "accuracy_percent_high": 100 * min(1.0, accuracy.high),
+                "accuracy_percent": 100 * figure.estimate,
+                "accuracy_percent_low": 100 * figure.low,
+                "accuracy_percent_high": 100 * figure.high,
                 "latency_ms": None if times is None else float(times[inside].mean()),
             }
         )

@@ -14,6 +14,8 @@ from typing import Any, Literal
 from toolchain.certainty.noninferiority import MOST_NEEDED, examples_needed
 from toolchain.deliver.report.figures import figures, key, quantity, show
 from toolchain.deliver.report.line import FAILED, Line
+from toolchain.deliver.report.metric import ACCURACY
+from toolchain.kinds.contract import Metric
 from toolchain.measure.gates import binding
 from toolchain.pipeline.limits import Limits
 
@@ -28,7 +30,7 @@ NAMES = {
     "latency_ms": ("latency", " ms", False),
     "per_s": ("sentences a second", "/s", True),
     "drop": ("change", " points", True),
-    "accuracy": ("accuracy", " %", True),
+    "accuracy": ("", "", True),  # what the metric is called
 }
 
 #: What stands in the table beside an engine that misses a limit, and beside one of which the data cannot say.
@@ -53,6 +55,7 @@ class Finding:
         high: Upper end.
         state: Whether it holds.
         reading: What the value is of, where the name does not say.
+        metric: The metric that ``accuracy`` stands for.
         needed: About how many examples would settle it, ``MOST_NEEDED`` for any more than that; None where it is
             settled, not a matter of examples, or not known.
     """
@@ -64,6 +67,7 @@ class Finding:
     high: float | None
     state: State
     reading: str = ""
+    metric: Metric = ACCURACY
     needed: int | None = None
 
     @property
@@ -92,6 +96,8 @@ class Finding:
 
     def __str__(self) -> str:
         name, unit, more = NAMES[self.limit]
+        if self.limit == "accuracy":
+            name, unit = self.metric.name, f" {self.metric.unit}".rstrip()
         side = "at least" if more else "at most"
         asked = f"{side} {number(self.limit, self.asked)}{unit} is asked"
         if self.value is None:
@@ -123,25 +129,28 @@ def floors(lines: Sequence[Mapping[str, Any]]) -> dict[int, float]:
     return {seed: KEPT_ACCURACY * value for seed, value in best.items()}
 
 
-def rule(limits: Limits) -> str:
-    """Return in words what is asked of an engine's accuracy."""
-    asked = [f"at least {show(limits.accuracy, 2)} %"] if limits.accuracy is not None else []
+def rule(limits: Limits, metric: Metric = ACCURACY) -> str:
+    """Return in words what is asked of an engine's accuracy, or of the metric that it stands for."""
+    least = f"at least {show(limits.accuracy, 2)} {metric.unit}".rstrip()
+    asked = [least] if limits.accuracy is not None else []
     asked += [f"at most {limits.drop:g} points below its baseline"] if limits.drop is not None else []
     if not asked:
-        return f"at least {100 * KEPT_ACCURACY:.0f} % of the best baseline's accuracy, as measured"
+        return f"at least {100 * KEPT_ACCURACY:.0f} % of the best baseline's {metric.name}, as measured"
     return " and ".join(asked) + (", at the worse end of its 95 % interval" if limits.confident else ", as measured")
 
 
-def wanted(limits: Limits) -> str:
+def wanted(limits: Limits, metric: Metric = ACCURACY) -> str:
     """Return in words what is asked of an engine besides the gates."""
     asked = [f"at most {limits.size_mb:g} MB"] if limits.size_mb is not None else []
     asked += [f"at most {limits.latency_ms:g} ms a text"] if limits.latency_ms is not None else []
     asked += [f"at least {limits.per_s:g} texts/s"] if limits.per_s is not None else []
     asked += [f"one of {', '.join(limits.engines)}"] if limits.engines else []
-    return "; ".join([*asked, rule(limits)])
+    return "; ".join([*asked, rule(limits, metric)])
 
 
-def findings(line: Mapping[str, Any], limits: Limits, floor: float | None, batches: Sequence[str]) -> list[Finding]:
+def findings(
+    line: Mapping[str, Any], limits: Limits, floor: float | None, batches: Sequence[str], metric: Metric = ACCURACY
+) -> list[Finding]:
     """Return an engine by every limit, and by the rule on accuracy where no limit is about it.
 
     Args:
@@ -149,6 +158,7 @@ def findings(line: Mapping[str, Any], limits: Limits, floor: float | None, batch
         limits: The limits.
         floor: The accuracy that the rule asks for, in percent; None where there is no baseline.
         batches: Every setting of the report, ``batch 1`` first.
+        metric: The metric that ``accuracy`` stands for.
     """
     result = []
     if limits.size_mb is not None:
@@ -167,7 +177,7 @@ def findings(line: Mapping[str, Any], limits: Limits, floor: float | None, batch
         value = float(line["accuracy_percent"])
         state: State = "holds" if round(value, 9) >= round(floor, 9) else "missed"
         result.append(Finding(limit="accuracy", asked=floor, value=value, low=value, high=value, state=state))
-    return result
+    return [replace(finding, metric=metric) for finding in result]
 
 
 def reasons(line: Line, limits: Limits, floor: float | None, batches: Sequence[str]) -> tuple[str, ...]:
@@ -183,7 +193,9 @@ def reasons(line: Line, limits: Limits, floor: float | None, batches: Sequence[s
     row = line.row
     apart = [] if limits.allows(row.model, row.variant, row.engine) else ["not asked for: limits.engines names others"]
     open_or_missed = [
-        each for each in findings(figures(line, batches), limits, floor, batches) if each.state != "holds"
+        each
+        for each in findings(figures(line, batches), limits, floor, batches, line.kind.METRIC)
+        if each.state != "holds"
     ]
     return (*gates, *apart, *(f"{each.mark}: {each}" for each in open_or_missed))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,19 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toolchain.certainty import noninferiority
+from toolchain import kinds
 from toolchain.certainty.noninferiority import NonInferiority
-from toolchain.certainty.statistics import (
-    Interval,
-    accuracy_difference,
-    discordant,
-    flips,
-    mcnemar,
-    speedup,
-    widened,
-    wilson,
-)
+from toolchain.certainty.statistics import Interval, speedup
 from toolchain.core.errors import StoreError
+from toolchain.deliver.report import metric
+from toolchain.kinds.contract import Kind
 from toolchain.measure import gates, records
 from toolchain.measure.gates import Verdict
 
@@ -110,16 +104,17 @@ class Line:
     Attributes:
         row: What it was made from.
         name: How the report calls it.
-        predicted: Its predicted classes, ``[examples]``.
-        correct: Which of them are right, ``[examples]``.
+        kind: The kind of task.
+        answers: Its activated answers, ``[examples, …]``; probabilities of a classifier.
+        scores: What the metric needs of each example, ``[examples, k]``.
         groups: Which examples hang together, ``[examples]``; None where they are independent.
-        accuracy: Share of right labels, 0 to 1, with its Wilson interval.
+        accuracy: The metric with its interval: the share of right labels, 0 to 1, of a classifier.
         evaluation: The rest of ``evaluation.json``.
-        difference: Accuracy against its baseline's, -1 to 1; None without one.
-        p_value: McNemar's p-value of that difference.
+        difference: The metric against its baseline's; None without one.
+        p_value: McNemar's p-value of that difference; None of a metric that does not count right examples.
         p_holm: The same, corrected for how many engines the report compares; None for the baseline.
         not_worse: Whether it is at most the report's margin worse than its baseline; None for the baseline.
-        flips: Examples labelled otherwise than by the baseline.
+        flips: Examples answered otherwise than by the baseline.
         compression: CR, bytes to download of the baseline over those of this engine.
         speedups: IS per setting (``batch 1``, ``batch 32``…) and scope: time of the baseline over time of this engine.
         round_ratios: IS of the engine alone in each round, per setting, ``[rounds]``.
@@ -135,8 +130,9 @@ class Line:
 
     row: Row
     name: str
-    predicted: NDArray[np.int64]
-    correct: NDArray[np.bool_]
+    kind: Kind
+    answers: NDArray[Any]
+    scores: NDArray[np.float64]
     accuracy: Interval
     evaluation: Mapping[str, Any]
     groups: NDArray[np.int64] | None = None
@@ -255,35 +251,44 @@ def read_line(row: Row, name: str, split: str) -> Line:
     """
     try:
         evaluation = records.evaluation(row.evaluation / "evaluation.json")
-        probabilities = np.load(row.evaluation / f"probabilities_{split}.npy", allow_pickle=False)
+        answers = np.load(row.evaluation / f"probabilities_{split}.npy", allow_pickle=False)
         gold = np.asarray(evaluation["labels"][split])
-        claimed = int(evaluation["splits"][split]["correct"])
+        claimed = evaluation["splits"][split]
+        kind = kinds.named(evaluation)
+        figure = claimed["correct"] if kind.METRIC.binary else claimed["score"]
     except (OSError, ValueError, KeyError) as error:
         raise StoreError(
             f"the evaluation of {name} ({row.evaluation}) has no readable {split!r} split: {error!r}",
             "measure it again: 'toolchain run' with --force, or report on the split that it has",
         ) from error
-    predicted = np.argmax(probabilities, axis=1).astype(np.int64)
-    if predicted.shape != gold.shape or int(np.sum(predicted == gold)) != claimed:
+    scores = kind.score(answers, gold) if len(answers) == len(gold) else np.empty((0, 1))
+    stored = evaluation.get("scores", {}).get(split)  # which evaluations of earlier versions lack
+    if not (_gives(kind, scores, figure) and (stored is None or np.allclose(stored, scores))):
+        stated = f"{figure} right labels of {len(gold)}" if kind.METRIC.binary else f"{kind.METRIC.name} of {figure}"
         raise StoreError(
-            f"the evaluation of {name} ({row.evaluation}) contradicts itself: its {split} probabilities do not give "
-            f"the {claimed} right labels of {len(gold)} that it states",
+            f"the evaluation of {name} ({row.evaluation}) contradicts itself: its {split} answers do not give the "
+            f"{stated} that it states",
             "'toolchain verify' finds what was changed; measure it again with --force",
         )
-    correct = predicted == gold
     grouped = evaluation.get("groups", {}).get(split)
     groups = None if grouped is None else np.asarray(grouped, dtype=np.int64)
-    accuracy = widened(wilson(claimed, len(gold)), correct * 1.0, groups)
-    accuracy = Interval(accuracy.estimate, max(0.0, accuracy.low), min(1.0, accuracy.high))
     return Line(
         row=row,
         name=name,
-        predicted=predicted,
-        correct=correct,
-        accuracy=accuracy,
+        kind=kind,
+        answers=answers,
+        scores=scores,
+        accuracy=metric.interval(kind, scores, groups),
         evaluation=evaluation,
         groups=groups,
     )
+
+
+def _gives(kind: Kind, scores: NDArray[np.float64], figure: float) -> bool:
+    """Return whether scores give the metric that an evaluation states."""
+    if kind.METRIC.binary:
+        return len(scores) > 0 and int(scores[:, 0].sum()) == figure
+    return len(scores) > 0 and math.isclose(kind.combine(scores), figure, rel_tol=1e-9, abs_tol=1e-9)
 
 
 def against(line: Line, base: Line, margin: float) -> dict[str, Any]:
@@ -292,15 +297,15 @@ def against(line: Line, base: Line, margin: float) -> dict[str, Any]:
     Args:
         line: The engine.
         base: Its baseline: of the same model, on the same examples, timed in the same rounds.
-        margin: Points of accuracy that it may be worse.
+        margin: Points of the metric that it may be worse.
 
     Raises:
         StoreError: The two were not evaluated on the same number of examples.
     """
-    if len(line.correct) != len(base.correct):
+    if len(line.scores) != len(base.scores):
         raise StoreError(
-            f"{line.name} was evaluated on {len(line.correct)} examples and its baseline {base.name} on "
-            f"{len(base.correct)}: they cannot be paired",
+            f"{line.name} was evaluated on {len(line.scores)} examples and its baseline {base.name} on "
+            f"{len(base.scores)}: they cannot be paired",
             "evaluate both on the same data: 'toolchain run' with --force",
         )
     speedups: dict[str, dict[str, Interval]] = {}
@@ -315,13 +320,12 @@ def against(line: Line, base: Line, margin: float) -> dict[str, Any]:
                     ratios[setting] = np.asarray(theirs) / np.asarray(ours)
     engine_only = {setting: ratios["engine"] for setting, ratios in speedups.items() if "engine" in ratios}
     slower = [gates.never_slower(engine_only)] if line.row.compressed and line is not base and engine_only else []
-    apart = line.correct * 1.0 - base.correct * 1.0
-    judged_margin = noninferiority.judge(base.correct, line.correct, margin / 100, line.groups)
+    pair = line.kind, base.scores, line.scores
     return {
-        "difference": widened(accuracy_difference(base.correct, line.correct), apart, line.groups),
-        "p_value": mcnemar(*discordant(base.correct, line.correct)),
-        "not_worse": None if line is base else judged_margin,
-        "flips": flips(base.predicted, line.predicted),
+        "difference": metric.difference(*pair, line.groups),
+        "p_value": metric.p_value(*pair),
+        "not_worse": None if line is base else metric.not_worse(*pair, margin / 100, line.groups),
+        "flips": int(line.kind.agree(base.answers, line.answers).differs.sum()),
         "compression": base.size_mb / line.size_mb,
         "speedups": speedups,
         "round_ratios": ratios,

@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from toolchain.certainty.noninferiority import Answer, answer_of, seeds_interval
 from toolchain.certainty.statistics import Interval, pooled, widened
+from toolchain.deliver.report import metric
 from toolchain.deliver.report.line import Line
 
 
@@ -21,7 +23,7 @@ class Pooled:
         name: ``model/variant/engine``, as the lines have it, without the seed.
         seeds: Its seeds.
         baseline: Whether it is the baseline.
-        accuracy: Mean share of right labels, 0 to 1.
+        accuracy: Mean of the metric, such as the share of right labels, 0 to 1.
         spread: Standard deviation of accuracy between seeds.
         difference: Accuracy against the baseline's of the same seeds, for other seeds and other examples; None for the
             baseline, and without one.
@@ -84,7 +86,7 @@ def _ahead(
     seeds = sorted(mine.keys() & theirs.keys())
     if not seeds or any(setting not in engine.speedups for engine in (first, other)):
         return False
-    apart = np.stack([mine[seed].correct * 1.0 - theirs[seed].correct * 1.0 for seed in seeds])
+    apart = _apart([(mine[seed], theirs[seed]) for seed in seeds])
     accuracy = seeds_interval(apart, mine[seeds[0]].groups).half_width
     times = [engine.speedups[setting].half_width for engine in (first, other)]
     noise = math.hypot(weights["accuracy"] * 100 * accuracy, *(weights["speedup"] * width for width in times))
@@ -98,7 +100,7 @@ def _pooled(name: str, own: Sequence[Line], bases: Mapping[tuple[str, int], Line
     baseline = all(line.row.baseline for line in own)
     difference, not_worse = None, None
     if pairs and not baseline:
-        apart = np.stack([line.correct * 1.0 - base.correct * 1.0 for line, base in pairs])
+        apart = _apart(pairs)
         groups = pairs[0][0].groups
         difference = widened(pooled(apart), apart.mean(axis=0), groups)
         not_worse = answer_of(seeds_interval(apart, groups), margin / 100)
@@ -115,6 +117,14 @@ def _pooled(name: str, own: Sequence[Line], bases: Mapping[tuple[str, int], Line
         score=float(np.mean(scores)) if len(scores) == len(own) else None,
         barred=_barred(own),
     )
+
+
+def _apart(pairs: Sequence[tuple[Line, Line]]) -> NDArray[np.float64]:
+    """Return by how much more each example contributes to the metric of one engine than of another, by seed."""
+    each = [
+        metric.contributions(one.kind, one.scores) - metric.contributions(two.kind, two.scores) for one, two in pairs
+    ]
+    return np.stack(each)
 
 
 def _barred(own: Sequence[Line]) -> tuple[str, ...]:

@@ -8,11 +8,13 @@ from typing import Any
 from toolchain.certainty.statistics import Interval
 from toolchain.deliver.report.figures import key, quantity, ratio, show
 from toolchain.deliver.report.line import UNSTABLE
+from toolchain.deliver.report.metric import ACCURACY
 from toolchain.deliver.report.page.lines import Line, barred, number, on_gpu, settings_of
+from toolchain.kinds.contract import Metric
 from toolchain.measure.gates import measurably_faster
 
 
-def scenarios(lines: Sequence[Line], asked: str = "") -> list[dict[str, Any]]:
+def scenarios(lines: Sequence[Line], asked: str = "", metric: Metric = ACCURACY) -> list[dict[str, Any]]:
     """The engine to deploy in each scenario that something here was timed for.
 
     In every scenario an engine must be one that may be shipped, and a baseline or measurably faster than its own. Then
@@ -21,7 +23,8 @@ def scenarios(lines: Sequence[Line], asked: str = "") -> list[dict[str, Any]]:
 
     Args:
         lines: Those of ``report.json``.
-        asked: What is asked of an engine's accuracy, in words.
+        asked: What is asked of an engine's metric, in words.
+        metric: The metric.
 
     Returns:
         ``scenario``, ``name`` and ``engine_key`` (None where nothing qualifies), and ``reasons``, a sentence each.
@@ -32,15 +35,17 @@ def scenarios(lines: Sequence[Line], asked: str = "") -> list[dict[str, Any]]:
     there = [line for line in lines if on_gpu(line)]
     found = []
     if "batch 1" in batches and here:
-        found.append(_chosen("edge CPU, one text at a time", here, "batch 1", asked, by_size=True))
+        found.append(_chosen("edge CPU, one text at a time", here, "batch 1", asked, metric, by_size=True))
     if largest not in ("", "batch 1") and here:
-        found.append(_chosen(f"server CPU, throughput at {largest}", here, largest, asked, by_size=False))
+        found.append(_chosen(f"server CPU, throughput at {largest}", here, largest, asked, metric, by_size=False))
     if largest and there:
-        found.append(_chosen(f"GPU, {largest}", there, largest, asked, by_size=False))
+        found.append(_chosen(f"GPU, {largest}", there, largest, asked, metric, by_size=False))
     return found
 
 
-def _chosen(scenario: str, among: Sequence[Line], setting: str, asked: str, *, by_size: bool) -> dict[str, Any]:
+def _chosen(
+    scenario: str, among: Sequence[Line], setting: str, asked: str, metric: Metric, *, by_size: bool
+) -> dict[str, Any]:
     """The engine for a scenario, and why it and no other."""
     timed = [line for line in among if _time(line, setting)]
     fast = sorted((line for line in timed if _may_be_fast(line, setting)), key=lambda line: _time(line, setting) or 0.0)
@@ -60,7 +65,8 @@ def _chosen(scenario: str, among: Sequence[Line], setting: str, asked: str, *, b
     reasons = [
         f"{_pace(chosen, setting)}{_tail(chosen, setting)}{_gain(chosen, setting)}",
         f"{quantity(chosen['size_mb'])} MB to download{_memory(chosen)}",
-        f"accuracy {show(chosen['accuracy_percent'], 2)} %{_change(chosen)}"
+        f"{metric.name} {show(chosen['accuracy_percent'], 2)} {metric.unit}".rstrip()
+        + _change(chosen)
         + (f", asked for: {asked}" if asked else ""),
     ]
     if chosen is not fit[0]:

@@ -120,19 +120,21 @@ class _Screen:
 
 def _columns(report: Report, rows: Sequence[Figures]) -> list[_Column]:
     """All columns but the names, in order; the widest terminals get all of them."""
+    metric = report.kind.METRIC
+    starred = "; * more than chance (exact McNemar test, all engines together)" if metric.binary else ""
     columns = [
         _Column("\n#", _rank),
-        _Column("accuracy\n%", lambda row: Text(show(row["accuracy_percent"], 2))),
-        _Column("±\n95 %", _reach, from_width=100, note="half of the 95 % interval of the accuracy"),
+        _Column(f"{metric.name}\n{metric.unit}", lambda row: Text(show(row["accuracy_percent"], 2))),
+        _Column("±\n95 %", _reach, from_width=100, note=f"half of the 95 % interval of the {metric.name}"),
         _Column(
             "change,\npoints", _change, from_width=92,
-            note="accuracy against the baseline; * more than chance (exact McNemar test, all engines together)",
+            note=f"{metric.name} against the baseline{starred}",
         ),
         _Column(
             f"≤ {report.margin:g}\nworse", _not_worse, from_width=116,
             note=f"whether it is at most {report.margin:g} points worse than the baseline; ? the examples cannot say",
         ),
-        _Column("labels\nchanged", lambda row: Text(show(row["label_flips"])), from_width=132),
+        _Column(f"{report.kind.WORDS[1]}\nchanged", lambda row: Text(show(row["label_flips"])), from_width=132),
         _Column("size\nMB", _shown("size_mb", rows, min, quantity)),
         _Column("times\nsmaller", _smaller, note="bytes of the baseline over its own"),
     ]  # fmt: skip

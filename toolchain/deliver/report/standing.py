@@ -46,7 +46,7 @@ def _rank(line: Line, ranked: int, weights: Mapping[str, float], setting: str) -
         return f"not ranked: {_unranked(line, setting)}"
     tie = ", within noise of the one above" if line.tied else ""
     parts = {
-        "accuracy": (weights["accuracy"], show(100 * line.accuracy.estimate, 2)),
+        line.kind.METRIC.name: (weights["accuracy"], show(100 * line.accuracy.estimate, 2)),
         "times smaller": (weights["compression"], ratio(line.compression)),
         f"times as fast at {setting}": (weights["speedup"], ratio(speedup.estimate)),
     }

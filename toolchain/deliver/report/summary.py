@@ -30,7 +30,7 @@ def summary(report: Report, page: str = "") -> list[tuple[str, str]]:
     if chosen is not None:
         rows += [("ship", chosen.name), ("why", _why(report, chosen)), ("sure", _sure(report, chosen))]
     if barred:
-        rows.append(("not", f"{_counted(barred)}; asked: {wanted(report.limits)}"))
+        rows.append(("not", f"{_counted(barred)}; asked: {wanted(report.limits, report.kind.METRIC)}"))
     more = _more(report)
     if page or more:
         rows.append(("page", page + (f" (-v: {more})" if more else "")))
@@ -61,7 +61,7 @@ def _why(report: Report, line: Line) -> str:
     if line.row.baseline:
         figures.append("the baseline itself")
     elif line.difference is not None:
-        figures.append(f"{show(100 * line.difference.estimate, 2, sign=True)} points of accuracy")
+        figures.append(f"{show(100 * line.difference.estimate, 2, sign=True)} points of {report.kind.METRIC.name}")
     return f"{what}: {', '.join(figures)}" + ("; size only: not for speed" if line.size_only else "")
 
 
@@ -78,7 +78,7 @@ def _sure(report: Report, line: Line) -> str:
     if line.not_worse is not None:
         parts.append(f"at most {report.margin:g} points worse: {line.not_worse}")
     if line.row.objection:
-        parts.append("its accuracy is not certified")
+        parts.append(f"its {report.kind.METRIC.name} is not certified")
     if line.unstable(report.speedup):
         parts.append("its times are unstable")
     return "; ".join(parts) or "nothing else to compare it with"

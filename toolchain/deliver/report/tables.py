@@ -30,6 +30,7 @@ from toolchain.deliver.report.figures import (
 from toolchain.deliver.report.footnotes import footnotes, not_worse_head, title
 from toolchain.deliver.report.lengths import by_length, span
 from toolchain.deliver.report.limits import rule
+from toolchain.deliver.report.metric import as_json
 from toolchain.deliver.report.scenarios import scenarios, told
 from toolchain.deliver.report.standing import standing
 from toolchain.measure.gates import GATES, Verdict
@@ -41,16 +42,17 @@ STATE_CELLS = {"passed": "passed", "failed": "**failed**", "not run": "not run",
 
 def to_json(report: Report) -> dict[str, Any]:
     """The report as plain JSON values: every figure of every line, and what was timed, round by round."""
-    lines = _lines(report)
+    lines, metric = _lines(report), report.kind.METRIC
     told: dict[str, Any] = _finite(
         {
             "name": report.name,
+            "metric": as_json(metric),
             "split": report.split,
             "weights": dict(report.weights),
             "speedup": report.speedup,
             "margin": report.margin,
             "limits": plain(report.limits),
-            "rule": rule(report.limits),
+            "rule": rule(report.limits, metric),
             "machine": dict(report.machine),
             "settings": dict(report.settings),
             "lines": lines,
@@ -66,7 +68,7 @@ def to_json(report: Report) -> dict[str, Any]:
             "notes": list(report.notes),
             "made": dict(report.made),
             "test_set": _test_set(report),
-            "scenarios": scenarios(lines, rule(report.limits)),
+            "scenarios": scenarios(lines, rule(report.limits, metric), metric),
             "lengths": by_length(report.lines, report.split),
         }
     )
@@ -128,18 +130,18 @@ def csv_text(report: Report) -> str:
 
 
 def markdown(report: Report) -> str:
-    """The ranked table, one table each on accuracy, size and time, and what is to be known about them."""
-    found = [figures(line, report.batches) for line in report.lines]
+    """The ranked table, one table each on the metric, size and time, and what is to be known about them."""
+    found, asked = [figures(line, report.batches) for line in report.lines], rule(report.limits, report.kind.METRIC)
     blocks = [f"# {title(report)}", _ranking(report, found)]
     if report.recommendations:
         chosen = [f"- **{item.goal}**: `{item.name}` ({item.reason})" for item in report.recommendations]
-        blocks += ["## What to ship", f"Of engines that no gate bars, with {rule(report.limits)}:", "\n".join(chosen)]
+        blocks += ["## What to ship", f"Of engines that no gate bars, with {asked}:", "\n".join(chosen)]
     if report.winner:
         blocks += ["## How sure the ranking is", _certainty(report, found), _fronts(report)]
-    where = scenarios(_finite(_lines(report)), rule(report.limits))
+    where = scenarios(_finite(_lines(report)), asked, report.kind.METRIC)
     if where:
         blocks += ["## Where to deploy what", "\n".join(told(where))]
-    blocks += ["## Accuracy against the baseline", _accuracy(report, found)]
+    blocks += [f"## {report.kind.METRIC.title} against the baseline", _accuracy(report, found)]
     if report.pooled:
         blocks += ["## Over the seeds", _pooled(report)]
     blocks += ["## Size and memory", _size(found)]
@@ -174,7 +176,7 @@ def write(report: Report, folder: Path) -> None:
     found = to_json(report)
     (folder / kept.REPORT).write_text(kept.text(found), encoding="utf-8")
     rows = [figures(line, report.batches) for line in report.lines]
-    picture = front.draw(title(report), rows, report.speedup)
+    picture = front.draw(title(report), rows, report.speedup, report.kind.METRIC)
     (folder / "front.svg").unlink(missing_ok=True)  # of another run
     if picture is not None:
         (folder / "front.svg").write_text(picture, encoding="utf-8")
@@ -183,7 +185,7 @@ def write(report: Report, folder: Path) -> None:
 
 def _ranking(report: Report, rows: Sequence[Figures]) -> str:
     batches = [setting for setting in report.batches if setting != "batch 1"]
-    heads = ["#", "engine", "accuracy %", "size MB", "times smaller", "ms a text", "times faster"]
+    heads = ["#", "engine", report.kind.METRIC.heading, "size MB", "times smaller", "ms a text", "times faster"]
     heads += [head for setting in batches for head in (f"texts/s {setting}", f"times faster {setting}")]
     cells = []
     for row in rows:
@@ -221,8 +223,8 @@ def _certainty(report: Report, rows: Sequence[Figures]) -> str:
 def _fronts(report: Report) -> str:
     """What nothing beats, for every model and seed."""
     return "\n".join(
-        f"- nothing beats {', '.join(f'`{name}`' for name in front.engines)} in accuracy, size and speed at "
-        f"{report.speedup} together ({front.model and f'{front.model}, '}seed {front.seed})"
+        f"- nothing beats {', '.join(f'`{name}`' for name in front.engines)} in {report.kind.METRIC.name}, size and "
+        f"speed at {report.speedup} together ({front.model and f'{front.model}, '}seed {front.seed})"
         for front in report.fronts
     )
 
@@ -231,7 +233,8 @@ def _pooled(report: Report) -> str:
     """Engines over their seeds: what holds for other seeds too."""
     rows = [pooled_figures(engine, report.batches) for engine in report.pooled]
     heads = [
-        "#", "engine", "seeds", "accuracy %", "± between seeds", "change, points", not_worse_head(report), "size MB",
+        "#", "engine", "seeds", report.kind.METRIC.heading, "± between seeds", "change, points",
+        not_worse_head(report), "size MB",
     ]  # fmt: skip
     cells = [
         [
@@ -255,8 +258,10 @@ def _pooled(report: Report) -> str:
 
 
 def _accuracy(report: Report, rows: Sequence[Figures]) -> str:
-    heads = ["engine", "accuracy %", "change, points", not_worse_head(report)]
-    heads += ["p-value (McNemar)", "p-value, all engines (Holm)", "labels changed", "examples"]
+    metric = report.kind.METRIC
+    heads = ["engine", metric.heading, "change, points", not_worse_head(report)]
+    heads += ["p-value (McNemar)", "p-value, all engines (Holm)"] if metric.binary else []
+    heads += [f"{report.kind.WORDS[1]} changed", "examples"]
     told = {line.name: str(line.not_worse or "-") for line in report.lines}
     cells = [
         [
@@ -264,8 +269,7 @@ def _accuracy(report: Report, rows: Sequence[Figures]) -> str:
             _ranged(row, "accuracy_percent"),
             _ranged(row, "accuracy_change_points", sign=True),
             told[str(row["name"])],
-            _p_value(row, "mcnemar_p"),
-            _p_value(row, "mcnemar_p_holm"),
+            *([_p_value(row, "mcnemar_p"), _p_value(row, "mcnemar_p_holm")] if metric.binary else []),
             show(row["label_flips"]),
             show(row["examples"]),
         ]
@@ -325,9 +329,10 @@ def _throughput(rows: Sequence[Figures], setting: str) -> str:
 
 
 def _lengths(report: Report, found: dict[str, Any]) -> str:
-    """Accuracy and latency of each engine in groups of examples."""
-    groups = found["groups"]
-    heads = ["engine", *(f"% at {span(group)}" for group in groups), *(f"ms at {span(group)}" for group in groups)]
+    """The metric and latency of each engine in groups of examples."""
+    groups, metric = found["groups"], report.kind.METRIC
+    heads = ["engine", *(f"{metric.unit or metric.name} at {span(group)}" for group in groups)]
+    heads += [f"ms at {span(group)}" for group in groups]
     cells = [
         [
             line.name,

@@ -91,7 +91,7 @@ class _Line(_Part):
     rank_low: Count | None = None
     rank_high: Count | None = None
     examples: Count | None = None
-    accuracy_percent: Annotated[float, Field(ge=0, le=100)] | None
+    accuracy_percent: Annotated[float, Field(ge=-100, le=100)] | None
     size_mb: Positive | None
     compression: Positive | None = None
     score: Number | None = None
@@ -220,8 +220,15 @@ class _Lengths(_Part):
         return self
 
 
+class _Metric(_Part):
+    name: Annotated[str, StringConstraints(min_length=1, max_length=100)]
+    unit: Annotated[str, StringConstraints(max_length=20)]
+    binary: bool
+
+
 class _Report(_Part):
     name: Text
+    metric: _Metric | None = None
     split: Text
     weights: _Weights
     speedup: Text

@@ -7,6 +7,7 @@ from typing import Any
 
 from toolchain.deliver.report.compare_text import by_accuracy, heading, on_front, settings_on
 from toolchain.deliver.report.figures import key, quantity, ratio, show
+from toolchain.deliver.report.metric import of_report
 from toolchain.deliver.report.page import planes, table
 from toolchain.deliver.report.page.document import WIDTHS, assemble, both, figure, known, scroll
 from toolchain.deliver.report.page.markup import Markup, breakable, fill, join
@@ -27,14 +28,15 @@ def html(comparison: Mapping[str, Any]) -> str:
     rules = fill("<ul>{}</ul>", join(fill("<li>{}</li>", rule) for rule in comparison["rules"]))
     parts = [("runs", "Runs", _runs(comparison)), ("rules", "What is compared", rules)]
     for at, test_set in enumerate(comparison["test_sets"]):
-        title = f"Accuracy and size: {test_set['told']}"
+        title = f"{of_report(test_set).title} and size: {test_set['told']}"
         parts.append((f"accuracy-{at}", title, _sizes(comparison, test_set) + _scatter(comparison, test_set)))
     for at, machine in enumerate(comparison["machines"]):
         parts.append((f"times-{at}", f"Times: {machine['told']}", _times(comparison, machine)))
     parts.append(("same", "Engines of one name in several runs", _same(comparison)))
     runs = ", ".join(run["label"] for run in comparison["runs"])
     header = fill('<h1>{}</h1><p class="lead">{}</p>', heading(comparison), runs)
-    return assemble(heading(comparison), header, parts, known(comparison["lines"], []))
+    metric = of_report(next(iter(comparison["test_sets"]), {}))
+    return assemble(heading(comparison), header, parts, known(comparison["lines"], [], metric))
 
 
 def _runs(comparison: Mapping[str, Any]) -> Markup:
@@ -66,13 +68,20 @@ def _scatter(comparison: Mapping[str, Any], test_set: Mapping[str, Any]) -> Mark
         for index in inside
     ]
     along = planes.abscissas([])[0]
-    drawn = both(planes.scatter(lines, along, narrow=narrow, shapes="run", of=inside) for _, narrow in WIDTHS)
+    metric = of_report(test_set)
+    drawn = both(planes.scatter(lines, along, metric, narrow=narrow, shapes="run", of=inside) for _, narrow in WIDTHS)
     return figure(drawn)
 
 
 def _sizes(comparison: Mapping[str, Any], test_set: Mapping[str, Any]) -> Markup:
     heads = [("#", "sorts"), ("run", "words sorts"), ("engine", "name sorts")]
-    heads += [("accuracy %", "sorts"), ("size MB", "sorts"), ("CR", "sorts"), ("front", "sorts"), ("gates", "marks")]
+    heads += [
+        (of_report(test_set).heading, "sorts"),
+        ("size MB", "sorts"),
+        ("CR", "sorts"),
+        ("front", "sorts"),
+        ("gates", "marks"),
+    ]
     index = {id(line): at for at, line in enumerate(comparison["lines"])}
     rows = []
     for place, line in enumerate(by_accuracy(comparison, test_set), start=1):
@@ -89,7 +98,7 @@ def _sizes(comparison: Mapping[str, Any], test_set: Mapping[str, Any]) -> Markup
         )
         row = '<tr data-line="{}" class="{}">{}</tr>'
         rows.append(fill(row, index[id(line)], "chosen" if first else "", cells))
-    name = f"Accuracy and size, {test_set['told']}"
+    name = f"{of_report(test_set).title} and size, {test_set['told']}"
     return scroll(
         _table(name, heads, rows, f"sortable{table.compact(comparison['lines'])}"),
         name,

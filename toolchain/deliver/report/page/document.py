@@ -9,11 +9,13 @@ from typing import Any
 
 from toolchain import __version__
 from toolchain.deliver.report.figures import key, quantity, ratio, show
+from toolchain.deliver.report.metric import of_report
 from toolchain.deliver.report.page import lengths, planes, rows, sections, table
 from toolchain.deliver.report.page.lines import Line, barred, number, settings_of
 from toolchain.deliver.report.page.markup import Markup, fill, join, page
 from toolchain.deliver.report.page.style import read, sheet
 from toolchain.deliver.report.page.svg import Picture
+from toolchain.kinds.contract import Metric
 
 #: Words of a picture's two widths.
 WIDTHS = (("wide", False), ("narrow", True))
@@ -27,17 +29,17 @@ def html(report: Mapping[str, Any], drawings: Sequence[tuple[str, str]] = ()) ->
         drawings: ``(title, svg)`` of other pictures that belong to it, such as sensitivities of layers.
     """
     lines: Sequence[Line] = report["lines"]
-    settings = settings_of(lines)
+    settings, metric = settings_of(lines), of_report(report)
     found = [
         ("ship", "What to ship", sections.choices(report)),
-        ("table", "Engines", _table(lines, settings, sections.chosen(report))),
-        ("accuracy", "Accuracy", figure(accuracy(lines))),
-        ("size", "Size and speed", _scatters(lines, settings)),
-        ("parallel", "Trade-offs", _parallel(lines, settings)),
+        ("table", "Engines", _table(lines, settings, sections.chosen(report), metric)),
+        ("accuracy", metric.title, figure(accuracy(lines, metric))),
+        ("size", "Size and speed", _scatters(lines, settings, metric)),
+        ("parallel", "Trade-offs", _parallel(lines, settings, metric)),
         ("times", "Times", _times(lines, settings)),
-        ("lengths", "Lengths", _lengths(lines, report.get("lengths"))),
+        ("lengths", "Lengths", _lengths(lines, report.get("lengths"), metric)),
         ("certainty", "Certainty", sections.certainty(report)),
-        ("seeds", "Over the seeds", _pooled(report.get("pooled") or [], settings)),
+        ("seeds", "Over the seeds", _pooled(report.get("pooled") or [], settings, metric)),
         ("gates", "Gates", _gates(lines)),
         ("layers", "Layers", _drawings(drawings)),
         ("made", "How it was made", sections.made(report)),
@@ -45,7 +47,7 @@ def html(report: Mapping[str, Any], drawings: Sequence[tuple[str, str]] = ()) ->
         ("all", "Every figure", _every(lines)),
     ]
     title = f"{report['name'] or 'report'}: {len(lines)} engines"
-    return assemble(title, sections.heading(report), found, known(lines, settings))
+    return assemble(title, sections.heading(report), found, known(lines, settings, metric))
 
 
 def assemble(title: str, header: Markup, parts: Sequence[tuple[str, str, Markup]], engines: Markup) -> str:
@@ -76,19 +78,19 @@ def pictures(report: Mapping[str, Any]) -> dict[str, str]:
         report: ``report.json``.
     """
     lines = report["lines"]
-    settings = settings_of(lines)
+    settings, metric = settings_of(lines), of_report(report)
     drawn = {
-        "accuracy.svg": rows.accuracy(lines, narrow=False),
-        "size.svg": planes.scatter(lines, planes.abscissas(settings)[0], narrow=False),
-        "parallel.svg": planes.parallel(lines, settings, narrow=False),
+        "accuracy.svg": rows.accuracy(lines, metric, narrow=False),
+        "size.svg": planes.scatter(lines, planes.abscissas(settings)[0], metric, narrow=False),
+        "parallel.svg": planes.parallel(lines, settings, metric, narrow=False),
     }
     heading = sections.title(report)
     return {name: picture.alone(heading) for name, picture in drawn.items() if picture is not None}
 
 
-def accuracy(lines: Sequence[Line]) -> Markup:
+def accuracy(lines: Sequence[Line], metric: Metric) -> Markup:
     """The bars, in both widths."""
-    return both(rows.accuracy(lines, narrow=narrow) for _, narrow in WIDTHS)
+    return both(rows.accuracy(lines, metric, narrow=narrow) for _, narrow in WIDTHS)
 
 
 def both(drawn: Iterable[Picture | None]) -> Markup:
@@ -120,11 +122,11 @@ def _tabs(name: str, items: Sequence[tuple[str, Markup]]) -> Markup:
     return fill('<div class="tabs" role="group">{}{}</div>', buttons, bodies)
 
 
-def _table(lines: Sequence[Line], settings: Sequence[str], chosen: Collection[str]) -> Markup:
+def _table(lines: Sequence[Line], settings: Sequence[str], chosen: Collection[str], metric: Metric) -> Markup:
     if not lines:
         return Markup("<p>No engine was evaluated.</p>")
-    body = scroll(table.ranked(lines, settings, chosen), "Ranking", table.RANKED)
-    return sections.filters(lines) + body + table.meanings(lines, settings)
+    body = scroll(table.ranked(lines, settings, chosen, metric), "Ranking", table.RANKED)
+    return sections.filters(lines) + body + table.meanings(lines, settings, metric)
 
 
 def scroll(body: Markup, name: str, told: str, *, tall: bool = False) -> Markup:
@@ -137,21 +139,21 @@ def scroll(body: Markup, name: str, told: str, *, tall: bool = False) -> Markup:
     )  # fmt: skip
 
 
-def _scatters(lines: Sequence[Line], settings: Sequence[str]) -> Markup:
+def _scatters(lines: Sequence[Line], settings: Sequence[str], metric: Metric) -> Markup:
     items = []
     for along in planes.abscissas(settings):
-        drawn = both(planes.scatter(lines, along, narrow=narrow) for _, narrow in WIDTHS)
+        drawn = both(planes.scatter(lines, along, metric, narrow=narrow) for _, narrow in WIDTHS)
         if drawn:
             items.append((along.words, figure(drawn)))
     return _tabs("over", items) if items else Markup("")
 
 
-def _parallel(lines: Sequence[Line], settings: Sequence[str]) -> Markup:
-    drawn = both(planes.parallel(lines, settings, narrow=narrow) for _, narrow in WIDTHS)
+def _parallel(lines: Sequence[Line], settings: Sequence[str], metric: Metric) -> Markup:
+    drawn = both(planes.parallel(lines, settings, metric, narrow=narrow) for _, narrow in WIDTHS)
     form = fill(
         '<div class="limits" role="group" aria-label="Limits">Drag along an axis, or type limits: {}'
         '<button type="button">Clear</button><output aria-live="polite"></output></div>',
-        join(_limit(axis) for axis in planes.limited(settings)),
+        join(_limit(axis) for axis in planes.limited(settings, metric)),
     )
     return figure(drawn, form)
 
@@ -173,18 +175,18 @@ def _times(lines: Sequence[Line], settings: Sequence[str]) -> Markup:
     return _tabs("spread", items) if items else Markup("")
 
 
-def _lengths(lines: Sequence[Line], found: Mapping[str, Any] | None) -> Markup:
+def _lengths(lines: Sequence[Line], found: Mapping[str, Any] | None, metric: Metric) -> Markup:
     if not found:
         return Markup("")
     items = []
-    for name, words in lengths.FIGURES:
+    for name, words in (("accuracy_percent", metric.axis), ("latency_ms", "latency at batch 1, ms")):
         drawn = both(lengths.threads(lines, found, name, words, narrow=narrow) for _, narrow in WIDTHS)
         items += [(words, figure(drawn))] if drawn else []
     return _tabs("length", items) if items else Markup("")
 
 
-def _pooled(engines: Sequence[Line], settings: Sequence[str]) -> Markup:
-    return scroll(table.pooled(engines, settings), "Over the seeds", table.POOLED) if engines else Markup("")
+def _pooled(engines: Sequence[Line], settings: Sequence[str], metric: Metric) -> Markup:
+    return scroll(table.pooled(engines, settings, metric), "Over the seeds", table.POOLED) if engines else Markup("")
 
 
 def _gates(lines: Sequence[Line]) -> Markup:
@@ -211,17 +213,17 @@ def _every(lines: Sequence[Line]) -> Markup:
     return fill('<details class="more"><summary>Show all figures, to six digits</summary>{}</details>', body)
 
 
-def known(lines: Sequence[Line], settings: Sequence[str]) -> Markup:
+def known(lines: Sequence[Line], settings: Sequence[str], metric: Metric) -> Markup:
     """What the script needs to know of each engine, as JSON that may stand in a page."""
     found = []
     for line in lines:
-        tip = [f"{show(line['accuracy_percent'], 2)} %", f"{quantity(line['size_mb'])} MB"]
+        tip = [f"{show(line['accuracy_percent'], 2)} {metric.unit or metric.name}", f"{quantity(line['size_mb'])} MB"]
         for setting in settings:
             gain = number(line, f"speedup_{key(setting)}")
             tip += [f"{ratio(gain)} times faster at {setting}"] if gain is not None else []
         tip += line["marks"]
         known = {"name": line["name"], "model": line["model"], "runtime": line["engine"], "ships": not barred(line)}
-        figures = {axis.name: number(line, axis.name) for axis in planes.limited(settings)}
+        figures = {axis.name: number(line, axis.name) for axis in planes.limited(settings, metric)}
         found.append({**known, "tip": " · ".join(tip), "figures": figures})
     text = json.dumps(found, ensure_ascii=False)
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))

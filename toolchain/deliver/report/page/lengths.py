@@ -13,9 +13,6 @@ from toolchain.deliver.report.page.lines import Line, label, method, sound
 from toolchain.deliver.report.page.planes import levels
 from toolchain.deliver.report.page.svg import Picture, group, line, text, thread
 
-#: What is drawn over the length of a text: its name in a cell, and in words.
-FIGURES = (("accuracy_percent", "accuracy, %"), ("latency_ms", "latency at batch 1, ms"))
-
 
 def threads(
     lines: Sequence[Line], found: Mapping[str, Any], figure: str, words: str, *, narrow: bool
@@ -25,7 +22,7 @@ def threads(
     Args:
         lines: The report's.
         found: Its ``lengths``.
-        figure: One of ``FIGURES``.
+        figure: Its name in a cell: ``accuracy_percent``, which is the metric, or ``latency_ms``.
         words: What that is.
         narrow: Whether it is for a phone.
     """

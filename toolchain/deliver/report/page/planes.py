@@ -1,4 +1,4 @@
-"""Pictures with one mark or one thread for each engine: accuracy over another figure, and parallel coordinates."""
+"""Pictures with one mark or one thread for each engine: the metric over another figure, and parallel coordinates."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from toolchain.deliver.report.page import legend
 from toolchain.deliver.report.page.lines import Line, front, label, method, models, number, sound
 from toolchain.deliver.report.page.markup import Markup, fill, join
 from toolchain.deliver.report.page.svg import LETTER, Picture, group, line, mark, text, thread
+from toolchain.kinds.contract import Metric
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Dimension:
 
 
 def abscissas(settings: Sequence[str]) -> list[Dimension]:
-    """What accuracy is drawn over: size, latency, and throughput at each batch size."""
+    """What the metric is drawn over: size, latency, and throughput at each batch size."""
     rates = [setting for setting in settings if setting != "batch 1"]
     return [
         Dimension("size_mb", "size, MB", more=False),
@@ -44,13 +45,15 @@ def abscissas(settings: Sequence[str]) -> list[Dimension]:
 
 
 def scatter(
-    lines: Sequence[Line], along: Dimension, *, narrow: bool, shapes: str = "model", of: Sequence[int] | None = None
-) -> Picture | None:
-    """Accuracy over another figure, with what no sound engine beats in both; None where no engine has both.
+    lines: Sequence[Line], along: Dimension, metric: Metric, *, narrow: bool, shapes: str = "model",
+    of: Sequence[int] | None = None,
+) -> Picture | None:  # fmt: skip
+    """The metric over another figure, with what no sound engine beats in both; None where no engine has both.
 
     Args:
         lines: The report's.
         along: The other figure.
+        metric: The metric.
         narrow: Whether it is for a phone.
         shapes: What the lines' model stands for.
         of: The places of the lines in the page, where they are not all of its lines.
@@ -69,16 +72,17 @@ def scatter(
     across = Side(along_x, left, right)
     up = Side(Scale.around([max(y, deepest) for _, y in drawn.values()], logarithmic=False), bottom, top)
     places = {index: (across.at(x), up.at(y)) for index, (x, y) in drawn.items()}
-    parts = [text(left - 30 if narrow else left - 40, 12, "accuracy, %", kind="tick"), *levels(up, left, right)]
+    parts = [text(left - 30 if narrow else left - 40, 12, metric.axis, kind="tick"), *levels(up, left, right)]
     for x, shown in across.ticks():
         parts += [line(x, top, x, bottom, "rule"), text(x, bottom + 15, shown, anchor="middle", kind="tick")]
     better = "more is better" if along.more else "less is better"
     parts.append(text((left + right) / 2, bottom + 32, f"{along.words}; {better}", anchor="middle", kind="tick"))
     best = [index for index in front(lines, along.name, more=along.more) if index in places]
     parts.append(_staircase([places[index] for index in best]))
-    parts += _marks(lines, drawn, places, along, set(best), up.scale.low, right + 8, of or range(len(lines)))
+    of = of or range(len(lines))
+    parts += _marks(lines, drawn, places, (along, metric), set(best), up.scale.low, right + 8, of)
     keys, taken = legend.draw(lines, height, width, shapes=shapes)
-    title = f"Accuracy over {along.words}; the line joins what no sound engine beats in both; numbers are ranks"
+    title = f"{metric.title} over {along.words}; the line joins what no sound engine beats in both; numbers are ranks"
     return Picture(f"scatter-{along.name.replace('_', '-')}", title, width, height + taken, (*parts, *keys))
 
 
@@ -101,13 +105,14 @@ def _marks(
     lines: Sequence[Line],
     drawn: dict[int, tuple[float, float]],
     places: dict[int, tuple[float, float]],
-    along: Dimension,
+    axes: tuple[Dimension, Metric],
     best: set[int],
     lowest: float,
     edge: float,
     of: Sequence[int],
 ) -> list[Markup]:
     """Marks with their numbers: first those of the front, so that theirs find room."""
+    along, metric = axes
     shapes = {name: shape for shape, name in enumerate(models(lines))}
     room = Room(list(places.values()), edge, LETTER)
     parts = []
@@ -117,40 +122,43 @@ def _marks(
         told = label(each) + (f": {show(accuracy, 1)}" if accuracy < lowest else "")
         at = room.take((x, y), told)
         named = text(at.x, at.y, told, anchor=at.anchor, kind="strong" if index in best else "") if at else Markup("")
-        said = f"{each['name']}: accuracy {show(accuracy, 2)} %, {along.words} {quantity(value)}"
+        reached = f"{metric.name} {show(accuracy, 2)} {metric.unit}".rstrip()
+        said = f"{each['name']}: {reached}, {along.words} {quantity(value)}"
         data = {"x": value, "y": accuracy, "front": "yes" if index in best else "no"}
         drawn_mark = mark(x, y, shapes[each["model"]]) + named
         parts.append(group(of[index], method(each), said, drawn_mark, data, hollow=not sound(each)))
     return parts[::-1]
 
 
-def dimensions(settings: Sequence[str]) -> list[Dimension]:
-    """The axes of the parallel coordinates: size, accuracy, and speedup at each setting."""
+def dimensions(settings: Sequence[str], metric: Metric) -> list[Dimension]:
+    """The axes of the parallel coordinates: size, the metric, and speedup at each setting."""
     return [
         Dimension("size_mb", "size, MB", more=False),
-        Dimension("accuracy_percent", "accuracy, %", more=True, logarithmic=False),
+        Dimension("accuracy_percent", metric.axis, more=True, logarithmic=False),
         *(Dimension(f"speedup_{key(setting)}", f"× at {setting}", more=True) for setting in settings),
     ]
 
 
-def limited(settings: Sequence[str]) -> list[Dimension]:
+def limited(settings: Sequence[str], metric: Metric) -> list[Dimension]:
     """Return the figures that a reader may limit: those of the axes, milliseconds and sentences a second."""
     times = [axis for axis in abscissas(settings) if axis.name != "size_mb"]
-    return [*dimensions(settings)[:2], *times, *dimensions(settings)[2:]]
+    axes = dimensions(settings, metric)
+    return [*axes[:2], *times, *axes[2:]]
 
 
-def parallel(lines: Sequence[Line], settings: Sequence[str], *, narrow: bool) -> Picture | None:
-    """A thread for each engine through its size, accuracy and speedups; the better, the higher.
+def parallel(lines: Sequence[Line], settings: Sequence[str], metric: Metric, *, narrow: bool) -> Picture | None:
+    """A thread for each engine through its size, the metric and speedups; the better, the higher.
 
     Args:
         lines: The report's.
         settings: Those that were timed.
+        metric: The metric.
         narrow: Whether it is for a phone.
 
     Returns:
         None where no engine has all of them.
     """
-    axes = dimensions(settings)
+    axes = dimensions(settings, metric)
     whole = {
         index: [float(each[axis.name]) for axis in axes]
         for index, each in enumerate(lines)
@@ -186,7 +194,7 @@ def parallel(lines: Sequence[Line], settings: Sequence[str], *, narrow: bool) ->
     for at, axis in enumerate(axes):
         parts += _axis(axis, sides[at], places[at], top, bottom)
     keys, below = legend.draw(lines, height + 8, width)
-    title = "Size, accuracy and speedup of each engine; the higher on an axis, the better; numbers are ranks"
+    title = f"Size, {metric.name} and speedup of each engine; the higher on an axis, the better; numbers are ranks"
     return Picture("parallel", title, width, height + 8 + below, (*reversed(threads), *parts, *keys))
 
 

@@ -12,6 +12,7 @@ from toolchain.deliver.report.page import legend
 from toolchain.deliver.report.page.lines import Line, label, method, models, number, short, sound
 from toolchain.deliver.report.page.markup import Markup, fill, join
 from toolchain.deliver.report.page.svg import Picture, dot, fit, group, line, text
+from toolchain.kinds.contract import Metric
 
 #: Pixels: room for what stands above the rows, and below them.
 TOP, BOTTOM = 22, 12
@@ -63,11 +64,12 @@ class Layout:
         return parts
 
 
-def accuracy(lines: Sequence[Line], *, narrow: bool) -> Picture | None:
-    """Accuracy by model and method, with intervals; None where there is none.
+def accuracy(lines: Sequence[Line], metric: Metric, *, narrow: bool) -> Picture | None:
+    """The metric by model and method, with intervals; None where there is none.
 
     Args:
         lines: The report's.
+        metric: The metric.
         narrow: Whether it is for a phone.
     """
     known = [index for index, each in enumerate(lines) if number(each, "accuracy_percent") is not None]
@@ -88,7 +90,7 @@ def accuracy(lines: Sequence[Line], *, narrow: bool) -> Picture | None:
         members = [index for index in known if lines[index]["model"] == name]
         start = y
         for index in members:
-            parts.append(_bar(lines, index, scale, layout, y))
+            parts.append(_bar(lines, index, scale, layout, y, metric))
             y += layout.row
         base = next((lines[index] for index in members if lines[index]["baseline"]), None)
         if base is not None:
@@ -96,12 +98,14 @@ def accuracy(lines: Sequence[Line], *, narrow: bool) -> Picture | None:
             parts.append(line(x, start, x, y, "reference"))
         y += 8
     keys, height = legend.draw(lines, y + BOTTOM, layout.width)
-    title = f"Accuracy in % with 95 % intervals; bars begin at {scale.low:.1f} %; dashed: the model's baseline"
+    start_at = f"{scale.low:.1f} {metric.unit}".rstrip()
+    name = f"{metric.title} in {metric.unit}" if metric.unit else metric.title
+    title = f"{name} with 95 % intervals; bars begin at {start_at}; dashed: the model's baseline"
     grid = layout.grid(scale, TOP, y, "")
     return Picture("accuracy", title, layout.width, int(y + BOTTOM + height), (*grid, *parts, *keys))
 
 
-def _bar(lines: Sequence[Line], index: int, scale: Scale, layout: Layout, top: float) -> Markup:
+def _bar(lines: Sequence[Line], index: int, scale: Scale, layout: Layout, top: float, metric: Metric) -> Markup:
     """The row of an engine; what is far below the others has no bar."""
     each = lines[index]
     value, low, high = (each[f"accuracy_percent{end}"] for end in ("", "_low", "_high"))
@@ -117,7 +121,8 @@ def _bar(lines: Sequence[Line], index: int, scale: Scale, layout: Layout, top: f
         parts += join(line(x, middle - half / 2, x, middle + half / 2, "whisker") for x in ends[1:])
     else:
         parts += text(layout.left + 2, middle + 4, "below the scale", kind="quiet")
-    said = f"{each['name']}: accuracy {show(value, 2)} % [{show(low, 2)}, {show(high, 2)}]"
+    reached = f"{metric.name} {show(value, 2)} {metric.unit}".rstrip()
+    said = f"{each['name']}: {reached} [{show(low, 2)}, {show(high, 2)}]"
     data = {"accuracy": value, "low": low, "high": high}
     return group(index, method(each), said, parts, data, hollow=not sound(each))
 

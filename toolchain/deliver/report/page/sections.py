@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from toolchain.deliver.report.figures import show
-from toolchain.deliver.report.footnotes import MARKS
+from toolchain.deliver.report.footnotes import MARKS, worth
+from toolchain.deliver.report.metric import of_report
 from toolchain.deliver.report.page.lines import Line, models
 from toolchain.deliver.report.page.markup import Markup, breakable, fill, join
 from toolchain.deliver.report.scenarios import scenarios
@@ -14,11 +15,12 @@ from toolchain.deliver.report.take import take
 
 
 def title(report: Mapping[str, Any]) -> str:
-    """Name, number of engines, and what accuracy is of."""
+    """Name, number of engines, and what the metric is of."""
     lines = report["lines"]
     examples = max((line.get("examples") or 0 for line in lines), default=0)
     engines = f"{len(lines)} engine{'' if len(lines) == 1 else 's'}"
-    return f"{report['name'] or 'report'}: {engines}, accuracy on {show(examples)} {report['split']} examples"
+    metric = of_report(report).name
+    return f"{report['name'] or 'report'}: {engines}, {metric} on {show(examples)} {report['split']} examples"
 
 
 def heading(report: Mapping[str, Any]) -> Markup:
@@ -141,8 +143,8 @@ def certainty(report: Mapping[str, Any]) -> Markup:
         for found in report.get("fronts") or ()
     ]
     if items:
-        unbeaten = "<p>Beaten by no sound engine in accuracy, size and speed together:</p><ul>{}</ul>"
-        parts.append(fill(unbeaten, _items(items)))
+        unbeaten = "<p>Beaten by no sound engine in {}, size and speed together:</p><ul>{}</ul>"
+        parts.append(fill(unbeaten, of_report(report).name, _items(items)))
     return join(parts)
 
 
@@ -193,9 +195,10 @@ def made(report: Mapping[str, Any]) -> Markup:
 
 def reading(report: Mapping[str, Any]) -> Markup:
     """The formula, what each column and mark means."""
-    weights = report["weights"]
+    weights, metric = report["weights"], of_report(report)
+    interval = "95 % Wilson interval" if metric.binary else "95 % interval by the paired bootstrap"
     formula = (
-        f"{weights['accuracy']:g} · accuracy in percent + {weights['compression']:g} · times smaller + "
+        f"{weights['accuracy']:g} · {worth(metric)} + {weights['compression']:g} · times smaller + "
         f"{weights['speedup']:g} · times faster"
     )
     settings = report.get("settings") or {}
@@ -203,7 +206,7 @@ def reading(report: Mapping[str, Any]) -> Markup:
     items = {
         "score": f"{formula}, at {report['speedup']}",
         "times smaller, times faster": "bytes and time of its baseline over those of the engine; more is better",
-        "accuracy": f"{report['split']} split with its 95 % Wilson interval; change: on the baseline's examples",
+        metric.name: f"{report['split']} split with its {interval}; change: on the baseline's examples",
         "time": f"{rounds}; the engine alone, without its tokenizer, batches sorted by length",
         **notes(report),
         "≈": "the data do not settle whether the row or the one above it is ahead",

@@ -9,6 +9,7 @@ from typing import Any
 from toolchain.deliver.report.figures import ASKED, key, quantity, ratio, show
 from toolchain.deliver.report.page.lines import Line, barred, number, one_runtime
 from toolchain.deliver.report.page.markup import Markup, breakable, escape, fill, join
+from toolchain.kinds.contract import Metric
 
 #: How a verdict is shown: a sign, so that no colour is needed.
 SIGNS = {True: ("✓", "passed", "good"), False: ("✗", "failed", "bad"), None: ("–", "not run", "quiet")}
@@ -42,7 +43,7 @@ class Column:
     interval: Callable[[Any], str] | None = None
 
 
-def columns(lines: Sequence[Line], settings: Sequence[str]) -> list[Column]:
+def columns(lines: Sequence[Line], settings: Sequence[str], metric: Metric) -> list[Column]:
     """The columns of the ranked table: those whose figures the lines have."""
 
     def two(value: Any) -> str:
@@ -51,8 +52,9 @@ def columns(lines: Sequence[Line], settings: Sequence[str]) -> list[Column]:
     def signed(value: Any) -> str:
         return show(value, 2, sign=True)
 
+    what = "share of right labels" if metric.binary else metric.name
     found = [
-        Column("accuracy %", "accuracy_percent", "share of right labels, with its 95 % interval", two, two),
+        Column(metric.heading, "accuracy_percent", f"{what}, with its 95 % interval", two, two),
         Column("change", "accuracy_change_points", "points against its own baseline, same examples", signed, signed),
         Column(
             "p corrected",
@@ -86,15 +88,16 @@ def columns(lines: Sequence[Line], settings: Sequence[str]) -> list[Column]:
     return [column for column in found if any(line.get(column.name) is not None for line in lines)]
 
 
-def ranked(lines: Sequence[Line], settings: Sequence[str], chosen: Collection[str]) -> Markup:
+def ranked(lines: Sequence[Line], settings: Sequence[str], chosen: Collection[str], metric: Metric) -> Markup:
     """The ranked table.
 
     Args:
         lines: The report's.
         settings: Those that were timed.
         chosen: Names of the engines that are recommended.
+        metric: The metric.
     """
-    shown = columns(lines, settings)
+    shown = columns(lines, settings, metric)
     ranges = any(line.get("rank_low") is not None for line in lines)
     heads = [
         _head(
@@ -116,9 +119,10 @@ def ranked(lines: Sequence[Line], settings: Sequence[str], chosen: Collection[st
     )  # fmt: skip
 
 
-def meanings(lines: Sequence[Line], settings: Sequence[str]) -> Markup:
+def meanings(lines: Sequence[Line], settings: Sequence[str], metric: Metric) -> Markup:
     """Return what each column means, for those who cannot point at a heading."""
-    items = join(fill("<dt>{}</dt><dd>{}</dd>", column.head, column.told) for column in columns(lines, settings))
+    known = columns(lines, settings, metric)
+    items = join(fill("<dt>{}</dt><dd>{}</dd>", column.head, column.told) for column in known)
     return fill('<details class="more"><summary>What the columns mean</summary><dl>{}</dl></details>', items)
 
 
@@ -141,14 +145,16 @@ def every(lines: Sequence[Line]) -> Markup:
     )  # fmt: skip
 
 
-def pooled(lines: Sequence[Line], settings: Sequence[str]) -> Markup:
+def pooled(lines: Sequence[Line], settings: Sequence[str], metric: Metric) -> Markup:
     """Engines over their seeds: what holds for other seeds too.
 
     Args:
         lines: The report's ``pooled``.
         settings: Those that were timed.
+        metric: The metric.
     """
-    plain = [column for column in columns(lines, settings) if column.name.startswith(("acc", "not", "size", "speed"))]
+    known = columns(lines, settings, metric)
+    plain = [column for column in known if column.name.startswith(("acc", "not", "size", "speed"))]
     heads = join(_head(column.head, column.told, sortable=False) for column in plain)
     rows = join(
         fill(
