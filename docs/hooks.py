@@ -53,7 +53,10 @@ def _default(room: type[hooks.Declared], name: str) -> str:
     value = inspect.getattr_static(room, name, None)
     if not inspect.isfunction(value):
         return f"`{value!r}`" if isinstance(value, str | tuple) else "none"
-    returned = re.findall(r"^ +return (.+)$", inspect.getsource(value), re.MULTILINE)
+    source = inspect.getsource(value)
+    if re.search(r"^ +raise NotImplementedError$", source, re.MULTILINE):
+        return "no default"
+    returned = re.findall(r"^ +return (.+)$", source, re.MULTILINE)
     return f"`{returned[-1]}`" if returned else "none"
 
 
