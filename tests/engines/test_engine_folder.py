@@ -17,6 +17,7 @@ from toolchain.core.errors import ToolchainError
 from toolchain.deliver.health import examine, trust_note
 from toolchain.engines.shared.artifact import EngineFile
 from toolchain.model import adopt
+from toolchain.model.door import check_published
 from toolchain.pipeline.items import engine_in
 from toolchain.runtime.predictor import Predictor
 
@@ -75,7 +76,7 @@ def test_a_manifest_s_names_stay_inside(stranger: Path, name: object) -> None:
     manifest = BARE | {"files": {str(name): {"bytes": 2, "sha256": "0" * 64}}}
     (stranger / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ToolchainError, match=r"allowed are files inside|missing"):
-        adopt.check_published(stranger)
+        check_published(stranger)
 
 
 def test_a_digest_from_elsewhere_decides(tmp_path: Path) -> None:

@@ -42,6 +42,12 @@ def test_the_kind_of_a_damaged_folder_is_refused(tmp_path: Path) -> None:
         kinds.of_folder(tmp_path)
 
 
+def test_a_folder_of_an_unknown_kind_is_refused_with_those_that_there_are(tmp_path: Path) -> None:
+    (tmp_path / "interface.json").write_text(json.dumps({"kind": "tagging"}), "utf-8")
+    with pytest.raises(ModelError, match=r"interface\.json: kind is 'tagging'; allowed are classification, regression"):
+        kinds.of_folder(tmp_path)
+
+
 def test_examples_that_are_taken_from_a_split_keep_their_kind() -> None:
     split = Split([("a",), ("b",)], [0.5, 1.5], kind="regression")
     assert split.take([1]) == Split([("b",)], [1.5], kind="regression")

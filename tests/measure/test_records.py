@@ -29,6 +29,8 @@ def test_what_a_run_measured_is_read_as_it_is(tmp_path: Path, kind: str) -> None
         ("evaluation", {"splits": "all"}, "splits"),
         ("evaluation", {"splits": {"test": 5}}, "splits.test"),
         ("evaluation", {"labels": {"test": [0.5]}}, "labels.test.0"),
+        ("evaluation", {"kind": "tagging"}, "kind: 'tagging'"),
+        ("evaluation", {"scores": {"test": [[1.0], [1.0, 2.0]]}}, "scores.test"),
         ("evaluation", {"parity": {"passed": False, "flips": "<b>3</b>"}}, "parity.flips"),
         ("evaluation", {"notes": [1]}, "notes.0"),
         ("evaluation", {"invariance": {"batch": {"ties": 0}}}, "invariance.batch.flips"),

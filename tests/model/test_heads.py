@@ -200,11 +200,14 @@ def test_fine_tuning_takes_the_encoder_of_another_head_and_writes_a_true_config(
 
 
 def test_a_head_of_the_tasks_own_labels_stays(tmp_path: Path) -> None:
-    assert heads.new_head_reason(classifier_folder(), ("negative", "positive")) == ""
-    assert "other labels (negative, positive)" in heads.new_head_reason(classifier_folder(), ("positive", "negative"))
+    def reason(folder: Path, *labels: str) -> str:
+        return heads.new_head_reason(folder, labels, "classification")
+
+    assert reason(classifier_folder(), "negative", "positive") == ""
+    assert "other labels (negative, positive)" in reason(classifier_folder(), "positive", "negative")
     folder = folder_of(tmp_path, {"architectures": ["BertForSequenceClassification"]})
-    assert "other labels (LABEL_0, LABEL_1)" in heads.new_head_reason(folder, ("negative", "positive"))
-    assert heads.new_head_reason(folder_of(tmp_path, {"architectures": ["BertModel"]}), ("no", "yes")) == ""
+    assert "other labels (LABEL_0, LABEL_1)" in reason(folder, "negative", "positive")
+    assert reason(folder_of(tmp_path, {"architectures": ["BertModel"]}), "no", "yes") == ""
 
 
 def _family(folder: Path, family: str, **settings: Any) -> Path:

@@ -11,6 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.builders import checkpoint_folder, context
+from toolchain.core.data import Dataset, Split
 from toolchain.core.errors import ModelError
 from toolchain.model import adopt, vocabulary
 from toolchain.model.checkpoint import read_json, write_json
@@ -50,12 +51,12 @@ def graph_folder(
     return folder
 
 
-def adopted(folder: Path, path: Path | None = None) -> tuple[Path, dict[str, Any]]:
+def adopted(folder: Path, path: Path | None = None, data: Dataset | None = None) -> tuple[Path, dict[str, Any]]:
     """What adopting it gives, and the metrics."""
     out, work = folder / "out", folder / "work"
     out.mkdir()
     work.mkdir()
-    return out, adopt.apply(adopt.Config(path=str(path or folder)), out, context(work))
+    return out, adopt.apply(adopt.Config(path=str(path or folder)), out, context(work, data))
 
 
 def answers(path: Path) -> np.ndarray[Any, Any]:
@@ -94,6 +95,16 @@ def test_a_softmax_of_several_nodes_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(ModelError, match="answers probabilities, whose activation could not be found"):
         adopted(graph_folder(tmp_path / "m", nodes=nodes))
+
+
+def test_a_graph_of_one_number_is_taken_in_as_it_is_where_the_task_is_of_numbers(tmp_path: Path) -> None:
+    nodes = (helper.make_node("Sigmoid", ["scores"], ["logits"]),)
+    folder = graph_folder(tmp_path / "m", nodes=nodes, width=1, outputs=(("logits", ("batch", 1)),))
+    write_json(folder / "interface.json", read_json(folder / "interface.json") | {"labels": ["score"]})
+    split = Split([("a",), ("b",)], [0.25, 0.5], kind="regression")
+    out, _ = adopted(folder, data=Dataset(split, split, split, ("score",)))
+    assert read_json(out / "interface.json")["kind"] == "regression"
+    np.testing.assert_array_equal(answers(out / "model.onnx"), answers(folder / "model.onnx"))
 
 
 def test_other_outputs_than_the_logits_are_left_out(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+from toolchain.core.data import CLASSIFICATION
+
 if TYPE_CHECKING:
     from toolchain.core.data import Dataset
     from toolchain.core.session import Session
@@ -286,6 +288,10 @@ class Task(Declared):
     def identity(self, config: Any) -> dict[str, Any]:
         """Return what decides the data: digests of files, not their places; required."""
         raise NotImplementedError
+
+    def kind(self, config: Any) -> str:
+        """Return the kind of task, a file in ``kinds/``."""
+        return CLASSIFICATION
 
     def held_here(self, config: Any) -> bool:
         """Return whether the data are files of this machine, which can be read without downloading."""

@@ -42,7 +42,7 @@ def examine(folder: Path, *, opened: bool = False, digest: str | None = None) ->
     if digest is not None:
         check_digest(folder, digest)
     interface = read_interface(folder)
-    heads.check_deployed(folder, interface.labels)
+    heads.check_deployed(folder, interface.labels, interface.kind)
     if not (folder / TOKENIZER_FILE).is_file():
         raise ModelError(f"{folder / TOKENIZER_FILE} is missing", "an engine folder is what 'toolchain build' writes")
     _compare(folder, engine_file, opened)

@@ -10,6 +10,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from toolchain import kinds
 from toolchain.core.errors import StoreError, ToolchainError
 from toolchain.core.files import safe_folder
 from toolchain.core.store import Artifact, Store
@@ -52,10 +53,11 @@ def read(reference: str, store: Store) -> tuple[dict[str, Any], Artifact | None]
 
 def tables(record: Mapping[str, Any]) -> Iterator[RenderableType]:
     """A table for each technique: a row for each part of a layer, a column for each setting."""
-    dense = record["dense"]
+    dense, metric = record["dense"], kinds.named(record).METRIC
     yield Text(
-        f"dense: dev accuracy {100 * dense['accuracy']:.2f} %, loss {dense['loss']:.4f}, {dense['examples']} examples, "
-        f"{dense['bytes'] / 1e6:.1f} MB, {dense['flops'] / 1e6:,.0f} MFLOPs at {dense['mean_tokens']:.1f} tokens"
+        f"dense: dev {metric.name} {metric.shown(dense['accuracy'])}, loss {dense['loss']:.4f}, {dense['examples']} "
+        f"examples, {dense['bytes'] / 1e6:.1f} MB, {dense['flops'] / 1e6:,.0f} MFLOPs at {dense['mean_tokens']:.1f} "
+        "tokens"
     )
     for technique in TECHNIQUES:
         rows = [row for row in record["rows"] if row["technique"] == technique]
@@ -63,8 +65,9 @@ def tables(record: Mapping[str, Any]) -> Iterator[RenderableType]:
             yield Text(f"\n{technique}: {_SETTINGS[technique]}", style="bold")
             yield _table(rows, dense, descending=technique in ("rank", "bits"))
     yield Text(
-        "Divergence of the probabilities from the dense model's, increase of the loss, and in brackets the change of "
-        "accuracy in points; saves: percent of the model's bytes / of its FLOPs, of one such part, the layers' mean.",
+        "Divergence of the answers from the dense model's, increase of the loss, and in brackets the change of "
+        f"{metric.name} in points; saves: percent of the model's bytes / of its FLOPs, of one such part, the layers' "
+        "mean.",
         style="dim",
     )
 

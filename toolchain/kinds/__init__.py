@@ -37,19 +37,30 @@ def get(name: str) -> Kind:
     return registry.get("kinds", name).of(Kind)
 
 
-def named(interface: Mapping[str, Any]) -> Kind:
-    """Return the kind that an ``interface.json`` names; classification where it names none."""
-    return get(str(interface.get("kind", CLASSIFICATION)))
+def named(record: Mapping[str, Any], where: str = "") -> Kind:
+    """Return the kind that an ``interface.json`` or an evaluation names; classification where it names none.
+
+    Args:
+        record: What the file holds.
+        where: What an error begins with, such as the file and a colon.
+
+    Raises:
+        ModelError: There is no kind of that name.
+    """
+    name, known = record.get("kind", CLASSIFICATION), registry.names("kinds")
+    if name not in known:
+        raise ModelError(f"{where}kind is {name!r}; allowed are {', '.join(known)}")
+    return get(str(name))
 
 
 def of_folder(folder: Path) -> Kind:
     """Return the kind of a checkpoint, graph or engine; classification where the folder has no ``interface.json``.
 
     Raises:
-        ModelError: ``interface.json`` is damaged.
+        ModelError: ``interface.json`` is damaged, or names an unknown kind.
     """
     path = folder / INTERFACE_FILE
-    return named(documents.read_object(path, ModelError) if path.is_file() else {})
+    return named(documents.read_object(path, ModelError) if path.is_file() else {}, f"{path}: ")
 
 
 def places(kind: Kind, there: Sequence[str]) -> dict[str, int]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 HEAD = "SequenceClassification"
+HEADS = ("single-label classification",)
 OUTPUTS = (Output("logits", ("batch", "labels")),)
 METRIC = Metric("accuracy", unit="%", binary=True)
 LABELS = "text"

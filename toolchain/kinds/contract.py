@@ -88,15 +88,17 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The likeliest label of one example.
+    """What a model answers to one example.
 
     Attributes:
-        label: Its name.
-        probability: Its probability, of 0 to 1.
+        label: The name of the likeliest label, or of what is answered in its place.
+        probability: Its probability, of 0 to 1; 1 where labels have none.
+        score: The number that is answered; None of labels.
     """
 
     label: str
     probability: float
+    score: float | None = None
 
 
 class Kind(Declared):
@@ -115,7 +117,12 @@ class Kind(Declared):
     OUTPUTS: tuple[Output, ...]
     #: What models are judged by.
     METRIC: Metric
-    #: What an augmentation of a text must keep: its label, the labels of words, the place of spans, or nothing.
+    #: What the head of a checkpoint is for that this kind takes in, in the words of ``model/heads.py``.
+    HEADS: tuple[str, ...] = ()
+    #: What stands in place of a task's labels, such as ``score``; () where the data have labels of their own.
+    NAMES: tuple[str, ...] = ()
+    #: What an augmentation of a text must keep: its label, the labels of words or the place of spans; none where no
+    #: augmentation keeps the answer.
     LABELS: Literal["text", "word", "span", "none"] = "none"
     #: What messages call the answers: ``label`` and ``labels``.
     WORDS: tuple[str, str] = ("answer", "answers")
@@ -124,6 +131,17 @@ class Kind(Declared):
         """Return what ``config.json`` says of a new head for these labels."""
         names = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
         return {"num_labels": len(labels), **names}
+
+    def read_gold(self, value: Any) -> Any:
+        """Return a gold answer as a cell of a data file has it, of a kind that has ``NAMES``.
+
+        Args:
+            value: The cell.
+
+        Raises:
+            ValueError: It is not such an answer; the text says what is wrong.
+        """
+        raise NotImplementedError
 
     def reordered(self, gold: Sequence[Any], index: Sequence[int]) -> list[Any]:
         """Return gold answers as a model counts its labels.

@@ -46,6 +46,7 @@ from toolchain import kinds
 from toolchain.compress.shared import time_table
 from toolchain.compress.shared.stopwatch import stopwatch
 from toolchain.core import registry
+from toolchain.core.data import CLASSIFICATION
 from toolchain.core.errors import DataError, RecipeError, require
 from toolchain.core.interrupt import held_back
 from toolchain.core.log import logger, progress
@@ -167,7 +168,7 @@ def measure(
         "rows": rows,
         "time": _times(source, tokenizer, config, context) if config.time else None,
         "notes": notes,
-    }
+    } | ({} if examples.kind == CLASSIFICATION else {"kind": examples.kind})
     checkpoint.write_json(out / SENSITIVITY_FILE, record)
     (out / PLOT_FILE).write_text(plot(record), "utf-8")
     cut = truncation_note({"dev": (examples.cut, len(examples.labels))}, longest)
@@ -188,7 +189,7 @@ def _measure(
     whole, gold, kind = dev.judge(), dev.labels, kinds.get(context.dataset().kind)
     losses = kind.losses(whole, gold)
     dense = {
-        kind.METRIC.name: kind.combine(kind.score(whole, gold)), "loss": float(losses.mean()), "examples": len(gold),
+        "accuracy": kind.combine(kind.score(whole, gold)), "loss": float(losses.mean()), "examples": len(gold),
     }  # fmt: skip
     bench.prepare(left)
     if len(left) < len(trials):
@@ -201,7 +202,7 @@ def _measure(
             given = kind.losses(found, gold)
             change = given - losses
             row = asdict(trial) | {
-                kind.METRIC.name: kind.combine(kind.score(found, gold)),
+                "accuracy": kind.combine(kind.score(found, gold)),
                 "loss": float(given.mean()),
                 "loss_increase": float(change.mean()),
                 "loss_increase_error": float(change.std() / np.sqrt(len(change))),
@@ -312,10 +313,10 @@ def plot(record: Mapping[str, Any]) -> str:
 
     A layer's line for rank is the sum over its matrices.
     """
-    dense = record["dense"]
+    dense, metric = record["dense"], kinds.named(record).METRIC
     title = (
-        f"one layer alone is compressed; {dense['examples']} dev examples, dense: accuracy "
-        f"{100 * dense['accuracy']:.1f} %, loss {dense['loss']:.4f}"
+        f"one layer alone is compressed; {dense['examples']} dev examples, dense: {metric.name} "
+        f"{metric.shown(dense['accuracy'], 1)}, loss {dense['loss']:.4f}"
     )
     rows = [
         panels.Row("divergence of the probabilities from the dense checkpoint's", 1e-5, _panels(record, "divergence")),

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from toolchain.core import documents, limits
+from toolchain.core.data import CLASSIFICATION
 from toolchain.core.errors import StoreError
 from toolchain.core.schema import first_problem
 
@@ -32,7 +33,7 @@ class _Shape(_Part):
 
 
 class _Dense(_Part):
-    accuracy: Annotated[float, Field(ge=0, le=1)]
+    accuracy: Annotated[float, Field(ge=-1, le=1)]
     loss: _Number
     examples: _Count
     mean_tokens: _Positive
@@ -64,7 +65,7 @@ class _Row(_Part):
     part: str
     setting: _Number
     kept: Annotated[float, Field(allow_inf_nan=False, ge=0)]
-    accuracy: Annotated[float, Field(ge=0, le=1)]
+    accuracy: Annotated[float, Field(ge=-1, le=1)]
     loss: _Number
     loss_increase: _Number
     loss_increase_error: _Number
@@ -98,6 +99,7 @@ class _Record(_Part):
     rows: list[_Row]
     time: _Times | None
     notes: list[str] = []
+    kind: str = CLASSIFICATION
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -58,6 +58,9 @@ MOST_FLIPS = 0.005
 #: How many flipped sentences the evidence names.
 NAMED = 5
 
+#: What evidence calls answers where it does not say so itself: one, and several.
+LABELS = ("label", "labels")
+
 NO_EMULATOR = "neither a switch nor an emulator (qemu-x86_64 on PATH) turns VNNI off here"
 NOT_EVALUATED = "the engine was not evaluated"
 
@@ -135,7 +138,7 @@ def compared(found: Mapping[str, Any]) -> str:
         return str(found["evidence"])
     if found["passed"] is None:
         return f"not run: {str(found['reason']).splitlines()[0]}"
-    numbers = f"{found['flips']} of {found['examples']} labels differ"
+    numbers = f"{found['flips']} of {found['examples']} {found.get('answers', LABELS)[1]} differ"
     if found["ties"]:
         numbers += f" ({found['ties']} of them toss-ups)"
     if found["max_difference"] is not None:
@@ -173,7 +176,8 @@ def invariance(found: Mapping[str, Any] | None) -> Verdict:
     runs = {"batch 1 against {}".format(found["batch"]["sizes"][1]): found["batch"]}
     if found["padding"]:
         runs[f"padded to the batch against {found['padding']['pad_to']} tokens"] = found["padding"]
-    told = [f"{name}: {_flips(run)}" for name, run in runs.items()]
+    one, several = found.get("answers", LABELS)
+    told = [f"{name}: {_flips(run, one)}" for name, run in runs.items()]
     told += [] if found["padding"] else ["padding not run: the engine tokenizes, and pads, by itself"]
     evidence = f"{'; '.join(told)}; {_run_on(found)}"
     worst = max(run["flips"] - run["ties"] for run in runs.values())
@@ -183,7 +187,7 @@ def invariance(found: Mapping[str, Any] | None) -> Verdict:
     if found["safe"] and share.estimate <= MOST_FLIPS:
         return Verdict("invariance", True, evidence)
     interval = f"{100 * share.low:.2g} to {100 * share.high:.2g} %"
-    reason = f"{worst} flips of {found['of']} are {interval} of the labels, and {100 * MOST_FLIPS:g} % may flip"
+    reason = f"{worst} flips of {found['of']} are {interval} of the {several}, and {100 * MOST_FLIPS:g} % may flip"
     return Verdict("invariance", None, f"{CANNOT_SAY}: {reason}; {evidence}", f"{CANNOT_SAY}: {reason}")
 
 
@@ -233,10 +237,10 @@ def isa(found: Mapping[str, Any] | None) -> Verdict:
     return _not_run("isa", why, f"{on}; not run without VNNI: {why}{risk}{remedy if counted else ''}")
 
 
-def _flips(run: Mapping[str, Any]) -> str:
+def _flips(run: Mapping[str, Any], answer: str) -> str:
     named = ", ".join(map(str, run["indices"][:NAMED])) + (", …" if len(run["indices"]) > NAMED else "")
     ties = f", {run['ties']} of them toss-ups" if run["ties"] else ""
-    return f"label flips {run['flips']}" + (f" (sentences {named}{ties})" if named else "")
+    return f"{answer} flips {run['flips']}" + (f" (sentences {named}{ties})" if named else "")
 
 
 def binding(verdicts: Iterable[Verdict]) -> list[Verdict]:

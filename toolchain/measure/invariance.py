@@ -93,7 +93,7 @@ def measure(
         least = float(min(margins[left])) if left else None
         found |= {"least_left": least, "safe": least is None or least > SAFETY * found["change"]}
         if found["safe"] or gates.invariance(found).failed:
-            return found
+            return found | parity.words(kind)
         size = 2 * len(chosen)
 
 

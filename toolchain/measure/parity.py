@@ -17,6 +17,7 @@ from toolchain import kinds
 from toolchain.core.errors import EngineError, require
 from toolchain.core.session import TEXT_INPUT
 from toolchain.engines.onnxruntime.session import remedy
+from toolchain.measure import gates
 from toolchain.runtime.predictor import Predictor
 
 if TYPE_CHECKING:
@@ -192,7 +193,12 @@ def judge(
         "agreement": 1 - flips / count,
         "max_difference": difference if math.isfinite(difference) else None,
         "non_finite": count - finite,
-    }
+    } | words(kind)
+
+
+def words(kind: Kind) -> dict[str, Any]:
+    """Return what evidence calls answers that are not labels, ``{"answers": ["score", "scores"]}``."""
+    return {} if kind.WORDS == gates.LABELS else {"answers": list(kind.WORDS)}
 
 
 def finite_rows(answers: NDArray[Any]) -> NDArray[np.bool_]:

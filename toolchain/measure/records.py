@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
-from toolchain.core import documents
+from toolchain.core import documents, registry
 from toolchain.core.data import CLASSIFICATION
 from toolchain.core.errors import StoreError
 from toolchain.core.schema import first_problem
@@ -126,7 +126,11 @@ class _Evaluation(_Part):
     flops_per_example: Number | None = None
 
     @model_validator(mode="after")
-    def _indices(self) -> _Evaluation:
+    def _of_kind(self) -> _Evaluation:
+        if self.kind not in registry.names("kinds"):
+            raise ValueError(f"kind: {self.kind!r} is not a kind of task")
+        if name := next((name for name, rows in self.scores.items() if len(set(map(len, rows))) > 1), ""):
+            raise ValueError(f"scores.{name}: examples have different numbers of scores")
         for name, gold in self.labels.items() if self.kind == CLASSIFICATION else ():
             at = next((at for at, label in enumerate(gold) if not label.is_integer()), None)
             if at is not None:

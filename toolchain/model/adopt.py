@@ -9,9 +9,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any
 
-from toolchain.core.artifact import copied, digest
+from toolchain import kinds
+from toolchain.core.artifact import digest
 from toolchain.core.data import Dataset
-from toolchain.core.errors import DamagedError, ModelError
+from toolchain.core.errors import ModelError
 from toolchain.core.files import check_file, copy_files, safe_folder
 from toolchain.core.manifest import MANIFEST
 from toolchain.core.session import INPUTS
@@ -59,8 +60,12 @@ def kind_of(path: str) -> Kind:
     return "checkpoint"
 
 
-def refusal(path: str) -> tuple[str, str] | None:
-    """Return why what a path holds is no classifier, as far as its JSON files tell, and what to do; None if it is one.
+def refusal(path: str, kind_of_task: str = "") -> tuple[str, str] | None:
+    """Return why what a path holds is not for a kind of task, as far as its JSON files tell, and what to do, or None.
+
+    Args:
+        path: What is adopted.
+        kind_of_task: The kind; where none is named, the one that the folder names, or else classification.
 
     Raises:
         ModelError: Nothing usable is there.
@@ -71,7 +76,7 @@ def refusal(path: str) -> tuple[str, str] | None:
         safe_folder(folder, (*model_folder.PATTERNS, "*.onnx"))
     if folder is None or not (folder / "config.json").is_file():
         return None  # a hub model that is not here yet, or a graph, which is looked at itself
-    return heads.refusal(folder, path)
+    return heads.refusal(folder, path, kind_of_task)
 
 
 def tokenizer_origin(config: Config) -> Path | None:
@@ -142,21 +147,6 @@ def _settings_files(folder: Path) -> list[Path]:
     return [path for path in model_folder.model_files(folder) if path.suffix != ".safetensors"]
 
 
-def check_published(folder: Path) -> None:
-    """Refuses an artifact that has changed since it was published; a folder of another tool has no such manifest.
-
-    Raises:
-        ModelError: A file is missing or differs from the manifest.
-    """
-    try:
-        artifact = copied(folder)
-        changed = artifact.changes() if artifact else []
-    except DamagedError as error:
-        changed = [error.message]
-    if changed:
-        raise ModelError("; ".join(changed), f"copy it again, or, if the change is meant, remove {folder / MANIFEST}")
-
-
 def apply(config: Config, out: Path, context: Context) -> Metrics:
     """Copies the artifact's files and writes the interface it lacks.
 
@@ -164,7 +154,7 @@ def apply(config: Config, out: Path, context: Context) -> Metrics:
         ModelError: A part that is needed is missing (weights, tokenizer, class names), or an artifact has been changed.
     """
     kind, local = kind_of(config.path), Path(config.path).expanduser()
-    check_published(local.parent if local.is_file() else local)
+    door.check_published(local.parent if local.is_file() else local)
     if kind == "engine":
         if config.labels is not None or config.max_length is not None:
             raise ModelError(
@@ -188,10 +178,12 @@ def _adopt_checkpoint(config: Config, out: Path, context: Context) -> Metrics:
             "give a checkpoint folder, or a recipe that fine-tunes it",
         )
     folder = source.fetch(source.resolve(config.path))
-    heads.check(folder)
+    data = context.dataset()
+    kind = str(kinds.of_folder(folder)) if data.stand_in else data.kind
+    heads.check(folder, kind)
     where = Path(config.tokenizer).expanduser() if config.tokenizer else folder
     door.admit(where)
-    own, data = own_labels(folder), context.dataset()
+    own = own_labels(folder)
     labels, notes = adopted_labels(own, data, config.labels, folder)
     model = checkpoint.load_model(folder)
     tokenizer = checkpoint.load_tokenizer(where)
@@ -203,7 +195,8 @@ def _adopt_checkpoint(config: Config, out: Path, context: Context) -> Metrics:
         )
     known = checkpoint.read_json(folder / "interface.json") if (folder / "interface.json").is_file() else {}
     longest = _max_length(config, known, model.config, tokenizer)
-    checkpoint.save(model, tokenizer, out, max_length=longest, labels=labels, pair=_pair(known, data, folder))
+    pair = _pair(known, data, folder)
+    checkpoint.save(model, tokenizer, out, max_length=longest, labels=labels, pair=pair, kind=kind)
     if (folder / "history.json").is_file():
         shutil.copyfile(folder / "history.json", out / "history.json")
     graphs = _graphs(folder)
@@ -244,7 +237,8 @@ def _pair(known: Mapping[str, Any], data: Dataset, folder: Path) -> bool:
 def _adopt_onnx(config: Config, out: Path, context: Context) -> Metrics:
     local = Path(config.path).expanduser()
     path = graph_file(local)
-    if unfit := refusal(config.path):
+    data = context.dataset()
+    if unfit := refusal(config.path, "" if data.stand_in else data.kind):
         raise ModelError(*unfit)
     with onnx_file.unlinked(path, context.work) as plain:
         door.admit(_tokenizer_folder(config, path, local), plain)
@@ -261,8 +255,9 @@ def _adopt_graph(config: Config, out: Path, context: Context, path: Path, plain:
             f"{path}: inputs are {', '.join(names)}; a text classifier has {', '.join(INPUTS)}",
             "export it with those input names",
         )
-    notes, activation = onnx_head.take_logits(proto, path)
-    where = _tokenizer_folder(config, path, local)
+    data, where = context.dataset(), _tokenizer_folder(config, path, local)
+    kind = kinds.get(data.kind)
+    notes, activation = onnx_head.take_logits(proto, path, kind)
     checkpoint.copy_tokenizer(where, out)
     largest = vocabulary.largest_token(out / "tokenizer.json")
     vocabulary.check_rows(onnx_head.embedding_rows(proto), largest, path)
@@ -270,7 +265,6 @@ def _adopt_graph(config: Config, out: Path, context: Context, path: Path, plain:
     interface = checkpoint.read_json(known) if known else {}
     described = next((f / "config.json" for f in (path.parent, where) if (f / "config.json").is_file()), None)
     described_by = checkpoint.read_json(described) if described else {}
-    data = context.dataset()
     shape = proto.graph.output[0].type.tensor_type.shape.dim
     width = (shape[-1].dim_value if shape else 0) or len(data.labels)
     own = own_labels(known.parent) if known else label_names(described_by, path)
@@ -286,14 +280,16 @@ def _adopt_graph(config: Config, out: Path, context: Context, path: Path, plain:
         tokenizer = checkpoint.load_tokenizer(where)
         positions = SimpleNamespace(**{"model_type": "", **described_by})
         longest = _max_length(config, interface, positions, tokenizer)
-        checkpoint.save_tokenizer(tokenizer, out, max_length=longest, labels=labels, pair=_pair(interface, data, path))
+        pair = _pair(interface, data, path)
+        checkpoint.save_tokenizer(tokenizer, out, max_length=longest, labels=labels, pair=pair, kind=data.kind)
         interface |= checkpoint.read_json(out / "interface.json")
-    interface |= {"labels": labels, "pair": _pair(interface, data, path)}
+    interface |= {"labels": labels, "pair": _pair(interface, data, path), **({"kind": data.kind} if kind.NAMES else {})}
     dialect = graph.dialect(proto)
     order = [name for name in INPUTS if name in names]
     checkpoint.write_json(out / "interface.json", interface | {"inputs": order, "dialect": dialect})
     graph.save(proto, out / "model.onnx")
-    onnx_head.try_out(out / "model.onnx", len(interface["labels"]), largest, path, before=plain if activation else None)
+    before = plain if activation else None
+    onnx_head.try_out(out / "model.onnx", len(interface["labels"]), largest, path, kind, before=before)
     if (path.parent / "history.json").is_file():
         shutil.copyfile(path.parent / "history.json", out / "history.json")
     return {

@@ -14,9 +14,11 @@ from functools import cache
 from pathlib import Path
 
 from toolchain.core import child, limits
+from toolchain.core.artifact import copied
 from toolchain.core.disk import open_regular
-from toolchain.core.errors import ModelError, require
+from toolchain.core.errors import DamagedError, ModelError, require
 from toolchain.core.files import check_file
+from toolchain.core.manifest import MANIFEST
 
 _SCRIPT = Path(__file__).parent / "_door_child.py"
 
@@ -44,6 +46,21 @@ def admit(folder: Path | None = None, graph: Path | None = None) -> None:
         files.append(("graph", check_file(graph.parent, graph.name)))
     if files:
         _admit(tuple((kind, str(path.absolute()), *_state(path, kind)) for kind, path in files))
+
+
+def check_published(folder: Path) -> None:
+    """Refuses an artifact that has changed since it was published; a folder of another tool has no such manifest.
+
+    Raises:
+        ModelError: A file is missing or differs from the manifest.
+    """
+    try:
+        artifact = copied(folder)
+        changed = artifact.changes() if artifact else []
+    except DamagedError as error:
+        changed = [error.message]
+    if changed:
+        raise ModelError("; ".join(changed), f"copy it again, or, if the change is meant, remove {folder / MANIFEST}")
 
 
 def _state(path: Path, kind: str) -> tuple[int, int, int]:

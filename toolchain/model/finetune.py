@@ -56,7 +56,7 @@ def _finetune(source: Path, out: Path, config: Config, context: Context) -> Metr
     data = context.dataset()
     tokenizer = checkpoint.load_tokenizer(source)
     exportable.check(source, tokenizer, context)
-    replaced = heads.new_head_reason(source, data.labels)
+    replaced = heads.new_head_reason(source, data.labels, data.kind)
     notes = [f"{source.name}: its encoder was taken and its head made new: {replaced}"] if replaced else []
     model = checkpoint.load_for_training(source, data.labels, context.seed, new_head=bool(replaced), kind=data.kind)
     vocabulary.check(model, tokenizer, source)

@@ -19,8 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from toolchain import kinds
 from toolchain.core import documents, registry
 from toolchain.core.errors import ModelError
+from toolchain.kinds.contract import Kind
 from toolchain.model import history, weights_file
 from toolchain.model.checkpoint import read_json
 from toolchain.model.config import read_config
@@ -153,55 +155,70 @@ def label_names(config: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(f"LABEL_{index}" for index in range(count if isinstance(count, int) and count > 0 else 2))
 
 
-def refusal(folder: Path, name: str = "") -> tuple[str, str] | None:
-    """Return why a model folder cannot be taken in as a classifier, and what to do; None if it can.
+def served(kind: Kind) -> tuple[str, ...]:
+    """Return what heads a kind of task takes in, the one that messages name first."""
+    return kind.HEADS or (str(kind),)
+
+
+def refusal(folder: Path, name: str = "", kind: str = "") -> tuple[str, str] | None:
+    """Return why a model folder cannot be taken in for a kind of task, and what to do; None if it can.
 
     Args:
         folder: Model folder.
         name: What the user calls it; its path by default.
+        kind: The kind of task; where none is named, the one of its ``interface.json``, or else classification.
 
     Raises:
         ModelError: ``config.json`` is missing or damaged.
     """
     head, unserved, name = read(folder), start_refusal(folder, name), name or str(folder)
-    if head.kind == CLASSIFIER or unserved:
+    answers = served(kinds.get(kind) if kind else kinds.of_folder(folder))
+    if head.kind in answers or unserved:
         return unserved
     if not head.kind:
         hint = 'name it in config.json, for example "architectures": ["BertForSequenceClassification"]'
         return f"{name}: what its head is for is not said ({head.evidence})", hint
-    return f"{name} is a model for {head.kind} ({head.evidence}); only {CLASSIFIER} is served", (
-        f"fine-tune its encoder: toolchain finetune {name} --task TASK"
+    return f"{name} is a model for {head.kind} ({head.evidence}); only {answers[0]} is served", (
+        f"{_of_other_task(head)}fine-tune its encoder: toolchain finetune {name} --task TASK"
     )
 
 
-def check(folder: Path) -> None:
-    """Refuse a model folder that is not a single-label classifier.
+def _of_other_task(head: Head) -> str:
+    """Return the advice to name a task of the kind that a head is for; '' where there is no such kind."""
+    fitting = (name for name in registry.names("kinds") if head.kind in served(kinds.get(name)))
+    other = next(fitting, "")
+    return f"name a task of the kind {other}, or " if other else ""
+
+
+def check(folder: Path, kind: str = "") -> None:
+    """Refuse a model folder that is not for a kind of task; where none is named, the one of its ``interface.json``.
 
     Raises:
         ModelError: Its head or its family is not served; or ``config.json`` is missing or damaged.
     """
-    if found := refusal(folder):
+    if found := refusal(folder, kind=kind):
         raise ModelError(*found)
 
 
-def check_deployed(folder: Path, labels: Sequence[str]) -> None:
-    """Refuse an engine or a graph whose answers would be wrong behind a softmax.
+def check_deployed(folder: Path, labels: Sequence[str], kind: str) -> None:
+    """Refuse an engine or a graph whose answers would be wrong for its kind of task, such as behind a softmax.
 
     Args:
         folder: Its folder; ``config.json`` is looked at where there is one.
         labels: Its labels.
+        kind: The kind of task.
 
     Raises:
         ModelError: It has one logit, or its ``config.json`` is that of another kind of model.
     """
-    if len(labels) == 1:
+    if len(labels) == 1 and not kinds.get(kind).NAMES:
         raise ModelError(
             f"{folder} has one label, {labels[0]!r}: a model for regression or cross-encoder scores; "
             f"only {CLASSIFIER} is served",
             "a softmax over one logit is 1.0 for every text",
         )
     if (folder / "config.json").is_file():
-        check(folder)
+        check(folder, kind)
 
 
 def start_refusal(folder: Path, name: str = "") -> tuple[str, str] | None:
@@ -227,18 +244,21 @@ def start_refusal(folder: Path, name: str = "") -> tuple[str, str] | None:
     return None
 
 
-def new_head_reason(folder: Path, labels: Sequence[str]) -> str:
+def new_head_reason(folder: Path, labels: Sequence[str], kind: str) -> str:
     """Return why the head of a starting point must be made new for these labels, or '' if it may stay as it is.
 
     Args:
         folder: Model folder.
         labels: Label names of the task, in its order.
+        kind: The kind of task.
     """
     head = read(folder)
     if head.bare:
         return ""
-    if head.kind != CLASSIFIER:
+    if head.kind not in served(kinds.get(kind)):
         return f"its head is for {head.kind or 'something that config.json does not name'}"
+    if kinds.get(kind).NAMES:
+        return ""
     own = _interface_labels(folder) or head.labels
     return "" if own == tuple(labels) else f"it has other labels ({', '.join(own[:8])})"
 

@@ -17,7 +17,8 @@ import numpy as np
 
 from toolchain.core.errors import MissingPackageError, ModelError, first_line, require
 from toolchain.core.session import INPUTS
-from toolchain.model.heads import CLASSIFIER
+from toolchain.kinds.contract import Kind
+from toolchain.model.heads import served
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,12 +45,13 @@ _ROUNDING = 1e-3
 _DYNAMIC = "export it again with dynamic axes for batch and tokens"
 
 
-def take_logits(model: Any, path: Path) -> tuple[list[str], bool]:
+def take_logits(model: Any, path: Path, kind: Kind) -> tuple[list[str], bool]:
     """Make the logits of a graph its only output.
 
     Args:
         model: The ``onnx.ModelProto``, changed in place.
         path: What an error names.
+        kind: The kind of task; where it answers a number, an activation is a part of the answer.
 
     Returns:
         Notes on what was left out, and whether an activation was.
@@ -57,26 +59,26 @@ def take_logits(model: Any, path: Path) -> tuple[list[str], bool]:
     Raises:
         ModelError: The graph answers something else.
     """
-    _check_inputs(model, path)
-    output, notes = _output(model, path), list[str]()
+    _check_inputs(model, path, kind)
+    output, notes = _output(model, path, kind), list[str]()
     if len(model.graph.output) > 1:
         left = [value.name for value in model.graph.output if value.name != output.name]
         notes.append(f"{path.name} has other outputs than its logits, which were left out: {', '.join(left)}")
         del model.graph.output[:]
         model.graph.output.append(output)
-    _check_shape(model, path)
+    _check_shape(model, path, kind)
     activation = _activation(model)
-    if activation is None:
+    if activation is None or kind.NAMES:
         return notes, False
     if activation.op_type in ("Sigmoid", "HardSigmoid"):
-        raise _other("multi-label classification", path, f"its last node is {activation.op_type}")
+        raise _other("multi-label classification", path, f"its last node is {activation.op_type}", kind)
     if activation.op_type == "ArgMax":
         raise ModelError(f"{path} answers indices of labels (ArgMax), not logits", "export it without its last nodes")
     _bypass(model.graph, activation)
     return [*notes, f"{path.name} ended with {activation.op_type}, which was taken out: engines answer logits"], True
 
 
-def try_out(path: Path, labels: int, largest: int, named: Path, before: Path | None = None) -> None:
+def try_out(path: Path, labels: int, largest: int, named: Path, kind: Kind, before: Path | None = None) -> None:
     """Run a graph on random tokens of two shapes and on its tokenizer's last one, where ONNX Runtime can load it.
 
     Args:
@@ -84,6 +86,7 @@ def try_out(path: Path, labels: int, largest: int, named: Path, before: Path | N
         labels: How many logits it must give.
         largest: The largest token id of its tokenizer.
         named: What an error names.
+        kind: The kind of task.
         before: The graph as it came, where its activation was taken out: both must give the same probabilities.
 
     Raises:
@@ -108,13 +111,14 @@ def try_out(path: Path, labels: int, largest: int, named: Path, before: Path | N
         if answer.shape != (shape[0], labels):
             raise ModelError(
                 f"{named} answers {shape[0]} texts of {shape[1]} tokens with the shape {list(answer.shape)}; "
-                f"a classifier of {labels} labels gives {[shape[0], labels]}",
-                f"only {CLASSIFIER} is served",
+                f"a {'model of ' + str(kind) if kind.NAMES else f'classifier of {labels} labels'} gives "
+                f"{[shape[0], labels]}",
+                f"only {served(kind)[0]} is served",
             )
         if before is not None:
             _check_same(answer, np.asarray(_require_session(before).run(None, batch)[0], np.float32), named)
         answers.append(answer)
-    if _are_probabilities(np.concatenate(answers)):
+    if not kind.NAMES and _are_probabilities(np.concatenate(answers)):
         raise ModelError(
             f"{named} answers probabilities, whose activation could not be found, and not logits",
             "export it without its last activation",
@@ -142,13 +146,13 @@ def embedding_rows(model: Any) -> int | None:
     return None
 
 
-def _check_inputs(model: Any, path: Path) -> None:
+def _check_inputs(model: Any, path: Path, kind: Kind) -> None:
     for value in model.graph.input:
         shape = value.type.tensor_type.shape
         if value.name not in INPUTS or not value.type.tensor_type.HasField("shape"):
             continue
         if len(shape.dim) == 3:
-            raise _other("multiple choice", path, f"{value.name} is [batch, choices, tokens]")
+            raise _other("multiple choice", path, f"{value.name} is [batch, choices, tokens]", kind)
         if len(shape.dim) != 2:
             raise ModelError(f"{path}: {value.name} has {len(shape.dim)} axes; a text classifier reads [batch, tokens]")
         fixed = [dim.dim_value for dim in shape.dim if dim.HasField("dim_value")]
@@ -161,19 +165,19 @@ def _check_inputs(model: Any, path: Path) -> None:
             )
 
 
-def _output(model: Any, path: Path) -> Any:
+def _output(model: Any, path: Path, of_task: Kind) -> Any:
     outputs = {value.name: value for value in model.graph.output}
     for name, kind in _FOREIGN.items():
         if name in outputs and "logits" not in outputs:
-            raise _other(kind, path, f"its outputs are {', '.join(outputs)}")
+            raise _other(kind, path, f"its outputs are {', '.join(outputs)}", of_task)
     if any(name.startswith("present") for name in outputs):
-        raise _other("language modelling", path, f"its outputs are {', '.join(list(outputs)[:3])}, …")
+        raise _other("language modelling", path, f"its outputs are {', '.join(list(outputs)[:3])}, …", of_task)
     if "logits" not in outputs and len(outputs) > 1:
         raise ModelError(f"{path} has {len(outputs)} outputs, {', '.join(list(outputs)[:6])}", "name the one: logits")
     return outputs.get("logits", next(iter(outputs.values())))
 
 
-def _check_shape(model: Any, path: Path) -> None:
+def _check_shape(model: Any, path: Path, of_task: Kind) -> None:
     output = model.graph.output[0]
     if not output.type.HasField("tensor_type"):
         raise ModelError(f"{path}: {output.name} is no tensor", "export it so that it answers logits")
@@ -191,9 +195,9 @@ def _check_shape(model: Any, path: Path) -> None:
     if len(sizes) == 3:
         language = sizes[-1] and sizes[-1] == embedding_rows(model)
         kind_of = "language modelling" if language else "token classification"
-        raise _other(kind_of, path, f"{output.name} is [batch, tokens, {sizes[-1] or 'labels'}]")
-    if len(sizes) == 1 or (len(sizes) == 2 and sizes[-1] == 1):
-        raise _other("regression or cross-encoder scores", path, f"{output.name} is one number for each text")
+        raise _other(kind_of, path, f"{output.name} is [batch, tokens, {sizes[-1] or 'labels'}]", of_task)
+    if len(sizes) == 1 or (len(sizes) == 2 and sizes[-1] == 1 and not of_task.NAMES):
+        raise _other("regression or cross-encoder scores", path, f"{output.name} is one number for each text", of_task)
     if len(sizes) != 2:
         raise ModelError(f"{path}: {output.name} has {len(sizes)} axes; a classifier answers [batch, labels]")
 
@@ -276,5 +280,8 @@ def _are_probabilities(answers: NDArray[np.float32]) -> bool:
     return False
 
 
-def _other(kind: str, path: Path, evidence: str) -> ModelError:
-    return ModelError(f"{path} is a graph for {kind} ({evidence}); only {CLASSIFIER} is served", "export a classifier")
+def _other(is_for: str, path: Path, evidence: str, kind: Kind) -> ModelError:
+    named = "classifier" if not kind.NAMES else f"model for {served(kind)[0]}"
+    return ModelError(
+        f"{path} is a graph for {is_for} ({evidence}); only {served(kind)[0]} is served", f"export a {named}"
+    )

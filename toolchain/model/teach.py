@@ -50,7 +50,7 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     write(out, train, data.labels)
     kind = kinds.get(data.kind)
     return {
-        f"{name}_{kind.METRIC.name}": kind.combine(kind.score(answers, data.split(name).labels))
+        f"{name}_accuracy": kind.combine(kind.score(answers, data.split(name).labels))
         for name, answers in (("train", train), ("dev", dev))
     }
 

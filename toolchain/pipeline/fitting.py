@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from toolchain import kinds
 from toolchain.core.errors import ModelError
 from toolchain.core.hooks import Compression
 from toolchain.model import adopt, heads, source
@@ -13,20 +14,21 @@ from toolchain.pipeline.document import Problems
 from toolchain.pipeline.items import BEFORE, Item, is_finetuning, teachers_of
 
 
-def check_head(problems: Problems, items: Sequence[Item], path: tuple[Any, ...], spec: str) -> None:
-    """A model that is taken in is a classifier; one that is fine-tuned has an encoder that can be given a new head.
+def check_head(problems: Problems, items: Sequence[Item], path: tuple[Any, ...], spec: str, kind: str) -> None:
+    """A model that is taken in is for the task's kind; one that is fine-tuned has an encoder that takes a new head.
 
     Args:
         problems: Where problems go.
         items: The items of a variant.
         path: Where they stand in the document.
         spec: Source of the model, where the variant takes in no other.
+        kind: The kind of task.
     """
     adopted = next((str(item.config.path) for item in items if item.does.adopts), None)
     held = source.settled(adopted or spec, problems.document.base)
     try:
         if adopted or not any(item.does.finetunes for item in items):
-            refusal = adopt.refusal(held)
+            refusal = adopt.refusal(held, kind)
         else:
             folder = source.resolve(held).folder
             refusal = heads.start_refusal(folder, spec) if folder else None
@@ -34,6 +36,21 @@ def check_head(problems: Problems, items: Sequence[Item], path: tuple[Any, ...],
         return  # what is wrong with it is said when the model is looked for
     if refusal:
         problems.add(path, *refusal)
+
+
+def check_kind(problems: Problems, items: Sequence[Item], path: tuple[Any, ...], kind: str) -> None:
+    """An augmentation keeps the answer of the texts that it makes others of.
+
+    Args:
+        problems: Where problems go.
+        items: The items of a variant.
+        path: Where they stand in the document.
+        kind: The kind of task.
+    """
+    augmentation = next((item for item in items if item.does.augments), None)
+    if augmentation and kind and kinds.get(kind).LABELS == "none":
+        said = f"{augmentation.label} makes texts of the same label, and a task of the kind {kind} has none"
+        problems.add(path, said, f"take {augmentation.label} out")
 
 
 def check_fit(

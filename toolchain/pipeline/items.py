@@ -293,8 +293,18 @@ def teachers_of(item: Item) -> tuple[str, ...]:
     return item.technique.hooks.teachers(item.config)
 
 
-def check_teachers(problems: Problems, items: Sequence[Item], path: tuple[Any, ...], models: Collection[str]) -> None:
-    """A teacher is something that stands before its pupil, another model's fine-tuning, or a model from outside."""
+def check_teachers(
+    problems: Problems, items: Sequence[Item], path: tuple[Any, ...], models: Collection[str], kind: str
+) -> None:
+    """A teacher is something that stands before its pupil, another model's fine-tuning, or a model from outside.
+
+    Args:
+        problems: Where problems go.
+        items: The items of a variant.
+        path: Where they stand in the document.
+        models: Names of the models.
+        kind: The kind of task, whose head a model from outside must have.
+    """
     base = problems.document.base
     before: list[str] = []
     for item in items:
@@ -302,7 +312,7 @@ def check_teachers(problems: Problems, items: Sequence[Item], path: tuple[Any, .
             allowed = [BEFORE, *before, *(f"{model}.finetune" for model in models)]
             outside = "/" in name or name.startswith("package:") or _is_here(name, base)
             if name not in allowed and outside:
-                if refusal := _unfit_teacher(name, base):
+                if refusal := _unfit_teacher(name, base, kind):
                     problems.add(path, f"{item.label}: teacher: {refusal[0]}", refusal[1])
             elif name not in allowed:
                 problems.add(
@@ -312,11 +322,11 @@ def check_teachers(problems: Problems, items: Sequence[Item], path: tuple[Any, .
         before += [item.technique.name] if item.does.trains else []
 
 
-def _unfit_teacher(name: str, base: Path | None) -> tuple[str, str] | None:
+def _unfit_teacher(name: str, base: Path | None, kind: str) -> tuple[str, str] | None:
     """Why a checkpoint from outside cannot teach, as far as its folder tells, and what to do."""
     try:
         folder = source.resolve(name, base).folder
-        return heads.refusal(folder, name) if folder else None
+        return heads.refusal(folder, name, kind) if folder else None
     except ModelError as error:
         return error.message, error.hint
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from toolchain.core import registry
+from toolchain.core.hooks import Task
 from toolchain.model.source import settled
 from toolchain.pipeline.bounds import Rule, rules
 from toolchain.pipeline.document import KEYS, Document, Problems, beside, override, read
-from toolchain.pipeline.fitting import check_fit, check_head
+from toolchain.pipeline.fitting import check_fit, check_head, check_kind
 from toolchain.pipeline.items import (
     PATHS,
     Item,
@@ -106,6 +107,7 @@ def parse(document: Document, sets: Sequence[str] = (), models: Sequence[str] = 
     root = document.value
     _check_keys(problems, root)
     task = _task(problems, root.get("task", "reviews"))
+    kind = task.technique.of(Task).kind(task.config) if task else ""
     sources, settings = _models(problems, root)
     seeds = _seeds(problems, root.get("seeds", [17]))
     known = len(problems.found)
@@ -126,16 +128,17 @@ def parse(document: Document, sets: Sequence[str] = (), models: Sequence[str] = 
     for name, items in parsed.items():
         if stages_sound and name in sound:  # what cannot be read has no order
             check_order(problems, [*stages, *items], ("variants", name))
-            check_teachers(problems, [*stages, *items], ("variants", name), sources if trained else ())
+            check_kind(problems, [*stages, *items], ("variants", name), kind)
+            check_teachers(problems, [*stages, *items], ("variants", name), sources if trained else (), kind)
         for model in sources or {"": ""}:
             done = [_with_model_settings(problems, item, settings.get(model, {}), model) for item in [*stages, *items]]
             variants[model, name] = tuple(_adopting(problems, done, sources.get(model), settings.get(model, {}), model))
             if settings.get(model) and not problems.found:
                 check_order(problems, done, ("models", model))
-                check_teachers(problems, done, ("models", model), sources if trained else ())
+                check_teachers(problems, done, ("models", model), sources if trained else (), kind)
             adopts = any(item.does.adopts for item in variants[model, name])
             if stages_sound and name in sound and (model in sources or adopts):
-                check_head(problems, variants[model, name], ("variants", name), sources.get(model, ""))
+                check_head(problems, variants[model, name], ("variants", name), sources.get(model, ""), kind)
                 check_fit(problems, variants[model, name], ("variants", name), model, sources)
     built = {name: [engine.label for engine in engines] for name in parsed}
     for name, items in parsed.items():

@@ -12,7 +12,7 @@ from toolchain.core.log import logger
 from toolchain.core.store import Artifact, Store, key_of
 from toolchain.engines.shared.artifact import read_engine
 from toolchain.measure.machine import environment
-from toolchain.model import adopt
+from toolchain.model import door
 from toolchain.pipeline import history, keys
 
 
@@ -34,7 +34,7 @@ def refit(folder: Path, source: Path, store: Store) -> tuple[Artifact, bool]:
     for given in (folder, source):
         if not given.is_dir():
             raise ModelError(f"{given} is no folder", "name the engine's folder, and the graph's")
-        adopt.check_published(given)
+        door.check_published(given)
     technique = registry.get("engines", read_engine(folder).engine)
     asked = technique.of(Engine).new_weights(folder, source)
     if asked is None:

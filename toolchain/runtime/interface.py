@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolchain.core import documents, registry
+from toolchain import kinds
+from toolchain.core import documents
 from toolchain.core.data import CLASSIFICATION
 from toolchain.core.errors import ModelError
 from toolchain.model.tokens import SIDES
@@ -68,7 +69,7 @@ def read_interface(folder: Path) -> Interface:
         pair=pair,
         truncation_side=_side(path, record, "truncation_side"),
         padding_side=_side(path, record, "padding_side"),
-        kind=_kind(path, record),
+        kind=str(kinds.named(record, f"{path}: ")),
     )
 
 
@@ -76,13 +77,6 @@ def _side(path: Path, record: dict[str, Any], name: str) -> str:
     value = record.get(name, SIDES[0])
     if value not in SIDES:
         raise ModelError(f"{path}: {name} is {value!r}; allowed are {' and '.join(SIDES)}")
-    return str(value)
-
-
-def _kind(path: Path, record: dict[str, Any]) -> str:
-    value, known = record.get("kind", CLASSIFICATION), registry.names("kinds")
-    if value not in known:
-        raise ModelError(f"{path}: kind is {value!r}; allowed are {', '.join(known)}")
     return str(value)
 
 

@@ -76,8 +76,8 @@ class Predictor:
         batching: How the engine likes its batches.
 
     Raises:
-        ModelError: The folder, ``interface.json`` or ``tokenizer.json`` is missing or damaged, or the model is no
-            single-label classifier.
+        ModelError: The folder, ``interface.json`` or ``tokenizer.json`` is missing or damaged, or the model is not of
+            its kind of task.
         EngineError: The engine is missing or damaged, or cannot run here.
     """
 
@@ -97,7 +97,7 @@ class Predictor:
         self.interface = read_interface(folder)
         self.kind = kinds.get(self.interface.kind)
         self.labels = self.interface.labels
-        heads.check_deployed(folder, self.labels)
+        heads.check_deployed(folder, self.labels, self.interface.kind)
         self._tokenizer = load_tokenizer(folder / TOKENIZER_FILE, self.interface.max_length)
         self.session = session if session is not None else open_engine(folder, threads)
         bare = session is not None and not (folder / ENGINE_FILE).is_file()  # a graph that is only compared

@@ -1,4 +1,4 @@
-"""Any CSV, TSV, JSONL or Parquet file: single sentences or pairs, any number of classes, no code.
+"""Any CSV, TSV, JSONL or Parquet file: single sentences or pairs, any number of classes or a score, no code.
 
 In a recipe: ``task: {files: {train: a.csv, dev: b.csv, test: c.csv}, text: [premise, hypothesis], label: label}``.
 CSV is quoted as usual; TSV has no quoting, as in GLUE. A two-column file without header is read as text, label.
@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from toolchain.core.data import Dataset
+from toolchain import kinds
+from toolchain.core import registry
+from toolchain.core.data import CLASSIFICATION, Dataset
 from toolchain.core.stage import Ge, Gt, Lt, MinLen, StageConfig
 from toolchain.tasks.shared.examples import Columns, absent_classes, class_names, examples, hold_out, text_columns
 from toolchain.tasks.shared.overlap import without_overlaps
@@ -27,7 +29,8 @@ class Config(StageConfig):
     Attributes:
         files: Paths of ``train`` (needed), ``dev`` and ``test``. One that is not named is held out from train.
         text: The column of the text, or two columns for sentence pairs.
-        label: The column of the class.
+        label: The column of the class, or of the number with kind: regression.
+        kind: What is learned: classification, or regression of a number.
         labels: Class names in order; by default those in train, sorted (numbers as numbers). Where the file has
             indices 0, 1, …, these name them.
         delimiter: One character between columns; by default a comma in .csv and a tab in .tsv.
@@ -40,6 +43,7 @@ class Config(StageConfig):
     files: dict[Literal["train", "dev", "test"], str]
     text: str | tuple[str, ...] = "sentence"
     label: str = "label"
+    kind: str = CLASSIFICATION
     labels: Annotated[tuple[str | int, ...], MinLen(2)] | None = None
     delimiter: Annotated[str, MinLen(1)] | None = None
     encoding: str = "utf-8"
@@ -51,12 +55,21 @@ class Config(StageConfig):
         """Checks what ranges cannot say."""
         if "train" not in self.files:
             raise ValueError("files: train is missing; train is needed, dev and test may be left out")
+        if self.kind not in registry.names("kinds"):
+            raise ValueError(f"kind: {self.kind!r}; {registry.suggest(self.kind, registry.names('kinds'))}")
+        if self.labels and kinds.get(self.kind).NAMES:
+            raise ValueError(f"labels: a task of the kind {self.kind} has no labels; take them out")
         if self.label in text_columns(self.text):
             raise ValueError(f"label: {self.label!r} is also a text column")
         if self.delimiter and (len(self.delimiter) != 1 or self.delimiter in '\n\r"'):
             raise ValueError(f"delimiter: {self.delimiter!r} is not one character that can stand between columns")
         if self.labels and len(set(map(str, self.labels))) != len(self.labels):
             raise ValueError(f"labels: {list(self.labels)} names a class twice")
+
+
+def kind(config: Config) -> str:
+    """Return what is learned."""
+    return config.kind
 
 
 def held_here(config: Config) -> bool:
@@ -83,8 +96,9 @@ def load(config: Config) -> Dataset:
         )
         for name, path in _paths(config).items()
     }
-    classes = class_names(tables["train"], config.label, given)
-    splits = {name: examples(table, columns, classes) for name, table in tables.items()}
+    names = kinds.get(config.kind).NAMES
+    classes = names or class_names(tables["train"], config.label, given)
+    splits = {name: examples(table, columns, classes, config.kind) for name, table in tables.items()}
     notes = [
         f"{table.source} has no header: its columns are taken as {columns.text[0]}, {config.label}"
         for table in tables.values()
@@ -98,7 +112,7 @@ def load(config: Config) -> Dataset:
         splits |= held
         notes += [
             f"{name} is {len(held[name]):,} of the {rows:,} rows of {Path(tables['train'].source).name}, held out "
-            f"(seed {config.seed}, every class alike)"
+            f"(seed {config.seed}{'' if names else ', every class alike'})"
             for name in absent
         ]
     dev, test = splits["dev"], splits["test"]
@@ -106,7 +120,8 @@ def load(config: Config) -> Dataset:
         notes.append("test is the same file as dev: what selection reads is also what judges")
         test = dev
     train, overlaps = without_overlaps(train, dev, test, config.drop_overlaps)
-    notes += [*overlaps, *absent_classes(train, classes, "train"), *absent_classes(test, classes, "test")]
+    notes += overlaps
+    notes += [] if names else [*absent_classes(train, classes, "train"), *absent_classes(test, classes, "test")]
     return Dataset(train, dev, test, classes, tuple(notes))
 
 
@@ -130,7 +145,7 @@ def identity(config: Config) -> dict[str, Any]:
         "holdout": config.holdout,
         "seed": config.seed,
         "drop_overlaps": config.drop_overlaps,
-    }
+    } | ({} if config.kind == CLASSIFICATION else {"kind": config.kind})
 
 
 def _paths(config: Config) -> dict[str, Path]:

@@ -117,6 +117,7 @@ def build_report(
     if missing:
         raise RecipeError(f"report.weights lacks {', '.join(missing)}", f"it needs {', '.join(WEIGHTS)}")
     lines = [read_line(row, _name(row, rows, several_models), split) for row in rows]
+    kind = _kind(lines)
     timed = settings_of(lines)
     if timed and speedup not in timed:
         raise RecipeError(
@@ -140,7 +141,7 @@ def build_report(
         name=name,
         lines=tuple(ordered),
         recommendations=recommend(ordered, timed, speedup),
-        kind=_kind(lines),
+        kind=kind,
         split=split,
         weights=dict(weights),
         speedup=speedup,

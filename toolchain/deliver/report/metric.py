@@ -46,24 +46,29 @@ def interval(kind: Kind, scores: Scores, groups: Groups) -> Interval:
     return Interval(found.estimate, max(0.0, found.low), min(1.0, found.high))
 
 
-def difference(kind: Kind, base: Scores, variant: Scores, groups: Groups) -> Interval:
-    """Return the metric of an engine less that of its baseline, on the same examples, with its 95 % interval."""
-    if not kind.METRIC.binary:
-        return bootstrap.difference(kind.resampled, base, variant, groups)
-    before, after = right(base), right(variant)
-    return widened(accuracy_difference(before, after), after * 1.0 - before * 1.0, groups)
-
-
 def p_value(kind: Kind, base: Scores, variant: Scores) -> float | None:
     """Return McNemar's p-value of two engines that are equally right; None of other metrics."""
     return mcnemar(*discordant(right(base), right(variant))) if kind.METRIC.binary else None
 
 
-def not_worse(kind: Kind, base: Scores, variant: Scores, margin: float, groups: Groups) -> NonInferiority:
-    """Return whether an engine is at most a margin worse than its baseline, 0.005 for half a point."""
-    if kind.METRIC.binary:
-        return noninferiority.judge(right(base), right(variant), margin, groups)
-    return bootstrap.judge(kind.resampled, base, variant, margin, groups)
+def against(
+    kind: Kind, base: Scores, variant: Scores, margin: float, groups: Groups
+) -> tuple[Interval, NonInferiority]:
+    """Return the metric of an engine less that of its baseline, with its 95 % interval, and the verdict on a margin.
+
+    Args:
+        kind: The kind of task.
+        base: What the metric needs of each example of the baseline, ``[examples, k]``.
+        variant: The same of the engine, in the same order.
+        margin: By how much it may be worse, 0.005 for half a point.
+        groups: Which examples hang together, ``[examples]``; None where none do.
+    """
+    if not kind.METRIC.binary:
+        verdict = bootstrap.judge(kind.resampled, base, variant, margin, groups)
+        return verdict.interval, verdict
+    before, after = right(base), right(variant)
+    found = widened(accuracy_difference(before, after), after * 1.0 - before * 1.0, groups)
+    return found, noninferiority.judge(before, after, margin, groups)
 
 
 def contributions(kind: Kind, scores: Scores) -> NDArray[np.float64]:

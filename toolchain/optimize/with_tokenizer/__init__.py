@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from toolchain import kinds
 from toolchain.core import documents
 from toolchain.core.errors import ModelError, require
 from toolchain.core.stage import Context, Metrics, StageConfig
@@ -60,6 +61,11 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     interface = checkpoint.read_json(source / "interface.json")
     model = graph.load(source / "model.onnx")
     inputs = [item.name for item in model.graph.input]
+    if config.answers and kinds.named(interface).NAMES:
+        raise ModelError(
+            f"{source} answers a number; with_tokenizer gives the probabilities and the name of a label",
+            "set with_tokenizer.answers: false",
+        )
     if interface.get("pair"):
         raise ModelError(f"{source} is a model of pairs of texts; with_tokenizer takes single ones")
     for name in ("truncation_side", "padding_side"):
@@ -139,9 +145,9 @@ def _model(nodes: Sequence[Any], outputs: Sequence[str], opsets: Sequence[Any]) 
 def _answers(model: Any, labels: Sequence[str]) -> None:
     """Adds the outputs ``probabilities``, ``[batch, labels]``, and ``label``, ``[batch]`` names."""
     onnx = require("onnx", "torch")
-    make, kinds = onnx.helper.make_node, onnx.TensorProto
+    make, types = onnx.helper.make_node, onnx.TensorProto
     logits = model.graph.output[0].name
-    names = onnx.helper.make_tensor(f"{PREFIX}labels", kinds.STRING, [len(labels)], [name.encode() for name in labels])
+    names = onnx.helper.make_tensor(f"{PREFIX}labels", types.STRING, [len(labels)], [name.encode() for name in labels])
     model.graph.node.extend([
         make("Constant", [], [f"{PREFIX}labels"], name=f"{PREFIX}labels", value=names),
         make("Softmax", [logits], ["probabilities"], name=f"{PREFIX}probabilities", axis=-1),
@@ -149,6 +155,6 @@ def _answers(model: Any, labels: Sequence[str]) -> None:
         make("Gather", [f"{PREFIX}labels", f"{PREFIX}best"], ["label"], name=f"{PREFIX}label"),
     ])  # fmt: skip
     model.graph.output.extend([
-        onnx.helper.make_tensor_value_info("probabilities", kinds.FLOAT, ["batch", len(labels)]),
-        onnx.helper.make_tensor_value_info("label", kinds.STRING, ["batch"]),
+        onnx.helper.make_tensor_value_info("probabilities", types.FLOAT, ["batch", len(labels)]),
+        onnx.helper.make_tensor_value_info("label", types.STRING, ["batch"]),
     ])  # fmt: skip

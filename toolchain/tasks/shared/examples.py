@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from toolchain.core.data import Split
+from toolchain import kinds
+from toolchain.core.data import CLASSIFICATION, Split
 from toolchain.core.errors import DataError
 from toolchain.core.registry import suggest
+from toolchain.kinds.contract import Kind
 from toolchain.tasks.shared.overlap import normalized
 from toolchain.tasks.shared.reading import RowErrors, Table
 
@@ -86,10 +88,11 @@ def class_names(table: Table, column: str, given: Sequence[str] | None = None) -
     return tuple(sorted(values, key=_numeric_first))
 
 
-def examples(table: Table, columns: Columns, classes: Sequence[str]) -> Split:
+def examples(table: Table, columns: Columns, classes: Sequence[str], kind: str = CLASSIFICATION) -> Split:
     """Checks every row and turns it into an example.
 
-    A label is a class name; where no class is named by a number, it may also be a class's index.
+    A label is a class name; where no class is named by a number, it may also be a class's index. What stands in its
+    place is read by the kind of task.
 
     Raises:
         DataError: Texts or labels are empty, not text, or unknown; all such rows are counted, the first ones shown.
@@ -99,24 +102,25 @@ def examples(table: Table, columns: Columns, classes: Sequence[str]) -> Split:
         index |= {str(position): position for position in range(len(classes))}
     errors = RowErrors(table.source)
     texts: list[tuple[str, ...]] = []
-    labels: list[int] = []
+    labels: list[Any] = []
+    of_kind = kinds.get(kind)
     parts = [table.columns[name] for name in columns.text]
     for row, (place, value) in enumerate(zip(table.places, table.columns[columns.label], strict=True)):
         found = [part[row] for part in parts]
-        problem = next(filter(None, map(text_problem, found, columns.text)), "") or _label_problem(
-            value, index, classes
-        )
+        problem = next(filter(None, map(text_problem, found, columns.text)), "")
+        if not problem:
+            problem = _gold_problem(of_kind, value) if of_kind.NAMES else _label_problem(value, index, classes)
         if problem:
             errors.add(place, problem)
             continue
         texts.append(tuple(text.strip() for text in found))
-        labels.append(index[label_text(value)])
+        labels.append(of_kind.read_gold(value) if of_kind.NAMES else index[label_text(value)])
     errors.check()
-    return Split(texts, labels)
+    return Split(texts, labels, kind=kind)
 
 
 def hold_out(train: Split, share: float, names: Sequence[str], seed: int) -> tuple[Split, dict[str, Split]]:
-    """Sets examples aside, the same share of every class; texts that are equal stay together.
+    """Sets examples aside, the same share of every class where there are any; texts that are equal stay together.
 
     Args:
         train: All examples.
@@ -132,7 +136,8 @@ def hold_out(train: Split, share: float, names: Sequence[str], seed: int) -> tup
     """
     groups: dict[int, dict[tuple[str, ...], list[int]]] = {}
     seen: dict[tuple[str, ...], int] = {}
-    for row, (text, label) in enumerate(zip(train.texts, train.labels, strict=True)):
+    classes = [0] * len(train) if kinds.get(train.kind).NAMES else train.labels
+    for row, (text, label) in enumerate(zip(train.texts, classes, strict=True)):
         key = normalized(text)
         # Equal texts with different labels go where the first of them goes, or they would sit on both sides.
         groups.setdefault(seen.setdefault(key, label), {}).setdefault(key, []).append(row)
@@ -184,6 +189,15 @@ def text_problem(value: Any, column: str) -> str:
         return f"empty text in {column!r}"
     if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
         return f"{column!r} holds half of a surrogate pair, which is no character"
+    return ""
+
+
+def _gold_problem(kind: Kind, value: Any) -> str:
+    """What is wrong with what stands in place of a label; empty if nothing is."""
+    try:
+        kind.read_gold(value)
+    except ValueError as error:
+        return str(error)
     return ""
 
 
