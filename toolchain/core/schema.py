@@ -15,4 +15,5 @@ def first_problem(error: ValidationError) -> str:
     """Return the place of the first problem, and what it is."""
     first = error.errors(include_url=False, include_context=False)[0]
     place = ".".join(str(part) for part in first["loc"])[:SHOWN]
-    return f"{place or 'the whole'}: {first['msg']}"
+    message = str(first["msg"]).removeprefix("Value error, ")  # a check of ours, in its own words
+    return f"{place or 'the whole'}: {message}"
