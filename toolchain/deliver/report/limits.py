@@ -133,7 +133,11 @@ def rule(limits: Limits, metric: Metric = ACCURACY) -> str:
     """Return in words what is asked of an engine's accuracy, or of the metric that it stands for."""
     least = f"at least {show(limits.accuracy, 2)} {metric.unit}".rstrip()
     asked = [least] if limits.accuracy is not None else []
-    asked += [f"at most {limits.drop:g} points below its baseline"] if limits.drop is not None else []
+    asked += (
+        [f"at most {limits.drop:g} point{'' if limits.drop == 1 else 's'} below its baseline"]
+        if limits.drop is not None
+        else []
+    )
     if not asked:
         return f"at least {100 * KEPT_ACCURACY:.0f} % of the best baseline's {metric.name}, as measured"
     return " and ".join(asked) + (", at the worse end of its 95 % interval" if limits.confident else ", as measured")
