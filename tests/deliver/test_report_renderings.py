@@ -93,8 +93,11 @@ def test_what_to_ship_stands_in_at_most_ten_lines_of_80_columns_below_the_table(
 
 def test_where_nothing_may_be_shipped_that_is_said_with_the_reasons(tmp_path: Path) -> None:
     found = report(three(tmp_path), limits=Limits(size_mb=1))
-    text = " ".join(shown(found, 80).split())
+    console = Console(width=80, file=io.StringIO(), color_system=None)
+    console.print(terminal(found, command="toolchain choose reports/x"))
+    text = " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
     assert "ship nothing: no engine may be shipped" in text
+    assert text.endswith("next toolchain choose reports/x")
     assert "not too large (3); asked: at most 1 MB; at least 99 % of the best baseline's accuracy, as measured" in text
     assert to_json(found)["recommendations"] == []
     assert [each["name"] for each in to_json(found)["scenarios"]] == [None, None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,7 +98,9 @@ def finish(
         options.echo_json(report.to_json(ranked) | ({"checks": judging.to_json(judged)} if check else {}))
     else:
         page = _page(output, stored, keep)
-        screen = report.terminal(ranked, command=_take(ranked, store), page=page, verbose=options.verbose())
+        folder = output or (stored if keep else None)
+        command = _take(ranked, store) if ranked.recommendations else _choose(folder)
+        screen = report.terminal(ranked, command=command, page=page, verbose=options.verbose())
         options.print_rich(screen, *([judging.table(judged)] if check else []))
     logger.info("%d steps run, %d from the store, %.1f s", len(outcome.made), outcome.hits, outcome.seconds)
     for reason in dict.fromkeys(outcome.failed.values()):
@@ -116,12 +119,15 @@ def _page(output: Path | None, stored: Path, keep: bool) -> str:
     return f"{stored}/{PAGE} of the last run" if (stored / PAGE).is_file() else "-o FOLDER writes one"
 
 
+def _choose(folder: Path | None) -> str:
+    """Return the command that says what each engine of a report lacks; empty where the report is in no folder."""
+    return f"toolchain choose {shlex.quote(str(folder))}" if folder else ""
+
+
 def _take(ranked: Report, store: Store) -> str:
     """Return the command that writes the engine to ship into a folder, or where it lies."""
     from toolchain.deliver.report.take import take
 
-    if not ranked.recommendations:
-        return ""
     lines = [
         {part: getattr(line.row, part) for part in ("model", "variant", "engine", "seed")} for line in ranked.lines
     ]

@@ -51,7 +51,7 @@ def terminal(report: Report, *, command: str = "", page: str = "", verbose: bool
 
     Args:
         report: The report.
-        command: What writes the engine that is to be shipped; may be empty.
+        command: What writes the engine that is to be shipped, or says what each lacks where none is; may be empty.
         page: Where the page is; may be empty.
         verbose: Whether footnotes are shown too.
     """
@@ -106,8 +106,8 @@ class _Screen:
                 Text(text, style="bold" if label == "ship" else "", overflow="fold"),
             )
         yield grid
-        if self.command and self.report.recommendations:
-            yield command_line("take  ", self.command)
+        if self.command and self.report.lines:
+            yield command_line("take  " if self.report.recommendations else "next  ", self.command)
 
     def _notes(self, columns: Sequence[_Column]) -> Table:
         grid = Table.grid(padding=(0, 2))
