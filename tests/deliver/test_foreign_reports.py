@@ -116,7 +116,9 @@ def test_markup_in_any_value_or_key_is_refused_or_shown_as_text(tmp_path: Path) 
 
 @pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.parent.name)
 def test_published_reports_of_every_version_are_read(path: Path) -> None:
-    assert kept.read(path) == json.loads(path.read_text("utf-8"))
+    report = json.loads(path.read_text("utf-8"))
+    report.pop("seal", None)  # it is compared, and tells of the file alone
+    assert kept.read(path) == report
 
 
 @pytest.mark.parametrize(
