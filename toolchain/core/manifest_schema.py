@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from toolchain.core.manifest_format import DIGEST_DIGITS, FORMAT, KEY_DIGITS, KINDS
+from toolchain.core.schema import message
 
 #: How much of a wrong value a message repeats.
 SHOWN = 80
@@ -123,8 +124,8 @@ def problem(text: bytes) -> str:
         where = ".".join(str(part) for part in first["loc"] if part != "[key]")
         value = repr(first.get("input"))
         value = value if len(value) <= SHOWN else f"{value[:SHOWN]}…"
-        message = f"{first['msg'].removeprefix('Value error, ')}"
+        wrong = message(first)
         if first["type"] in ("missing", "json_invalid"):
-            return f"{where}: {message}" if where else message
-        return f"{where[:SHOWN]}: {message}, not {value}" if where else message
+            return f"{where}: {wrong}" if where else wrong
+        return f"{where[:SHOWN]}: {wrong}, not {value}" if where else wrong
     return ""

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from toolchain.core import documents, limits
 from toolchain.core.errors import ModelError
 from toolchain.core.failure import shorten
+from toolchain.core.schema import message
 
 CONFIG_FILE = "config.json"
 
@@ -128,7 +129,7 @@ def _allowed(name: str, item: Any) -> str:
         return "allowed are numbers from 0"
     if name in _TEXTS.split():
         return "a text is allowed"
-    return str(item["msg"])
+    return message(item)
 
 
 def _typed() -> Any:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, ge
 
 from toolchain.certainty.noninferiority import MARGIN
 from toolchain.core.registry import suggest
+from toolchain.core.schema import message
 from toolchain.core.stage import Ge, Gt, Le, StageConfig
 from toolchain.measure.evaluate import Config as Evaluate
 from toolchain.measure.timing import Config as Benchmark
@@ -200,5 +201,4 @@ def _explain(problems: Problems, config: type[Any], item: Any, path: tuple[Any, 
             "bool_type": "true or false", "string_type": "text", "tuple_type": "a list", "list_type": "a list",
             "dict_type": "a mapping", "dataclass_type": "a mapping", "finite_number": "a finite number",
         }.get(kind)  # fmt: skip
-        said = str(item["msg"]).removeprefix("Value error, ")  # a Config's own check, in its own words
-        problems.add((*path, *inside), f"{where}: {value!r} is not {wanted}" if wanted else f"{where}: {said}")
+        problems.add((*path, *inside), f"{where}: {value!r} is not {wanted}" if wanted else f"{where}: {message(item)}")
