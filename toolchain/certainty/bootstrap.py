@@ -84,15 +84,15 @@ def judge(
         margin: Above 0, in the metric's unit.
         groups: Which examples hang together, ``[examples]``; None where none do.
     """
-    found = difference(metric, base, variant, groups)
-    answer, needed = answer_of(found, margin), None
+    apart = difference(metric, base, variant, groups)
+    answer, needed = answer_of(apart, margin), None
     quantile = NormalDist().inv_cdf
-    ahead = found.estimate + margin
+    ahead = apart.estimate + margin
     if answer == "cannot say" and ahead:
-        error = found.half_width / quantile(0.5 + CONFIDENCE / 2)
+        error = apart.half_width / quantile(0.5 + CONFIDENCE / 2)
         examples = len(base) * ((quantile(0.5 + CONFIDENCE / 2) + quantile(POWER)) * error / ahead) ** 2
         needed = rounded_up(max(examples, len(base) + 1)) if examples <= MOST_NEEDED else None
-    return NonInferiority(answer, len(base), needed, found, None, None, 1.0)
+    return NonInferiority(answer, len(base), needed, apart, None, None, 1.0)
 
 
 def contributions(metric: Metric, scores: NDArray[np.float64]) -> NDArray[np.float64]:

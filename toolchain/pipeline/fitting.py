@@ -49,8 +49,8 @@ def check_kind(problems: Problems, items: Sequence[Item], path: tuple[Any, ...],
     """
     augmentation = next((item for item in items if item.does.augments), None)
     if augmentation and kind and kinds.get(kind).LABELS == "none":
-        said = f"{augmentation.label} makes texts of the same label, and a task of the kind {kind} has none"
-        problems.add(path, said, f"take {augmentation.label} out")
+        wrong = f"{augmentation.label} makes texts of the same label, and a task of the kind {kind} has none"
+        problems.add(path, wrong, f"take {augmentation.label} out")
 
 
 def check_fit(

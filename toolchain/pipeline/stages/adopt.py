@@ -41,8 +41,8 @@ def _check(work: Work, store: Store) -> Metrics:
     from toolchain.model import adopt
 
     tokenizer = adopt.tokenizer_origin(work.step.config)
-    found = outside.check_tokens(tokenizer, work.out, work.context.dataset().dev.texts) if tokenizer else None
-    return {"outside": found} if found else {}
+    compared = outside.check_tokens(tokenizer, work.out, work.context.dataset().dev.texts) if tokenizer else None
+    return {"outside": compared} if compared else {}
 
 
 def _models(step: Step) -> list[str]:
