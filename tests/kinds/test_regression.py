@@ -210,7 +210,5 @@ def test_what_a_model_of_scores_answers_is_a_number(recipe: Path, report: toolch
 
 def test_augmentations_of_labels_are_refused(recipe: Path) -> None:
     stages = ["neighbours", {"finetune": {"epochs": 1}}]
-    with pytest.raises(
-        RecipeError, match="neighbours makes texts of the same label, and a task of the kind regression"
-    ):
+    with pytest.raises(RecipeError, match="neighbours makes texts that keep one label; a task of the kind regression"):
         load_with(recipe, stages=stages)

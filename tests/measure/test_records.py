@@ -37,7 +37,7 @@ def test_what_a_run_measured_is_read_as_it_is(tmp_path: Path, kind: str) -> None
         (
             "evaluation",
             {"parity": {"passed": True, "examples": 8, "flips": 0}},
-            "parity: ties, non_finite, max_difference is missing",
+            "parity: ties, non_finite, max_difference are missing",
         ),
         ("evaluation", {"parity": {"passed": None}}, "parity: reason is missing"),
         ("evaluation", {"parity": {"flips": 3}}, "parity.passed"),

@@ -107,6 +107,23 @@ def test_a_graph_of_one_number_is_taken_in_as_it_is_where_the_task_is_of_numbers
     np.testing.assert_array_equal(answers(out / "model.onnx"), answers(folder / "model.onnx"))
 
 
+def test_a_sigmoid_is_taken_out_where_the_task_is_of_several_labels(tmp_path: Path) -> None:
+    folder = graph_folder(tmp_path / "m", nodes=_last("Sigmoid"))
+    split = Split([("a",), ("b",)], [(0, 1), (1, 1)], kind="multi_label")
+    data = Dataset(split, split, split, ("negative", "positive"))
+    out, metrics = adopted(folder, data=data)
+    assert "ended with Sigmoid, which was taken out" in metrics["notes"][0]
+    assert read_json(out / "interface.json")["kind"] == "multi_label"
+    logits = answers(out / "model.onnx")
+    np.testing.assert_allclose(1 / (1 + np.exp(-logits)), answers(folder / "model.onnx"), atol=1e-6)
+    with pytest.raises(ModelError, match=r"is a graph for single-label classification .*last node is Softmax"):
+        adopted(graph_folder(tmp_path / "other", nodes=_last("Softmax")), data=data)
+    hidden = helper.make_node("Sigmoid", ["scores"], ["p"]), helper.make_node("Neg", ["p"], ["n"])
+    nodes = (*hidden, helper.make_node("Neg", ["n"], ["logits"]))
+    with pytest.raises(ModelError, match="answers probabilities, whose activation could not be found"):
+        adopted(graph_folder(tmp_path / "hidden", nodes=nodes), data=data)
+
+
 def test_other_outputs_than_the_logits_are_left_out(tmp_path: Path) -> None:
     nodes = (helper.make_node("Identity", ["mean"], ["hidden"]), helper.make_node("Identity", ["scores"], ["logits"]))
     folder = graph_folder(tmp_path / "m", nodes=nodes, outputs=(("hidden", ("batch", 8)), ("logits", ("batch", 2))))

@@ -17,6 +17,7 @@ HEAD = "SequenceClassification"
 HEADS = ("single-label classification",)
 OUTPUTS = (Output("logits", ("batch", "labels")),)
 METRIC = Metric("accuracy", unit="%", binary=True)
+ACTIVATION = "Softmax"
 LABELS = "text"
 WORDS = ("label", "labels")
 
@@ -25,6 +26,11 @@ def head_config(labels: Sequence[str]) -> dict[str, Any]:
     """Return what ``config.json`` says of a new head for these labels."""
     names = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
     return {"num_labels": len(labels), "problem_type": "single_label_classification", **names}
+
+
+def classes(gold: int) -> tuple[int, ...]:
+    """Return the index of the label that an example has."""
+    return (gold,)
 
 
 def reordered(gold: Sequence[int], index: Sequence[int]) -> list[int]:

@@ -94,11 +94,14 @@ class Prediction:
         label: The name of the likeliest label, or of what is answered in its place.
         probability: Its probability, of 0 to 1; 1 where labels have none.
         score: The number that is answered; None of labels.
+        labels: Every label that is answered with its probability, the likeliest first, of a model that answers any
+            number of them; None of others.
     """
 
     label: str
     probability: float
     score: float | None = None
+    labels: tuple[tuple[str, float], ...] | None = None
 
 
 class Kind(Declared):
@@ -121,6 +124,9 @@ class Kind(Declared):
     HEADS: tuple[str, ...] = ()
     #: What stands in place of a task's labels, such as ``score``; () where the data have labels of their own.
     NAMES: tuple[str, ...] = ()
+    #: What makes probabilities of logits, an ONNX operator: a graph that ends with it is taken in without it; "" where
+    #: answers are no probabilities.
+    ACTIVATION: Literal["Softmax", "Sigmoid", ""] = ""
     #: What an augmentation of a text must keep: its label, the labels of words or the place of spans; none where no
     #: augmentation keeps the answer.
     LABELS: Literal["text", "word", "span", "none"] = "none"
@@ -142,6 +148,27 @@ class Kind(Declared):
             ValueError: It is not such an answer; the text says what is wrong.
         """
         raise NotImplementedError
+
+    def cell_labels(self, value: Any) -> Sequence[Any]:
+        """Return the labels that a cell of a data file names, of a kind whose data have labels of their own.
+
+        Args:
+            value: The cell.
+        """
+        return (value,)
+
+    def gold_of(self, indices: Sequence[int], labels: int) -> Any:
+        """Return the gold answer of an example, of a kind whose data have labels of their own.
+
+        Args:
+            indices: The labels that the example has, each once; one for each of ``cell_labels``.
+            labels: How many labels the task has.
+        """
+        return indices[0]
+
+    def classes(self, gold: Any) -> Sequence[int]:
+        """Return the indices of the labels that an example has; none where labels are no part of its answer."""
+        return ()
 
     def reordered(self, gold: Sequence[Any], index: Sequence[int]) -> list[Any]:
         """Return gold answers as a model counts its labels.
@@ -177,6 +204,10 @@ class Kind(Declared):
 
     def activate(self, answers: NDArray[Any]) -> NDArray[Any]:
         """Return answers as they are shown and kept, such as probabilities of logits; of their own precision."""
+        return answers
+
+    def deactivate(self, answers: NDArray[Any]) -> NDArray[Any]:
+        """Return activated answers as ``score`` and ``agree`` take them, of a kind where activation matters to them."""
         return answers
 
     def decode(self, answers: NDArray[Any], labels: Sequence[str]) -> list[Prediction]:
@@ -229,7 +260,7 @@ class Kind(Declared):
         """Return what the metric needs of each example, ``[examples, k]``.
 
         Args:
-            answers: Answers, activated or not.
+            answers: Answers, not activated, or as ``deactivate`` gives them.
             gold: Gold answers.
         """
         raise NotImplementedError

@@ -229,4 +229,4 @@ def _scores(kind: Kind, path: Path, gold: list[Any], engine: Path) -> NDArray[np
     bad = int((~parity.finite_rows(answers)).sum())
     if bad:
         raise EngineError(f"{engine} gives no numbers (NaN or infinite) for {bad} of {len(gold)} examples")
-    return kind.score(answers, np.asarray(gold))
+    return kind.score(kind.deactivate(answers), np.asarray(gold))

@@ -79,7 +79,7 @@ class _Parity(_Part):
         if self.passed is not None and self.evidence is None and "max_difference" not in self.model_fields_set:
             missing.append("max_difference")
         if missing:
-            raise ValueError(f"{', '.join(missing)} is missing")
+            raise ValueError(f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing")
         return self
 
 
@@ -108,7 +108,7 @@ class _Isa(_Part):
 
 class _Evaluation(_Part):
     splits: dict[str, _Right]
-    labels: dict[str, list[Number]]
+    labels: dict[str, list[Number] | list[list[Number]]]
     kind: str = CLASSIFICATION
     scores: dict[str, list[list[Number]]] = {}
     tokens: dict[str, list[Count]] = {}
@@ -132,7 +132,10 @@ class _Evaluation(_Part):
         if name := next((name for name, rows in self.scores.items() if len(set(map(len, rows))) > 1), ""):
             raise ValueError(f"scores.{name}: examples have different numbers of scores")
         for name, gold in self.labels.items() if self.kind == CLASSIFICATION else ():
-            at = next((at for at, label in enumerate(gold) if not label.is_integer()), None)
+            at = next(
+                (at for at, label in enumerate(gold) if not (isinstance(label, (int, float)) and label == int(label))),
+                None,
+            )
             if at is not None:
                 raise ValueError(f"labels.{name}.{at}: {gold[at]} is not the index of a label")
         return self

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from toolchain import kinds
 from toolchain.core.artifact import digest
-from toolchain.core.data import Dataset
+from toolchain.core.data import CLASSIFICATION, Dataset
 from toolchain.core.errors import ModelError
 from toolchain.core.files import check_file, copy_files, safe_folder
 from toolchain.core.manifest import MANIFEST
@@ -283,7 +283,8 @@ def _adopt_graph(config: Config, out: Path, context: Context, path: Path, plain:
         pair = _pair(interface, data, path)
         checkpoint.save_tokenizer(tokenizer, out, max_length=longest, labels=labels, pair=pair, kind=data.kind)
         interface |= checkpoint.read_json(out / "interface.json")
-    interface |= {"labels": labels, "pair": _pair(interface, data, path), **({"kind": data.kind} if kind.NAMES else {})}
+    interface |= {"labels": labels, "pair": _pair(interface, data, path)}
+    interface |= {} if data.kind == CLASSIFICATION else {"kind": data.kind}
     dialect = graph.dialect(proto)
     order = [name for name in INPUTS if name in names]
     checkpoint.write_json(out / "interface.json", interface | {"inputs": order, "dialect": dialect})

@@ -1,12 +1,13 @@
 """Which head a model folder has, read from its JSON files alone: neither torch nor transformers is imported.
 
-A head that answers anything else than one label of several is refused by its name, because a softmax over its outputs
-would be wrong. The evidence, in this order:
+A head that answers anything else than a task's kind is refused by its name, because what is made of its outputs, such
+as a softmax, would be wrong. The evidence, in this order:
 
 1. ``architectures`` of ``config.json``: the class that the weights were saved from.
 2. ``modules.json``: a pooling module makes an embedding model (sentence-transformers).
-3. ``problem_type``, the number of labels, ``function_to_apply``: what a sequence classifier's logits mean.
-4. Without ``architectures``, the names of the weights.
+3. ``interface.json``, of a model that this package trained.
+4. ``problem_type``, the number of labels, ``function_to_apply``: what a sequence classifier's logits mean.
+5. Without ``architectures``, the names of the weights.
 
 Encoder-decoder families, and families that PyTorch cannot export, are refused by their ``model_type``.
 """
@@ -27,8 +28,9 @@ from toolchain.model import history, weights_file
 from toolchain.model.checkpoint import read_json
 from toolchain.model.config import read_config
 
-#: The head that is served.
+#: The head of a task of classification.
 CLASSIFIER = "single-label classification"
+_MULTI_LABEL = "multi-label classification"
 
 #: What an encoder without a head, and one with a head that is left out, are for.
 _EMBEDDINGS = "embeddings"
@@ -83,7 +85,7 @@ class Head:
     """What a model folder answers.
 
     Attributes:
-        kind: What it is for; :data:`CLASSIFIER` is the one kind that is served.
+        kind: What it is for, such as :data:`CLASSIFIER`; a kind of task has its own in ``HEADS``.
         evidence: What says so.
         labels: Names by index, as far as ``config.json`` gives them.
     """
@@ -115,15 +117,15 @@ def read(folder: Path) -> Head:
         return Head(kind, evidence)
     if pooling := _pooling(folder):
         return Head(_EMBEDDINGS, f"modules.json: {pooling}")
-    return of_config(config, trained_here=_trained_here(folder))
+    return of_config(config, trained_for=_trained_for(folder))
 
 
-def of_config(config: Mapping[str, Any], *, trained_here: bool = False) -> Head:
+def of_config(config: Mapping[str, Any], *, trained_for: str = "") -> Head:
     """Return what the logits of a sequence classifier mean.
 
     Args:
         config: Its ``config.json``.
-        trained_here: Whether this package trained it, as a single-label classifier whatever ``problem_type`` says.
+        trained_for: What this package trained it for, whatever ``problem_type`` says; '' where it did not.
     """
     labels = label_names(config)
     count = len(labels)
@@ -134,14 +136,13 @@ def of_config(config: Mapping[str, Any], *, trained_here: bool = False) -> Head:
         return Head("regression", evidence, labels)
     if count == 1:
         return Head("regression or cross-encoder scores", evidence, labels)
-    if trained_here:
-        return Head(CLASSIFIER, evidence, labels)
+    if trained_for:
+        return Head(trained_for, evidence, labels)
     if problem not in (None, "single_label_classification"):
-        kind = "multi-label classification" if problem == "multi_label_classification" else str(problem)
-        return Head(kind, evidence, labels)
+        return Head(_MULTI_LABEL if problem == "multi_label_classification" else str(problem), evidence, labels)
     activation = str(config.get("function_to_apply") or _activation(config)).rpartition(".")[2].lower()
     if activation == "sigmoid":
-        return Head("multi-label classification", f"activation {activation}, {logits}", labels)
+        return Head(_MULTI_LABEL, f"activation {activation}, {logits}", labels)
     return Head(CLASSIFIER, evidence, labels)
 
 
@@ -267,7 +268,7 @@ def _of_weights(folder: Path, config: Mapping[str, Any]) -> Head:
     """Return the head of a folder whose ``config.json`` names no class."""
     names = [name for path in sorted(folder.glob("*.safetensors")) for name in weights_file.tensors(path)]
     if not names:  # a graph or an engine, which is looked at itself
-        return of_config(config, trained_here=_trained_here(folder))
+        return of_config(config, trained_for=_trained_for(folder))
     unnamed = "no architectures in config.json"
     for part, kind in (("qa_outputs.", "question answering"), ("lm_head.", "language modelling"),
                        ("cls.predictions.", _LANGUAGE)):  # fmt: skip
@@ -277,7 +278,7 @@ def _of_weights(folder: Path, config: Mapping[str, Any]) -> Head:
         return Head(_EMBEDDINGS, f"{unnamed}; no classifier among the weights")
     if config.get("model_type") in _ALIKE or not any(_OF_CLASSIFIERS.search(name) for name in names):
         return Head("", f"{unnamed}, and a tagger has the same weights")
-    return of_config(config, trained_here=_trained_here(folder))
+    return of_config(config, trained_for=_trained_for(folder))
 
 
 def _activation(config: Mapping[str, Any]) -> str:
@@ -296,13 +297,14 @@ def _pooling(folder: Path) -> str:
     return next((name for name in types if "pooling" in name.lower()), "")
 
 
-def _trained_here(folder: Path) -> bool:
-    """Return whether the folder's history says that this package fine-tuned it."""
+def _trained_for(folder: Path) -> str:
+    """Return what this package fine-tuned a model for, as the folder's history and interface say; '' if it did not."""
     try:
         stages = [registry.stage_in(each) for each in history.applied(folder)]
+        trained = any(stage is not None and stage.finetunes for stage in stages)
+        return served(kinds.of_folder(folder))[0] if trained else ""
     except ModelError:
-        return False
-    return any(stage is not None and stage.finetunes for stage in stages)
+        return ""
 
 
 def _interface_labels(folder: Path) -> tuple[str, ...]:

@@ -2,8 +2,8 @@
 
 1. Inputs are ``[batch, tokens]``, both of any size.
 2. The output is ``logits``, or the only one there is; it is a float tensor ``[batch, labels]``, two labels at least.
-3. A ``Softmax`` or ``LogSoftmax`` at its end is taken out, since whoever reads logits applies it; a ``Sigmoid`` is that
-   of a model for several labels at once.
+3. The activation of the kind of task at its end is taken out, since whoever reads logits applies it: ``Softmax`` or
+   ``LogSoftmax`` of one label, ``Sigmoid`` of several labels at once. That of another kind is refused.
 
 The graph is then tried on tokens of two shapes, where ONNX Runtime can load it.
 """
@@ -35,6 +35,12 @@ _FOREIGN = {
 
 #: What stands between an activation and the output and changes nothing.
 _PASSING = ("Identity", "Cast")
+
+#: What a graph with an activation at its end is for, where that is not the activation of the kind of task.
+_ENDINGS = {
+    "Softmax": "single-label classification", "LogSoftmax": "single-label classification",
+    "Sigmoid": "multi-label classification", "HardSigmoid": "multi-label classification",
+}  # fmt: skip
 
 #: Rows and tokens that a graph is tried on.
 _SHAPES = ((4, 7), (2, 12))
@@ -68,10 +74,10 @@ def take_logits(model: Any, path: Path, kind: Kind) -> tuple[list[str], bool]:
         model.graph.output.append(output)
     _check_shape(model, path, kind)
     activation = _activation(model)
-    if activation is None or kind.NAMES:
+    if activation is None or not kind.ACTIVATION:
         return notes, False
-    if activation.op_type in ("Sigmoid", "HardSigmoid"):
-        raise _other("multi-label classification", path, f"its last node is {activation.op_type}", kind)
+    if activation.op_type not in ("ArgMax", kind.ACTIVATION, f"Log{kind.ACTIVATION}"):
+        raise _other(_ENDINGS[activation.op_type], path, f"its last node is {activation.op_type}", kind)
     if activation.op_type == "ArgMax":
         raise ModelError(f"{path} answers indices of labels (ArgMax), not logits", "export it without its last nodes")
     _bypass(model.graph, activation)
@@ -116,9 +122,9 @@ def try_out(path: Path, labels: int, largest: int, named: Path, kind: Kind, befo
                 f"only {served(kind)[0]} is served",
             )
         if before is not None:
-            _check_same(answer, np.asarray(_require_session(before).run(None, batch)[0], np.float32), named)
+            _check_same(answer, np.asarray(_require_session(before).run(None, batch)[0], np.float32), named, kind)
         answers.append(answer)
-    if not kind.NAMES and _are_probabilities(np.concatenate(answers)):
+    if _are_probabilities(np.concatenate(answers), kind):
         raise ModelError(
             f"{named} answers probabilities, whose activation could not be found, and not logits",
             "export it without its last activation",
@@ -260,21 +266,23 @@ def _batch(session: Any, ids: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
     return {name: fills[name].astype(np.int32) if name in narrow else fills[name] for name in names}
 
 
-def _check_same(logits: NDArray[np.float32], probabilities: NDArray[np.float32], named: Path) -> None:
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    expected = powers / powers.sum(axis=1, keepdims=True)
+def _check_same(logits: NDArray[np.float32], probabilities: NDArray[np.float32], named: Path, kind: Kind) -> None:
+    expected = kind.activate(logits)
     found = np.exp(probabilities) if (probabilities <= 0).all() else probabilities
     if not np.abs(expected - found).max() <= _ROUNDING:
         raise ModelError(
-            f"{named}: its last activation is no softmax over labels: without it, probabilities differ by "
+            f"{named}: its last activation is no {kind.ACTIVATION.lower()} of the labels: without it, probabilities "
+            f"differ by "
             f"{np.abs(expected - found).max():.3g}",
             "export it so that it answers logits",
         )
 
 
-def _are_probabilities(answers: NDArray[np.float32]) -> bool:
-    """Return whether rows are probabilities or their logarithms."""
-    for values in (answers, np.exp(answers)):
+def _are_probabilities(answers: NDArray[np.float32], kind: Kind) -> bool:
+    """Return whether rows are probabilities, or logarithms of those that sum to 1."""
+    if kind.ACTIVATION == "Sigmoid":
+        return bool((answers >= 0).all() and (answers <= 1).all())
+    for values in (answers, np.exp(answers)) if kind.ACTIVATION else ():
         if (values >= 0).all() and (values <= 1).all() and np.abs(values.sum(axis=1) - 1).max() <= _ROUNDING:
             return True
     return False

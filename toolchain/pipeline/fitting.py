@@ -49,7 +49,7 @@ def check_kind(problems: Problems, items: Sequence[Item], path: tuple[Any, ...],
     """
     augmentation = next((item for item in items if item.does.augments), None)
     if augmentation and kind and kinds.get(kind).LABELS == "none":
-        wrong = f"{augmentation.label} makes texts of the same label, and a task of the kind {kind} has none"
+        wrong = f"{augmentation.label} makes texts that keep one label; a task of the kind {kind} has other answers"
         problems.add(path, wrong, f"take {augmentation.label} out")
 
 

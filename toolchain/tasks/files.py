@@ -29,8 +29,9 @@ class Config(StageConfig):
     Attributes:
         files: Paths of ``train`` (needed), ``dev`` and ``test``. One that is not named is held out from train.
         text: The column of the text, or two columns for sentence pairs.
-        label: The column of the class, or of the number with kind: regression.
-        kind: What is learned: classification, or regression of a number.
+        label: The column of the class, of several with kind: multi_label, or of the number with kind: regression.
+        kind: What is learned: classification, multi_label (several labels of each text, between commas or as a list),
+            or regression of a number.
         labels: Class names in order; by default those in train, sorted (numbers as numbers). Where the file has
             indices 0, 1, …, these name them.
         delimiter: One character between columns; by default a comma in .csv and a tab in .tsv.
@@ -97,7 +98,7 @@ def load(config: Config) -> Dataset:
         for name, path in _paths(config).items()
     }
     names = kinds.get(config.kind).NAMES
-    classes = names or class_names(tables["train"], config.label, given)
+    classes = names or class_names(tables["train"], config.label, given, config.kind)
     splits = {name: examples(table, columns, classes, config.kind) for name, table in tables.items()}
     notes = [
         f"{table.source} has no header: its columns are taken as {columns.text[0]}, {config.label}"

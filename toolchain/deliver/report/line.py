@@ -16,7 +16,7 @@ from toolchain.certainty.noninferiority import NonInferiority
 from toolchain.certainty.statistics import Interval, speedup
 from toolchain.core.errors import StoreError
 from toolchain.deliver.report import metric
-from toolchain.kinds.contract import Kind
+from toolchain.kinds.contract import Agreement, Kind
 from toolchain.measure import gates, records
 from toolchain.measure.gates import Verdict
 
@@ -262,7 +262,7 @@ def read_line(row: Row, name: str, split: str) -> Line:
             "measure it again: 'toolchain run' with --force, or report on the split that it has",
         ) from error
     try:
-        scores = kind.score(answers, gold) if len(answers) == len(gold) else np.empty((0, 1))
+        scores = kind.score(kind.deactivate(answers), gold) if len(answers) == len(gold) else np.empty((0, 1))
     except (ValueError, IndexError):  # answers of another shape
         scores = np.empty((0, 1))
     stored = np.asarray(evaluation.get("scores", {}).get(split, scores))  # earlier versions kept none
@@ -293,6 +293,10 @@ def _gives(kind: Kind, scores: NDArray[np.float64], figure: float) -> bool:
     if kind.METRIC.binary:
         return len(scores) > 0 and int(scores[:, 0].sum()) == figure
     return len(scores) > 0 and math.isclose(kind.combine(scores), figure, rel_tol=1e-9, abs_tol=1e-9)
+
+
+def _agreement(line: Line, base: Line) -> Agreement:
+    return line.kind.agree(line.kind.deactivate(base.answers), line.kind.deactivate(line.answers))
 
 
 def against(line: Line, base: Line, margin: float) -> dict[str, Any]:
@@ -330,7 +334,7 @@ def against(line: Line, base: Line, margin: float) -> dict[str, Any]:
         "difference": difference,
         "p_value": metric.p_value(*pair),
         "not_worse": None if line is base else not_worse,
-        "flips": int(line.kind.agree(base.answers, line.answers).differs.sum()),
+        "flips": int(_agreement(line, base).differs.sum()),
         "compression": base.size_mb / line.size_mb,
         "speedups": speedups,
         "round_ratios": ratios,

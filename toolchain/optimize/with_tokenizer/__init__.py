@@ -61,9 +61,10 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     interface = checkpoint.read_json(source / "interface.json")
     model = graph.load(source / "model.onnx")
     inputs = [item.name for item in model.graph.input]
-    if config.answers and kinds.named(interface).NAMES:
+    kind = kinds.named(interface)
+    if config.answers and kind.ACTIVATION != "Softmax":
         raise ModelError(
-            f"{source} answers a number; with_tokenizer gives the probabilities and the name of a label",
+            f"{source} answers {kind.WORDS[1]}; with_tokenizer gives the probabilities and the name of one label",
             "set with_tokenizer.answers: false",
         )
     if interface.get("pair"):

@@ -56,13 +56,16 @@ def text_columns(text: str | Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def class_names(table: Table, column: str, given: Sequence[str] | None = None) -> tuple[str, ...]:
+def class_names(
+    table: Table, column: str, given: Sequence[str] | None = None, kind: str = CLASSIFICATION
+) -> tuple[str, ...]:
     """Class names, in the order that gives each its index.
 
     Args:
         table: The training rows.
         column: The label column.
         given: Names from the settings; they win.
+        kind: The kind of task, which says what labels a cell names.
 
     Returns:
         The names given, those that the source itself has, or else the distinct labels: numbers in numeric order,
@@ -71,7 +74,13 @@ def class_names(table: Table, column: str, given: Sequence[str] | None = None) -
     Raises:
         DataError: There are fewer than two classes, or nearly as many as rows.
     """
-    values = {shown for value in table.columns[column] if (shown := label_text(value))}
+    parts = kinds.get(kind).cell_labels
+    values = {shown for value in table.columns[column] for part in parts(value) if (shown := label_text(part))}
+    if not values and not any(parts(value) for value in table.columns[column]):
+        raise DataError(
+            f"{table.source}: {column!r} names no label in any of {len(table):,} rows",
+            f"is {column!r} the label column?",
+        )
     if len(values) == 1:
         raise DataError(
             f"{table.source}: one class only, {next(iter(values))!r}, in {len(table):,} rows; two at least are needed",
@@ -91,8 +100,8 @@ def class_names(table: Table, column: str, given: Sequence[str] | None = None) -
 def examples(table: Table, columns: Columns, classes: Sequence[str], kind: str = CLASSIFICATION) -> Split:
     """Checks every row and turns it into an example.
 
-    A label is a class name; where no class is named by a number, it may also be a class's index. What stands in its
-    place is read by the kind of task.
+    A label is a class name; where no class is named by a number, it may also be a class's index. How many labels a cell
+    names, and what stands in their place, is read by the kind of task.
 
     Raises:
         DataError: Texts or labels are empty, not text, or unknown; all such rows are counted, the first ones shown.
@@ -107,20 +116,22 @@ def examples(table: Table, columns: Columns, classes: Sequence[str], kind: str =
     parts = [table.columns[name] for name in columns.text]
     for row, (place, value) in enumerate(zip(table.places, table.columns[columns.label], strict=True)):
         found = [part[row] for part in parts]
-        problem = next(filter(None, map(text_problem, found, columns.text)), "")
-        if not problem:
-            problem = _gold_problem(of_kind, value) if of_kind.NAMES else _label_problem(value, index, classes)
-        if problem:
-            errors.add(place, problem)
+        try:
+            if problem := next(filter(None, map(text_problem, found, columns.text)), ""):
+                raise ValueError(problem)
+            labels.append(of_kind.read_gold(value) if of_kind.NAMES else _gold(of_kind, value, index, classes))
+        except ValueError as error:
+            errors.add(place, str(error))
             continue
         texts.append(tuple(text.strip() for text in found))
-        labels.append(of_kind.read_gold(value) if of_kind.NAMES else index[label_text(value)])
     errors.check()
     return Split(texts, labels, kind=kind)
 
 
 def hold_out(train: Split, share: float, names: Sequence[str], seed: int) -> tuple[Split, dict[str, Split]]:
     """Sets examples aside, the same share of every class where there are any; texts that are equal stay together.
+
+    Of examples with several labels, each counts as one of the first of them.
 
     Args:
         train: All examples.
@@ -136,7 +147,9 @@ def hold_out(train: Split, share: float, names: Sequence[str], seed: int) -> tup
     """
     groups: dict[int, dict[tuple[str, ...], list[int]]] = {}
     seen: dict[tuple[str, ...], int] = {}
-    classes = [0] * len(train) if kinds.get(train.kind).NAMES else train.labels
+    of_kind = kinds.get(train.kind)
+    none = 0 if of_kind.NAMES else -1
+    classes = [next(iter(of_kind.classes(gold)), none) for gold in train.labels]
     for row, (text, label) in enumerate(zip(train.texts, classes, strict=True)):
         key = normalized(text)
         # Equal texts with different labels go where the first of them goes, or they would sit on both sides.
@@ -163,7 +176,7 @@ def hold_out(train: Split, share: float, names: Sequence[str], seed: int) -> tup
 
 def absent_classes(split: Split, classes: Sequence[str], name: str) -> tuple[str, ...]:
     """A note when classes have no example in a split, as a tuple of none or one."""
-    present = Counter(split.labels)
+    present = Counter(label for gold in split.labels for label in kinds.get(split.kind).classes(gold))
     absent = [repr(label) for index, label in enumerate(classes) if not present[index]]
     return (f"{name} has no example of {', '.join(absent[:5])}",) if absent else ()
 
@@ -192,13 +205,19 @@ def text_problem(value: Any, column: str) -> str:
     return ""
 
 
-def _gold_problem(kind: Kind, value: Any) -> str:
-    """What is wrong with what stands in place of a label; empty if nothing is."""
-    try:
-        kind.read_gold(value)
-    except ValueError as error:
-        return str(error)
-    return ""
+def _gold(kind: Kind, value: Any, index: Mapping[str, int], classes: Sequence[str]) -> Any:
+    """Return the gold answer that a cell of labels has.
+
+    Raises:
+        ValueError: A label is unknown, empty or named twice.
+    """
+    parts = kind.cell_labels(value)
+    if problem := next(filter(None, (_label_problem(part, index, classes) for part in parts)), ""):
+        raise ValueError(problem)
+    indices = [index[label_text(part)] for part in parts]
+    if twice := [each for each, count in Counter(indices).items() if count > 1]:
+        raise ValueError(f"the label {classes[twice[0]]!r} is named twice")
+    return kind.gold_of(indices, len(classes))
 
 
 def _label_problem(value: Any, index: Mapping[str, int], classes: Sequence[str]) -> str:

@@ -331,9 +331,17 @@ def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, tuple[str, ...]]:
     try:
         record = documents.parse_json(metadata[b"huggingface"], "the schema", DataError)
         features = record["info"]["features"]
-        return {n: tuple(map(str, f["names"])) for n, f in features.items() if isinstance(f, dict) and "names" in f}
+        inner = {name: _of_list(feature) for name, feature in features.items()}
+        return {n: tuple(map(str, f["names"])) for n, f in inner.items() if isinstance(f, dict) and "names" in f}
     except (DataError, KeyError, TypeError, ValueError, AttributeError):
         return {}
+
+
+def _of_list(feature: Any) -> Any:
+    """Return what a list in a ``datasets`` schema is a list of, or the feature itself."""
+    if isinstance(feature, list) and feature:
+        return feature[0]
+    return feature.get("feature", feature) if isinstance(feature, dict) else feature
 
 
 def _json_kind(value: object) -> str:
