@@ -282,3 +282,44 @@ def test_limits_stand_in_the_recipe_so_that_two_commands_give_the_answer(tmp_pat
     wrong = call("init", "--per-s", "100", "--at", "7", "--force", cwd=tmp_path)
     assert wrong.code == 1
     assert "limits: at: 'batch 7' is not measured" in wrong.stderr
+
+
+EMOTIONS = "text,labels\n" + "".join(f'note {i},"{("joy,fear", "joy", "anger,joy", "")[i % 4]}"\n' for i in range(60))
+SCORES = "first,second,score\n" + "".join(f"note {i},memo {i},{i / 10}\n" for i in range(60))
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "kind", "shown"),
+    [(EMOTIONS, (), "multi_label", "60 rows, 3 classes (anger, fear, joy)"), (SCORES, (), "regression", "60 rows."),
+     (SCORES.replace("score", "gold score"), ("--kind", "regression"), "regression", "60 rows.")],
+)  # fmt: skip
+def test_several_labels_and_scores_are_recognized_or_named(
+    tmp_path: Path, content: str, options: tuple[str, ...], kind: str, shown: str
+) -> None:
+    encoder = _named(checkpoint_folder(), tmp_path / "encoder")
+    config = json.loads((encoder / "config.json").read_text()) | {"architectures": ["BertForMaskedLM"]}
+    (encoder / "config.json").write_text(json.dumps(config))
+    (tmp_path / "data.csv").write_text(content)
+    result = call("init", "encoder", "data.csv", "--json", *options, cwd=tmp_path)
+    assert (result.code, result.json["kind"]) == (0, kind), result.stderr
+    task = _is_valid(tmp_path).task
+    assert task.config.kind == kind
+    assert shown in (tmp_path / "recipe.yaml").read_text()
+    assert task.technique.module.load(task.config).kind == kind
+
+
+def test_a_trained_model_says_which_kind_its_data_are_of(tmp_path: Path) -> None:
+    folder = _named(checkpoint_folder(), tmp_path / "mine", "joy", "fear", "anger")
+    config = json.loads((folder / "config.json").read_text()) | {"problem_type": "multi_label_classification"}
+    (folder / "config.json").write_text(json.dumps(config))
+    (tmp_path / "data.csv").write_text(EMOTIONS)
+    result = call("init", "mine", "data.csv", cwd=tmp_path)
+    assert "(text: text; label: labels; kind: multi_label)" in result.stdout, result.stderr
+    assert _is_valid(tmp_path).task.config.labels is None
+    wrong = call("init", "mine", "data.csv", "--kind", "regression", "--force", cwd=tmp_path)
+    assert wrong.stderr.splitlines() == [
+        "error: mine was trained for the kind multi_label, not regression", "  hint: --kind multi_label",
+    ]  # fmt: skip
+    assert "mine was trained for" in call("init", "mine", "data.csv", "--kind", "classification", cwd=tmp_path).stderr
+    unknown = call("init", "mine", "data.csv", "--kind", "multilabel", "--force", cwd=tmp_path)
+    assert (unknown.code, "did you mean 'multi_label'?" in unknown.stderr) == (2, True)

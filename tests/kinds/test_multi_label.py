@@ -96,6 +96,18 @@ def test_a_cell_names_labels_between_commas_or_in_a_list(cell: Any, names: list[
     assert KIND.classes((1, 0, 1, 0)) == [0, 2]
 
 
+@pytest.mark.parametrize(
+    ("kind", "values", "recognized"),
+    [("multi_label", ["joy,fear", "joy", ""], True), ("multi_label", ["a,b", "b,c", "c,a"], True),
+     ("multi_label", [["joy"], []], True), ("multi_label", ["arts, crafts", "sports", "arts, crafts"], False),
+     ("multi_label", ["joy", "fear"], False), ("multi_label", [0, 1], False), ("multi_label", [], False),
+     ("regression", ["0.5", "3"], True), ("regression", ["1", "2.0"], False), ("regression", [0.5, None], True),
+     ("regression", ["0.5", "high"], False), ("classification", ["joy", "fear"], False)],
+)  # fmt: skip
+def test_a_column_is_recognized_by_its_cells(kind: str, values: list[Any], recognized: bool) -> None:
+    assert kinds.get(kind).recognizes(values) is recognized
+
+
 def table(folder: Path, rows: list[str], name: str = "a.csv", **settings: Any) -> files.Config:
     (folder / name).write_text("\n".join(rows) + "\n", "utf-8")
     return files.Config(

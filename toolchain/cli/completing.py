@@ -76,6 +76,12 @@ def task(ctx: click.Context) -> Iterable[str]:
 
 
 @_offers
+def kind(ctx: click.Context) -> Iterable[str]:
+    """Offer kinds of task."""
+    return registry.names("kinds")
+
+
+@_offers
 def variant(ctx: click.Context) -> Iterable[str]:
     """Offer the variants of the recipe on the command line, and MODEL/VARIANT where it has several models."""
     root = _recipe(ctx)

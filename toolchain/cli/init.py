@@ -11,6 +11,7 @@ import click
 
 from toolchain.cli import completing, options
 from toolchain.core import delivery
+from toolchain.core.data import CLASSIFICATION
 from toolchain.core.errors import RecipeError, ToolchainError
 
 if TYPE_CHECKING:
@@ -25,7 +26,11 @@ if TYPE_CHECKING:
     help="The recipe to write.",
 )  # fmt: skip
 @click.option("--text", multiple=True, metavar="COLUMN", help="The column of the text; give it twice for pairs.")
-@click.option("--label", metavar="COLUMN", help="The column of the class.")
+@click.option("--label", metavar="COLUMN", help="The column of the class, of several labels or of the score.")
+@click.option(
+    "--kind", shell_complete=completing.kind,
+    help="What is learned, such as multi_label; by default what the model was trained for, or the column looks like.",
+)  # fmt: skip
 @click.option(
     "--task",
     shell_complete=completing.task,
@@ -40,9 +45,9 @@ if TYPE_CHECKING:
 @options.json_option
 @options.verbosity
 def init_command(
-    targets: tuple[str, ...], output: Path, text: tuple[str, ...], label: str | None, task: str | None,
-    tokenizer: Path | None, size_mb: float | None, latency_ms: float | None, per_s: float | None, at: str | None,
-    drop: float | None, accuracy: float | None, force: bool, as_json: bool,
+    targets: tuple[str, ...], output: Path, text: tuple[str, ...], label: str | None, kind: str | None,
+    task: str | None, tokenizer: Path | None, size_mb: float | None, latency_ms: float | None, per_s: float | None,
+    at: str | None, drop: float | None, accuracy: float | None, force: bool, as_json: bool,
 ) -> int:  # fmt: skip
     """Write a recipe for the model and the data at hand.
 
@@ -58,6 +63,10 @@ def init_command(
         raise RecipeError(f"{output} exists", "write another file with -o, or overwrite it with --force")
     if task is not None and task not in names("tasks"):
         raise click.BadParameter(f"no task is called {task!r}: {suggest(task, names('tasks'))}", param_hint="--task")
+    if kind is not None and kind not in names("kinds"):
+        raise click.BadParameter(f"no kind is called {kind!r}: {suggest(kind, names('kinds'))}", param_hint="--kind")
+    if kind is not None and task is not None:
+        raise click.UsageError(f"--task {task} has its own kind: leave out --kind")
     model, files = at_hand.look(targets)
     if task is not None and files:
         raise click.UsageError(f"--task {task} brings its own data: leave out {', '.join(map(str, files))}")
@@ -67,7 +76,7 @@ def init_command(
             f"no data in {where}; data are a CSV, TSV, JSONL or Parquet file with a column of text and one of classes",
             f"for example: toolchain init {shlex.join(targets) or 'path/to/checkpoint'} train.csv",
         )
-    data = at_hand.read_data(files, model, text, label) if files else None
+    data = at_hand.read_data(files, model, text, label, kind or "") if files else None
     model = model or at_hand.packaged()
     if model is None:
         where = ", ".join(targets) or "this folder"
@@ -121,6 +130,7 @@ def _as_json(
         "files": {part: str(path) for part, path in data.files.items()} if data else {},
         "text": list(data.columns.text) if data else [],
         "label": data.columns.label if data else None,
+        "kind": data.columns.kind if data else None,
         "variants": list(recipe.variants),
         "engines": list(recipe.engines),
         "notes": list(recipe.notes),
@@ -146,6 +156,7 @@ def _summary(
         columns = (
             f"text: {', '.join(data.columns.text)}; label: {data.columns.label}" if data.sheet.header else "no header"
         )
+        columns += "" if data.columns.kind == CLASSIFICATION else f"; kind: {data.columns.kind}"
         read = f"{files}{f', {data.sheet.rows:,} rows' if alone else ''} ({columns})"
     return [
         f"wrote {output}",

@@ -138,6 +138,10 @@ class Kind(Declared):
         names = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
         return {"num_labels": len(labels), **names}
 
+    def recognizes(self, values: Sequence[Any]) -> bool:
+        """Return whether the cells of a label column look like answers of this kind, for a first recipe."""
+        return False
+
     def read_gold(self, value: Any) -> Any:
         """Return a gold answer as a cell of a data file has it, of a kind that has ``NAMES``.
 

@@ -7,6 +7,7 @@ all texts counted together, ``2·tp / (2·tp + fp + fn)``.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,17 @@ def head_config(labels: Sequence[str]) -> dict[str, Any]:
     """Return what ``config.json`` says of a new head for these labels."""
     names = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
     return {"num_labels": len(labels), "problem_type": "multi_label_classification", **names}
+
+
+def recognizes(values: Sequence[Any]) -> bool:
+    """Return whether cells are lists, or names between commas that stand alone or, most of them, in other cells too."""
+    if any(isinstance(value, (list, tuple)) for value in values):
+        return True
+    cells = {tuple(cell_labels(value)) for value in values if isinstance(value, str)}
+    occurs = Counter(name for cell in cells for name in set(cell))
+    joined = {name for cell in cells if len(cell) > 1 for name in cell}
+    alone = {cell[0] for cell in cells if len(cell) == 1}
+    return bool(joined & alone) or 2 * sum(occurs[name] > 1 for name in joined) > len(joined)
 
 
 def cell_labels(value: Any) -> list[Any]:

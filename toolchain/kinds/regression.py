@@ -36,6 +36,15 @@ def head_config(labels: Sequence[str]) -> dict[str, Any]:
     return {"num_labels": 1, "problem_type": "regression", **names}
 
 
+def recognizes(values: Sequence[Any]) -> bool:
+    """Return whether all cells are numbers, and some are not whole."""
+    try:
+        scores = [read_gold(value) for value in values if value is not None]
+    except ValueError:
+        return False
+    return any(score % 1 for score in scores)
+
+
 def read_gold(value: Any) -> float:
     """Return a score as a data file has it.
 

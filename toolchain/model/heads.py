@@ -184,10 +184,14 @@ def refusal(folder: Path, name: str = "", kind: str = "") -> tuple[str, str] | N
     )
 
 
+def task_kind(head: Head) -> str:
+    """Return the kind of task that takes a head in; '' where there is none."""
+    return next((name for name in registry.names("kinds") if head.kind in served(kinds.get(name))), "")
+
+
 def _of_other_task(head: Head) -> str:
     """Return the advice to name a task of the kind that a head is for; '' where there is no such kind."""
-    fitting = (name for name in registry.names("kinds") if head.kind in served(kinds.get(name)))
-    other = next(fitting, "")
+    other = task_kind(head)
     return f"name a task of the kind {other}, or " if other else ""
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from toolchain import kinds
 from toolchain.core.errors import DataError, ModelError
 from toolchain.core.files import safe_folder
 from toolchain.model import adopt, heads, source
@@ -41,10 +42,12 @@ class Model:
     Attributes:
         spec: The folder, file or source, as the user would name it.
         kind: ``classifier`` is a fine-tuned checkpoint, ``encoder`` one that is not fine-tuned yet, ``onnx`` a graph.
-        labels: The names of its classes in the order of its logits; empty for an encoder, or where no file says.
+        labels: The names of its classes in the order of its logits; empty for an encoder, for a model whose answers are
+            no labels, or where no file says.
         unnamed: Whether it has classes that nobody named: LABEL_0, LABEL_1, …
         sure: Whether its files were there to be read; a hub model may not have been downloaded yet.
         longest: Tokens of an encoder's longest input; 0 where it is not known.
+        task: The kind of task that it was trained for; '' of an encoder, or where no file says.
     """
 
     spec: str
@@ -53,6 +56,7 @@ class Model:
     unnamed: bool = False
     sure: bool = True
     longest: int = 0
+    task: str = ""
 
     @property
     def named(self) -> tuple[str, ...]:
@@ -115,7 +119,7 @@ def read_model(spec: str) -> Model:
     """Read what kind of model a folder, file or source holds, and its labels, without loading it.
 
     Raises:
-        ModelError: It is no model, or one that does not classify texts.
+        ModelError: It is no model, or one of no kind of task that is served.
     """
     if adopt.kind_of(spec) == "engine":
         raise ModelError(f"{spec} is a built engine", f"time it as it is: toolchain benchmark {spec}")
@@ -129,7 +133,7 @@ def read_model(spec: str) -> Model:
     head = heads.read(held.folder)
     if head.bare:
         return Model(spec, "encoder", longest=source.longest(read_json(held.folder / "config.json")))
-    if reason := heads.refusal(held.folder, spec):
+    if reason := heads.refusal(held.folder, spec, heads.task_kind(head)):
         raise ModelError(*reason)
     return _with_labels(spec, "classifier", held.folder)
 
@@ -140,7 +144,9 @@ def packaged() -> Model | None:
     return Model(PACKAGED, "encoder") if importlib.util.find_spec(module) else None
 
 
-def read_data(files: Sequence[Path], model: Model | None, text: Sequence[str] = (), label: str | None = None) -> Data:
+def read_data(
+    files: Sequence[Path], model: Model | None, text: Sequence[str] = (), label: str | None = None, kind: str = ""
+) -> Data:
     """Tell which file is which part, and which column holds what.
 
     Args:
@@ -148,10 +154,14 @@ def read_data(files: Sequence[Path], model: Model | None, text: Sequence[str] = 
         model: The model whose labels the class column should hold.
         text: Columns that the user named as the text.
         label: The column that the user named as the class.
+        kind: The kind of task that the user named; by default the model's, or the one that recognizes the column.
 
     Raises:
+        ModelError: The model was trained for another kind of task.
         DataError: Two files are of the same part or have different columns, or the columns do not tell.
     """
+    if model and model.task and kind not in ("", model.task):
+        raise ModelError(f"{model.spec} was trained for the kind {model.task}, not {kind}", f"--kind {model.task}")
     parts: dict[str, Path] = {}
     for path in files:
         part = part_of(path) if len(files) > 1 else "train"
@@ -164,7 +174,7 @@ def read_data(files: Sequence[Path], model: Model | None, text: Sequence[str] = 
     if "train" not in parts:
         parts["train"] = parts.pop("dev") if "dev" in parts else parts.pop("test")
     sheet = read_sheet(parts["train"])
-    columns = guess(sheet, model.named if model else (), text, label)
+    columns = guess(sheet, model.named if model else (), text, label, kind or (model.task if model else ""))
     for path in parts.values():
         _check_columns(path, sheet, columns)
     return Data({part: parts[part] for part in ("train", "dev", "test") if part in parts}, sheet, columns)
@@ -195,12 +205,15 @@ def _with_labels(spec: str, kind: Literal["classifier", "onnx"], folder: Path) -
     for place in (folder, described or folder):
         safe_folder(place, ("config.json", "interface.json"))
     if (folder / "interface.json").is_file():
-        names = adopt.own_labels(folder)
+        described, task = folder, str(kinds.of_folder(folder))
     elif described is not None:
-        names = adopt.own_labels(described)
+        task = heads.task_kind(heads.read(described))
     else:
         return Model(spec, kind)
-    return Model(spec, kind, tuple(names), unnamed(names))
+    if task and kinds.get(task).NAMES:
+        return Model(spec, kind, task=task)
+    names = adopt.own_labels(described)
+    return Model(spec, kind, tuple(names), unnamed(names), task=task)
 
 
 def _like(path: Path) -> str:

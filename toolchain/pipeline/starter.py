@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from toolchain import kinds
 from toolchain.core import registry
+from toolchain.core.data import CLASSIFICATION
 from toolchain.core.errors import DataError, MissingPackageError, ModelError
 from toolchain.core.hooks import Engine
 from toolchain.core.processors import physical_cores
@@ -181,10 +183,8 @@ def _tokenizer_inside(folder: Path) -> Path | None:
 def _task(model: Model, data: Data, labels: Sequence[str], base: Path) -> list[str]:
     files = ", ".join(f"{part}: {_written(str(path), base)}" for part, path in data.files.items())
     absent = [part for part in ("dev", "test") if part not in data.files]
-    classes = data.sheet.classes(data.columns.label)
-    shown = ", ".join(classes[:8]) + (", …" if len(classes) > 8 else "")
     lines = [
-        f"# {data.sheet.path.name}: {data.sheet.rows:,} rows, {len(classes)} classes ({shown})."
+        f"# {data.sheet.path.name}: {data.sheet.rows:,} rows{_classes_shown(data)}."
         + (f" {' and '.join(absent)} {'is' if len(absent) == 1 else 'are'} held out of it." if absent else ""),
         "task:",
         f"  files: {{{files}}}",
@@ -193,6 +193,7 @@ def _task(model: Model, data: Data, labels: Sequence[str], base: Path) -> list[s
         text = data.columns.text
         lines.append(f"  text: {_scalar(text[0]) if len(text) == 1 else f'[{_scalar(text[0])}, {_scalar(text[1])}]'}")
         lines.append(f"  label: {_scalar(data.columns.label)}")
+    lines += [] if data.columns.kind == CLASSIFICATION else [f"  kind: {data.columns.kind}"]
     lines += [f"  {name}: {json.dumps(value)}" for name, value in data.sheet.settings.items()]
     if labels:
         lines.append(f"  labels: [{', '.join(map(_scalar, labels))}]  # in the order of the model's answers")
@@ -202,6 +203,14 @@ def _task(model: Model, data: Data, labels: Sequence[str], base: Path) -> list[s
         )
         lines.append(f"  holdout: {HOLDOUT[model.kind]}  # {share}")
     return lines
+
+
+def _classes_shown(data: Data) -> str:
+    """Return how many classes the data have, and which, for a comment; '' where they have none."""
+    if kinds.get(data.columns.kind).NAMES:
+        return ""
+    classes = data.sheet.classes(data.columns.label, data.columns.kind)
+    return f", {len(classes)} classes ({', '.join(classes[:8])}{', …' if len(classes) > 8 else ''})"
 
 
 def _labels(model: Model, data: Data) -> tuple[tuple[str, ...], dict[str, str], list[str]]:
@@ -214,7 +223,9 @@ def _labels(model: Model, data: Data) -> tuple[tuple[str, ...], dict[str, str], 
     Raises:
         DataError: The data have other classes than the model.
     """
-    classes = data.sheet.classes(data.columns.label)
+    if kinds.get(data.columns.kind).NAMES:
+        return (), {}, []
+    classes = data.sheet.classes(data.columns.label, data.columns.kind)
     if model.kind == "onnx" and not model.labels:
         note = f"no file names the graph's classes; check that they are, in this order: {', '.join(classes)}"
         return classes, {}, [note]
@@ -243,8 +254,9 @@ def _labels(model: Model, data: Data) -> tuple[tuple[str, ...], dict[str, str], 
 
 def _strange_labels(model: Model, data: Data, strange: Sequence[str], known: Mapping[str, str]) -> DataError:
     """Return the error for a few labels of the data that the model does not have, with their rows."""
-    values = [label_text(value) for value in data.sheet.columns[data.columns.label]]
-    counts = [(name, [row for row, value in enumerate(values, start=1) if value == name]) for name in strange[:8]]
+    parts = kinds.get(data.columns.kind).cell_labels
+    values = [[label_text(part) for part in parts(value)] for value in data.sheet.columns[data.columns.label]]
+    counts = [(name, [row for row, own in enumerate(values, start=1) if name in own]) for name in strange[:8]]
     shown = ", ".join(
         f"{name!r} (row {rows[0]:,})" if len(rows) == 1 else f"{name!r} ({len(rows):,} rows, the first is {rows[0]:,})"
         for name, rows in counts

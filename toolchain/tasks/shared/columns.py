@@ -1,4 +1,4 @@
-"""Guess which columns of a table hold the text and the class, for a recipe that the user then reads."""
+"""Guess which columns of a table hold the text and the answer, for a recipe that the user then reads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolchain.core import documents
+from toolchain import kinds
+from toolchain.core import documents, registry
+from toolchain.core.data import CLASSIFICATION
 from toolchain.core.errors import DataError
 from toolchain.tasks.shared import parquet_file
 from toolchain.tasks.shared.examples import MANY_CLASSES, label_text
@@ -21,7 +23,7 @@ from toolchain.tasks.shared.reading import FORMATS, check_file, decode
 PAIRS = (
     ("premise", "hypothesis"), ("sentence1", "sentence2"), ("question1", "question2"), ("question", "sentence"),
     ("question", "context"), ("question", "passage"), ("query", "passage"), ("query", "document"),
-    ("text1", "text2"), ("text_a", "text_b"), ("text", "text_pair"),
+    ("text1", "text2"), ("text_a", "text_b"), ("text", "text_pair"), ("first", "second"),
 )  # fmt: skip
 
 #: Usual names of the text, the likeliest first.
@@ -30,10 +32,11 @@ TEXTS = (
     "question", "input", "description", "title",
 )  # fmt: skip
 
-#: Usual names of the class, the likeliest first.
+#: Usual names of the class or of what stands in its place, the likeliest first.
 LABELS = (
     "label", "labels", "label_text", "class", "category", "target", "sentiment", "intent", "topic", "gold",
-    "gold_label", "y", "tag", "stars", "rating",
+    "gold_label", "y", "tag", "stars", "rating", "tags", "categories", "topics", "emotions", "score", "similarity",
+    "similarity_score", "relatedness_score",
 )  # fmt: skip
 
 #: Rows that are read of a Parquet file.
@@ -61,9 +64,10 @@ class Sheet:
         """How many rows it has."""
         return len(next(iter(self.columns.values()), ()))
 
-    def classes(self, column: str) -> tuple[str, ...]:
-        """The distinct labels of a column, sorted: numbers as numbers."""
-        found = {text for value in self.columns[column] if (text := label_text(value))}
+    def classes(self, column: str, kind: str = CLASSIFICATION) -> tuple[str, ...]:
+        """The distinct labels of a column as a kind of task reads it, sorted: numbers as numbers."""
+        parts = kinds.get(kind).cell_labels
+        found = {text for value in self.columns[column] for part in parts(value) if (text := label_text(part))}
         return tuple(sorted(found, key=_place))
 
 
@@ -75,10 +79,11 @@ def _place(label: str) -> tuple[bool, int, str]:
 
 @dataclass(frozen=True)
 class Guess:
-    """Which columns hold what: one column of text, or the two of a pair, and the class."""
+    """Which columns hold what: one column of text, or the two of a pair, and the class; and the kind of task."""
 
     text: tuple[str, ...]
     label: str
+    kind: str = CLASSIFICATION
 
 
 def read_sheet(path: Path) -> Sheet:
@@ -118,7 +123,9 @@ def read_sheet(path: Path) -> Sheet:
     return Sheet(path, columns, header, settings)
 
 
-def guess(sheet: Sheet, known: Sequence[str] = (), text: Sequence[str] = (), label: str | None = None) -> Guess:
+def guess(
+    sheet: Sheet, known: Sequence[str] = (), text: Sequence[str] = (), label: str | None = None, kind: str = ""
+) -> Guess:
     """Find the text and the class among the columns of a sheet.
 
     Args:
@@ -126,6 +133,7 @@ def guess(sheet: Sheet, known: Sequence[str] = (), text: Sequence[str] = (), lab
         known: The labels of a model that was trained for this task; a column that holds just these is the class.
         text: Columns that the user named as the text.
         label: The column that the user named as the class.
+        kind: The kind of task; where none is named, the one that recognizes the column, or else classification.
 
     Raises:
         DataError: A named column is absent, the class column holds one class only, or the columns do not tell.
@@ -138,8 +146,8 @@ def guess(sheet: Sheet, known: Sequence[str] = (), text: Sequence[str] = (), lab
             f"did you mean {close[0]!r}?" if close else "name one of these",
         )
     if not sheet.header:
-        return Guess(("0",), "1")
-    label = label or _label(sheet, known, text)
+        return Guess(("0",), "1", kind or _kind(sheet, "1"))
+    label = label or _label(sheet, known, text, kind)
     chosen = tuple(text) or _texts(sheet, label)
     if label is None or not chosen:
         what = "the class" if label is None else "the text"
@@ -147,24 +155,34 @@ def guess(sheet: Sheet, known: Sequence[str] = (), text: Sequence[str] = (), lab
             f"{sheet.path}: which column holds {what}? columns: {', '.join(sheet.columns)}",
             "name them, for example: --text COLUMN --label COLUMN",
         )
-    if len(classes := sheet.classes(label)) < 2:
+    kind = kind or _kind(sheet, label)
+    if not kinds.get(kind).NAMES and len(classes := sheet.classes(label, kind)) < 2:
         raise DataError(
             f"{sheet.path}: {label!r} holds one class only: {', '.join(classes) or 'every row is empty'}",
             "name a file with examples of every class, or another class column: --label COLUMN",
         )
-    return Guess(chosen, label)
+    return Guess(chosen, label, kind)
 
 
-def _label(sheet: Sheet, known: Sequence[str], text: Sequence[str]) -> str | None:
+def _kind(sheet: Sheet, column: str) -> str:
+    """Return the kind of task that recognizes a column, or else classification."""
+    names = registry.names("kinds")
+    return next((name for name in names if kinds.get(name).recognizes(sheet.columns[column])), CLASSIFICATION)
+
+
+def _label(sheet: Sheet, known: Sequence[str], text: Sequence[str], kind: str) -> str | None:
     wanted = {name.casefold() for name in known}
     free = [name for name in sheet.columns if name not in text]
     by_name = [name for usual in LABELS for name in free if name.casefold() == usual]
     for name in [*by_name, *free]:
-        classes = {value.casefold() for value in sheet.classes(name)}
+        classes = {value.casefold() for value in sheet.classes(name, kind or CLASSIFICATION)}
         if len(classes) > 1 and classes <= wanted:
             return name
     if by_name:
         return by_name[0]
+    recognized = [name for name in free if kind and kinds.get(kind).recognizes(sheet.columns[name])]
+    if len(recognized) == 1:
+        return recognized[0]
     few = [
         name for name in free if 2 <= len(sheet.classes(name)) <= min(MANY_CLASSES, sheet.rows // 3)
         and _words(sheet, name) < 3
