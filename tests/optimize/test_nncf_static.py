@@ -172,16 +172,16 @@ def model_labels(source: Path) -> list[int]:
     import onnxruntime as ort
 
     session = ort.InferenceSession(str(source / "model.onnx"))
-    return [int(session.run(None, inputs)[0][0].argmax()) for inputs, _ in items]
+    return [int(session.run(None, inputs)[0][0].argmax()) for inputs, *_ in items]
 
 
 def test_dev_accuracy_counts_right_labels(tmp_path: Path) -> None:
     source = exported("bert")
     labels = model_labels(source)
     encoded = dev_batches(source, context(tmp_path))
-    items = [(inputs, label) for (inputs, _), label in zip(encoded, labels, strict=True)]
-    assert all(1 <= inputs["input_ids"].shape[1] <= MAX_LENGTH for inputs, _ in items)
-    wrong = [(inputs, 1 - label) if index % 4 == 0 else (inputs, label) for index, (inputs, label) in enumerate(items)]
+    items = [(inputs, label, rows) for (inputs, _, rows), label in zip(encoded, labels, strict=True)]
+    assert all(1 <= inputs["input_ids"].shape[1] <= MAX_LENGTH for inputs, *_ in items)
+    wrong = [(inputs, label if index % 4 else 1 - label, rows) for index, (inputs, label, rows) in enumerate(items)]
     model = graph.load(source / "model.onnx")
     assert dev_accuracy(KIND, model, items, 1) == (1.0, [1.0] * 32)
     assert dev_accuracy(KIND, model, wrong, 1)[0] == 0.75

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 #: The kind of task where nothing names another.
@@ -19,12 +19,14 @@ class Split:
         labels: Gold answers, as many as texts: class indices, or what the kind of task has in their place.
         groups: Which examples hang together, such as phrases of one sentence, by number; empty where none do.
         kind: The kind of task, a file in ``kinds/``.
+        names: Names of the data's labels, where the split was taken from a data set by name.
     """
 
     texts: Sequence[tuple[str, ...]]
     labels: Sequence[Any]
     groups: Sequence[int] = ()
     kind: str = CLASSIFICATION
+    names: tuple[str, ...] = field(default=(), compare=False)
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -69,4 +71,4 @@ class Dataset:
     def split(self, name: str) -> Split:
         """The split called ``train``, ``dev`` or ``test``."""
         found: Split = {"train": self.train, "dev": self.dev, "test": self.test}[name]
-        return found
+        return replace(found, names=self.labels)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,20 +26,37 @@ if TYPE_CHECKING:
 INTERFACE_FILE = "interface.json"
 
 
-@cache
-def get(name: str) -> Kind:
+def get(name: str, labels: Sequence[str] = ()) -> Kind:
     """Return a kind by the name of its file.
+
+    Args:
+        name: The name.
+        labels: Names of a model's labels, in their order, for hooks that depend on them.
 
     Raises:
         RecipeError: There is none of that name.
     """
+    kind = _get(name)
+    return _for_labels(name, tuple(labels)) if labels and kind.DEPENDS_ON_LABELS else kind
+
+
+@cache
+def _get(name: str) -> Kind:
     if name == CLASSIFICATION:  # imported by name above, so that its source counts as that of whatever uses kinds
         return Kind(classification)
     return registry.get("kinds", name).of(Kind)
 
 
+@cache
+def _for_labels(name: str, labels: tuple[str, ...]) -> Kind:
+    module = registry.get("kinds", name).module
+    bound = ModuleType(module.__name__)
+    vars(bound).update(vars(module) | dict(_get(name).of_labels(labels)))
+    return Kind(bound)
+
+
 def named(record: Mapping[str, Any], where: str = "") -> Kind:
-    """Return the kind that an ``interface.json`` or an evaluation names; classification where it names none.
+    """Return the kind that an ``interface.json`` or an evaluation names, for its labels; where none, classification.
 
     Args:
         record: What the file holds.
@@ -50,7 +68,8 @@ def named(record: Mapping[str, Any], where: str = "") -> Kind:
     name, known = record.get("kind", CLASSIFICATION), registry.names("kinds")
     if name not in known:
         raise ModelError(f"{where}kind is {name!r}; allowed are {', '.join(known)}")
-    return get(str(name))
+    labels = record.get("label_names", record.get("labels"))
+    return get(str(name), labels if isinstance(labels, list) and all(isinstance(each, str) for each in labels) else ())
 
 
 def of_folder(folder: Path) -> Kind:
@@ -97,3 +116,38 @@ def gathered(
             whole[(chosen, *(slice(size) for size in value.shape[1:]))] = value
         outputs[output.name] = whole
     return outputs
+
+
+def from_first_token(
+    kind: Kind, outputs: Mapping[str, NDArray[Any]], lengths: Sequence[int], padding_side: str
+) -> dict[str, NDArray[Any]]:
+    """Return a batch's outputs, those of tokens with each row's first token at the front, whatever padding is there.
+
+    Args:
+        kind: The kind.
+        outputs: The batch's outputs by name.
+        lengths: Tokens of each row.
+        padding_side: Where the padding stands.
+    """
+    if padding_side != "left":
+        return dict(outputs)
+    tokens = {output.name for output in kind.OUTPUTS if "tokens" in output.axes[1:2]}
+    return {
+        name: np.stack([np.roll(row, size - len(row), axis=0) for row, size in zip(value, lengths, strict=True)])
+        if name in tokens and len(value)
+        else value
+        for name, value in outputs.items()
+    }
+
+
+def joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Return the answers of several runs, ``[examples, …]`` each, as one array; where one is smaller, zeros follow."""
+    sizes = [max(part.shape[axis] for part in parts) for axis in range(1, parts[0].ndim)]
+    return np.concatenate([padded(part, sizes) for part in parts])
+
+
+def padded(answers: NDArray[Any], sizes: Sequence[int]) -> NDArray[Any]:
+    """Return answers with zeros behind them up to these sizes of all axes but the first."""
+    if list(answers.shape[1:]) == list(sizes):
+        return answers
+    return np.pad(answers, [(0, 0), *((0, size - there) for size, there in zip(sizes, answers.shape[1:], strict=True))])

@@ -51,7 +51,7 @@ def activate(answers: NDArray[Any]) -> NDArray[Any]:
     return probabilities
 
 
-def decode(answers: NDArray[Any], labels: Sequence[str]) -> list[Prediction]:
+def decode(answers: NDArray[Any], labels: Sequence[str], texts: Sequence[tuple[str, ...]] = ()) -> list[Prediction]:
     """Return the likeliest label of each example and its probability."""
     best = answers.argmax(axis=1) if len(answers) else []
     return [Prediction(labels[k], float(row[k])) for k, row in zip(best, answers, strict=True)]

@@ -2,13 +2,16 @@
 
 A kind imports numpy alone when it is loaded, and torch only inside functions: deployments load kinds. Arrays are
 numpy's unless a function says that they are tensors. Outputs go by their names in ``OUTPUTS``, one row for each row
-that an engine computes; answers are one for each example, which may have been several rows.
+that an engine computes; answers are one for each example, which may have been several rows. They are one array,
+``[examples, …]``: where an example has fewer numbers than another, zeros follow, by which a kind knows that nothing is
+there (``kinds.joined``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
@@ -87,6 +90,25 @@ class Agreement:
 
 
 @dataclass(frozen=True, slots=True)
+class Entity:
+    """A part of a text that has a name.
+
+    Attributes:
+        type: What it is, such as ``person``.
+        text: The part of the text.
+        start: Position of its first character.
+        end: Position behind its last character.
+        probability: The mean probability of its words' labels, of 0 to 1.
+    """
+
+    type: str
+    text: str
+    start: int
+    end: int
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """What a model answers to one example.
 
@@ -96,12 +118,14 @@ class Prediction:
         score: The number that is answered; None of labels.
         labels: Every label that is answered with its probability, the likeliest first, of a model that answers any
             number of them; None of others.
+        entities: The entities of a text, in their order; None of a kind that has none.
     """
 
     label: str
     probability: float
     score: float | None = None
     labels: tuple[tuple[str, float], ...] | None = None
+    entities: tuple[Entity, ...] | None = None
 
 
 class Kind(Declared):
@@ -130,8 +154,24 @@ class Kind(Declared):
     #: What an augmentation of a text must keep: its label, the labels of words or the place of spans; none where no
     #: augmentation keeps the answer.
     LABELS: Literal["text", "word", "span", "none"] = "none"
+    #: The task, a file in ``tasks/``, that reads a user's data of this kind.
+    TASK: str = "files"
     #: What messages call the answers: ``label`` and ``labels``.
     WORDS: tuple[str, str] = ("answer", "answers")
+    #: Whether rows are to say where the words of their text are, ``Tokens.words``.
+    READS_WORDS: bool = False
+    #: Whether ``of_labels`` gives hooks that hold for a model's labels alone.
+    DEPENDS_ON_LABELS: bool = False
+    #: Techniques that cannot be taken for this kind, by name, and why.
+    REFUSED: Mapping[str, str] = MappingProxyType({})
+
+    def of_labels(self, labels: Sequence[str]) -> Mapping[str, Callable[..., Any]]:
+        """Return the hooks that depend on what a model's labels are called, by name; they take the others' place.
+
+        Args:
+            labels: Names in the order of the model's outputs.
+        """
+        return {}
 
     def head_config(self, labels: Sequence[str]) -> dict[str, Any]:
         """Return what ``config.json`` says of a new head for these labels."""
@@ -183,6 +223,32 @@ class Kind(Declared):
         """
         return list(gold)
 
+    def relabelled(self, answers: NDArray[Any], index: Sequence[int]) -> NDArray[Any]:
+        """Return answers, not activated, with their labels in another order: ``index[k]`` becomes the k-th."""
+        return answers[:, list(index)]
+
+    def targets(self, gold: Sequence[Any], rows: Sequence[Any], width: int, padding_side: str) -> Any:
+        """Return what ``loss`` is to find as ``labels`` of a batch, as numbers ``[batch, …]``.
+
+        Args:
+            gold: Gold answers of the batch's examples.
+            rows: Their tokens, a ``Tokens`` each.
+            width: Tokens of the batch.
+            padding_side: Where the padding stands.
+        """
+        return list(gold)
+
+    def taught(self, answers: Sequence[Any], rows: Sequence[Any], width: int, padding_side: str) -> Any:
+        """Return what ``soft_loss`` is to find as the teacher's answers of a batch, as numbers ``[batch, …]``.
+
+        Args:
+            answers: A teacher's answers to the batch's examples.
+            rows: Their tokens, as the student reads them, a ``Tokens`` each.
+            width: Tokens of the batch.
+            padding_side: Where the padding stands.
+        """
+        return np.asarray(answers, dtype=np.float32)
+
     def forward(self, model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Return a PyTorch model's outputs by name, as tensors; pooling and the like belong here."""
         found = model(**inputs)
@@ -197,12 +263,13 @@ class Kind(Declared):
         """
         return encoded, range(len(encoded))
 
-    def fold(self, owners: Sequence[int], outputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    def fold(self, owners: Sequence[int], outputs: Mapping[str, NDArray[Any]], rows: Sequence[Any]) -> NDArray[Any]:
         """Return the answer of each example, ``[examples, …]``, from the outputs of its rows.
 
         Args:
             owners: The example of each row, as ``rows`` gives them.
-            outputs: Every output, ``[rows, …]``.
+            outputs: Every output, ``[rows, …]``; where there is an axis of tokens, it begins with a row's first.
+            rows: The rows themselves, a ``Tokens`` each, or a ``Raw`` where the engine tokenizes.
         """
         return outputs[self.OUTPUTS[0].name]
 
@@ -214,8 +281,16 @@ class Kind(Declared):
         """Return activated answers as ``score`` and ``agree`` take them, of a kind where activation matters to them."""
         return answers
 
-    def decode(self, answers: NDArray[Any], labels: Sequence[str]) -> list[Prediction]:
-        """Return what activated answers say, for people."""
+    def decode(
+        self, answers: NDArray[Any], labels: Sequence[str], texts: Sequence[tuple[str, ...]] = ()
+    ) -> list[Prediction]:
+        """Return what activated answers say, for people.
+
+        Args:
+            answers: Activated answers.
+            labels: The model's labels.
+            texts: The texts that they answer; none where nobody has them.
+        """
         raise NotImplementedError
 
     def loss(self, outputs: Mapping[str, Any], batch: Mapping[str, Any], reduction: str = "mean") -> Any:
@@ -223,7 +298,7 @@ class Kind(Declared):
 
         Args:
             outputs: The model's outputs by name, single precision.
-            batch: ``labels``, and the model's inputs.
+            batch: ``labels``, as ``targets`` gives them, and the model's inputs.
             reduction: ``mean`` or ``sum`` over the examples.
         """
         raise NotImplementedError
@@ -233,7 +308,7 @@ class Kind(Declared):
 
         Args:
             outputs: The student's outputs by name, single precision.
-            teacher: The teacher's answers.
+            teacher: The teacher's answers, as ``taught`` gives them.
             batch: The model's inputs.
             temperature: T, by which both are softened.
         """

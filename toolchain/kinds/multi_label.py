@@ -96,7 +96,7 @@ def deactivate(answers: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(np.log(inside) - np.log1p(-inside))
 
 
-def decode(answers: NDArray[Any], labels: Sequence[str]) -> list[Prediction]:
+def decode(answers: NDArray[Any], labels: Sequence[str], texts: Sequence[tuple[str, ...]] = ()) -> list[Prediction]:
     """Return the labels above the threshold of each example, and the likeliest one of all."""
     return [_prediction(row, labels) for row in answers]
 

@@ -60,7 +60,7 @@ def read_gold(value: Any) -> float:
     return score
 
 
-def decode(answers: NDArray[Any], labels: Sequence[str]) -> list[Prediction]:
+def decode(answers: NDArray[Any], labels: Sequence[str], texts: Sequence[tuple[str, ...]] = ()) -> list[Prediction]:
     """Return the score of each example."""
     return [Prediction(labels[0], 1.0, float(score)) for score in answers[:, 0]]
 

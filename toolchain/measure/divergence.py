@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from toolchain import kinds
 from toolchain.core.errors import ToolchainError, refuse_lost, require
 from toolchain.engines.shared.artifact import place
 from toolchain.measure.parity import MODEL_FILE, Graph, GraphSession, Texts
@@ -73,7 +74,7 @@ def _worst(reference: Path, candidate: Path, texts: Texts, threads: int) -> tupl
     import numpy as np
 
     graphs = Graph(reference, threads), Graph(candidate, threads)
-    expected, found = (np.concatenate([each.logits([text]) for text in texts]) for each in graphs)
+    expected, found = (kinds.joined([each.logits([text]) for text in texts]) for each in graphs)
     if expected.shape != found.shape:
         return texts[0]
     distance = graphs[0].predictor.kind.agree(expected, found).distance

@@ -129,5 +129,6 @@ def _judged(
             expected.append(np.load(paths[1]))
     dialect = checkpoint.read_json(reference.graph / "interface.json").get("dialect", "")
     precision = str(manifest.options.get("precision", SINGLE_PRECISION[0]))
+    kind = kinds.get(interface.kind, interface.labels)
     limits = floor_of(reference.floor, dialect, reply["half"], precision)
-    return parity.judge(kinds.get(interface.kind), np.concatenate(expected), np.concatenate(found), *limits)
+    return parity.judge(kind, kinds.joined(expected), kinds.joined(found), *limits)

@@ -83,7 +83,7 @@ def evaluate(engine: Path, out: Path, config: Config, context: Context, referenc
     dataset = context.dataset()
     manifest, source = read_engine(engine), reference.source if reference else None
     interface = read_interface(engine)
-    kind = kinds.get(interface.kind)
+    kind = kinds.get(interface.kind, interface.labels)
     names, cut = interface.labels, dict[str, tuple[int, int]]()
     index, notes = match_labels(names, dataset.labels, engine)
     record: dict[str, Any] = {"splits": {}, "labels": {}, "tokens": {}, "label_names": list(names), "notes": notes}
@@ -166,7 +166,7 @@ def _invariance(
     import numpy as np
 
     interface = read_interface(engine)
-    kind = kinds.get(interface.kind)
+    kind = kinds.get(interface.kind, interface.labels)
     margins = kind.margin(np.load(out / "probabilities_test.npy")).astype(np.float64)
     pad_to = min(invariance.PADDED_TOKENS, interface.max_length)
     texts = context.dataset().test.texts
@@ -229,4 +229,4 @@ def _scores(kind: Kind, path: Path, gold: list[Any], engine: Path) -> NDArray[np
     bad = int((~parity.finite_rows(answers)).sum())
     if bad:
         raise EngineError(f"{engine} gives no numbers (NaN or infinite) for {bad} of {len(gold)} examples")
-    return kind.score(kind.deactivate(answers), np.asarray(gold))
+    return kind.score(kind.deactivate(answers), gold)

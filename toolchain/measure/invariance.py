@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from toolchain import kinds
 from toolchain.core.stage import Context
 from toolchain.kinds.contract import Kind
 from toolchain.measure import gates, parity
@@ -114,11 +115,11 @@ def _run(worker: WorkerProcess, texts: Sequence[tuple[str, ...]], pad_to: int, c
 
 
 def _counted(kind: Kind, parts: Sequence[tuple[Any, ...]], chosen: Sequence[int], pad_to: int) -> dict[str, Any]:
-    alone, batched = (np.concatenate([part[place] for part in parts]) for place in (0, 1))
+    alone, batched = (kinds.joined([part[place] for part in parts]) for place in (0, 1))
     batch = {"sizes": [1, BATCH_SIZE], **_flips(kind, alone, batched, chosen)}
     padding = None
     if parts[0][2] is not None:
-        padded = np.concatenate([part[2] for part in parts])
+        padded = kinds.joined([part[2] for part in parts])
         padding = {"pad_to": pad_to, **_flips(kind, batched, padded, chosen)}
     change = 2 * max(run["max_difference"] for run in (batch, padding) if run)
     return {"batch": batch, "padding": padding, "change": change}

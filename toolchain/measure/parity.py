@@ -233,8 +233,8 @@ def _compared(graphs: tuple[Graph, Graph], floor: float, texts: Texts) -> dict[s
         found.append(candidate.logits(chosen, pad_to))
     tolerance = EXACT_TOLERANCE if floor == 1 else math.inf
     alike = all(a.shape == b.shape for a, b in zip(expected, found, strict=True))
-    given = np.concatenate(found) if alike else np.empty((0, 0), np.float32)
-    result = judge(reference.predictor.kind, np.concatenate(expected), given, floor, tolerance)
+    given = kinds.joined(found) if alike else np.empty((0, 0), np.float32)
+    result = judge(reference.predictor.kind, kinds.joined(expected), given, floor, tolerance)
     largest = max(shapes, key=lambda shape: math.prod(shape))
     return result | {"shapes": len(shapes), "largest": "x".join(map(str, largest))}
 

@@ -108,7 +108,7 @@ class _Isa(_Part):
 
 class _Evaluation(_Part):
     splits: dict[str, _Right]
-    labels: dict[str, list[Number] | list[list[Number]]]
+    labels: dict[str, list[Number | list[JsonValue]]]
     kind: str = CLASSIFICATION
     scores: dict[str, list[list[Number]]] = {}
     tokens: dict[str, list[Count]] = {}

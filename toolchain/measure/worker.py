@@ -109,6 +109,8 @@ class Worker:
         """
         import numpy as np
 
+        from toolchain import kinds
+
         examples = _read_texts(texts)
         started = time.perf_counter()
         rows, tokens, cut, step = [], list[int](), 0, batch_size * CHUNK_BATCHES
@@ -119,7 +121,7 @@ class Worker:
             rows.append(self._predictor.kind.activate(self._predictor.encoded_logits(encoded, batch_size)))
             self._say({"progress": len(encoded)})
         seconds = time.perf_counter() - started
-        np.save(out, np.concatenate(rows) if rows else self._predictor.probabilities([]))
+        np.save(out, kinds.joined(rows) if rows else self._predictor.probabilities([]))
         return {"tokens": tokens, "cut": cut, "seconds": seconds}
 
     def logits(self, texts: str, batch_size: int, out: str, pad_to: int = 0) -> Reply:
@@ -136,19 +138,22 @@ class Worker:
         """
         import numpy as np
 
+        from toolchain import kinds
+
         examples = _read_texts(texts)
         encoded = self._predictor.encode(examples)
         rows = []
         for start in range(0, len(encoded), batch_size):
             rows.append(self._predictor.batch_logits(encoded[start : start + batch_size], pad_to))
             self._say({"progress": len(rows[-1])})
-        np.save(out, np.concatenate(rows) if rows else self._predictor.logits([]))
+        np.save(out, kinds.joined(rows) if rows else self._predictor.logits([]))
         return {"examples": len(examples), "pads": TEXT_INPUT not in self._predictor.session.inputs}
 
     def reference(self, graph: str, texts: str, batch_size: int, threads: int, out: str, pad_to: int = 0) -> Reply:
         """Writes the logits of the graph in a folder, run as it stands, or gives the reason why that cannot be."""
         import numpy as np
 
+        from toolchain import kinds
         from toolchain.measure.parity import Graph
 
         examples = _read_texts(texts)
@@ -161,7 +166,7 @@ class Worker:
         except (EngineError, MissingPackageError) as error:
             refuse_lost(error)
             return {"reason": error.message}
-        np.save(out, np.concatenate(rows))
+        np.save(out, kinds.joined(rows))
         return {"examples": len(examples), "half": opened.half}
 
     def diverging(self, graph: str, texts: str, floor: float, scratch: str) -> Reply:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from toolchain import kinds
 from toolchain.core.data import CLASSIFICATION, Split
-from toolchain.model.tokens import SIDES, tokenize
+from toolchain.model.tokens import SIDES, Tokens, tokenize
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -23,20 +28,24 @@ class Encoded:
         padding_side: Where the padding stands.
         cut: How many examples were longer than the model reads.
         kind: The kind of task.
+        rows: Per example, its tokens as they were made.
+        names: Names of the labels, where the kind of task needs them.
     """
 
     inputs: list[dict[str, list[int]]]
     labels: list[Any]
     pad: dict[str, int]
-    teacher: list[list[float]] | None = None
+    teacher: Sequence[Any] | None = None
     padding_side: str = SIDES[0]
     cut: int = 0
     kind: str = CLASSIFICATION
+    rows: Sequence[Tokens] = ()
+    names: tuple[str, ...] = ()
 
     def take(self, indices: Sequence[int]) -> Encoded:
         """Return the examples at these positions, in this order, without a teacher's answers."""
         inputs, labels = [self.inputs[i] for i in indices], [self.labels[i] for i in indices]
-        return replace(self, inputs=inputs, labels=labels, teacher=None)
+        return replace(self, inputs=inputs, labels=labels, teacher=None, rows=[self.rows[i] for i in indices])
 
 
 def encode(tokenizer: Any, split: Split, max_length: int, names: Sequence[str]) -> Encoded:
@@ -48,7 +57,8 @@ def encode(tokenizer: Any, split: Split, max_length: int, names: Sequence[str]) 
         max_length: Longest input in tokens.
         names: The inputs that the model reads.
     """
-    examples = tokenize(tokenizer.backend_tokenizer, split.texts, max_length, tokenizer.truncation_side)
+    words = kinds.get(split.kind).READS_WORDS
+    examples = tokenize(tokenizer.backend_tokenizer, split.texts, max_length, tokenizer.truncation_side, words=words)
     columns = {
         "input_ids": [row.ids for row in examples],
         "attention_mask": [[1] * len(row) for row in examples],
@@ -59,6 +69,7 @@ def encode(tokenizer: Any, split: Split, max_length: int, names: Sequence[str]) 
     return Encoded(
         rows, list(split.labels), {name: pad[name] for name in names},
         padding_side=tokenizer.padding_side, cut=sum(row.cut for row in examples), kind=split.kind,
+        rows=examples, names=split.names,
     )  # fmt: skip
 
 
@@ -77,9 +88,12 @@ def collate(data: Encoded, indices: Sequence[int], device: Any) -> dict[str, Any
         return padding + row if data.padding_side == "left" else row + padding
 
     batch = {name: torch.tensor([filled(data.inputs[i][name], pad) for i in indices]) for name, pad in data.pad.items()}
-    batch["labels"] = torch.tensor([data.labels[i] for i in indices])
+    kind, rows = kinds.get(data.kind), [data.rows[i] for i in indices]
+    gold = [data.labels[i] for i in indices]
+    batch["labels"] = torch.tensor(kind.targets(gold, rows, longest, data.padding_side))
     if data.teacher is not None:
-        batch["teacher"] = torch.tensor([data.teacher[i] for i in indices])
+        taught = [data.teacher[i] for i in indices]
+        batch["teacher"] = torch.tensor(kind.taught(taught, rows, longest, data.padding_side))
     return {name: values.to(device, non_blocking=True) for name, values in batch.items()}
 
 
@@ -108,8 +122,17 @@ def answers(model: Any, data: Encoded, batch_size: int = 64) -> Iterator[tuple[l
         yield indices, batch, found
 
 
-def logits(model: Any, data: Encoded, threads: int) -> list[list[float]]:
-    """A model's answers to encoded examples, ``[examples][…]``, in their order; computed on a GPU if there is one.
+def folded(data: Encoded, indices: Sequence[int], outputs: Mapping[str, Any]) -> NDArray[np.float32]:
+    """Return the answers of some examples, ``[examples, …]``, from a model's outputs on the batch of them."""
+    kind, rows = kinds.get(data.kind, data.names), [data.rows[i] for i in indices]
+    arrays = {name: value.cpu().numpy() for name, value in outputs.items()}
+    return kind.fold(
+        range(len(rows)), kinds.from_first_token(kind, arrays, [len(row) for row in rows], data.padding_side), rows
+    )
+
+
+def logits(model: Any, data: Encoded, threads: int) -> NDArray[np.float32]:
+    """A model's answers to encoded examples, ``[examples, …]``, in their order; computed on a GPU if there is one.
 
     The model is back on the CPU afterwards.
     """
@@ -117,14 +140,16 @@ def logits(model: Any, data: Encoded, threads: int) -> list[list[float]]:
 
     torch.set_num_threads(threads)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    found: list[list[float]] = [[] for _ in data.labels]
-    main = kinds.get(data.kind).OUTPUTS[0].name
+    order, parts = list[int](), []
     try:
         for indices, _, batch in answers(model, data):
-            for index, row in zip(indices, batch[main].tolist(), strict=True):
-                found[index] = row
+            order += indices
+            parts.append(folded(data, indices, batch))
     finally:
         model.to("cpu")
+    whole = kinds.joined(parts)
+    found = np.empty_like(whole)
+    found[order] = whole
     return found
 
 

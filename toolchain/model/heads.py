@@ -114,7 +114,7 @@ def read(folder: Path) -> Head:
     evidence = f"architectures {', '.join(names)}"
     kind = next((kind for ending, kind in _ENDINGS if names[0].endswith(ending)), "an unknown purpose")
     if kind != CLASSIFIER:
-        return Head(kind, evidence)
+        return Head(kind, evidence, label_names(config))
     if pooling := _pooling(folder):
         return Head(_EMBEDDINGS, f"modules.json: {pooling}")
     return of_config(config, trained_for=_trained_for(folder))

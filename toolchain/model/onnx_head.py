@@ -1,7 +1,8 @@
 """What an ONNX graph answers: its logits are made its only output, and a graph that has none is refused by its name.
 
 1. Inputs are ``[batch, tokens]``, both of any size.
-2. The output is ``logits``, or the only one there is; it is a float tensor ``[batch, labels]``, two labels at least.
+2. The output is ``logits``, or the only one there is; it is a float tensor with the axes of the kind's own, such as
+   ``[batch, labels]`` with two labels at least.
 3. The activation of the kind of task at its end is taken out, since whoever reads logits applies it: ``Softmax`` or
    ``LogSoftmax`` of one label, ``Sigmoid`` of several labels at once. That of another kind is refused.
 
@@ -101,7 +102,7 @@ def try_out(path: Path, labels: int, largest: int, named: Path, kind: Kind, befo
     session = _session(path)
     if session is None:
         return
-    random = np.random.default_rng(0)
+    random, axes = np.random.default_rng(0), kind.OUTPUTS[0].axes
     answers = []
     for shape in _SHAPES:
         ids = random.integers(0, largest + 1, shape, dtype=np.int64)
@@ -114,17 +115,19 @@ def try_out(path: Path, labels: int, largest: int, named: Path, kind: Kind, befo
                 f"{named} fails on a batch of {shape[0]} texts of {shape[1]} tokens: {first_line(error)[:300]}",
                 _DYNAMIC,
             ) from error
-        if answer.shape != (shape[0], labels):
+        sizes = {"batch": shape[0], "tokens": shape[1], "labels": labels}
+        expected = tuple(sizes.get(axis, size) for axis, size in zip(axes, answer.shape, strict=False))
+        if answer.shape != expected or len(axes) != answer.ndim:
             raise ModelError(
                 f"{named} answers {shape[0]} texts of {shape[1]} tokens with the shape {list(answer.shape)}; "
                 f"a {'model of ' + str(kind) if kind.NAMES else f'classifier of {labels} labels'} gives "
-                f"{[shape[0], labels]}",
+                f"{[sizes.get(axis, axis) for axis in axes]}",
                 f"only {served(kind)[0]} is served",
             )
         if before is not None:
             _check_same(answer, np.asarray(_require_session(before).run(None, batch)[0], np.float32), named, kind)
         answers.append(answer)
-    if _are_probabilities(np.concatenate(answers), kind):
+    if _are_probabilities(np.concatenate([answer.reshape(-1, labels) for answer in answers]), kind):
         raise ModelError(
             f"{named} answers probabilities, whose activation could not be found, and not logits",
             "export it without its last activation",
@@ -198,14 +201,18 @@ def _check_shape(model: Any, path: Path, of_task: Kind) -> None:
     if not output.type.tensor_type.HasField("shape"):
         return
     sizes = [dim.dim_value for dim in output.type.tensor_type.shape.dim]
+    axes = of_task.OUTPUTS[0].axes
+    if len(sizes) == len(axes) and len(axes) != 2:
+        return
     if len(sizes) == 3:
         language = sizes[-1] and sizes[-1] == embedding_rows(model)
         kind_of = "language modelling" if language else "token classification"
         raise _other(kind_of, path, f"{output.name} is [batch, tokens, {sizes[-1] or 'labels'}]", of_task)
-    if len(sizes) == 1 or (len(sizes) == 2 and sizes[-1] == 1 and not of_task.NAMES):
+    if len(sizes) == 1 or (len(sizes) == 2 and sizes[-1] == 1 and not of_task.NAMES and len(axes) == 2):
         raise _other("regression or cross-encoder scores", path, f"{output.name} is one number for each text", of_task)
-    if len(sizes) != 2:
-        raise ModelError(f"{path}: {output.name} has {len(sizes)} axes; a classifier answers [batch, labels]")
+    if len(sizes) != len(axes):
+        named = "a classifier" if len(axes) == 2 else f"a model for {served(of_task)[0]}"
+        raise ModelError(f"{path}: {output.name} has {len(sizes)} axes; {named} answers [{', '.join(axes)}]")
 
 
 def _activation(model: Any) -> Any:
@@ -267,7 +274,9 @@ def _batch(session: Any, ids: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
 
 
 def _check_same(logits: NDArray[np.float32], probabilities: NDArray[np.float32], named: Path, kind: Kind) -> None:
-    expected = kind.activate(logits)
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    softmax = kind.ACTIVATION == "Softmax"
+    expected = powers / powers.sum(axis=-1, keepdims=True) if softmax else kind.activate(logits)
     found = np.exp(probabilities) if (probabilities <= 0).all() else probabilities
     if not np.abs(expected - found).max() <= _ROUNDING:
         raise ModelError(

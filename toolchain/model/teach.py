@@ -48,7 +48,7 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     data = context.dataset()
     train, dev = asked(source, (data.train, data.dev), data.labels, context.threads)
     write(out, train, data.labels)
-    kind = kinds.get(data.kind)
+    kind = kinds.get(data.kind, data.labels)
     return {
         f"{name}_accuracy": kind.combine(kind.score(answers, data.split(name).labels))
         for name, answers in (("train", train), ("dev", dev))
@@ -74,7 +74,7 @@ def asked(source: Path, splits: Sequence[Split], labels: tuple[str, ...], thread
     kind = str(interface.get("kind", CLASSIFICATION))
     longest = int(interface["max_length"])
     read = (encode(tokenizer, replace(split, kind=kind), longest, names) for split in splits)
-    return [np.asarray(logits(model, encoded, threads), np.float32)[:, index] for encoded in read]
+    return [kinds.get(kind).relabelled(logits(model, encoded, threads), index) for encoded in read]
 
 
 def write(folder: Path, train: NDArray[np.float32], labels: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from toolchain import kinds
 from toolchain.core import disk
 from toolchain.core.errors import ModelError
 from toolchain.core.vendor import vendor
@@ -39,11 +40,14 @@ class Tokens:
         ids: Token ids.
         type_ids: Segment of every token.
         cut: Whether the example was longer.
+        words: Of each word of the text that is left, the position of its first token, and where its first character is
+            and its last one ends; none where nobody reads them.
     """
 
     ids: list[int]
     type_ids: list[int]
     cut: bool = False
+    words: Sequence[tuple[int, int, int]] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -73,7 +77,12 @@ def load_tokenizer(path: Path, max_length: int) -> Any:
 
 
 def tokenize(
-    tokenizer: Any, texts: Sequence[tuple[str, ...]], max_length: int, truncation_side: str = "right"
+    tokenizer: Any,
+    texts: Sequence[tuple[str, ...]],
+    max_length: int,
+    truncation_side: str = "right",
+    *,
+    words: bool = False,
 ) -> list[Tokens]:
     """Tokenize texts and cut them, as transformers does with ``truncation=True``.
 
@@ -82,6 +91,7 @@ def tokenize(
         texts: One tuple of one or two strings per example.
         max_length: Longest input in tokens, the special ones included.
         truncation_side: ``right`` keeps the beginning of a text, ``left`` its end.
+        words: Whether to say where the words are; of single texts.
     """
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -92,15 +102,53 @@ def tokenize(
         ]
         hint = "copy its tokenizer.json again"
         with vendor("cannot read these texts", "the tokenizer", ModelError, hint, passes=(TypeError,)):
-            encodings = tokenizer.encode_batch_fast(chunk)
-        for encoding in encodings:
+            encodings = tokenizer.encode_batch(chunk) if words else tokenizer.encode_batch_fast(chunk)
+        for text, encoding in zip(chunk, encodings, strict=True):
             ids, type_ids = encoding.ids, encoding.type_ids
-            if len(ids) <= max_length:
-                rows.append(Tokens(ids, type_ids))
-                continue
-            stay = _positions_kept(encoding.sequence_ids, max_length, truncation_side)
-            rows.append(Tokens([ids[i] for i in stay], [type_ids[i] for i in stay], cut=True))
+            stay: Sequence[int] = range(len(ids))
+            if len(ids) > max_length:
+                stay = _positions_kept(encoding.sequence_ids, max_length, truncation_side)
+                ids, type_ids = [ids[i] for i in stay], [type_ids[i] for i in stay]
+            places = words_of(tokenizer.model, str(text), encoding, stay) if words else ()
+            rows.append(Tokens(ids, type_ids, cut=len(encoding.ids) > max_length, words=places))
     return rows
+
+
+def words_of(model: Any, text: str, encoding: Any, stay: Sequence[int]) -> list[tuple[int, int, int]]:
+    """Return the words of a text, as transformers' pipeline with ``aggregation_strategy="first"`` joins tokens to them.
+
+    A tokenizer with a prefix for what continues a word (WordPiece's ``##``) says it by that prefix: a token that is as
+    long as what it stands for begins a word, and so does an unknown one. Of any other tokenizer, white space separates
+    words.
+
+    Args:
+        model: The tokenizer's model, from the ``tokenizers`` library.
+        text: The text.
+        encoding: What the tokenizer gave for it.
+        stay: Positions of the tokens that are left of it.
+
+    Returns:
+        Of each word, the position of its first token among those left, its first character, and where it ends.
+    """
+    prefixed = bool(getattr(model, "continuing_subword_prefix", None))
+    unknown = getattr(model, "unk_token", None)
+    pieces, offsets, sequences = encoding.tokens, encoding.offsets, encoding.sequence_ids
+    words: list[tuple[int, int, int]] = []
+    for place, position in enumerate(stay):
+        if sequences[position] is None:
+            continue
+        begin, end = offsets[position]
+        if prefixed:
+            goes_on = len(pieces[position]) != end - begin and pieces[position] != unknown
+        else:
+            goes_on = begin > 0 and not any(character.isspace() for character in text[begin - 1 : begin + 1])
+        if goes_on and words:
+            words[-1] = (*words[-1][:2], end)
+            continue
+        while begin < end and text[begin].isspace():
+            begin += 1
+        words.append((place, begin, end))
+    return words
 
 
 def _positions_kept(sequence_ids: Sequence[int | None], max_length: int, truncation_side: str) -> list[int]:
@@ -152,7 +200,8 @@ def encode(folder: Path, texts: Sequence[tuple[str, ...]]) -> list[Tokens]:
     interface = checkpoint.read_json(folder / "interface.json")
     longest = int(interface["max_length"])
     tokenizer = load_tokenizer(folder / TOKENIZER_FILE, longest)
-    return tokenize(tokenizer, texts, longest, interface.get("truncation_side", SIDES[0]))
+    words = kinds.named(interface).READS_WORDS
+    return tokenize(tokenizer, texts, longest, interface.get("truncation_side", SIDES[0]), words=words)
 
 
 def padded(folder: Path, encoded: Sequence[Tokens], names: Iterable[str] | None = None) -> dict[str, NDArray[np.int64]]:

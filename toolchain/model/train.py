@@ -25,7 +25,7 @@ from toolchain.core.interrupt import held_back
 from toolchain.core.log import logger, progress
 from toolchain.core.stage import Context, Ge, Gt, Le, Lt, StageConfig
 from toolchain.kinds.contract import Metric
-from toolchain.model.encoded import Encoded, answers, batches, collate, outputs
+from toolchain.model.encoded import Encoded, answers, batches, collate, folded, outputs
 from toolchain.model.tokens import truncation_note
 
 #: loss(model, batch) → scalar; a batch holds the model's inputs and ``labels``, tensors on the model's device.
@@ -257,10 +257,9 @@ def _unprepare(model: Any) -> None:
 
 def accuracy(model: Any, data: Encoded, batch_size: int = 64) -> tuple[float, float]:
     """The metric and the mean loss of a model on encoded examples."""
-    kind, scores, summed = kinds.get(data.kind), [], 0.0
+    kind, scores, summed = kinds.get(data.kind, data.names), [], 0.0
     for indices, batch, found in answers(model, data, batch_size):
-        own = kind.fold(range(len(indices)), {name: value.cpu().numpy() for name, value in found.items()})
-        scores.append(kind.score(own, batch["labels"].cpu().numpy()))
+        scores.append(kind.score(folded(data, indices, found), [data.labels[i] for i in indices]))
         summed += float(kind.loss(found, batch, reduction="sum"))
     return kind.combine(np.concatenate(scores)), summed / len(data.labels)
 

@@ -27,7 +27,7 @@ from toolchain.kinds.contract import Kind
 from toolchain.model import graph
 from toolchain.optimize.shared import half, int8
 from toolchain.optimize.shared.calibration import calibration_batches
-from toolchain.optimize.shared.dev_accuracy import dev_accuracy, dev_batches
+from toolchain.optimize.shared.dev_accuracy import Item, dev_accuracy, dev_batches
 
 VERSION = 2
 LIBRARIES = ("nncf", "onnx", "onnxruntime")
@@ -181,7 +181,7 @@ def _sign(model: Any) -> None:
 
 def _controlled(
     nncf: Any, model: Any, calibration: Any, settings: dict[str, Any], advanced: Any,
-    batches: list[tuple[dict[str, Any], Any]], config: Config, threads: int, kind: Kind,
+    batches: list[Item], config: Config, threads: int, kind: Kind,
 ) -> tuple[Any, dict[str, Any], bool]:  # fmt: skip
     """Quantizes under accuracy control; the accuracies are those of the float graph and of the result.
 

@@ -39,7 +39,7 @@ def check_head(problems: Problems, items: Sequence[Item], path: tuple[Any, ...],
 
 
 def check_kind(problems: Problems, items: Sequence[Item], path: tuple[Any, ...], kind: str) -> None:
-    """An augmentation keeps the answer of the texts that it makes others of.
+    """An augmentation keeps the answer of the texts that it makes others of, and a technique can be taken for the kind.
 
     Args:
         problems: Where problems go.
@@ -47,10 +47,18 @@ def check_kind(problems: Problems, items: Sequence[Item], path: tuple[Any, ...],
         path: Where they stand in the document.
         kind: The kind of task.
     """
+    if not kind:
+        return
+    of_task = kinds.get(kind)
     augmentation = next((item for item in items if item.does.augments), None)
-    if augmentation and kind and kinds.get(kind).LABELS == "none":
+    if augmentation and of_task.LABELS != "text":
         wrong = f"{augmentation.label} makes texts that keep one label; a task of the kind {kind} has other answers"
         problems.add(path, wrong, f"take {augmentation.label} out")
+    refused = next((item for item in items if item.technique.name in of_task.REFUSED), None)
+    if refused:
+        reason = of_task.REFUSED[refused.technique.name]
+        wrong = f"{refused.label} cannot be taken for a task of the kind {kind}: {reason}"
+        problems.add(path, wrong, f"take {refused.label} out")
 
 
 def check_fit(

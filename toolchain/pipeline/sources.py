@@ -48,14 +48,16 @@ def point_data(document: Document, data: str) -> None:
     path = Path(data).expanduser()
     if not path.exists():
         raise RecipeError(f"--data {data}: no such file or folder")
-    if isinstance(task, Mapping) and isinstance(task.get("files"), Mapping):
+    own = task if not isinstance(task, Mapping) or "files" in task else next(iter(task.values()), None)
+    if isinstance(own, Mapping) and isinstance(own.get("files"), Mapping):
         if not path.is_dir():
             raise RecipeError(f"--data {data}: not a folder", "it takes the folder that holds the recipe's files")
-        found = {split: path / Path(str(name)).name for split, name in task["files"].items()}
+        found = {split: path / Path(str(name)).name for split, name in own["files"].items()}
         missing = [str(file) for file in found.values() if not file.is_file()]
         if missing:
             raise RecipeError(f"--data {data}: missing {', '.join(missing)}")
-        document.value["task"]["files"] = {split: str(file.absolute()) for split, file in found.items()}
+        files = {split: str(file.absolute()) for split, file in found.items()}
+        document.value["task"] = {**own, "files": files} if own is task else {next(iter(task)): {**own, "files": files}}
         return
     name = task if isinstance(task, str) else str(next(iter(task)))
     if name not in registry.names("tasks"):

@@ -95,7 +95,7 @@ class Predictor:
         if digest is not None:
             check_digest(folder, digest)
         self.interface = read_interface(folder)
-        self.kind = kinds.get(self.interface.kind)
+        self.kind = kinds.get(self.interface.kind, self.interface.labels)
         self.labels = self.interface.labels
         heads.check_deployed(folder, self.labels, self.interface.kind)
         self._tokenizer = load_tokenizer(folder / TOKENIZER_FILE, self.interface.max_length)
@@ -216,12 +216,13 @@ class Predictor:
         parts = [(chosen, answer) for (chosen, _), answer in zip(split, answers, strict=True)]
         for chosen, answer in parts:
             self._check_shapes(answer, len(chosen))
-        return self.kind.fold(owners, kinds.gathered(self.kind, parts, len(rows), len(self.labels)))
+        parts = [(chosen, self._from_first_token(answer, [rows[i] for i in chosen])) for chosen, answer in parts]
+        return self.kind.fold(owners, kinds.gathered(self.kind, parts, len(rows), len(self.labels)), rows)
 
     def batch_logits(self, encoded: Sequence[Tokens | Raw], pad_to: int = 0) -> NDArray[np.float32]:
         """Like ``encoded_logits``, of examples that are computed as one batch, padded to at least so many tokens."""
         rows, owners = self.rows(encoded)
-        return self.kind.fold(owners, self.session.run(self.collate(rows, pad_to)))
+        return self.kind.fold(owners, self._from_first_token(self.session.run(self.collate(rows, pad_to)), rows), rows)
 
     def probabilities(
         self, texts: Iterable[tuple[str, ...] | str], batch_size: int = 32, sort: bool = True
@@ -231,9 +232,14 @@ class Predictor:
 
     def predict(self, texts: Iterable[tuple[str, ...] | str], batch_size: int = 32) -> list[Prediction]:
         """Return what the engine says of every text, in their order: of a classifier, the likeliest label."""
-        return self.kind.decode(self.probabilities(texts, batch_size), self.labels)
+        checked = self._checked(texts)
+        return self.kind.decode(self.probabilities(checked, batch_size), self.labels, checked)
 
     __call__ = predict
+
+    def _from_first_token(self, answer: Outputs, rows: Sequence[Tokens | Raw]) -> Outputs:
+        lengths = [len(row) for row in rows]
+        return kinds.from_first_token(self.kind, answer, lengths, self.interface.padding_side)
 
     def _check_shapes(self, answer: Outputs, rows: int) -> None:
         sizes = {"batch": rows, "labels": len(self.labels)}
@@ -263,7 +269,8 @@ class Predictor:
 
     def _tokens(self, texts: Sequence[tuple[str, ...]]) -> list[Tokens]:
         try:
-            return tokenize(self._tokenizer, texts, self.interface.max_length, self.interface.truncation_side)
+            longest, side = self.interface.max_length, self.interface.truncation_side
+            return tokenize(self._tokenizer, texts, longest, side, words=self.kind.READS_WORDS)
         except TypeError:  # the one kind of str that it does not take, and it does not say which
             _refuse_broken(texts)
             raise

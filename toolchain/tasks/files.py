@@ -58,6 +58,10 @@ class Config(StageConfig):
             raise ValueError("files: train is missing; train is needed, dev and test may be left out")
         if self.kind not in registry.names("kinds"):
             raise ValueError(f"kind: {self.kind!r}; {registry.suggest(self.kind, registry.names('kinds'))}")
+        if (reader := kinds.get(self.kind).TASK) != "files":
+            raise ValueError(
+                f"kind: data of {self.kind} are read by another task: {{{reader}: {{files: {{train: …}}}}}}"
+            )
         if self.labels and kinds.get(self.kind).NAMES:
             raise ValueError(f"labels: a task of the kind {self.kind} has no labels; take them out")
         if self.label in text_columns(self.text):

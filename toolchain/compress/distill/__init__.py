@@ -17,9 +17,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
-
-import numpy as np
+from typing import Annotated, Any, Literal
 
 from toolchain import kinds
 from toolchain.compress.distill.losses import Losses
@@ -183,17 +181,16 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     return metrics | pruning.size(model) | {"before": before}
 
 
-def _answers(source: Path, config: Config, context: Context) -> list[list[float]]:
+def _answers(source: Path, config: Config, context: Context) -> Any:
     """Logits whose softened answers are the teachers' mean, ``[examples][classes]``, classes as the student's."""
     given = []
     for answers in (teacher.answers for teacher in context.teachers if teacher.answers):
         logits, labels = teach.read(answers)
         given.append(logits)
-    mean = kinds.get(context.dataset().kind).blend(given, config.temperature)
+    kind = kinds.get(context.dataset().kind)
     index, _ = match_labels(context.dataset().labels, labels, source)
-    found = np.empty_like(mean)
-    found[:, index] = mean
-    return [[float(value) for value in row] for row in found]
+    inverse = [index.index(label) for label in range(len(index))]
+    return kind.relabelled(kind.blend(given, config.temperature), inverse).tolist()
 
 
 def _unmapped(config: Config, student: int, teacher: int) -> tuple[str, str] | None:

@@ -118,7 +118,7 @@ def judged(
     model: Any, tokenizer: Any, found: Sequence[Size], max_length: int, context: Context
 ) -> list[tuple[Size, float]]:
     """Dev accuracy of each sub-network."""
-    dev = encode(tokenizer, context.dataset().dev, max_length, checkpoint.model_inputs(model, tokenizer))
+    dev = encode(tokenizer, context.dataset().split("dev"), max_length, checkpoint.model_inputs(model, tokenizer))
     told = []
     for size in found:
         with within(model, size):

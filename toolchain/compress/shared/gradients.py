@@ -46,7 +46,7 @@ def gather(
 
 def sample(model: Any, tokenizer: Any, context: Context, samples: int) -> Encoded:
     """Training examples drawn by the seed, encoded, shortest first; never dev or test."""
-    train = context.dataset().train
+    train = context.dataset().split("train")
     drawn = random.Random(context.seed).sample(range(len(train)), min(samples, len(train)))
     names = checkpoint.model_inputs(model, tokenizer)
     longest = checkpoint.longest_input(model.config, tokenizer)

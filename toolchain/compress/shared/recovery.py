@@ -72,21 +72,21 @@ def recover(
 
 def taught_by(
     source: Path, model: Any, tokenizer: Any, training: TrainConfig, teacher: Teacher | None, context: Context
-) -> tuple[Loss, list[list[float]] | None]:
+) -> tuple[Loss, Any]:
     """The loss of what a checkpoint teaches, and its logits on the training examples; with no teacher, the labels'."""
     kind = context.dataset().kind
     if teacher is None:
         return loss_of(kind), None
     checkpoint.check_length(model.config, tokenizer, training.max_length)
     names = checkpoint.model_inputs(model, tokenizer)
-    examples = encode(tokenizer, context.dataset().train, training.max_length, names)
+    examples = encode(tokenizer, context.dataset().split("train"), training.max_length, names)
     taught = logits(checkpoint.load_model(source), examples, context.threads)
     return answers_loss(kind, teacher.temperature, labels=1 - teacher.weight, logits=teacher.weight), taught
 
 
 def learn(
     model: Any, tokenizer: Any, training: TrainConfig, context: Context, *, loss: Loss,
-    taught: list[list[float]] | None = None, hooks: Hooks | None = None,
+    taught: Any = None, hooks: Hooks | None = None,
 ) -> Metrics:  # fmt: skip
     """Trains a model in place on the task; weights that are zero when it begins stay zero.
 

@@ -252,7 +252,7 @@ def read_line(row: Row, name: str, split: str) -> Line:
     try:
         evaluation = records.evaluation(row.evaluation / "evaluation.json")
         answers = np.load(row.evaluation / f"probabilities_{split}.npy", allow_pickle=False)
-        gold = np.asarray(evaluation["labels"][split])
+        gold = evaluation["labels"][split]
         claimed = evaluation["splits"][split]
         kind = kinds.named(evaluation)
         figure = claimed["correct"] if kind.METRIC.binary else claimed["score"]

@@ -203,7 +203,7 @@ class _Bench:
 
     def __init__(self, source: Path, config: Config, context: Context, dialect: str) -> None:
         self._source, self._config, self._context, self._dialect = source, config, context, dialect
-        self._gold = np.array(labels.dev_labels(source, context.dataset()))
+        self._gold = labels.dev_labels(source, context.dataset())
         self._kind = kinds.of_folder(source)
         self._model = int8.replace_gemm(int8.load_float(source / "model.onnx"))
         attention = config.attention and config.quantization == "static"
@@ -280,11 +280,11 @@ class _Bench:
         return Quantization(self._source, self._model, self._excluded, self._config.static, context, context.work)
 
     @cached_property
-    def _dev(self) -> tuple[Sequence[int], list[int], list[Mapping[str, Any]]]:
-        """The example of each row of dev, the rows' positions by length, and their batches in that order."""
+    def _dev(self) -> tuple[Sequence[int], Sequence[tokens.Tokens], list[int], list[Mapping[str, Any]]]:
+        """The example of each row of dev, the rows, their positions by length, and their batches in that order."""
         rows, owners = self._rows()
         order = sorted(range(len(rows)), key=lambda index: -len(rows[index].ids))
-        return owners, order, self._batches([rows[index] for index in order], _ROWS)
+        return owners, rows, order, self._batches([rows[index] for index in order], _ROWS)
 
     @cached_property
     def _timed(self) -> list[Mapping[str, Any]]:
@@ -301,10 +301,14 @@ class _Bench:
         return [tokens.padded(self._source, encoded[start : start + size]) for start in range(0, len(encoded), size)]
 
     def _answers(self, session: Session) -> Any:
-        owners, order, batches = self._dev
+        owners, rows, order, batches = self._dev
         chosen = [order[start : start + _ROWS] for start in range(0, len(order), _ROWS)]
-        parts = list(zip(chosen, _run(session, batches), strict=True))
-        answers = self._kind.fold(owners, kinds.gathered(self._kind, parts, len(order)))
+        side = str(checkpoint.read_json(self._source / "interface.json").get("padding_side", tokens.SIDES[0]))
+        parts = [
+            (part, kinds.from_first_token(self._kind, given, [len(rows[index]) for index in part], side))
+            for part, given in zip(chosen, _run(session, batches), strict=True)
+        ]
+        answers = self._kind.fold(owners, kinds.gathered(self._kind, parts, len(order)), rows)
         if not np.isfinite(answers).all():
             raise EngineError(f"{self._config.engine} gives numbers that are not finite")
         return answers

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,12 @@ from toolchain.core.stage import Context
 from toolchain.kinds.contract import Kind
 from toolchain.model import checkpoint, labels, tokens
 
+#: An example: the inputs of its rows, each ``[rows, tokens]`` int64, its gold answer, and its rows.
+Item = tuple[dict[str, Any], Any, Sequence[tokens.Tokens]]
 
-def dev_batches(source: Path, context: Context) -> list[tuple[dict[str, Any], Any]]:
-    """Return the dev examples, each as inputs ``[rows, tokens]`` int64 and its gold answer as the model counts labels.
+
+def dev_batches(source: Path, context: Context) -> list[Item]:
+    """Return the dev examples, with gold answers as the model counts its labels.
 
     Args:
         source: Folder with tokenizer and interface.
@@ -28,18 +31,16 @@ def dev_batches(source: Path, context: Context) -> list[tuple[dict[str, Any], An
     gold, interface = labels.dev_labels(source, context.dataset()), checkpoint.read_json(source / "interface.json")
     encoded = tokens.encode(source, context.dataset().dev.texts)
     rows = [kinds.named(interface).rows([item], int(interface["max_length"]))[0] for item in encoded]
-    return [(tokens.padded(source, own), answer) for own, answer in zip(rows, gold, strict=True)]
+    return [(tokens.padded(source, own), answer, own) for own, answer in zip(rows, gold, strict=True)]
 
 
-def dev_accuracy(
-    kind: Kind, proto: Any, items: Iterable[tuple[dict[str, Any], Any]], threads: int
-) -> tuple[float, list[float]]:
+def dev_accuracy(kind: Kind, proto: Any, items: Iterable[Item], threads: int) -> tuple[float, list[float]]:
     """Return the metric of a graph on examples, of 0 to 1, and of each example what it scores, 1 or 0 of a classifier.
 
     Args:
         kind: The kind of task.
         proto: The ``onnx.ModelProto``.
-        items: Inputs ``[rows, tokens]`` and gold answer of each example.
+        items: The examples, as :func:`dev_batches` gives them.
         threads: Threads to compute with.
     """
     ort = require("onnxruntime", "cpu")
@@ -48,9 +49,9 @@ def dev_accuracy(
     session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     places = kinds.places(kind, [item.name for item in session.get_outputs()])
     scores = []
-    for inputs, gold in items:
+    for inputs, gold, rows in items:
         values = session.run(None, inputs)
         outputs = {name: values[place] for name, place in places.items()}
-        scores.append(kind.score(kind.fold([0] * len(values[0]), outputs), [gold]))
+        scores.append(kind.score(kind.fold([0] * len(values[0]), outputs, rows), [gold]))
     judged = np.concatenate(scores)
     return kind.combine(judged), judged[:, 0].tolist()

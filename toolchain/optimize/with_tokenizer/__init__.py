@@ -67,6 +67,10 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
             f"{source} answers {kind.WORDS[1]}; with_tokenizer gives the probabilities and the name of one label",
             "set with_tokenizer.answers: false",
         )
+    if kind.READS_WORDS:
+        raise ModelError(
+            f"{source} answers {kind.WORDS[1]}: {kind.REFUSED['with_tokenizer']}", "leave with_tokenizer out"
+        )
     if interface.get("pair"):
         raise ModelError(f"{source} is a model of pairs of texts; with_tokenizer takes single ones")
     for name in ("truncation_side", "padding_side"):

@@ -7,7 +7,7 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -117,8 +117,12 @@ def read_table(
     return table
 
 
-def check_file(path: Path) -> None:
+def check_file(path: Path, formats: Iterable[str] = FORMATS) -> None:
     """Checks that a file is there, is a file, has content, and has an extension that is read.
+
+    Args:
+        path: The file.
+        formats: Extensions that are read.
 
     Raises:
         DataError: One of these does not hold.
@@ -129,9 +133,9 @@ def check_file(path: Path) -> None:
         near = sorted(p.name for p in path.parent.iterdir() if p.is_file()) if path.parent.is_dir() else []
         where = suggest(path.name, near[:20]) if near else f"the folder {path.parent} is empty or not there"
         raise DataError(f"{path}: no such file", where)
-    if path.suffix.lower() not in FORMATS:
+    if path.suffix.lower() not in formats:
         raise DataError(
-            f"{path}: the extension {path.suffix!r} is not read; allowed: {', '.join(FORMATS)}",
+            f"{path}: the extension {path.suffix!r} is not read; allowed: {', '.join(formats)}",
             "convert the file, or rename it if only its name is wrong",
         )
     try:
