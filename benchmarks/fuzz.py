@@ -37,8 +37,9 @@ from toolchain.measure.machine import machine
 
 PUBLISHED = Path(__file__).parent.parent / "artifacts" / "published" / "fuzz"
 
-#: Seconds of computing that a case may take: 10 more than an export of the tiny model needs of a core that it shares.
-LIMIT_S = 20.0
+#: Seconds of computing that a case may take: an export of the tiny model, or reading the largest file there is twice,
+#: 3 GiB, on a core that it shares.
+LIMIT_S = 60.0
 #: Cases that one child runs, as long as nothing is found.
 BATCH = 50
 #: Cases with findings that the result names, of each kind at each place.
