@@ -166,6 +166,7 @@ def gpu_handles(nvml: Any) -> list[ctypes.c_void_p]:
     return handles
 
 
+@cache
 def _versions() -> dict[str, str]:
     found = {}
     for name in LIBRARIES:
