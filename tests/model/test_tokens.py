@@ -111,3 +111,18 @@ def test_the_note_counts_the_texts_that_are_cut() -> None:
     assert tokens.truncation_note({"dev": (0, 872), "test": (0, 10)}, 128) == ""
     note = tokens.truncation_note({"train": (0, 9), "dev": (37, 872), "test": (1, 1821)}, 128)
     assert note == "37 of 872 dev texts and 1 of 1,821 test texts are longer than 128 tokens and are cut"
+
+
+def test_white_space_separates_the_words_of_tokenizers_that_do_not_mark_what_goes_on(tmp_path: Path) -> None:
+    from toolchain.model import scratch
+
+    texts = [("Ada went to Oslo .",), ("it rains (again) in Oslo",)]
+    scratch.create("scratch:roberta-1x32", texts, 17, tmp_path)
+    tokenizer = tokens.load_tokenizer(tmp_path / "tokenizer.json", 64)
+    (row,) = tokens.tokenize(tokenizer, [("Oslo  (again), Ada.",)], 64, words=True)
+    text = "Oslo  (again), Ada."
+    assert [text[begin:end] for _, begin, end in row.words if end > begin] == ["Oslo", "(again),", "Ada."]
+    (cut,) = tokens.tokenize(tokenizer, [("Oslo  (again), Ada.",)], 4, words=True)
+    assert cut.cut
+    assert next(text[begin:end] for _, begin, end in cut.words if end > begin) == "Oslo"
+    assert tokens.tokenize(tokenizer, [(text,)], 64)[0].words == ()

@@ -33,7 +33,7 @@ METRIC = Metric("entity F1", unit="%")
 ACTIVATION = "Softmax"
 LABELS = "word"
 TASK = "tagged"
-WORDS = ("entities", "entities")
+WORDS = ("entity set", "entity sets")
 READS_WORDS = True
 DEPENDS_ON_LABELS = True
 REFUSED = {
@@ -186,7 +186,7 @@ def decode(answers: NDArray[Any], labels: Sequence[str], texts: Sequence[tuple[s
             sure = float(probabilities[first : last + 1].max(axis=1).mean())
             entities.append(Entity(kind, text[start:end], start, end, sure))
         least = min((entity.probability for entity in entities), default=1.0)
-        predictions.append(Prediction(WORDS[1], least, entities=tuple(entities)))
+        predictions.append(Prediction("entities", least, entities=tuple(entities)))
     return predictions
 
 

@@ -185,7 +185,7 @@ def _adopt_checkpoint(config: Config, out: Path, context: Context) -> Metrics:
     door.admit(where)
     own = own_labels(folder)
     labels, notes = adopted_labels(own, data, config.labels, folder)
-    model = checkpoint.load_model(folder)
+    model = checkpoint.load_model(folder, kind=kind)
     tokenizer = checkpoint.load_tokenizer(where)
     vocabulary.check(model, tokenizer, where)
     if len(own) != model.config.num_labels:

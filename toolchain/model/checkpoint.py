@@ -49,18 +49,19 @@ TOKENIZER_FILES = (
 )
 
 
-def load_model(folder: Path, attention: str = "sdpa") -> Any:
+def load_model(folder: Path, attention: str = "sdpa", kind: str = "") -> Any:
     """Loads a checkpoint's model, of the kind that its interface names, in fp32 and evaluation mode.
 
     Args:
         folder: A model folder.
         attention: ``sdpa``, the fastest in PyTorch, or ``eager``, plain products and softmax; an architecture
             without the first computes the second.
+        kind: The kind of task, of a folder that does not name it.
 
     Raises:
         ModelError: The folder is no classifier, or its weights do not fit its config.
     """
-    model, missing, unfit = _load(folder, kinds.of_folder(folder).HEAD)
+    model, missing, unfit = _load(folder, (kinds.get(kind) if kind else kinds.of_folder(folder)).HEAD)
     if unfit:
         raise _unfit(folder, unfit)
     if attention == "eager":

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from toolchain import kinds
 from toolchain.core import registry
 from toolchain.core.errors import RecipeError
-from toolchain.core.hooks import Compression, Engine
+from toolchain.core.hooks import Compression, Engine, Task
 from toolchain.core.stage import Kind, Stage
 from toolchain.core.store import key_of
 from toolchain.model import source as model_source
@@ -199,8 +200,14 @@ def sensitivity(recipe: Recipe, config: Any) -> Plan:
         config: A :class:`toolchain.layers.sensitivity.Config`.
 
     Raises:
-        RecipeError: The recipe begins with a graph or an engine.
+        RecipeError: The recipe begins with a graph or an engine, or its kind of task has no sensitivity.
     """
+    of_task = kinds.get(recipe.task.technique.of(Task).kind(recipe.task.config))
+    if reason := of_task.REFUSED.get("sensitivity"):
+        raise RecipeError(
+            f"sensitivity cannot be measured for a task of the kind {of_task}: {reason}",
+            "compress without it: settings by hand, or the passes under 'toolchain list techniques'",
+        )
     plan = Plan(recipe)
     model = next(iter(recipe.variants))[0]
     variants = {variant: items for (owner, variant), items in recipe.variants.items() if owner == model}

@@ -7,7 +7,7 @@ import re
 import tempfile
 from pathlib import Path
 
-from tests.cli.bad import data, models, recipes, stores
+from tests.cli.bad import data, models, recipes, stores, tags
 from tests.cli.bad.case import Case
 from tests.tiny import Result, call
 from toolchain.cli import COMMANDS
@@ -18,6 +18,7 @@ PAGE = Path(__file__).parents[3] / "docs" / "errors.md"
 GROUPS = {
     "Recipes and flags": recipes.CASES,
     "Data": data.CASES,
+    "Tagged words": tags.CASES,
     "Models, graphs and engines": models.CASES,
     "The store, and what is written": stores.CASES,
 }

@@ -88,7 +88,7 @@ def read_columns(path: Path, encoding: str) -> list[Tagged]:
         sentences[-1].tags.append(cells[-1].strip())
         sentences[-1].places.append(place)
     errors.check()
-    return [_joined(each.words, each.tags, each.places) for each in sentences if each.words]
+    return [joined(each.words, each.tags, each.places) for each in sentences if each.words]
 
 
 def read_lists(path: Path, tokens: str, tags: str, names: Sequence[str], encoding: str) -> list[Tagged]:
@@ -122,7 +122,7 @@ def read_lists(path: Path, tokens: str, tags: str, names: Sequence[str], encodin
         if problem:
             errors.add(place, problem)
             continue
-        sentences.append(_joined([word.strip() for word in words], named, [place] * len(words)))
+        sentences.append(joined([word.strip() for word in words], named, [place] * len(words)))
     errors.check()
     return sentences
 
@@ -171,13 +171,15 @@ def check_tags(source: str, sentences: Iterable[Tagged], scheme: str) -> None:
     Raises:
         DataError: They are not, or do not; it names file and line.
     """
-    hint = "data that begin entities with I- are scheme: iob1" if scheme == "iob2" else ""
-    errors = RowErrors(source, hint)
+    errors = RowErrors(source)
     for sentence in sentences:
         before = OUTSIDE
         for word, (begin, end) in enumerate(sentence.words):
             tag = sentence.tags[word]
-            if problem := _tag_problem(tag, scheme) or _order_problem(before, tag, scheme):
+            wrong, misplaced = _tag_problem(tag, scheme), _order_problem(before, tag, scheme)
+            if misplaced and not wrong and scheme == "iob2":
+                errors.hint = "data that begin entities with I- are scheme: iob1"
+            if problem := wrong or misplaced:
                 errors.add(sentence.places[word], f"word {word}, {sentence.text[begin:end]!r}: {problem}")
             before = tag
         if sentence.tags and (problem := _order_problem(before, OUTSIDE, scheme)):
@@ -209,7 +211,7 @@ def gold(source: str, sentences: Sequence[Tagged], names: Sequence[str]) -> list
     ]
 
 
-def _joined(words: Sequence[str], tags: Sequence[str], places: Sequence[str]) -> Tagged:
+def joined(words: Sequence[str], tags: Sequence[str], places: Sequence[str]) -> Tagged:
     """Return a sentence with a space between its words."""
     spans, at = [], 0
     for word in words:
