@@ -7,9 +7,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+import toolchain
 from tests.builders import classifier_folder, context
+from toolchain import kinds
 from toolchain.core import registry
 from toolchain.core.data import Dataset
 from toolchain.core.errors import ModelError, RecipeError
@@ -126,3 +129,54 @@ def test_a_sensitivity_scan_is_refused(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(json.dumps(document))
     with pytest.raises(RecipeError, match="sensitivity cannot be measured for a task of the kind token_classification"):
         plan.sensitivity(load(tmp_path / "r.yaml"), sensitivity.Config())
+
+
+@pytest.mark.slow
+def test_the_pipeline_trains_quantizes_judges_and_reports_a_tagger(tmp_path: Path) -> None:
+    document = {
+        "task": {"mentions": {"train_size": 300, "dev_size": 40, "test_size": 48}},
+        "model": "scratch:bert-2x64",
+        "stages": [{"finetune": {"epochs": 5, "learning_rate": 3e-3}}],
+        "variants": {
+            "base": ["export"],
+            "taught": [{"distill": {"layers": 1, "finetune": {"epochs": 1, "learning_rate": 3e-3}}}, "export"],
+            "int8": ["export", {"static_int8": {"calibration": "min_max", "calibration_samples": 16}}],
+            "dynamic": ["export", "dynamic_int8"],
+        },
+        "engines": [{"onnxruntime": {"tune": False}}, {"openvino": {"tune": False}}],
+        "benchmark": {"batch_sizes": [1], "seconds": 0.05, "rounds": 3, "sample": 8},
+    }
+    (tmp_path / "r.yaml").write_text(json.dumps(document))
+    report = toolchain.run(tmp_path / "r.yaml", store=tmp_path / "store", output=tmp_path / "report")
+    told = json.loads((tmp_path / "report/report.json").read_text())
+    assert told["metric"] == {"name": "entity F1", "unit": "%", "binary": False}
+    lines = {line["name"]: line for line in told["lines"]}
+    assert set(lines) == {
+        f"{name}/{engine}" for name in ("base", "taught", "int8") for engine in ("onnxruntime", "openvino")
+    } | {"dynamic/onnxruntime"}
+    for name in ("base/onnxruntime", "base/openvino", "taught/onnxruntime"):
+        assert lines[name]["gate_parity"] == lines[name]["gate_invariance"] == "passed"
+    assert lines["base/onnxruntime"]["accuracy_percent"] == lines["base/openvino"]["accuracy_percent"] > 50
+    line = next(line for line in report.lines if line.name == "int8/openvino")
+    assert "entity sets differ" in next(verdict.evidence for verdict in line.gates if verdict.gate == "parity")
+    scores = np.array(line.evaluation["scores"]["test"])
+    assert scores.shape == (48, 3)
+    kind = kinds.named(line.evaluation)
+    assert kind.combine(scores) == line.evaluation["splits"]["test"]["score"]
+    assert scores[:, 0].sum() + scores[:, 2].sum() == sum(
+        line.evaluation["label_names"][tag].startswith("B-")
+        for words in line.evaluation["labels"]["test"]
+        for *_, tag in words
+    )
+    page = (tmp_path / "report/report.html").read_text("utf-8")
+    assert "entity F1 on 48 test examples" in page
+
+
+def test_what_a_smaller_vocabulary_costs_is_said_in_entities(tmp_path: Path) -> None:
+    for name in ("checkpoint", "pruned"):
+        (tmp_path / name).mkdir()
+    adopt.apply(adopt.Config(path=str(saved(tmp_path, DATA.labels))), tmp_path / "checkpoint", context(tmp_path, DATA))
+    prune = registry.get("compress", "vocabulary_prune")
+    found = prune.module.apply(tmp_path / "checkpoint", tmp_path / "pruned", prune.config(), context(tmp_path, DATA))
+    assert kinds.of_folder(tmp_path / "pruned").REFUSED
+    assert 0 <= found["unseen"]["all"]["accuracy_before"] <= 1

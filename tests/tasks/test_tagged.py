@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from toolchain.core.data import Dataset
-from toolchain.core.errors import DataError
+from toolchain.core.errors import DataError, RecipeError
+from toolchain.pipeline.recipe import load
 from toolchain.tasks import tagged
 
 COLUMNS = "Ada\tB-person\nLovelace\tI-person\nwrote\tO\n\nin\tO\nNew\tB-place\nYork\tI-place\n.\tO\n"
@@ -146,3 +147,16 @@ def test_what_is_wrong_with_spans_is_said_with_its_line(tmp_path: Path, row: dic
 def test_what_is_wrong_with_lists_is_said_with_its_line(tmp_path: Path, row: dict[str, Any], says: str) -> None:
     with pytest.raises(DataError, match=says):
         loaded(tmp_path, json.dumps(row), "a.jsonl")
+
+
+def test_data_names_the_folder_of_the_files(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/a.conll").write_text(COLUMNS, "utf-8")
+    recipe = (
+        "task: {tagged: {files: {train: a.conll}}}\nmodel: scratch:bert-1x32\nvariants: {base: [finetune, export]}\n"
+    )
+    (tmp_path / "r.yaml").write_text(recipe, "utf-8")
+    found = load(tmp_path / "r.yaml", data=str(tmp_path / "data")).task
+    assert found.config.files == {"train": str(tmp_path / "data/a.conll")}
+    with pytest.raises(RecipeError, match="not a folder"):
+        load(tmp_path / "r.yaml", data=str(tmp_path / "r.yaml"))

@@ -105,7 +105,7 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
     ids = vocabulary.token_ids(record)
     pruned = _reload(tokenizer, vocabulary.keep(record, kept))
 
-    unseen = _Unseen.of(model, tokenizer, pruned, data.dev, int(interface["max_length"]))
+    unseen = _Unseen.of(model, tokenizer, pruned, data.split("dev"), int(interface["max_length"]))
     unseen.judge(model, "before")
     tokens_before, parameters_before = _table(model).num_embeddings, checkpoint.count_parameters(model)
     _cut(model, sorted(ids[token] for token in kept))
