@@ -18,20 +18,20 @@ if TYPE_CHECKING:
     from toolchain.api import augment, benchmark, build, compress, export, finetune, load, optimize, run, validate
     from toolchain.core import errors
     from toolchain.deliver.report.result import Report
-    from toolchain.kinds.contract import Prediction
+    from toolchain.kinds.contract import Entity, Prediction
     from toolchain.runtime.predictor import Predictor
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "Prediction", "Predictor", "Report", "__version__", "augment", "benchmark", "build", "compress", "errors",
+    "Entity", "Prediction", "Predictor", "Report", "__version__", "augment", "benchmark", "build", "compress", "errors",
     "export", "finetune", "load", "optimize", "run", "validate",
 ]  # fmt: skip
 
 #: Names that are not in ``api``, and the module that has each.
 _ELSEWHERE = {
-    "Prediction": "kinds.contract", "Predictor": "runtime.predictor", "Report": "deliver.report.result",
-    "errors": "core",
+    "Entity": "kinds.contract", "Prediction": "kinds.contract", "Predictor": "runtime.predictor",
+    "Report": "deliver.report.result", "errors": "core",
 }  # fmt: skip
 
 #: Functions whose name is that of a package folder too: the folder's module is called in their place.
