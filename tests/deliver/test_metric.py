@@ -17,6 +17,7 @@ from toolchain.core.errors import StoreError
 from toolchain.deliver.report import to_json
 from toolchain.deliver.report.compare import compare
 from toolchain.deliver.report.compare_text import markdown as compared
+from toolchain.deliver.report.footnotes import footnotes
 from toolchain.deliver.report.line import Row
 from toolchain.deliver.report.page.document import html
 from toolchain.deliver.report.tables import markdown
@@ -69,6 +70,15 @@ def test_limits_and_the_rule_name_the_metric(tmp_path: Path) -> None:
     reason = next(line.barred[0] for line in found.lines if line.name == "zeros/ort")
     assert reason.startswith("accuracy too low: Spearman correlation ")
     assert to_json(found)["rule"] == "at least 99 % of the best baseline's Spearman correlation, as measured"
+
+
+def test_a_failed_parity_gate_speaks_of_answers_where_there_are_no_labels(tmp_path: Path) -> None:
+    lost = {"passed": False, "examples": 10, "flips": 9, "ties": 0, "max_difference": 1.0, "non_finite": 0}
+    rows = scored(three(tmp_path), (1.1, 1.1, 1.0), {"parity": lost | {"answers": ["score", "scores"]}})
+    line = next(line for line in report(rows).lines if line.name == "int8/ort")
+    assert "answers lost" in line.marks
+    assert line.barred[0].startswith("answers lost: ")
+    assert "answers lost" in dict(footnotes(report(rows)))
 
 
 def test_seeds_are_pooled_by_what_each_example_contributes(tmp_path: Path) -> None:

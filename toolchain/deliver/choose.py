@@ -10,7 +10,7 @@ from toolchain.certainty.noninferiority import MOST_NEEDED
 from toolchain.deliver.report.figures import quantity, ratio, show
 from toolchain.deliver.report.limits import Finding, findings, floors
 from toolchain.deliver.report.limits import rule as accuracy_rule
-from toolchain.deliver.report.line import FAILED
+from toolchain.deliver.report.line import failed_mark
 from toolchain.deliver.report.metric import of_report
 from toolchain.deliver.report.page.lines import Line, failed, number, settings_of
 from toolchain.deliver.report.summary import time_figure
@@ -33,12 +33,14 @@ class Candidate:
         engine_key: Its key in the store.
         findings: Every limit, with what was measured.
         gates: The gates that bar it.
+        marks: What reports call those.
     """
 
     name: str
     engine_key: str
     findings: tuple[Finding, ...]
     gates: tuple[str, ...]
+    marks: tuple[str, ...]
 
     @property
     def fits(self) -> bool:
@@ -91,6 +93,7 @@ def choose(report: Mapping[str, Any], limits: Limits, store: str = "") -> Choice
                 engine_key=str(line.get("engine_key") or ""),
                 findings=tuple(findings(line, limits, floor_of.get(line["seed"]), batches, metric)),
                 gates=tuple(failed(line)),
+                marks=tuple(failed_mark(gate, metric) for gate in failed(line)),
             ),
         )
         for line in lines
@@ -265,7 +268,7 @@ def _next(choice: Choice, command: str) -> Iterator[Any]:
 
 def _misses(candidate: Candidate) -> list[str]:
     """Return what bars an engine: gates, limits, and what would settle those that are open."""
-    reasons = [f"may not be shipped: {FAILED[gate]}" for gate in candidate.gates]
+    reasons = [f"may not be shipped: {mark}" for mark in candidate.marks]
     for finding in candidate.findings:
         if finding.state == "missed":
             reasons.append(f"{finding}: missed{finding.by}")

@@ -26,6 +26,7 @@ MARKS = {
     "no gain": "compressed, and neither smaller nor anywhere measurably faster than its baseline, as zeros are",
     "slower": "faster than its baseline elsewhere, and measurably slower at the batch size named",
     "labels lost": "parity failed: a pass or the engine changed more labels than it may: not to be shipped",
+    "answers lost": "parity failed: a pass or the engine changed more answers than it may: not to be shipped",
     "unfused": "the runtime has not fused all that this architecture lets it fuse: not to be shipped",
     "partly fused": "some of attention, layer-norm or GELU runs as several small operators: right, though slower",
     "depends on batch": "more than 0.5 % of the labels depend on the batch or on the padding: not to be shipped",

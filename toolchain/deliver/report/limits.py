@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from toolchain.certainty.noninferiority import MOST_NEEDED, examples_needed
 from toolchain.deliver.report.figures import figures, key, quantity, show
-from toolchain.deliver.report.line import FAILED, Line
+from toolchain.deliver.report.line import Line, failed_mark
 from toolchain.deliver.report.metric import ACCURACY
 from toolchain.kinds.contract import Metric
 from toolchain.measure.gates import binding
@@ -193,7 +193,7 @@ def reasons(line: Line, limits: Limits, floor: float | None, batches: Sequence[s
         floor: The accuracy that the rule asks for, in percent; None where there is no baseline.
         batches: Every setting of the report.
     """
-    gates = [f"{FAILED[verdict.gate]}: {verdict.evidence}" for verdict in binding(line.gates)]
+    gates = [f"{failed_mark(verdict.gate, line.kind.METRIC)}: {verdict.evidence}" for verdict in binding(line.gates)]
     row = line.row
     apart = [] if limits.allows(row.model, row.variant, row.engine) else ["not asked for: limits.engines names others"]
     open_or_missed = [

@@ -16,7 +16,7 @@ from toolchain.certainty.noninferiority import NonInferiority
 from toolchain.certainty.statistics import Interval, speedup
 from toolchain.core.errors import StoreError
 from toolchain.deliver.report import metric
-from toolchain.kinds.contract import Agreement, Kind
+from toolchain.kinds.contract import Agreement, Kind, Metric
 from toolchain.measure import gates, records
 from toolchain.measure.gates import Verdict
 
@@ -28,6 +28,9 @@ FAILED = {
     "parity": "labels lost", "fusion": "unfused", "placement": "misplaced", "invariance": "depends on batch",
     "isa": "VNNI only",
 }  # fmt: skip
+
+#: The mark of a failed parity gate where answers are no labels.
+_ANSWERS_LOST = "answers lost"
 
 #: Marks of gates that were run and cannot say.
 OPEN = {"invariance": "may depend on batch"}
@@ -46,6 +49,11 @@ UNSTABLE = 0.10
 
 #: Both ways of timing: the engine alone, and with the tokenizer before it.
 SCOPES = ("engine", "end_to_end")
+
+
+def failed_mark(gate: str, metric: Metric) -> str:
+    """Return the mark of a failed gate, one of ``FAILED``, where models are judged by a metric."""
+    return _ANSWERS_LOST if gate == "parity" and not metric.binary else FAILED[gate]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +207,7 @@ class Line:
         elif self.row.compressed:
             found += [f"slower at {setting}" for setting, ratio in self.speedup_of("engine").items() if ratio.high < 1]
         failed = [verdict for verdict in self.gates if verdict.failed and verdict.gate in FAILED]
-        labels = [PARTLY_FUSED if verdict.label else FAILED[verdict.gate] for verdict in failed]
+        labels = [PARTLY_FUSED if verdict.label else failed_mark(verdict.gate, self.kind.METRIC) for verdict in failed]
         found += [label for label in labels if label not in found]
         found += [OPEN[verdict.gate] for verdict in self.gates if verdict.gate in OPEN and verdict.open]
         if any(self.unstable(setting) for setting in self.settings):
