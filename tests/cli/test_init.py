@@ -320,6 +320,7 @@ def test_a_trained_model_says_which_kind_its_data_are_of(tmp_path: Path) -> None
     assert wrong.stderr.splitlines() == [
         "error: mine was trained for the kind multi_label, not regression", "  hint: --kind multi_label",
     ]  # fmt: skip
-    assert "mine was trained for" in call("init", "mine", "data.csv", "--kind", "classification", cwd=tmp_path).stderr
+    other = call("init", "mine", "data.csv", "--kind", "classification", "--force", cwd=tmp_path)
+    assert "mine was trained for the kind multi_label, not classification" in other.stderr
     unknown = call("init", "mine", "data.csv", "--kind", "multilabel", "--force", cwd=tmp_path)
     assert (unknown.code, "did you mean 'multi_label'?" in unknown.stderr) == (2, True)
