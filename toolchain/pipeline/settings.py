@@ -194,7 +194,9 @@ def _explain(problems: Problems, config: type[Any], item: Any, path: tuple[Any, 
     elif kind == "literal_error":
         problems.add((*path, *inside), f"{where}: {value!r} is not {context['expected']}")
     elif kind in ("too_short", "string_too_short"):
-        problems.add((*path, *inside), f"{where}: must not be empty")
+        least = context.get("min_length", 1)
+        few = "must not be empty" if least == 1 else f"{value!r} has {len(value)}; at least {least} are needed"
+        problems.add((*path, *inside), f"{where}: {few}")
     else:
         wanted = {
             "int_type": "a whole number", "int_from_float": "a whole number", "float_type": "a number",
