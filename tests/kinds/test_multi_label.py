@@ -37,6 +37,11 @@ def test_the_metric_is_the_f1_of_all_labels_counted_together() -> None:
         KIND.score(LOGITS, [(1, 0), (0, 1)])
 
 
+def test_a_model_that_answers_no_label_is_doubted() -> None:
+    assert KIND.doubt(KIND.score(LOGITS[1:], GOLD[1:])).startswith("no label of any dev example")
+    assert KIND.doubt(KIND.score(LOGITS, GOLD)) == ""
+
+
 def test_sigmoids_keep_their_precision_and_overflow_nowhere() -> None:
     with np.errstate(all="raise", under="ignore"):
         answers = KIND.activate(np.array([[-1000.0, 0.0, 1000.0]], np.float32))

@@ -348,6 +348,10 @@ class Kind(Declared):
         """Return the metric of scored examples."""
         return float(scores[:, 0].mean())
 
+    def doubt(self, scores: NDArray[np.float64]) -> str:
+        """Return what should be asked of a model with these scores on dev; '' where nothing is odd."""
+        return ""
+
     def resampled(self, scores: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the metric of each of several resamples of examples, ``[resamples]``.
 

@@ -25,6 +25,7 @@ OUTPUTS = (Output("logits", ("batch", "labels")),)
 METRIC = Metric("micro F1")
 ACTIVATION = "Sigmoid"
 WORDS = ("label set", "label sets")
+REFUSED = {"inc_auto": "it keeps the accuracy of single labels (nncf_static with accuracy_control keeps any metric)"}
 
 #: Probability above which a label is answered.
 _THRESHOLD = 0.5
@@ -142,6 +143,13 @@ def score(answers: NDArray[Any], gold: Any) -> NDArray[np.float64]:
 def combine(scores: NDArray[np.float64]) -> float:
     """Return the micro F1, 0 to 1; 0 where no example has a label and none is answered."""
     return float(resampled(scores, np.ones((1, len(scores)), dtype=np.int64))[0])
+
+
+def doubt(scores: NDArray[np.float64]) -> str:
+    """Return a warning where a model answers no label at all, as one that has learned little does."""
+    if scores[:, :2].any():
+        return ""
+    return "no label of any dev example has a probability above 0.5: train for more epochs, or at another learning rate"
 
 
 def resampled(scores: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -25,6 +25,7 @@ OUTPUTS = (Output("logits", ("batch", "labels")),)
 METRIC = Metric("Spearman correlation")
 NAMES = ("score",)
 WORDS = ("score", "scores")
+REFUSED = {"inc_auto": "it keeps the accuracy of labels (nncf_static with accuracy_control keeps any metric)"}
 
 #: A score differs when it moves by more than this share of the spread (standard deviation) of the expected scores.
 _TOLERANCE = 0.1

@@ -92,7 +92,7 @@ def evaluate(engine: Path, out: Path, config: Config, context: Context, referenc
         record["labels"][name] = _gold(kind, dataset, name, index)
         if groups := dataset.split(name).groups:
             record.setdefault("groups", {})[name] = list(groups)
-    spent = dict[str, float]()
+    spent, doubts = dict[str, float](), ""
     total = sum(len(gold) for gold in record["labels"].values())
     with (
         texts_file(context.work) as texts,
@@ -111,6 +111,7 @@ def evaluate(engine: Path, out: Path, config: Config, context: Context, referenc
             scores = _scores(kind, probabilities, gold, engine)
             record["splits"][name] = summary(kind, scores)
             record.setdefault("scores", {})[name] = scores.tolist()
+            doubts = kind.doubt(scores) if name == "dev" else doubts
         with _clock("parity", spent):
             record["parity"] = engine_parity.measure(worker, manifest, reference, context)
         with _clock("invariance", spent):
@@ -124,7 +125,7 @@ def evaluate(engine: Path, out: Path, config: Config, context: Context, referenc
             record["int8_products"] = _int8_products(worker, manifest, source, placed["operators"])
     dev = record["splits"]["dev"]
     doubt = chance.note(kind, dev.get("correct", 0), dev["examples"], dataset.labels)
-    notes += filter(None, (truncation_note(cut, interface.max_length), doubt))
+    notes += filter(None, (truncation_note(cut, interface.max_length), doubt, doubts))
     files = [engine / name for name in manifest.files]
     record |= {
         "size_bytes": sum(path.stat().st_size for path in files),
