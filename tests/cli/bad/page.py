@@ -7,7 +7,7 @@ import re
 import tempfile
 from pathlib import Path
 
-from tests.cli.bad import data, models, recipes, stores, tags
+from tests.cli.bad import answers, data, models, recipes, stores, tags
 from tests.cli.bad.case import Case
 from tests.tiny import Result, call
 from toolchain.cli import COMMANDS
@@ -18,6 +18,7 @@ PAGE = Path(__file__).parents[3] / "docs" / "errors.md"
 GROUPS = {
     "Recipes and flags": recipes.CASES,
     "Data": data.CASES,
+    "Several labels, and scores": answers.CASES,
     "Tagged words": tags.CASES,
     "Models, graphs and engines": models.CASES,
     "The store, and what is written": stores.CASES,
@@ -39,7 +40,7 @@ VARIES = (
     r"(as a text classifier: ).*", r"(from the hub: ).*", r"(the cache does not hold it: ).*", r"(damaged one: ).*",
     r"(matrix products: ).*", r"(this onnxruntime has ).*", r"(cannot be used as a tokenizer: ).*",
     r"(No such option '?--sets'?).*", r"(--technique is missing: ).*", r"(this is transformers )[\d.]+",
-    r"(weights are damaged: ).*", r"(readable Parquet file: ).*", r"(/)[0-9a-f]{32}",
+    r"(known: classification, ).*", r"(weights are damaged: ).*", r"(readable Parquet file: ).*", r"(/)[0-9a-f]{32}",
 )  # fmt: skip
 
 
