@@ -93,3 +93,16 @@ def test_kinds_load_numpy_alone() -> None:
     assert done.returncode == 0, done.stderr
     assert "numpy" in done.stdout.split()
     assert not set(done.stdout.split()) & {"torch", "transformers", "onnx", "onnxruntime", "tokenizers", "pydantic"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_hooks_that_depend_on_labels_are_those_of_the_contract(name: str) -> None:
+    labels, plain = ("O", "B-x", "I-x"), kinds.get(name)
+    given = plain.of_labels(labels)
+    assert bool(given) == plain.DEPENDS_ON_LABELS
+    for hook, function in given.items():
+        declared = list(inspect.signature(getattr(Kind, hook)).parameters)[1:]
+        assert list(inspect.signature(function).parameters) == declared, hook
+        assert getattr(kinds.get(name, labels), hook).__code__ is function.__code__
+    assert str(kinds.get(name, labels)) == name
+    assert (kinds.get(name, labels) is plain) == (not plain.DEPENDS_ON_LABELS)

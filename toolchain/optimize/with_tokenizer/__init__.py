@@ -69,7 +69,8 @@ def apply(source: Path, out: Path, config: Config, context: Context) -> Metrics:
         )
     if kind.READS_WORDS:
         raise ModelError(
-            f"{source} answers {kind.WORDS[1]}: {kind.REFUSED['with_tokenizer']}", "leave with_tokenizer out"
+            f"{source} answers {kind.WORDS[1]}; with_tokenizer does not say where words begin",
+            "leave with_tokenizer out",
         )
     if interface.get("pair"):
         raise ModelError(f"{source} is a model of pairs of texts; with_tokenizer takes single ones")
