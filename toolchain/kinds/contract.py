@@ -156,6 +156,8 @@ class Kind(Declared):
     LABELS: Literal["text", "word", "span", "none"] = "none"
     #: The task, a file in ``tasks/``, that reads a user's data of this kind.
     TASK: str = "files"
+    #: Whether examples form groups that are judged together, such as the passages of a query.
+    GROUPED: bool = False
     #: What messages call the answers: ``label`` and ``labels``.
     WORDS: tuple[str, str] = ("answer", "answers")
     #: Whether rows are to say where the words of their text are, ``Tokens.words``.
@@ -192,6 +194,15 @@ class Kind(Declared):
             ValueError: It is not such an answer; the text says what is wrong.
         """
         raise NotImplementedError
+
+    def grouped(self, gold: Any, group: int) -> Any:
+        """Return the gold answer of an example of a group, of a kind with ``GROUPED``.
+
+        Args:
+            gold: What ``read_gold`` gave.
+            group: Number of the group.
+        """
+        return gold
 
     def cell_labels(self, value: Any) -> Sequence[Any]:
         """Return the labels that a cell of a data file names, of a kind whose data have labels of their own.

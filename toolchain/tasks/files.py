@@ -31,7 +31,8 @@ class Config(StageConfig):
         text: The column of the text, or two columns for sentence pairs.
         label: The column of the class, of several with kind: multi_label, or of the number with kind: regression.
         kind: What is learned: classification, multi_label (several labels of each text, between commas or as a list),
-            or regression of a number.
+            regression of a number, or reranking of the passages of a query by a number.
+        group: With kind: reranking, the column that says which rows are of one query; by default the first text.
         labels: Class names in order; by default those in train, sorted (numbers as numbers). Where the file has
             indices 0, 1, …, these name them.
         delimiter: One character between columns; by default a comma in .csv and a tab in .tsv.
@@ -44,6 +45,7 @@ class Config(StageConfig):
     files: dict[Literal["train", "dev", "test"], str]
     text: str | tuple[str, ...] = "sentence"
     label: str = "label"
+    group: str | None = None
     kind: str = CLASSIFICATION
     labels: Annotated[tuple[str | int, ...], MinLen(2)] | None = None
     delimiter: Annotated[str, MinLen(1)] | None = None
@@ -64,6 +66,10 @@ class Config(StageConfig):
             )
         if self.labels and kinds.get(self.kind).NAMES:
             raise ValueError(f"labels: a task of the kind {self.kind} has no labels; take them out")
+        if self.group and not kinds.get(self.kind).GROUPED:
+            raise ValueError(f"group: a task of the kind {self.kind} has no groups; take it out")
+        if self.label == self.group:
+            raise ValueError(f"group: {self.group!r} is also the column of the label")
         if self.label in text_columns(self.text):
             raise ValueError(f"label: {self.label!r} is also a text column")
         if self.delimiter and (len(self.delimiter) != 1 or self.delimiter in '\n\r"'):
@@ -88,7 +94,7 @@ def load(config: Config) -> Dataset:
     Raises:
         DataError: A file cannot be read, or rows of it cannot be used; it names the file and the line.
     """
-    columns = Columns(text_columns(config.text), config.label)
+    columns = Columns(text_columns(config.text), config.label, config.group or "")
     given = tuple(map(str, config.labels)) if config.labels else None
     tables = {
         name: read_table(
@@ -140,17 +146,21 @@ def identity(config: Config) -> dict[str, Any]:
     for name, path in _paths(config).items():
         check_file(path)
         digests[name] = file_digest(path)
-    return {
-        "files": digests,
-        "text": list(text_columns(config.text)),
-        "label": config.label,
-        "labels": [str(label) for label in config.labels] if config.labels else None,
-        "delimiter": config.delimiter,
-        "encoding": config.encoding,
-        "holdout": config.holdout,
-        "seed": config.seed,
-        "drop_overlaps": config.drop_overlaps,
-    } | ({} if config.kind == CLASSIFICATION else {"kind": config.kind})
+    return (
+        {
+            "files": digests,
+            "text": list(text_columns(config.text)),
+            "label": config.label,
+            "labels": [str(label) for label in config.labels] if config.labels else None,
+            "delimiter": config.delimiter,
+            "encoding": config.encoding,
+            "holdout": config.holdout,
+            "seed": config.seed,
+            "drop_overlaps": config.drop_overlaps,
+        }
+        | ({} if config.kind == CLASSIFICATION else {"kind": config.kind})
+        | ({"group": config.group} if config.group else {})
+    )
 
 
 def _paths(config: Config) -> dict[str, Path]:

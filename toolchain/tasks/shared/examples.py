@@ -28,15 +28,17 @@ class Columns:
     Attributes:
         text: One column, or two for sentence pairs.
         label: The column of the class.
+        group: The column that says which rows belong together; '' where the first text does, of a kind with groups.
     """
 
     text: tuple[str, ...]
     label: str
+    group: str = ""
 
     @property
     def all(self) -> tuple[str, ...]:
         """Every column that is read."""
-        return (*self.text, self.label)
+        return (*self.text, self.label, *([self.group] if self.group not in ("", *self.text) else []))
 
     @property
     def plain(self) -> tuple[str, ...]:
@@ -125,13 +127,25 @@ def examples(table: Table, columns: Columns, classes: Sequence[str], kind: str =
             continue
         texts.append(tuple(text.strip() for text in found))
     errors.check()
-    return Split(texts, labels, kind=kind)
+    if not of_kind.GROUPED:
+        return Split(texts, labels, kind=kind)
+    groups = _groups(table, columns)
+    relevances: dict[int, set[Any]] = {}
+    for group, gold in zip(groups, labels, strict=True):
+        relevances.setdefault(group, set()).add(gold)
+    if all(len(own) < 2 for own in relevances.values()):
+        raise DataError(
+            f"{table.source}: no query has passages of different relevance: there is nothing to rank "
+            f"({len(groups):,} rows, {len(relevances):,} queries)",
+            f"is {columns.group or columns.text[0]!r} the column of the query?",
+        )
+    return Split(texts, list(map(of_kind.grouped, labels, groups)), groups, kind)
 
 
 def hold_out(train: Split, share: float, names: Sequence[str], seed: int) -> tuple[Split, dict[str, Split]]:
     """Sets examples aside, the same share of every class where there are any; texts that are equal stay together.
 
-    Of examples with several labels, each counts as one of the first of them.
+    Groups stay together too. Of examples with several labels, each counts as one of the first of them.
 
     Args:
         train: All examples.
@@ -145,13 +159,13 @@ def hold_out(train: Split, share: float, names: Sequence[str], seed: int) -> tup
     Raises:
         DataError: There are too few examples for a split to have one.
     """
-    groups: dict[int, dict[tuple[str, ...], list[int]]] = {}
-    seen: dict[tuple[str, ...], int] = {}
+    groups: dict[int, dict[tuple[Any, ...], list[int]]] = {}
+    seen: dict[tuple[Any, ...], int] = {}
     of_kind = kinds.get(train.kind)
     none = 0 if of_kind.NAMES else -1
     classes = [next(iter(of_kind.classes(gold)), none) for gold in train.labels]
     for row, (text, label) in enumerate(zip(train.texts, classes, strict=True)):
-        key = normalized(text)
+        key: tuple[Any, ...] = (train.groups[row],) if of_kind.GROUPED else normalized(text)
         # Equal texts with different labels go where the first of them goes, or they would sit on both sides.
         groups.setdefault(seen.setdefault(key, label), {}).setdefault(key, []).append(row)
     held: dict[str, list[int]] = {name: [] for name in names}
@@ -218,6 +232,21 @@ def _gold(kind: Kind, value: Any, index: Mapping[str, int], classes: Sequence[st
     if twice := [each for each, count in Counter(indices).items() if count > 1]:
         raise ValueError(f"the label {classes[twice[0]]!r} is named twice")
     return kind.gold_of(indices, len(classes))
+
+
+def _groups(table: Table, columns: Columns) -> list[int]:
+    """Return the number of the group of each row.
+
+    Raises:
+        DataError: A row names no group.
+    """
+    errors, numbers = RowErrors(table.source), dict[str, int]()
+    found = [label_text(value) for value in table.columns[columns.group or columns.text[0]]]
+    for place, name in zip(table.places, found, strict=True):
+        if not name:
+            errors.add(place, f"empty group in {columns.group!r}")
+    errors.check()
+    return [numbers.setdefault(name, len(numbers)) for name in found]
 
 
 def _label_problem(value: Any, index: Mapping[str, int], classes: Sequence[str]) -> str:
