@@ -78,6 +78,24 @@ def test_entities_and_places_are_those_of_transformers_pipeline(tmp_path: Path) 
         assert [each.probability for each in ours] == pytest.approx([each["score"] for each in theirs], abs=1e-4)
 
 
+def test_an_onnx_graph_of_tags_is_taken_in_for_tags_alone(tmp_path: Path) -> None:
+    folder = saved(tmp_path, DATA.labels)
+    taken_in(folder, tmp_path)
+    for name in ("bare", "out", "other"):
+        (tmp_path / name).mkdir()
+    shutil.copyfile(tmp_path / "graph/model.onnx", tmp_path / "bare/model.onnx")
+    shutil.copyfile(folder / "tokenizer.json", tmp_path / "bare/tokenizer.json")
+    taking = adopt.Config(path=str(tmp_path / "bare"), max_length=64)
+    shutil.copyfile(folder / "config.json", tmp_path / "bare/config.json")
+    shutil.copyfile(folder / "tokenizer_config.json", tmp_path / "bare/tokenizer_config.json")
+    adopt.apply(taking, tmp_path / "out", context(tmp_path, DATA))
+    interface = json.loads((tmp_path / "out/interface.json").read_text())
+    assert (interface["kind"], tuple(interface["labels"])) == ("token_classification", DATA.labels)
+    (tmp_path / "bare/config.json").unlink()
+    with pytest.raises(ModelError, match=r"is a graph for token classification .*; only single-label classification"):
+        adopt.apply(taking, tmp_path / "other", context(tmp_path))
+
+
 def test_a_tagger_is_refused_for_another_kind_and_a_classifier_for_tags_before_any_work(tmp_path: Path) -> None:
     folder = saved(tmp_path, DATA.labels)
 
