@@ -40,7 +40,7 @@ def chosen() -> dict[str, list[str]]:
         engines = tuple(engine.technique.name for engine in recipe.engines)
         names, runs = ["/".join(key if len(recipe.models) > 1 else key[1:]) for key in recipe.variants], []
         for name, items in zip(names, recipe.variants.values(), strict=True):
-            does = {(engines, tuple(item.technique.name for item in items))}
+            does: set[object] = {(engines, tuple(item.technique.name for item in items))}
             does |= {(engines, fact) for item in items for fact in facts(item.config, item.technique.name)}
             if not does <= seen or name == names[0] or os.environ.get("TOOLCHAIN_TEST_VARIANTS") == "all":
                 runs.append(name)

@@ -82,6 +82,11 @@ def of_folder(folder: Path) -> Kind:
     return named(documents.read_object(path, ModelError) if path.is_file() else {}, f"{path}: ")
 
 
+def has_labels(kind: Kind) -> bool:
+    """Return whether a model of a kind gives a number for each of its labels."""
+    return any("labels" in output.axes for output in kind.OUTPUTS)
+
+
 def places(kind: Kind, there: Sequence[str]) -> dict[str, int]:
     """Return which of a graph's outputs each output of a kind is: the one of its name, or the one in its place.
 

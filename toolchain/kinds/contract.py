@@ -10,7 +10,7 @@ there (``kinds.joined``).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -19,7 +19,11 @@ import numpy as np
 from toolchain.core.hooks import ROOMS, Declared
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
+
+    from toolchain.core.data import Split
 
 _Row = TypeVar("_Row")
 
@@ -81,7 +85,8 @@ class Agreement:
     Attributes:
         differs: Which examples are answered otherwise, by what gates count, ``[examples]``.
         undecided: Which examples both decide by so little that a difference is a toss-up, ``[examples]``.
-        distance: The largest difference of a number of each example's answer, ``[examples]``.
+        distance: How far each example's answer has moved, ``[examples]``: the largest difference of a number in it, or
+            what the kind has in its place.
     """
 
     differs: NDArray[np.bool_]
@@ -119,6 +124,7 @@ class Prediction:
         labels: Every label that is answered with its probability, the likeliest first, of a model that answers any
             number of them; None of others.
         entities: The entities of a text, in their order; None of a kind that has none.
+        embedding: The vector of a text; None of a kind that has none.
     """
 
     label: str
@@ -126,6 +132,22 @@ class Prediction:
     score: float | None = None
     labels: tuple[tuple[str, float], ...] | None = None
     entities: tuple[Entity, ...] | None = None
+    embedding: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class FromFolder:
+    """What a kind reads of a checkpoint that is taken in, besides its weights, its config and its tokenizer.
+
+    Attributes:
+        config: What its ``config.json`` is to say besides.
+        max_length: Tokens after which it cuts a text; None where the model's positions and its tokenizer decide.
+        notes: What is worth noting.
+    """
+
+    config: Mapping[str, Any] = field(default_factory=dict)
+    max_length: int | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Kind(Declared):
@@ -138,7 +160,7 @@ class Kind(Declared):
         """Return the name of its file."""
         return self._module.__name__.rpartition(".")[2]
 
-    #: What transformers calls a model of this kind, behind ``AutoModelFor``.
+    #: What transformers calls a model of this kind, behind ``AutoModelFor``; "" for an encoder without a head.
     HEAD: str
     #: Every output of the graph, in its order.
     OUTPUTS: tuple[Output, ...]
@@ -151,6 +173,8 @@ class Kind(Declared):
     #: What makes probabilities of logits, an ONNX operator: a graph that ends with it is taken in without it; "" where
     #: answers are no probabilities.
     ACTIVATION: Literal["Softmax", "Sigmoid", ""] = ""
+    #: Columns of text that data must have; 0 where one and two will do.
+    TEXTS: int = 0
     #: What an augmentation of a text must keep: its label, the labels of words or the place of spans; none where no
     #: augmentation keeps the answer.
     LABELS: Literal["text", "word", "span", "none"] = "none"
@@ -224,6 +248,18 @@ class Kind(Declared):
     def classes(self, gold: Any) -> Sequence[int]:
         """Return the indices of the labels that an example has; none where labels are no part of its answer."""
         return ()
+
+    def arranged(self, rows: Split) -> Split:
+        """Return examples as a model reads them, of rows as a data file has them."""
+        return rows
+
+    def from_folder(self, folder: Path) -> FromFolder:
+        """Return what the other files of a checkpoint say that is taken in.
+
+        Raises:
+            ModelError: They ask for what is not served, or are damaged.
+        """
+        return FromFolder()
 
     def reordered(self, gold: Sequence[Any], index: Sequence[int]) -> list[Any]:
         """Return gold answers as a model counts its labels.

@@ -1,8 +1,6 @@
 """Regression: a text, or a pair of texts, has one number, its score; cross-encoders of similarity are such models.
 
-Models are judged by Spearman's rank correlation of their scores with the gold ones ("The proof and measurement of
-association between two things", American Journal of Psychology 15, 1904): Pearson's correlation of ranks, equal scores
-sharing the mean of theirs.
+Models are judged by Spearman's rank correlation of their scores with the gold ones.
 """
 
 from __future__ import annotations
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from toolchain.certainty.correlation import spearman
 from toolchain.core.errors import require
 from toolchain.kinds.contract import Agreement, Metric, Output, Prediction
 
@@ -107,15 +106,8 @@ def combine(scores: NDArray[np.float64]) -> float:
 
 
 def resampled(scores: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the rank correlation of each resample: ranks are counted, and nothing is sorted again."""
-    total = counts.sum(axis=1)
-    one, other = (_ranks(column, counts) - (total[:, None] + 1) / 2 for column in scores.T)
-    squares = (counts * one**2).sum(axis=1) * (counts * other**2).sum(axis=1)
-    products = (counts * one * other).sum(axis=1)
-    correlation: NDArray[np.float64] = np.divide(
-        products, np.sqrt(squares), out=np.zeros(len(counts)), where=squares > 0
-    )
-    return correlation
+    """Return the rank correlation of each resample."""
+    return spearman(scores, counts)
 
 
 def agree(expected: NDArray[Any], found: NDArray[Any], decided: float = 0.0) -> Agreement:
@@ -132,19 +124,3 @@ def margin(answers: NDArray[Any]) -> NDArray[Any]:
 
 def _tolerance(answers: NDArray[Any]) -> float:
     return _TOLERANCE * float(answers.std()) if len(answers) > 1 else math.inf
-
-
-def _ranks(values: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the mean rank of each example's value among those drawn, ``[resamples, examples]``, from 1.
-
-    Args:
-        values: One for each example.
-        counts: How often each example is drawn, ``[resamples, examples]``.
-    """
-    _, places = np.unique(values, return_inverse=True)
-    order = np.argsort(places, kind="stable")
-    starts = np.flatnonzero(np.diff(places[order], prepend=-1))  # where each value begins in that order
-    drawn = np.add.reduceat(counts[:, order], starts, axis=1)  # how often each value was drawn
-    below = np.cumsum(drawn, axis=1) - drawn
-    ranks: NDArray[np.float64] = (below + (drawn + 1) / 2)[:, places]
-    return ranks

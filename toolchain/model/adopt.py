@@ -19,7 +19,7 @@ from toolchain.core.session import INPUTS
 from toolchain.core.stage import Context, Ge, Kind, Metrics, MinLen, StageConfig
 from toolchain.model import checkpoint, door, graph, heads, onnx_file, onnx_head, source, vocabulary
 from toolchain.model import folder as model_folder
-from toolchain.model.labels import adopted_labels, label_names
+from toolchain.model.labels import adopted_labels, label_names, own_labels
 from toolchain.model.tokens import TOKENIZER_FILE
 
 VERSION = 5
@@ -139,7 +139,10 @@ def _files(held: str) -> list[Path]:
         data = (model.parent / name for name in onnx_file.inspect(model).external)
         return sorted({model, *found, *data})
     folder = source.resolve(held).folder
-    return model_folder.model_files(folder) if folder else []
+    if folder is None:
+        return []
+    modules = [path.relative_to(folder).as_posix() for path in folder.glob("*_*/config.json")]
+    return [*model_folder.model_files(folder), *(check_file(folder, name) for name in sorted(modules))]
 
 
 def _settings_files(folder: Path) -> list[Path]:
@@ -183,17 +186,21 @@ def _adopt_checkpoint(config: Config, out: Path, context: Context) -> Metrics:
     heads.check(folder, kind)
     where = Path(config.tokenizer).expanduser() if config.tokenizer else folder
     door.admit(where)
-    own = own_labels(folder)
+    of_kind = kinds.get(kind)
+    own = own_labels(folder, of_kind)
     labels, notes = adopted_labels(own, data, config.labels, folder)
+    others = of_kind.from_folder(folder)
     model = checkpoint.load_model(folder, kind=kind)
+    model.config.update(dict(others.config))
     tokenizer = checkpoint.load_tokenizer(where)
     vocabulary.check(model, tokenizer, where)
-    if len(own) != model.config.num_labels:
+    if kinds.has_labels(of_kind) and len(own) != model.config.num_labels:
         raise ModelError(
             f"{folder} gives {model.config.num_labels} logits, and names {len(own)} labels: {', '.join(own)}",
             "name each once, in the order of the logits",
         )
     known = checkpoint.read_json(folder / "interface.json") if (folder / "interface.json").is_file() else {}
+    known = ({"max_length": others.max_length} if others.max_length else {}) | known
     longest = _max_length(config, known, model.config, tokenizer)
     pair = _pair(known, data, folder)
     checkpoint.save(model, tokenizer, out, max_length=longest, labels=labels, pair=pair, kind=kind)
@@ -203,7 +210,8 @@ def _adopt_checkpoint(config: Config, out: Path, context: Context) -> Metrics:
     both = (
         f"{folder.name} holds weights and {', '.join(graphs[:3])}: the weights were taken; name an ONNX file to take it"
     )
-    return {"parameters": checkpoint.count_parameters(model), "notes": [*notes, *([both] if graphs else [])]}
+    notes = [*notes, *others.notes, *([both] if graphs else [])]
+    return {"parameters": checkpoint.count_parameters(model), "notes": notes}
 
 
 def _max_length(config: Config, known: Mapping[str, Any], model: Any, tokenizer: Any) -> int:
@@ -240,6 +248,11 @@ def _adopt_onnx(config: Config, out: Path, context: Context) -> Metrics:
     data = context.dataset()
     if unfit := refusal(config.path, "" if data.stand_in else data.kind):
         raise ModelError(*unfit)
+    if not kinds.has_labels(kinds.get(data.kind)):
+        raise ModelError(
+            f"{path} is a graph, and a model for {data.kind} is taken in as a checkpoint, whose pooling is known",
+            "give the folder of the model with its weights and its modules.json",
+        )
     with onnx_file.unlinked(path, context.work) as plain:
         door.admit(_tokenizer_folder(config, path, local), plain)
         return _adopt_graph(config, out, context, path, plain)
@@ -308,7 +321,7 @@ def check_labels(config: Config, data: Dataset) -> None:
         folder = described(config.path)
         if folder is None:
             return
-        own = own_labels(folder)
+        own = own_labels(folder, kinds.get(data.kind))
         interface = folder / "interface.json"
         known = checkpoint.read_json(interface) if interface.is_file() else {}
     except ModelError:
@@ -332,25 +345,6 @@ def described(path: str) -> Path | None:
     for folder in folders:
         safe_folder(folder, names)
     return next((folder for name in names for folder in folders if (folder / name).is_file()), None)
-
-
-def own_labels(folder: Path) -> list[str]:
-    """Return the names of a model's labels, in the order of its logits: interface.json's, or else config.json's.
-
-    Args:
-        folder: Folder with one of the two.
-
-    Raises:
-        ModelError: They are not names.
-    """
-    interface = folder / "interface.json"
-    if not interface.is_file():
-        config = checkpoint.read_json(folder / "config.json")  # transformers leaves its own names for two labels out
-        return label_names(config, folder) or [f"LABEL_{index}" for index in range(int(config.get("num_labels") or 2))]
-    labels = checkpoint.read_json(interface).get("labels")
-    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-        raise ModelError(f"{interface}: labels are {labels!r}; allowed is a list of names")
-    return labels
 
 
 def graph_file(local: Path) -> Path:

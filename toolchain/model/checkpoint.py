@@ -61,7 +61,10 @@ def load_model(folder: Path, attention: str = "sdpa", kind: str = "") -> Any:
     Raises:
         ModelError: The folder is no classifier, or its weights do not fit its config.
     """
-    model, missing, unfit = _load(folder, (kinds.get(kind) if kind else kinds.of_folder(folder)).HEAD)
+    head = (kinds.get(kind) if kind else kinds.of_folder(folder)).HEAD
+    model, missing, unfit = _load(folder, head)
+    if not head:  # what BERT has behind its encoder, which embeddings do not read
+        missing = {name for name in missing if not name.startswith("pooler.")}
     if unfit:
         raise _unfit(folder, unfit)
     if attention == "eager":
@@ -171,10 +174,9 @@ def _load_own(
     folder: Path, head: str, found: dict[str, Any], settings: dict[str, Any]
 ) -> tuple[Any, set[str], dict[str, str]]:
     """As :func:`_load`, for a model whose modules have shapes of their own, or are quantized."""
-    torch, transformers = require("torch", "torch"), require("transformers", "torch")
+    torch = require("torch", "torch")
     config = pretrained.config(folder, **settings)
-    auto = getattr(transformers, f"AutoModelFor{head}")
-    model = auto.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    model = pretrained.auto_class(head).from_config(config, dtype=torch.float32, trust_remote_code=False)
     shapes.restore(model, found.get(shapes.KEY, {}), str(folder))
     if shapes.QUANTIZERS in found:
         from toolchain.model import quantized

@@ -66,13 +66,12 @@ def check(folder: Path, tokenizer: Any, context: Context) -> None:
 
 def _differences(folder: Path, tokenizer: Any, context: Context) -> list[float]:
     """Return the largest |Δlogit| between PyTorch and ONNX Runtime at each shape."""
-    torch, transformers = require("torch", "torch"), require("transformers", "torch")
+    torch = require("torch", "torch")
     kind = kinds.get(context.dataset().kind)
     with checkpoint.quiet():
         config = pretrained.config(folder)
         config.num_hidden_layers = 1
-        auto = getattr(transformers, f"AutoModelFor{kind.HEAD}")
-        model = auto.from_config(config, dtype=torch.float32, trust_remote_code=False)
+        model = pretrained.auto_class(kind.HEAD).from_config(config, dtype=torch.float32, trust_remote_code=False)
         model.set_attn_implementation("eager")
     names = checkpoint.model_inputs(model, tokenizer)
     wrapper = export.outputs_only(model.eval(), names, kind).eval()

@@ -12,6 +12,7 @@ from toolchain import kinds
 from toolchain.core import registry
 from toolchain.core.data import Dataset
 from toolchain.core.errors import ModelError
+from toolchain.kinds.contract import Kind
 from toolchain.model import checkpoint
 
 #: Names that a model library gives to classes that nobody named; they are taken by position.
@@ -50,6 +51,28 @@ def own_order(folder: Path, dataset: Dataset) -> Dataset:
         for split in (dataset.train, dataset.dev, dataset.test)
     )
     return replace(dataset, train=train, dev=dev, test=test, labels=names)
+
+
+def own_labels(folder: Path, of_kind: Kind | None = None) -> list[str]:
+    """Return the names of a model's labels, in the order of its logits: interface.json's, or else config.json's.
+
+    Args:
+        folder: Folder with one of the two.
+        of_kind: The kind of task, which may have a name in place of labels.
+
+    Raises:
+        ModelError: They are not names.
+    """
+    interface = folder / "interface.json"
+    if not interface.is_file() and of_kind and not kinds.has_labels(of_kind):
+        return list(of_kind.NAMES)
+    if not interface.is_file():
+        config = checkpoint.read_json(folder / "config.json")  # transformers leaves its own names for two labels out
+        return label_names(config, folder) or [f"LABEL_{index}" for index in range(int(config.get("num_labels") or 2))]
+    labels = checkpoint.read_json(interface).get("labels")
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise ModelError(f"{interface}: labels are {labels!r}; allowed is a list of names")
+    return labels
 
 
 def match_labels(model: tuple[str, ...], task: tuple[str, ...], folder: Path) -> tuple[list[int], list[str]]:

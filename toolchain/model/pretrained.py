@@ -45,21 +45,25 @@ def config(folder: Path, **settings: Any) -> Any:
     return loaded
 
 
+def auto_class(head: str) -> Any:
+    """Return transformers' class that makes models with a head; "" for an encoder without one."""
+    return getattr(require("transformers", "torch"), f"AutoModelFor{head}" if head else "AutoModel")
+
+
 def model(folder: Path, head: str, **settings: Any) -> tuple[Any, dict[str, Any]]:
     """Return a model with its weights, and what transformers says of their loading.
 
     Args:
         folder: Model folder.
-        head: What ``AutoModelFor…`` ends with.
+        head: What ``AutoModelFor…`` ends with; "" for an encoder without a head.
         settings: Arguments of ``from_pretrained``.
 
     Raises:
         ModelError: The folder has something that would run, or that leads outside.
     """
-    transformers = require("transformers", "torch")
     check_folder(folder)
     with _staged(folder) as staged:
-        loaded, info = getattr(transformers, f"AutoModelFor{head}").from_pretrained(
+        loaded, info = auto_class(head).from_pretrained(
             staged, trust_remote_code=False, local_files_only=True, use_safetensors=True, output_loading_info=True,
             **settings,
         )  # fmt: skip

@@ -22,7 +22,7 @@ QUANTIZERS = "toolchain_quantizers"
 
 def record(model: Any) -> None:
     """Writes into a model's config what its modules' shapes are, where they are not the config's own."""
-    torch, transformers = require("torch", "torch"), require("transformers", "torch")
+    torch = require("torch", "torch")
     config = model.config
     if hasattr(config, KEY):
         delattr(config, KEY)
@@ -31,7 +31,7 @@ def record(model: Any) -> None:
         if len(widths) == 1:
             config.intermediate_size = widths.pop()
     with torch.device("meta"):
-        plain = transformers.AutoModelForSequenceClassification.from_config(config)
+        plain = type(model)(config)
     wanted = {name: shape for name, module in plain.named_modules() if (shape := _shape(module))}
     found = _shapes(model)
     differing = {name: shape for name, shape in found.items() if shape != wanted.get(name)}

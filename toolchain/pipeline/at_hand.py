@@ -15,7 +15,7 @@ from toolchain.core.errors import DataError, ModelError
 from toolchain.core.files import safe_folder
 from toolchain.model import adopt, heads, source
 from toolchain.model.checkpoint import read_json
-from toolchain.model.labels import unnamed
+from toolchain.model.labels import own_labels, unnamed
 from toolchain.tasks.shared.columns import Guess, Sheet, guess, read_sheet
 from toolchain.tasks.shared.reading import FORMATS
 
@@ -212,7 +212,7 @@ def _with_labels(spec: str, kind: Literal["classifier", "onnx"], folder: Path) -
         return Model(spec, kind)
     if task and kinds.get(task).NAMES:
         return Model(spec, kind, task=task)
-    names = adopt.own_labels(described)
+    names = own_labels(described)
     return Model(spec, kind, tuple(names), unnamed(names), task=task)
 
 

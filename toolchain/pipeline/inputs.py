@@ -16,6 +16,7 @@ from toolchain.core.data import Dataset
 from toolchain.core.errors import MissingPackageError, ToolchainError
 from toolchain.model import adopt, scratch, source
 from toolchain.model.checkpoint import TOKENIZER_FILES
+from toolchain.model.labels import own_labels
 from toolchain.pipeline import keys
 from toolchain.pipeline.document import Document, Problems
 from toolchain.pipeline.items import Item, teachers_of
@@ -116,7 +117,7 @@ def _adopted(problems: Problems, item: Item, where: tuple[Any, ...], data: Datas
         elif kind == "checkpoint" and (folder := source.resolve(path).folder) and not item.config.tokenizer:
             _check_tokenizer(problems, folder, where)
         if folder := adopt.described(path):
-            adopt.own_labels(folder)  # whose names may not be readable
+            own_labels(folder)  # whose names may not be readable
         if data is not None:
             adopt.check_labels(item.config, data)
     except ToolchainError as error:

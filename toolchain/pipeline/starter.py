@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from toolchain import kinds
@@ -66,6 +66,8 @@ def compose(
         DataError: The data have other classes than the model.
         MissingPackageError: No runtime is installed.
     """
+    if data and "finetune" in kinds.get(data.columns.kind).REFUSED:  # what is encoder and model in one
+        model = replace(model, kind="classifier")
     base = output.absolute().parent
     engines, commented = _engines()
     labels, mapping, notes = _labels(model, data) if data else ((), {}, [])

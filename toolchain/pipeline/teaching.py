@@ -16,7 +16,7 @@ from toolchain.core.log import logger
 from toolchain.core.vendor import vendor
 from toolchain.model import adopt, door, source
 from toolchain.model.checkpoint import load_tokenizer
-from toolchain.model.labels import match_labels
+from toolchain.model.labels import match_labels, own_labels
 from toolchain.pipeline.keys import Task
 from toolchain.pipeline.plan import Plan, Step
 
@@ -79,7 +79,7 @@ def _check_labels(teacher: Step, plan: Plan, task: Task) -> None:
     folder = _folder(str(teacher.source), plan) if teacher.does.adopts else None
     if folder is None:
         return
-    match_labels(tuple(adopt.own_labels(folder)), task.data().labels, folder)
+    match_labels(tuple(own_labels(folder)), task.data().labels, folder)
 
 
 def _folder(spec: str, plan: Plan) -> Path | None:

@@ -70,6 +70,8 @@ class Config(StageConfig):
             raise ValueError(f"group: a task of the kind {self.kind} has no groups; take it out")
         if self.label == self.group:
             raise ValueError(f"group: {self.group!r} is also the column of the label")
+        if (texts := kinds.get(self.kind).TEXTS) and len(text_columns(self.text)) != texts:
+            raise ValueError(f"text: {self.text!r}; a task of the kind {self.kind} has {texts} columns of text")
         if self.label in text_columns(self.text):
             raise ValueError(f"label: {self.label!r} is also a text column")
         if self.delimiter and (len(self.delimiter) != 1 or self.delimiter in '\n\r"'):
@@ -109,6 +111,7 @@ def load(config: Config) -> Dataset:
     }
     names = kinds.get(config.kind).NAMES
     classes = names or class_names(tables["train"], config.label, given, config.kind)
+    of_kind = kinds.get(config.kind)
     splits = {name: examples(table, columns, classes, config.kind) for name, table in tables.items()}
     notes = [
         f"{table.source} has no header: its columns are taken as {columns.text[0]}, {config.label}"
@@ -133,6 +136,7 @@ def load(config: Config) -> Dataset:
     train, overlaps = without_overlaps(train, dev, test, config.drop_overlaps)
     notes += overlaps
     notes += [] if names else [*absent_classes(train, classes, "train"), *absent_classes(test, classes, "test")]
+    train, dev, test = map(of_kind.arranged, (train, dev, test))
     return Dataset(train, dev, test, classes, tuple(notes))
 
 
