@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from toolchain.api import augment, benchmark, build, compress, export, finetune, load, optimize, run, validate
     from toolchain.core import errors
     from toolchain.deliver.report.result import Report
-    from toolchain.kinds.contract import Entity, Prediction
+    from toolchain.kinds.shared.prediction import Entity, Prediction
     from toolchain.runtime.predictor import Predictor
 
 __version__ = "0.1.0"
@@ -30,7 +30,7 @@ __all__ = [
 
 #: Names that are not in ``api``, and the module that has each.
 _ELSEWHERE = {
-    "Entity": "kinds.contract", "Prediction": "kinds.contract", "Predictor": "runtime.predictor",
+    "Entity": "kinds.shared.prediction", "Prediction": "kinds.shared.prediction", "Predictor": "runtime.predictor",
     "Report": "deliver.report.result", "errors": "core",
 }  # fmt: skip
 

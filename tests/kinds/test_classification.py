@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from toolchain import kinds
-from toolchain.kinds.contract import Prediction
+from toolchain.kinds.shared.prediction import Prediction
 
 KIND = kinds.get("classification")
 LOGITS = np.array([[2.0, 1.0], [0.0, 0.0], [-1.0, 3.0]], np.float32)

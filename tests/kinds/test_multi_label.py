@@ -15,7 +15,7 @@ import toolchain
 from tests.builders import classifier_folder
 from toolchain import kinds
 from toolchain.core.errors import DataError, ModelError, RecipeError
-from toolchain.kinds.contract import Prediction
+from toolchain.kinds.shared.prediction import Prediction
 from toolchain.pipeline.recipe import load
 from toolchain.runtime.predictor import Predictor
 from toolchain.tasks import files

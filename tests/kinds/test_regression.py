@@ -18,7 +18,7 @@ from tests.builders import classifier_folder, context
 from toolchain import kinds
 from toolchain.core.errors import RecipeError
 from toolchain.deliver.layers import tables
-from toolchain.kinds.contract import Prediction
+from toolchain.kinds.shared.prediction import Prediction
 from toolchain.layers import sensitivity, sensitivity_file
 from toolchain.pipeline.recipe import load
 from toolchain.runtime.predictor import Predictor

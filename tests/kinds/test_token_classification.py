@@ -10,7 +10,7 @@ import torch
 
 from toolchain import kinds
 from toolchain.core.errors import ModelError
-from toolchain.kinds.contract import Entity
+from toolchain.kinds.shared.prediction import Entity
 from toolchain.model.tokens import Tokens
 
 TAGS = ("O", "B-X", "I-X", "B-Y", "I-Y")

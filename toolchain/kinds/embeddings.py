@@ -24,7 +24,8 @@ from toolchain.core.data import Split
 from toolchain.core.errors import ModelError, require
 from toolchain.core.files import check_file
 from toolchain.kinds import regression
-from toolchain.kinds.contract import Agreement, FromFolder, Metric, Output, Prediction
+from toolchain.kinds.contract import Agreement, FromFolder, Metric, Output
+from toolchain.kinds.shared.prediction import Prediction
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

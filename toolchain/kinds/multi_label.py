@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from toolchain.core.errors import ModelError, require
-from toolchain.kinds.contract import Agreement, Metric, Output, Prediction
+from toolchain.kinds.contract import Agreement, Metric, Output
+from toolchain.kinds.shared.prediction import Prediction
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

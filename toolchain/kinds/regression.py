@@ -13,7 +13,8 @@ import numpy as np
 
 from toolchain.certainty.correlation import spearman
 from toolchain.core.errors import require
-from toolchain.kinds.contract import Agreement, Metric, Output, Prediction
+from toolchain.kinds.contract import Agreement, Metric, Output
+from toolchain.kinds.shared.prediction import Prediction
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -14,7 +14,8 @@ import numpy as np
 
 from toolchain.core.errors import require
 from toolchain.kinds import regression
-from toolchain.kinds.contract import Agreement, Metric, Output, Prediction
+from toolchain.kinds.contract import Agreement, Metric, Output
+from toolchain.kinds.shared.prediction import Prediction
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

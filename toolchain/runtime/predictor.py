@@ -26,7 +26,7 @@ from toolchain.core.session import INPUTS, TEXT_INPUT, ConcurrentSession, Sessio
 from toolchain.core.vendor import vendor
 from toolchain.engines.shared.artifact import ENGINE_FILE, check_digest, read_engine
 from toolchain.engines.shared.batching import plan_batches, read_batching
-from toolchain.kinds.contract import Prediction
+from toolchain.kinds.shared.prediction import Prediction
 from toolchain.model import heads
 from toolchain.model.tokens import TOKENIZER_FILE, Tokens, load_tokenizer, pad, tokenize
 from toolchain.runtime.interface import read_interface

@@ -1,0 +1,1 @@
+"""What kinds of task have in common."""
