@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from toolchain.deliver.report.charts import Room
+import pytest
+
+from toolchain.deliver.report.charts import Room, Scale, Side
 
 LETTER = 6.0
 
@@ -27,3 +29,19 @@ def test_what_would_leave_the_picture_stands_at_the_other_side() -> None:
 def test_where_marks_leave_no_room_there_is_no_number() -> None:
     crowd = [(100.0 + x, 100.0 + y) for x in range(-20, 21, 4) for y in range(-24, 25, 4)]
     assert Room(crowd, 400, LETTER).take((100.0, 100.0), "1") is None
+
+
+@pytest.mark.parametrize(
+    ("values", "labels"),
+    [
+        ((1.0, 1.47), ["0.8", "1", "1.2", "1.4", "1.6", "1.8"]),
+        ((90.9, 91.6), ["75", "80", "85", "90", "95", "100", "105", "110"]),
+        ((0.0021, 0.0024), ["0.0018", "0.002", "0.0022", "0.0024", "0.0026", "0.0028"]),
+        ((1.0, 4.5), ["1", "2", "3", "5"]),
+    ],
+)
+def test_a_logarithmic_scale_has_ticks_to_read_values_by_however_narrow(
+    values: tuple[float, ...], labels: list[str]
+) -> None:
+    scale = Scale.around(values, logarithmic=True)
+    assert [label for _, label in Side(scale, 0, 100).ticks()] == labels

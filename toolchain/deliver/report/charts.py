@@ -15,6 +15,9 @@ LINE = 11
 #: Distances between the ticks of a linear scale.
 STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 
+#: The fewest ticks from which a value between them can be read.
+FEWEST = 3
+
 #: Digits at which a logarithmic scale has ticks, from the densest to the barest.
 DIGITS = ((1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,))
 
@@ -42,12 +45,14 @@ class Scale:
             decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
             offered = [[step * 10.0**decade for decade in decades for step in digits] for digits in DIGITS]
             inside = [[tick for tick in ticks if low <= tick <= high] for ticks in offered]
-            ticks = next((found for found in inside if len(found) <= most), inside[-1])
+            ticks = next((marks for marks in inside if len(marks) <= most), inside[-1])
+            if len(ticks) < FEWEST:  # the whole scale spans hardly more than a factor of two
+                unit = 10.0 ** math.floor(math.log10(high - low))
+                ticks = _even_ticks(low, high, most, [unit * step for step in STEPS])
         else:
             room = max(0.5, 0.12 * (max(values) - min(values)))
             low, high = min(values) - room, max(values) + room
-            step = next((s for s in STEPS if (high - low) / s <= most), high - low)
-            ticks = [step * number for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
+            ticks = _even_ticks(low, high, most, STEPS)
         return cls(low, high, logarithmic, tuple(tick for tick in ticks if low <= tick <= high))
 
     def part(self, value: float) -> float:
@@ -55,6 +60,12 @@ class Scale:
         if self.logarithmic:
             return math.log(value / self.low) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
+
+
+def _even_ticks(low: float, high: float, most: int, steps: Sequence[float]) -> list[float]:
+    """Return at most ``most`` ticks at equal distances, one of ``steps``."""
+    step = next((step for step in steps if (high - low) / step <= most), high - low)
+    return [step * number for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 @dataclass(frozen=True)
