@@ -61,7 +61,12 @@ def test_a_missing_model_folder_and_a_missing_tokenizer_are_found(folder: Path) 
     for name in checkpoint.TOKENIZER_FILES:
         (folder / "model" / name).unlink(missing_ok=True)
     (problem,) = problems(folder)
-    assert problem.startswith("r.yaml:2:1: model: model holds no tokenizer")
+    assert problem.startswith("r.yaml:2:1: model: model holds no tokenizer (write tokenizer.json into it")
+    adopted = RECIPE.replace("model: model", "stages: [{adopt: {path: model}}]")
+    (folder / "r.yaml").write_text(adopted + "  int8: [export, dynamic_int8]\n")
+    (problem,) = problems(folder)  # once, where it is named, and not for each variant
+    assert problem.startswith("r.yaml:2:10: stages[0]: model holds no tokenizer")
+    (folder / "r.yaml").write_text(RECIPE)
     shutil.rmtree(folder / "model")
     (problem,) = problems(folder)
     assert problem.startswith("r.yaml:2:1: model: model source 'model': no such folder")

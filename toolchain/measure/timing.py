@@ -142,11 +142,12 @@ def time_engines(engines: Mapping[str, Path], out: Path, config: Config, context
         running = [
             _Engine(key, path, stack.enter_context(WorkerProcess(path.name, threads))) for key, path in engines.items()
         ]
-        bar = stack.enter_context(progress("time", len(running) * (1 + sum(_rounds(s, config) for s in settings))))
-        for engine in running:
-            with _failing_alone(engine):
-                _prepare(engine, file, threads, config)
-            bar.advance(note=engine.label)
+        with progress("open", len(running)) as opening:  # slower than a round: apart, so as not to mislead what is left
+            for engine in running:
+                with _failing_alone(engine):
+                    _prepare(engine, file, threads, config)
+                opening.advance(note=engine.label)
+        bar = stack.enter_context(progress("time", len(running) * sum(_rounds(s, config) for s in settings)))
         counts = sample_sizes([e.speeds for e in running if not e.error], config, len(texts))
         order: list[list[int]] = []
         spent = dict.fromkeys(settings, 0.0)

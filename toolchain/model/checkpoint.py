@@ -48,6 +48,12 @@ TOKENIZER_FILES = (
     "sentencepiece.bpe.model",
 )
 
+#: What to do about a folder without any of them.
+NO_TOKENIZER = (
+    "write tokenizer.json into it: AutoTokenizer.from_pretrained(BASE).save_pretrained(FOLDER), "
+    "where BASE is the model that was fine-tuned"
+)
+
 
 def load_model(folder: Path, attention: str = "sdpa", kind: str = "") -> Any:
     """Loads a checkpoint's model, of the kind that its interface names, in fp32 and evaluation mode.
@@ -200,9 +206,7 @@ def load_tokenizer(folder: Path) -> Any:
         ModelError: There is none in the folder, or it has no fast version.
     """
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        raise ModelError(
-            f"{folder} holds no tokenizer", "it needs tokenizer.json, as the tokenizer's save_pretrained() writes"
-        )
+        raise ModelError(f"{folder} holds no tokenizer", NO_TOKENIZER)
     with vendor("the tokenizer cannot be loaded", f"{folder}:", ModelError, _AGAIN), quiet():
         tokenizer = pretrained.tokenizer(folder)
         if absent := _added_by_class(tokenizer, folder):

@@ -15,7 +15,7 @@ from toolchain.core import hooks
 from toolchain.core.data import Dataset
 from toolchain.core.errors import MissingPackageError, ToolchainError
 from toolchain.model import adopt, scratch, source
-from toolchain.model.checkpoint import TOKENIZER_FILES
+from toolchain.model.checkpoint import NO_TOKENIZER, TOKENIZER_FILES
 from toolchain.model.labels import own_labels
 from toolchain.pipeline import keys
 from toolchain.pipeline.document import Document, Problems
@@ -41,13 +41,13 @@ def check(document: Document, recipe: Recipe) -> list[str]:
     for (model, variant), items in recipe.variants.items():
         where = ("variants", variant)
         own = _of_model(document, model)
-        named_by_model = bool(items) and items[0].does.adopts and not _names(document.value, variant, "adopt")
+        adopting = _place(document.value, variant, "adopt") or own
         spec = recipe.models.get(model, "")
         if not items or not items[0].does.adopts:
             _model(problems, spec, items, own, recipe.base)
         for item in items:
             if item.does.adopts:
-                _adopted(problems, item, own if named_by_model else where, data)
+                _adopted(problems, item, adopting, data)
             if data is not None and (refusal := item.technique.hooks.fits_task(item.config, lambda: data.pairs)):
                 problems.add(where, f"{item.label}: {refusal[0]}", refusal[1])
             for teacher in teachers_of(item):
@@ -61,10 +61,12 @@ def _of_model(document: Document, model: str) -> tuple[Any, ...]:
     return ("models", model) if "models" in document.value else ("model",)
 
 
-def _names(root: Any, variant: str, name: str) -> bool:
-    """Whether a variant, or the stages before it, names an item."""
-    lists = [root.get("stages") or [], (root.get("variants") or {}).get(variant) or []]
-    return any(item == name or (isinstance(item, dict) and name in item) for items in lists for item in items)
+def _place(root: Any, variant: str, name: str) -> tuple[Any, ...]:
+    """Return where the stages, or a variant after them, name an item; () where neither does."""
+    stages, own = root.get("stages") or [], (root.get("variants") or {}).get(variant) or []
+    places = [*((("stages", index), item) for index, item in enumerate(stages))]
+    places += [(("variants", variant), item) for item in own]
+    return next((at for at, item in places if item == name or (isinstance(item, dict) and name in item)), ())
 
 
 def _data(problems: Problems, recipe: Recipe) -> Dataset | None:
@@ -126,7 +128,7 @@ def _adopted(problems: Problems, item: Item, where: tuple[Any, ...], data: Datas
 
 def _check_tokenizer(problems: Problems, folder: Path, where: tuple[Any, ...]) -> None:
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        problems.add(where, f"{folder} holds no tokenizer", "it needs tokenizer.json, as save_pretrained() writes")
+        problems.add(where, f"{folder} holds no tokenizer", NO_TOKENIZER)
 
 
 def _teacher(problems: Problems, spec: str, where: tuple[Any, ...], data: Dataset | None, base: Path | None) -> None:
