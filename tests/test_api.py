@@ -143,5 +143,9 @@ def test_a_script_on_it_is_typed(tmp_path: Path) -> None:
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
-    kinds = ["toolchain.deliver.report.result.Report", "pathlib.Path", "list[toolchain.kinds.shared.prediction.Prediction]"]
+    kinds = [
+        "toolchain.deliver.report.result.Report",
+        "pathlib.Path",
+        "list[toolchain.kinds.shared.prediction.Prediction]",
+    ]
     assert re.findall(r'Revealed type is "(?:builtins\.)?(.*)"', done.stdout) == kinds
