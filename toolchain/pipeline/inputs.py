@@ -64,7 +64,7 @@ def _of_model(document: Document, model: str) -> tuple[Any, ...]:
 def _place(root: Any, variant: str, name: str) -> tuple[Any, ...]:
     """Return where the stages, or a variant after them, name an item; () where neither does."""
     stages, own = root.get("stages") or [], (root.get("variants") or {}).get(variant) or []
-    places = [*((("stages", index), item) for index, item in enumerate(stages))]
+    places: list[tuple[tuple[Any, ...], Any]] = [(("stages", index), item) for index, item in enumerate(stages)]
     places += [(("variants", variant), item) for item in own]
     return next((at for at, item in places if item == name or (isinstance(item, dict) and name in item)), ())
 
