@@ -11,13 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from tests.builders import checkpoint_folder
+from tests.builders import checkpoint_folder, context
 from tests.tiny import call
 from toolchain import Predictor, kinds
 from toolchain.core.data import Split
 from toolchain.core.errors import ModelError
 from toolchain.kinds import embeddings
 from toolchain.model import checkpoint
+from toolchain.model.graph import load
+from toolchain.optimize.shared.dev_accuracy import dev_accuracy, dev_batches
+from toolchain.tasks import files
 
 KIND = kinds.get("embeddings")
 
@@ -122,7 +125,7 @@ def test_a_checkpoint_goes_the_whole_way_and_answers_as_transformers_does(encode
     rows = "".join(f'"{one}","{other}",{score}\n' for one, other, score in PAIRS * 3)
     (tmp_path / "pairs.csv").write_text(f"one,other,score\n{rows}")
     task = {"files": {name: "pairs.csv" for name in ("train", "dev", "test")}, "text": ["one", "other"]}
-    recipe = {
+    recipe: dict[str, Any] = {
         "name": "alike",
         "task": task | {"label": "score", "kind": "embeddings", "drop_overlaps": False},
         "stages": [{"adopt": {"path": str(encoder)}}],
@@ -148,6 +151,16 @@ def test_a_checkpoint_goes_the_whole_way_and_answers_as_transformers_does(encode
     answers = Predictor(tmp_path / "engine")(texts)
     given = np.array([answer.embedding for answer in answers])
     assert np.abs(given - _expected(encoder, texts)).max() < 1e-5
+    data = files.load(
+        files.Config(**recipe["task"] | {"files": {"train": str(tmp_path / "pairs.csv")}, "holdout": 0.3})
+    )
+    graph = next(
+        path.parent for path in (tmp_path / "store/onnx").glob("*/manifest.json") if '"export"' in path.read_text()
+    )
+    batches = dev_batches(graph, context(tmp_path / "work", data))
+    metric, _ = dev_accuracy(KIND, load(graph / "model.onnx"), batches, 1)
+    vectors = Predictor(tmp_path / "engine").logits(data.dev.texts)
+    assert metric == pytest.approx(KIND.combine(KIND.score(vectors, data.dev.labels)))
     interface = json.loads((tmp_path / "engine/interface.json").read_text())
     assert (interface["kind"], interface["max_length"], interface["pair"]) == ("embeddings", 24, False)
 

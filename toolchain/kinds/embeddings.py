@@ -44,7 +44,7 @@ REFUSED = {
     "cls_only": "its last layer computes the first token alone, and a pooling may read all of them",
     "with_tokenizer": "its graph takes texts, and the length at which they are cut is not that of the tokenizer",
     "sensitivity": _UNTAUGHT,
-} | {
+} | regression.REFUSED | {
     name: _UNTAUGHT
     for name in ("distill", "dynabert", "gradient_prune", "latency_prune", "learned_qat", "logarithmic_qat",
                  "movement_prune", "subnetwork", "uniform_qat")

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from toolchain import kinds
 from toolchain.core.errors import require
 from toolchain.core.stage import Context
@@ -48,10 +46,11 @@ def dev_accuracy(kind: Kind, proto: Any, items: Iterable[Item], threads: int) ->
     options.intra_op_num_threads, options.log_severity_level = threads, 3
     session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     places = kinds.places(kind, [item.name for item in session.get_outputs()])
-    scores = []
-    for inputs, gold, rows in items:
+    answers = []
+    known = list(items)
+    for inputs, _, rows in known:
         values = session.run(None, inputs)
         outputs = {name: values[place] for name, place in places.items()}
-        scores.append(kind.score(kind.fold([0] * len(values[0]), outputs, rows), [gold]))
-    judged = np.concatenate(scores)
+        answers.append(kind.fold([0] * len(values[0]), outputs, rows))
+    judged = kind.score(kinds.joined(answers), [gold for _, gold, _ in known])
     return kind.combine(judged), judged[:, 0].tolist()
