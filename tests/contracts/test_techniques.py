@@ -100,7 +100,7 @@ def check_config(config: type[Any]) -> None:
         assert len(str(field["meaning"])) >= 3, f"{field['name']} has no comment and no line under Attributes"
         assert "[" not in str(field["type"]), f"{field['name']}: {field['type']}"
         if field["default"] == "required":
-            assert field["name"] in {"files", "dataset", "path"}, f"{field['name']} has no default"
+            assert field["name"] in {"files", "folder", "dataset", "path"}, f"{field['name']} has no default"
 
 
 @each_technique
