@@ -125,8 +125,9 @@ def floors(lines: Sequence[Mapping[str, Any]]) -> dict[int, float]:
     best: dict[int, float] = {}
     for line in lines:
         if line["baseline"]:
-            best[line["seed"]] = max(best.get(line["seed"], 0.0), float(line["accuracy_percent"]))
-    return {seed: KEPT_ACCURACY * value for seed, value in best.items()}
+            best[line["seed"]] = max(best.get(line["seed"], -math.inf), float(line["accuracy_percent"]))
+    # A correlation may be below 0: the floor is below it too, or the baseline itself would be too low.
+    return {seed: KEPT_ACCURACY * value if value > 0 else value / KEPT_ACCURACY for seed, value in best.items()}
 
 
 def rule(limits: Limits, metric: Metric = ACCURACY) -> str:
