@@ -138,11 +138,13 @@ def compared(found: Mapping[str, Any]) -> str:
         return str(found["evidence"])
     if found["passed"] is None:
         return f"not run: {str(found['reason']).splitlines()[0]}"
-    numbers = f"{found['flips']} of {found['examples']} {found.get('answers', LABELS)[1]} differ"
+    answers = tuple(found.get("answers", LABELS))
+    numbers = f"{found['flips']} of {found['examples']} {answers[1]} differ"
     if found["ties"]:
         numbers += f" ({found['ties']} of them toss-ups)"
     if found["max_difference"] is not None:
-        numbers += f", max |Δlogit| {found['max_difference']:.2g}"
+        moved = "Δlogit" if answers == LABELS else "Δ"
+        numbers += f", max |{moved}| {found['max_difference']:.2g}"
     return numbers + (f", {found['non_finite']} without numbers" if found["non_finite"] else "")
 
 
