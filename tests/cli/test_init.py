@@ -276,6 +276,7 @@ def test_limits_stand_in_the_recipe_so_that_two_commands_give_the_answer(tmp_pat
     result = call("init", "--size-mb", "12", "--latency-ms", "2", "--drop", "1", cwd=tmp_path)
     assert result.code == 0, result.stderr
     assert "limits    size_mb: 12.0, latency_ms: 2.0, drop: 1.0" in result.stdout
+    assert "\nlimits: {size_mb: 12, latency_ms: 2, drop: 1}\n" in (tmp_path / "recipe.yaml").read_text()
     assert result.stdout.endswith("next:\n  toolchain run recipe.yaml\n")
     written = _is_valid(tmp_path).limits
     assert (written.size_mb, written.latency_ms, written.drop, written.per_s) == (12, 2, 1, None)

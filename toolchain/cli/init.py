@@ -59,8 +59,6 @@ def init_command(
     from toolchain.core.registry import names, suggest
     from toolchain.pipeline import at_hand, starter
 
-    if output.exists() and not force:
-        raise RecipeError(f"{output} exists", "write another file with -o, or overwrite it with --force")
     if task is not None and task not in names("tasks"):
         raise click.BadParameter(f"no task is called {task!r}: {suggest(task, names('tasks'))}", param_hint="--task")
     if kind is not None and kind not in names("kinds"):
@@ -73,7 +71,8 @@ def init_command(
     if task is None and not files:
         where = ", ".join(targets) or "this folder"
         raise ToolchainError(
-            f"no data in {where}; data are a CSV, TSV, JSONL or Parquet file with a column of text and one of classes",
+            f"no data in {where}; data are a CSV, TSV, JSONL or Parquet file with a column of text and one of "
+            "classes, labels or scores",
             f"for example: toolchain init {shlex.join(targets) or 'path/to/checkpoint'} train.csv",
         )
     data = at_hand.read_data(files, model, text, label, kind or "") if files else None
@@ -84,6 +83,8 @@ def init_command(
             f"no model in {where}; a model is a folder with config.json, an .onnx file or a hub id",
             f"for example: toolchain init path/to/checkpoint {shlex.join(map(str, files))}",
         )
+    if output.exists() and not force:
+        raise RecipeError(f"{output} exists", "write another file with -o, or overwrite it with --force")
     limits = options.given_limits(size_mb, latency_ms, per_s, at, drop, accuracy)
     recipe = starter.compose(model, data, task, output, tokenizer, limits)
     _write(recipe.text, output)

@@ -87,13 +87,19 @@ def compose(
         f"engines: [{', '.join(engines)}]",
         *(f"# {line}" for line in commented),
         "# What an engine must keep within to be shipped; 'toolchain choose' takes other limits without a new run.",
-        f"limits: {json.dumps(limits)}" if limits else "# limits: {size_mb: 50, latency_ms: 20, drop: 1}",
+        f"limits: {_flow(limits)}" if limits else "# limits: {size_mb: 50, latency_ms: 20, drop: 1}",
         "# Sizes and times are compared with this one.",
         f"baseline: {{variant: {next(iter(variants))}, engine: {engines[0]}}}",
         f"# threads: 0 is every core, here {physical_cores()}. Name the batch sizes and threads that you serve with.",
         "benchmark: {batch_sizes: [1, 32], threads: 0}",
     ]
     return Starter("\n".join(lines) + "\n", tuple(variants), tuple(engines), tuple(notes))
+
+
+def _flow(limits: Mapping[str, float | str]) -> str:
+    """Return limits as a person writes them in a recipe: ``{size_mb: 50, drop: 1}``."""
+    shown = (f"{name}: {json.dumps(v) if isinstance(v, str) else format(v, '.15g')}" for name, v in limits.items())
+    return f"{{{', '.join(shown)}}}"
 
 
 def _engines() -> tuple[list[str], list[str]]:
