@@ -15,8 +15,7 @@ from toolchain import kinds
 from toolchain.core import registry
 from toolchain.core.data import CLASSIFICATION, Dataset
 from toolchain.core.stage import Ge, Gt, Lt, MinLen, StageConfig
-from toolchain.tasks.shared.examples import Columns, absent_classes, class_names, examples, hold_out, text_columns
-from toolchain.tasks.shared.overlap import without_overlaps
+from toolchain.tasks.shared.examples import Columns, absent_classes, class_names, completed, examples, text_columns
 from toolchain.tasks.shared.reading import check_file, file_digest, read_table
 
 VERSION = 1
@@ -109,32 +108,26 @@ def load(config: Config) -> Dataset:
         )
         for name, path in _paths(config).items()
     }
-    names = kinds.get(config.kind).NAMES
-    classes = names or class_names(tables["train"], config.label, given, config.kind)
     of_kind = kinds.get(config.kind)
+    names = of_kind.NAMES
+    classes = names or class_names(tables["train"], config.label, given, config.kind)
     splits = {name: examples(table, columns, classes, config.kind) for name, table in tables.items()}
     notes = [
         f"{table.source} has no header: its columns are taken as {columns.text[0]}, {config.label}"
         for table in tables.values()
         if not table.header
     ]
-    train = splits["train"]
-    absent = [name for name in ("dev", "test") if name not in splits]
-    if absent:
-        rows = len(train)
-        train, held = hold_out(train, config.holdout, absent, config.seed)
-        splits |= held
-        notes += [
-            f"{name} is {len(held[name]):,} of the {rows:,} rows of {Path(tables['train'].source).name}, held out "
-            f"(seed {config.seed}{'' if names else ', every class alike'})"
-            for name in absent
-        ]
-    dev, test = splits["dev"], splits["test"]
-    if "dev" not in absent and "test" not in absent and _paths(config)["dev"] == _paths(config)["test"]:
-        notes.append("test is the same file as dev: what selection reads is also what judges")
-        test = dev
-    train, overlaps = without_overlaps(train, dev, test, config.drop_overlaps)
-    notes += overlaps
+    paths = _paths(config)
+    train, dev, test, done = completed(
+        splits,
+        f"rows of {paths['train'].name}",
+        share=config.holdout,
+        seed=config.seed,
+        drop_overlaps=config.drop_overlaps,
+        same_file="dev" in paths and paths["dev"] == paths.get("test"),
+        how="" if names else ", every class alike",
+    )
+    notes += done
     notes += [] if names else [*absent_classes(train, classes, "train"), *absent_classes(test, classes, "test")]
     train, dev, test = map(of_kind.arranged, (train, dev, test))
     return Dataset(train, dev, test, classes, tuple(notes))

@@ -16,8 +16,7 @@ from toolchain.core.data import Dataset, Split
 from toolchain.core.errors import DataError
 from toolchain.core.stage import Ge, Gt, Lt, MinLen, StageConfig
 from toolchain.tasks.shared import tagging
-from toolchain.tasks.shared.examples import hold_out
-from toolchain.tasks.shared.overlap import without_overlaps
+from toolchain.tasks.shared.examples import completed
 from toolchain.tasks.shared.reading import FORMATS, check_file, file_digest
 
 VERSION = 1
@@ -99,23 +98,16 @@ def load(config: Config) -> Dataset:
         name: Split([(each.text,) for each in sentences], tagging.gold(str(paths[name]), sentences, names), kind=_KIND)
         for name, sentences in read.items()
     }
-    train, notes = splits["train"], [] if scheme == "iob2" else [f"tags are read as {scheme.upper()}"]
-    absent = [name for name in ("dev", "test") if name not in splits]
-    if absent:
-        rows = len(train)
-        train, held = hold_out(train, config.holdout, absent, config.seed)
-        splits |= held
-        notes += [
-            f"{name} is {len(held[name]):,} of the {rows:,} texts of {Path(config.files['train']).name}, held out "
-            f"(seed {config.seed})"
-            for name in absent
-        ]
-    dev, test = splits["dev"], splits["test"]
-    if not absent and paths["dev"] == paths["test"]:
-        notes.append("test is the same file as dev: what selection reads is also what judges")
-        test = dev
-    train, overlaps = without_overlaps(train, dev, test, config.drop_overlaps)
-    return Dataset(train, dev, test, names, (*notes, *overlaps))
+    train, dev, test, notes = completed(
+        splits,
+        f"texts of {paths['train'].name}",
+        share=config.holdout,
+        seed=config.seed,
+        drop_overlaps=config.drop_overlaps,
+        same_file="dev" in paths and paths["dev"] == paths.get("test"),
+    )
+    read_as = [] if scheme == "iob2" else [f"tags are read as {scheme.upper()}"]
+    return Dataset(train, dev, test, names, (*read_as, *notes))
 
 
 def identity(config: Config) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from toolchain.core.data import CLASSIFICATION, Split
 from toolchain.core.errors import DataError
 from toolchain.core.registry import suggest
 from toolchain.kinds.contract import Kind
-from toolchain.tasks.shared.overlap import normalized
+from toolchain.tasks.shared.overlap import normalized, without_overlaps
 from toolchain.tasks.shared.reading import RowErrors, Table
 
 #: More classes than this, and more than half as many as rows, is a number or an id and no class.
@@ -186,6 +186,37 @@ def hold_out(train: Split, share: float, names: Sequence[str], seed: int) -> tup
     out = {row for rows in held.values() for row in rows}
     left = train.take([row for row in range(len(train)) if row not in out])
     return left, {name: train.take(sorted(rows)) for name, rows in held.items()}
+
+
+def completed(
+    splits: Mapping[str, Split], what: str, *,
+    share: float, seed: int, drop_overlaps: bool, same_file: bool, how: str = "",
+) -> tuple[Split, Split, Split, list[str]]:  # fmt: skip
+    """Return train, dev and test, those that are not there held out from train, and notes on all that was done.
+
+    Args:
+        splits: Those that there are; at least ``train``.
+        what: What the examples of train are called in notes, such as ``rows of train.csv``.
+        share: Part of train for each split that is not there, in (0, 0.5).
+        seed: Seed of the choice.
+        drop_overlaps: Leave out training examples whose text is also in test.
+        same_file: Whether dev and test were read from one file.
+        how: What notes say of the choice besides its seed.
+
+    Raises:
+        DataError: There are too few examples for a split to have one.
+    """
+    train, held, absent = splits["train"], dict[str, Split](), [name for name in ("dev", "test") if name not in splits]
+    total = len(train)
+    if absent:
+        train, held = hold_out(train, share, absent, seed)
+    notes = [f"{name} is {len(held[name]):,} of the {total:,} {what}, held out (seed {seed}{how})" for name in absent]
+    dev, test = ({**splits, **held}[name] for name in ("dev", "test"))
+    if same_file:
+        notes.append("test is the same file as dev: what selection reads is also what judges")
+        test = dev
+    train, overlaps = without_overlaps(train, dev, test, drop_overlaps)
+    return train, dev, test, [*notes, *overlaps]
 
 
 def absent_classes(split: Split, classes: Sequence[str], name: str) -> tuple[str, ...]:
