@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from toolchain.certainty.bootstrap import whole
+from toolchain.certainty.f1 import micro_f1
 from toolchain.core.errors import ModelError, require
 from toolchain.kinds.contract import Agreement, Metric, Output
 from toolchain.kinds.shared.prediction import Prediction
@@ -143,7 +145,7 @@ def score(answers: NDArray[Any], gold: Any) -> NDArray[np.float64]:
 
 def combine(scores: NDArray[np.float64]) -> float:
     """Return the micro F1, 0 to 1; 0 where no example has a label and none is answered."""
-    return float(resampled(scores, np.ones((1, len(scores)), dtype=np.int64))[0])
+    return whole(resampled, scores)
 
 
 def doubt(scores: NDArray[np.float64]) -> str:
@@ -155,9 +157,7 @@ def doubt(scores: NDArray[np.float64]) -> str:
 
 def resampled(scores: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the micro F1 of each resample."""
-    right, wrong, missed = (counts @ scores).T
-    all_of_them = 2 * right + wrong + missed
-    return np.divide(2 * right, all_of_them, out=np.zeros(len(counts)), where=all_of_them > 0)
+    return micro_f1(scores, counts)
 
 
 def agree(expected: NDArray[Any], found: NDArray[Any], decided: float = 0.0) -> Agreement:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from toolchain.certainty.bootstrap import whole
 from toolchain.certainty.correlation import spearman
 from toolchain.core.errors import require
 from toolchain.kinds.contract import Agreement, Metric, Output
@@ -103,7 +104,7 @@ def score(answers: NDArray[Any], gold: Any) -> NDArray[np.float64]:
 
 def combine(scores: NDArray[np.float64]) -> float:
     """Return the rank correlation, -1 to 1; 0 where all scores, or all gold ones, are equal."""
-    return float(resampled(scores, np.ones((1, len(scores)), dtype=np.int64))[0])
+    return whole(resampled, scores)
 
 
 def resampled(scores: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.float64]:

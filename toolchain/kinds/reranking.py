@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from toolchain.certainty.bootstrap import whole
 from toolchain.core.errors import require
 from toolchain.kinds import regression
 from toolchain.kinds.contract import Agreement, Metric, Output
@@ -97,7 +98,7 @@ def score(answers: NDArray[Any], gold: Any) -> NDArray[np.float64]:
 
 def combine(scores: NDArray[np.float64]) -> float:
     """Return the mean nDCG@10 of queries, 0 to 1; 0 where none has a relevant passage."""
-    return float(resampled(scores, np.ones((1, len(scores)), dtype=np.int64))[0])
+    return whole(resampled, scores)
 
 
 def resampled(scores: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.float64]:

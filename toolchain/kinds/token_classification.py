@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from toolchain.certainty.bootstrap import whole
+from toolchain.certainty.f1 import micro_f1
 from toolchain.core.errors import ModelError, require
 from toolchain.kinds.contract import Agreement, Metric, Output
 from toolchain.kinds.shared.prediction import Entity, Prediction
@@ -98,12 +100,6 @@ def of_labels(labels: Sequence[str]) -> Mapping[str, Callable[..., Any]]:
         return {(kind, first, last) for kind, first, last in read}
 
     return {"score": score, "agree": agree}
-
-
-def head_config(labels: Sequence[str]) -> dict[str, Any]:
-    """Return what ``config.json`` says of a new head for these tags."""
-    names = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
-    return {"num_labels": len(labels), **names}
 
 
 def reordered(gold: Sequence[Any], index: Sequence[int]) -> list[Any]:
@@ -229,15 +225,12 @@ def blend(teachers: Sequence[NDArray[Any]], temperature: float) -> NDArray[np.fl
 
 def combine(scores: NDArray[np.float64]) -> float:
     """Return the F1 of all entities, 0 to 1: ``2·right / (2·right + wrong + missing)``; 0 where there are none."""
-    return float(resampled(scores, np.ones((1, len(scores)), dtype=np.int64))[0])
+    return whole(resampled, scores)
 
 
 def resampled(scores: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the F1 of each resample."""
-    right, wrong, missing = (counts @ scores).T
-    whole = 2 * right + wrong + missing
-    figures: NDArray[np.float64] = np.divide(2 * right, whole, out=np.zeros(len(counts)), where=whole > 0)
-    return figures
+    return micro_f1(scores, counts)
 
 
 def margin(answers: NDArray[Any]) -> NDArray[Any]:

@@ -148,9 +148,9 @@ def logits(model: Any, data: Encoded, threads: int) -> NDArray[np.float32]:
     finally:
         model.to("cpu")
     whole = kinds.joined(parts)
-    found = np.empty_like(whole)
-    found[order] = whole
-    return found
+    ordered = np.empty_like(whole)
+    ordered[order] = whole
+    return ordered
 
 
 def batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
